@@ -1,0 +1,1 @@
+"""Config files: each returns one ml_collections.ConfigDict; its docstring says its command."""

@@ -1,0 +1,29 @@
+"""The whole path in under a minute: two tasks, three arms, a few steps. Its numbers mean nothing.
+
+    python -m experiments.ablate --config=configs/smoke.py --workdir=runs/smoke
+"""
+
+from ml_collections import ConfigDict
+
+from qkv_jax.study.plan import tie_arms
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.name = "smoke"
+    config.model = {"layers": 1, "width": 16, "heads": 2}
+    config.train = {"steps": 60, "report_every": 20, "batch_size": 16}
+    config.arms = tie_arms("separate", "Q=K", "copies")
+    config.tasks = {
+        "reverse": {"kind": "reverse", "options": {"length": 8, "test_examples": 512}},
+        "mnist5k": {"kind": "mnist5k", "options": {"patch": 14}},
+    }
+    config.study = {
+        "baseline": "separate",
+        "learning_rates": (3e-3, 1e-2, 3e-2),
+        "tune_seeds": 1,
+        "eval_seeds": 5,
+        "match": "none",
+        "packing": None,
+    }
+    return config

@@ -1,0 +1,38 @@
+"""Runs a study: `python -m experiments.ablate --config=configs/quick.py --workdir=runs/quick`.
+
+Tunes every arm, evaluates it on fresh seeds, and writes tables, figures and a report into the work
+directory. Interrupted, it goes on with the same command. `--plan` says what would be run.
+"""
+
+from absl import flags
+
+from experiments import door
+from qkv_jax.study import display, engine, report
+from qkv_jax.study.plan import Study
+from qkv_jax.study.results import Workdir
+from qkv_jax.training.devices import use_cpu_cores
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of results; runs/NAME by default.")
+_PLAN = flags.DEFINE_bool("plan", False, "Print runs, compilations and time; start nothing.")
+_CONFIG = door.config_flag("configs/quick.py")
+
+
+def main() -> None:
+    use_cpu_cores()
+    study = Study(_CONFIG().to_dict())
+    if _PLAN.value:
+        display.print_plan(study)
+        return
+    workdir = Workdir(_WORKDIR.value or f"runs/{study.file.name}")
+    record = workdir.open(study.describe())
+    record["command"] = f"python -m experiments.ablate --workdir={workdir.path}"
+    with display.Display(study) as shown:
+        work = engine.Engine(study, workdir, record, shown.hear)
+        shown.watch(work)
+        summary = work.run()
+    path = report.write_report(workdir.path, work.record, work.runs, summary, workdir.curve)
+    display.print_end(work.record, summary, path)
+
+
+if __name__ == "__main__":
+    door.enter(main)

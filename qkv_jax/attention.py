@@ -1,0 +1,266 @@
+"""Attention: `attend`, the one place of softmax(Q K^T / sqrt(d)) V, and the module around it."""
+
+import functools
+from typing import Literal, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from qkv_jax.positions import Positions, rotate
+from qkv_jax.projections import CONTEXT, QKVProjection, Sources
+from qkv_jax.tie import Tie
+
+Implementation = Literal["auto", "einsum", "xla", "cudnn"]
+IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
+Scale = float | Literal["sqrt", "learned_per_head"]
+
+
+def attend(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
+    *,
+    bias: Float[Array, "#B #N #T #S"] | None = None,
+    mask: Bool[Array, "#B #N #T #S"] | None = None,
+    is_causal: bool = False,
+    scale: float | Float[Array, " N"] | None = None,
+    implementation: Implementation = "auto",
+) -> Float[Array, "B T N H"]:
+    """softmax(scale * Q K^T + bias) V over the visible keys (Vaswani et al. 2017, eq. 1).
+
+    Args:
+      query, key, value: K divides N; query head n reads key/value head n // (N / K).
+      bias: added to the scaled scores.
+      mask: true where a query may look. A query that sees no key gets the output 0.
+      is_causal: hides keys to the right of the query, positions counted from the start of both.
+      scale: 1 / sqrt(H) by default; a vector scales each head by its own number.
+      implementation: `einsum` is the specification; `xla` and `cudnn` are those of
+        `jax.nn.dot_product_attention`; `auto` is `einsum` on CPUs, where it is the faster, and
+        `xla` elsewhere.
+
+    Raises:
+      ValueError: for an implementation that does not exist.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation {implementation!r}: choose from {IMPLEMENTATIONS}")
+    if implementation == "auto":
+        implementation = "einsum" if jax.default_backend() == "cpu" else "xla"
+    if isinstance(scale, jax.Array):  # jax.nn.dot_product_attention knows plain numbers only
+        query, scale = query * scale[:, None].astype(query.dtype), 1.0
+    if implementation == "einsum":
+        options = {"bias": bias, "mask": mask, "is_causal": is_causal, "scale": scale}
+        return aggregate(attention_weights(query, key, **options), value)
+    options = {"scale": scale, "is_causal": is_causal, "implementation": implementation}
+    output = jax.nn.dot_product_attention(query, key, value, bias, mask, **options)
+    if mask is None:  # with the causal mask alone every query sees at least the first key
+        return output
+    visible = mask & _causal_mask(query.shape[1], key.shape[1]) if is_causal else mask
+    seen = jnp.moveaxis(visible.any(-1, keepdims=True), 1, 2)
+    return jnp.where(seen, output, 0)
+
+
+def attention_weights(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    *,
+    bias: Float[Array, "#B #N #T #S"] | None = None,
+    mask: Bool[Array, "#B #N #T #S"] | None = None,
+    is_causal: bool = False,
+    scale: float | Float[Array, " N"] | None = None,
+) -> Float[Array, "B N T S"]:
+    """softmax(scale * Q K^T + bias): each row sums to 1, or to 0 where no key is visible.
+
+    The softmax is computed in float32 at least. Arguments as in `attend`.
+    """
+    batch, length, num_heads, head_dim = query.shape
+    scale = head_dim**-0.5 if scale is None else scale
+    scale = scale[:, None] if isinstance(scale, jax.Array) else scale
+    grouped = (query * scale).reshape(batch, length, key.shape[2], -1, head_dim)
+    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, key)
+    scores = scores.reshape(batch, num_heads, length, key.shape[1])
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    if bias is not None:
+        scores += bias
+    if is_causal:
+        causal = _causal_mask(length, key.shape[1])
+        mask = causal if mask is None else mask & causal
+    if mask is None:
+        return jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+    # A finite number keeps the gradient of a row without visible keys free of NaN.
+    scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    return jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0).astype(query.dtype)
+
+
+def aggregate(
+    weights: Float[Array, "B N T S"], value: Float[Array, "B S K H"]
+) -> Float[Array, "B T N H"]:
+    """The weighted sum of values for every query head."""
+    batch, num_heads, length, sources = weights.shape
+    grouped = weights.reshape(batch, value.shape[2], -1, length, sources)
+    output = jnp.einsum("bkgts,bskh->btkgh", grouped, value)
+    return output.reshape(batch, length, num_heads, value.shape[-1])
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention under any tie; usable alone in any Linen model.
+
+    Parameters: `query/kernel`, `key/kernel`, `value/kernel` [D, heads, H] as the tie needs them,
+    `out/kernel` [N, H, D] and, with a learned scale, `log_scale` [N].
+
+    Attributes:
+      num_heads: N.
+      tie: a tie or its text.
+      num_kv_heads: K; by default N.
+      head_dim: H; by default D / N.
+      positions: `rotary` turns queries and keys; the other kinds are the input's affair.
+      scale: `sqrt` is 1 / sqrt(H); a number; or `learned_per_head`, which starts at 1 / sqrt(H).
+      frozen: sources that stay as initialised.
+      output_projection: whether the heads are mixed by W_O; otherwise they are laid side by side.
+      use_bias: biases on all projections.
+      implementation: see `attend`.
+
+    `apply(..., mutable="intermediates")` computes by einsum and collects, under `probes`, the
+    arrays `x`, `query`, `key`, `value` and `attention_weights`; queries and keys as the scores see
+    them, after rotation.
+    """
+
+    num_heads: int
+    tie: Tie | str = "separate"
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    positions: Positions = "none"
+    scale: Scale = "sqrt"
+    frozen: tuple[str, ...] = ()
+    output_projection: bool = True
+    use_bias: bool = False
+    implementation: Implementation = "auto"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        context: Float[Array, "B S E"] | None = None,
+        *,
+        bias: Float[Array, "#B #N #T #S"] | None = None,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+        is_causal: bool = False,
+        decode: bool = False,
+    ) -> Float[Array, "B T D"]:
+        """Self-attention over `x`, or cross-attention from `x` to `context`.
+
+        With `decode`, `x` holds the next tokens of a sequence whose earlier keys and values are
+        read from the collection `cache`; make room first with `init_cache`. Positions and causal
+        order then count from the start of the cached sequence.
+
+        Raises:
+          ValueError: for combinations that cannot be, with the reason.
+        """
+        head_dim = self._head_dim(x.shape[-1])
+        projection = QKVProjection(
+            self.num_heads,
+            self.num_kv_heads or self.num_heads,
+            head_dim,
+            Tie.parse(self.tie),
+            self.frozen,
+            self.use_bias,
+        )
+        nn.share_scope(self, projection)  # `query/kernel` lives here, not in a level of its own
+        sources = projection.project(x, context)
+        query, key, value = projection.roles(sources)
+        places = jnp.arange(query.shape[1])
+        if decode:
+            start, cached = self._update_cache(sources)
+            places += start
+            _, key, value = projection.roles(sources | cached)
+            earlier = (jnp.arange(key.shape[1])[None, :] <= places[:, None])[None, None]
+            mask, is_causal = (earlier if mask is None else mask & earlier), False
+        if self.positions == "rotary":
+            query, key = rotate(query, places), rotate(key)
+        scale = self._scale(head_dim)
+        # `sow` is a no-op unless the caller asks for intermediates; only then pay for the weights.
+        options = {"bias": bias, "mask": mask, "is_causal": is_causal, "scale": scale}
+        if self.is_mutable_collection("intermediates") and not self.is_initializing():
+            weights = attention_weights(query, key, **options)
+            Probes(name="probes")(
+                x=x, query=query, key=key, value=value, attention_weights=weights
+            )
+            heads = aggregate(weights, value)
+        else:
+            heads = attend(query, key, value, implementation=self.implementation, **options)
+        if not self.output_projection:
+            return heads.reshape(*heads.shape[:2], -1)
+        return OutputProjection(x.shape[-1], self.use_bias, name="out")(heads)
+
+    def init_cache(self, batch: int, length: int, width: int, dtype=jnp.float32) -> dict:
+        """An empty cache for `length` tokens: each source of keys and values once.
+
+        Pass it as the collection `cache` together with the parameters, and apply with
+        `decode=True, mutable="cache"`.
+        """
+        tie, heads = Tie.parse(self.tie), self.num_kv_heads or self.num_heads
+        shape = (batch, length, heads, self._head_dim(width))
+        names = dict.fromkeys(tie.source(role) for role in ("K", "V"))
+        return {"sources": {n: jnp.zeros(shape, dtype) for n in names}, "index": jnp.int32(0)}
+
+    def _update_cache(self, sources: Sources) -> tuple[Int[Array, ""], Sources]:
+        """Writes the new tokens; returns where they start and the sources of the whole sequence."""
+        if any(name.startswith(CONTEXT) for name in sources):
+            raise ValueError("decode=True is for self-attention; a context needs no cache")
+        if not self.has_variable("cache", "sources"):
+            raise ValueError("decode=True needs the collection 'cache'; make one with init_cache")
+        cached, start = self.get_variable("cache", "sources"), self.get_variable("cache", "index")
+        write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=1)
+        cached = {name: write(old, sources[name].astype(old.dtype)) for name, old in cached.items()}
+        self.put_variable("cache", "sources", cached)
+        self.put_variable("cache", "index", start + next(iter(sources.values())).shape[1])
+        return start, cached
+
+    def _head_dim(self, width: int) -> int:
+        if self.head_dim is None and width % self.num_heads:
+            raise ValueError(f"width {width} is not divisible by {self.num_heads} heads")
+        head_dim = self.head_dim or width // self.num_heads
+        if self.positions == "rotary" and head_dim % 2:
+            raise ValueError(f"rotary positions need an even head width, not {head_dim}")
+        if not self.output_projection and self.num_heads * head_dim != width:
+            raise ValueError(
+                f"without an output projection heads x head width must be the width {width}, "
+                f"not {self.num_heads} x {head_dim}"
+            )
+        return head_dim
+
+    def _scale(self, head_dim: int) -> float | Float[Array, " N"]:
+        if self.scale == "learned_per_head":
+            # The logarithm of the factor, so that the temperature stays positive.
+            log_scale = self.param("log_scale", nn.initializers.zeros, (self.num_heads,))
+            return jnp.exp(log_scale) * head_dim**-0.5
+        return head_dim**-0.5 if self.scale == "sqrt" else float(self.scale)
+
+
+class Probes(nn.Module):
+    """Sows what it is given; a scope of its own, since `query` beside it names a projection."""
+
+    def __call__(self, **arrays: Array) -> None:
+        for name, array in arrays.items():
+            self.sow("intermediates", name, array)
+
+
+class OutputProjection(nn.Module):
+    """The heads, laid side by side, times W_O: `kernel` [N, H, D]."""
+
+    features: int
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, heads: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
+        init = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
+        kernel = self.param("kernel", init, (*heads.shape[-2:], self.features))
+        out = heads.reshape(*heads.shape[:-2], -1) @ kernel.reshape(-1, self.features)
+        if self.use_bias:
+            out += self.param("bias", nn.initializers.zeros, (self.features,))
+        return out
+
+
+def _causal_mask(queries: int, keys: int) -> Bool[Array, "1 1 T S"]:
+    return jnp.tril(jnp.ones((queries, keys), bool))[None, None]

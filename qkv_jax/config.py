@@ -1,0 +1,144 @@
+"""Validated configuration: frozen dataclasses whose every refusal is one clear line.
+
+A config is a tree of frozen dataclasses, each beside the code that it configures. `build` makes one
+from plain mappings (what an ml_collections file holds) and `ConfigError` carries the line that the
+user sees: the field, what was given, what is allowed.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A field that cannot be: `field` (dotted path), what was given, what is allowed."""
+
+    def __init__(self, field: str, given: Any, allowed: str):
+        super().__init__(field, given, allowed)
+        self.field, self.given, self.allowed = field, given, allowed
+
+    def __str__(self) -> str:
+        return f"{self.field}: given {self.given!r}; {self.allowed}"
+
+    def under(self, prefix: str) -> "ConfigError":
+        """The same refusal, seen from the config that holds this one under `prefix`."""
+        return ConfigError(f"{prefix}.{self.field}", self.given, self.allowed)
+
+
+def build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """Makes the dataclass `cls` from a mapping, checking names and types.
+
+    Lists become tuples and whole numbers stand for floats; nothing else is converted. Fields that
+    are dataclasses themselves are built from nested mappings.
+
+    Raises:
+      ConfigError: for an unknown name, a missing one, a wrong type, or whatever `cls` refuses.
+    """
+    path = f"{prefix}." if prefix else ""
+    if not isinstance(values, Mapping):
+        raise ConfigError(prefix or cls.__name__, values, "must be a mapping of fields")
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    hints = typing.get_type_hints(cls)
+    for name in values:
+        if name not in fields:
+            near = difflib.get_close_matches(str(name), fields, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(
+                f"{path}{name}", values[name], f"unknown key; {hint}allowed: {', '.join(fields)}"
+            )
+    arguments = {}
+    for name, field in fields.items():
+        if name in values:
+            arguments[name] = _convert(hints[name], values[name], f"{path}{name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{path}{name}", None, "must be given")
+    try:
+        return cls(**arguments)
+    except ConfigError as error:
+        raise (error.under(prefix) if prefix else error) from None
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Refuses numbers that are not finite and above zero. None passes: it means the default."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            kind = "whole number" if isinstance(value, int) else "finite number"
+            raise ConfigError(name, value, f"must be a {kind} above 0")
+
+
+def require_range(config: Any, name: str, low: float, high: float) -> None:
+    """Refuses numbers outside [low, high)."""
+    value = getattr(config, name)
+    if not low <= value < high:
+        raise ConfigError(name, value, f"must be at least {low} and below {high}")
+
+
+def require_choice(config: Any, name: str, allowed: typing.Iterable[str]) -> None:
+    """Refuses strings that are not in the list."""
+    value, allowed = getattr(config, name), tuple(allowed)
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), allowed, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(name, value, f"{hint}allowed: {', '.join(allowed)}")
+
+
+def as_dict(config: Any) -> Any:
+    """The config as plain dicts, lists and scalars, ready for JSON."""
+    if dataclasses.is_dataclass(config):
+        return {f.name: as_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {str(key): as_dict(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [as_dict(value) for value in config]
+    return config
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the annotated type, or a ConfigError."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in args:
+            try:
+                return _convert(option, value, path)
+            except ConfigError:
+                continue
+    elif hint is Any:
+        return value
+    elif hint is type(None):
+        if value is None:
+            return None
+    elif origin is typing.Literal:
+        if value in args and isinstance(value, str):
+            return value
+    elif origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    elif origin in (dict, Mapping) and isinstance(value, Mapping):
+        return dict(value)
+    elif dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else build(hint, value, path)
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    elif hint in (str, bool) and isinstance(value, hint):
+        return value
+    raise ConfigError(path, value, f"must be {_describe(hint)}")
+
+
+def _describe(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(option) for option in args)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(args)
+    if origin is tuple:
+        return f"a list, each item {_describe(args[0])}"
+    if origin in (dict, Mapping):
+        return "a mapping"
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    return names.get(hint, "none" if hint is type(None) else getattr(hint, "__name__", str(hint)))

@@ -1,0 +1,183 @@
+"""What a running study shows: a live table on a terminal, plain lines elsewhere; and its plan."""
+
+import pathlib
+import time
+
+import pandas as pd
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+
+from qkv_jax.study import costs
+from qkv_jax.study.console import console_table
+from qkv_jax.study.engine import Engine
+from qkv_jax.study.engine import Progress as News
+from qkv_jax.study.plan import Study, TaskPlan
+from qkv_jax.training.population import wave_shape
+
+# For `--plan` only: what one replica on one core of a 2-core machine took, fitted to the quick
+# study. A step is a fixed part and its FLOPs; compiling is per program.
+_SECONDS_A_STEP, _FLOPS_A_SECOND, _SECONDS_A_COMPILATION = 5e-4, 2.5e10, 5.0
+
+
+class Display:
+    """Listens to an engine; a context manager. On a terminal the table of the task in progress is
+    redrawn; otherwise one line is printed for every arm."""
+
+    def __init__(self, study: Study, console: Console | None = None):
+        self.study, self.console = study, console or Console()
+        self.engine: Engine | None = None
+        self.summary: pd.DataFrame | None = None
+        self.started = time.monotonic()
+        self.work = _Workload(study)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=self.console,
+        )
+        self.bar_task = self.bar.add_task("starting", total=1.0, left="")
+        self.live = Live(console=self.console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> "Display":
+        self.started = time.monotonic()
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        self.live.stop()
+
+    def watch(self, engine: Engine) -> None:
+        """Shows this engine's tables."""
+        self.engine = engine
+
+    def hear(self, news: News) -> None:
+        """Takes news of the engine and redraws what changed."""
+        self.work.count(news)
+        if news.arm_finished or (self.summary is None and self.engine and len(self.engine.runs)):
+            self.summary = self.engine.summary()
+        if self.console.is_terminal:
+            self._redraw(news)
+        elif news.arm_finished:
+            self._print_line(news)
+
+    def _redraw(self, news: News) -> None:
+        doing = {"tune": "tuning", "eval": "evaluating"}[news.phase]
+        what = f"{news.task} · {doing} {news.arm}"
+        self.bar.update(
+            self.bar_task, description=what[:44], completed=self.work.share, left=self._time_left()
+        )
+        parts = [self.bar]
+        if self.engine:
+            record = self.engine.record
+            parts = [console_table(_only(record, news.task), self.summary), "", self.bar]
+        self.live.update(Group(*parts), refresh=True)
+
+    def _print_line(self, news: News) -> None:
+        row = self.summary.query("task == @news.task and arm == @news.arm").iloc[0]
+        self.console.print(
+            f"[{self.work.share:4.0%}] {news.task}: {news.arm}: mean {row['mean']:.4f}, "
+            f"{row['verdict']} ({self._time_left()})",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def _time_left(self) -> str:
+        spent = time.monotonic() - self.started
+        if self.work.fresh <= 0:
+            return "time left: …"
+        left = spent * (1 - self.work.share) / self.work.fresh
+        return f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left"
+
+
+class _Workload:
+    """The share of a study's work that is done, in FLOPs; grids that grow are added."""
+
+    def __init__(self, study: Study):
+        self.wave_work = {
+            (plan.name, arm.name): _step_seconds(plan, arm) * arm.replica.config.steps
+            for plan in study.tasks
+            for arm in plan.arms
+        }
+        size = wave_shape(study.config.packing)["size"]
+        self.total = sum(
+            (-(-tunes // size) + -(-study.config.eval_seeds // size)) * self.wave_work[plan.name, a.name]
+            for plan in study.tasks
+            for tunes in [study.config.tune_seeds * len(plan.learning_rates)]
+            for a in plan.arms
+        )
+        self.done = self.skipped = self.part = 0.0
+        self.waves = None
+
+    def count(self, news: News) -> None:
+        wave = self.wave_work[news.task, news.arm]
+        waves = news.waves_total
+        if self.waves is not None and waves > self.waves:
+            self.total += (waves - self.waves) * wave
+        if self.waves is not None and news.waves_done > self.waves_done:
+            self.done += wave
+            self.skipped += 0.0 if news.wave_finished else wave
+        self.part = wave * news.step / max(news.steps, 1)
+        self.waves, self.waves_done = waves, news.waves_done
+
+    @property
+    def share(self) -> float:
+        return min((self.done + self.part) / self.total, 1.0)
+
+    @property
+    def fresh(self) -> float:
+        """The share done in this session: what was found finished tells nothing of speed."""
+        return (self.done + self.part - self.skipped) / self.total
+
+
+def print_plan(study: Study, console: Console | None = None) -> None:
+    """Prints the runs, compilations and estimated time of every task, and of all."""
+    console = console or Console()
+    shape = wave_shape(study.config.packing)
+    table = Table(title=f"Study {study.file.name!r}: what would be run", title_justify="left")
+    headings = ("task", "arms", "tuning runs", "evaluation runs", "steps", "compilations", "minutes")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "task" else "right")
+    rows = []
+    for plan in study.tasks:
+        tunes = study.config.tune_seeds * len(plan.learning_rates)
+        evals = study.config.eval_seeds
+        waves = -(-tunes // shape["size"]) + -(-evals // shape["size"])
+        programs = len({arm.replica for arm in plan.arms})
+        seconds = sum(
+            waves * arm.replica.config.steps * _step_seconds(plan, arm) * shape["packing"]
+            for arm in plan.arms
+        )
+        minutes = (seconds + programs * _SECONDS_A_COMPILATION) / 60
+        arms, steps = len(plan.arms), plan.baseline.replica.config.steps
+        rows.append((arms, arms * tunes, arms * evals, steps, programs, minutes))
+        table.add_row(plan.name, *map(str, rows[-1][:-1]), f"{minutes:.1f}")
+    arms, tunes, evals, _, programs, minutes = map(sum, zip(*rows, strict=True))
+    table.add_section()
+    table.add_row("all", str(arms), str(tunes), str(evals), "", str(programs), f"{minutes:.1f}")
+    console.print(table)
+    console.print(
+        f"Waves of {shape['size']} runs: {shape['devices']} devices × {shape['packing']} a device. "
+        "Minutes are estimated from two CPU cores; a grid extended at its edge adds runs. "
+        "Nothing was started."
+    )
+
+
+def print_end(record: dict, summary: pd.DataFrame, path: pathlib.Path) -> None:
+    """The whole table, the time, and where the report lies."""
+    console = Console()
+    console.print(console_table(record, summary))
+    console.print(f"\n{record['seconds'] / 60:.1f} minutes. Report: {path}", soft_wrap=True)
+
+
+def _step_seconds(plan: TaskPlan, arm) -> float:
+    flops = costs.measure(arm.replica).flops_per_token * plan.task.max_length
+    # Backward costs twice the forward.
+    return _SECONDS_A_STEP + 3 * flops * arm.replica.config.batch_size / _FLOPS_A_SECOND
+
+
+def _only(record: dict, task: str) -> dict:
+    return {**record, "tasks": {task: record["tasks"][task]}}

@@ -1,0 +1,233 @@
+"""Runs a study: tune, extend, evaluate, wave by wave; interrupted at any point, it goes on where it
+stopped and ends with equal tables."""
+
+import dataclasses
+import datetime
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+import qkv_jax
+from qkv_jax.config import ConfigError
+from qkv_jax.study import costs, statistics
+from qkv_jax.study.plan import Arm, Study, TaskPlan
+from qkv_jax.study.results import KEY, Workdir
+from qkv_jax.training.population import Finished, Population, Run, wave_shape
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "statsmodels")
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a display needs to know; handed to the listener after every report and wave."""
+
+    task: str = ""
+    arm: str = ""
+    phase: str = ""
+    step: int = 0  # of the wave in progress
+    steps: int = 0
+    waves_done: int = 0
+    waves_total: int = 0  # grows when a grid is extended
+    wave_finished: bool = False
+    arm_finished: bool = False
+
+
+Listener = Callable[[Progress], None]
+
+
+class Engine:
+    """One study in one folder.
+
+    Args:
+      study: what to run.
+      workdir: an opened `Workdir`.
+      record: study.json as `Workdir.open` returned it.
+      listener: hears of progress.
+    """
+
+    def __init__(self, study: Study, workdir: Workdir, record: dict, listener: Listener):
+        self.study, self.workdir, self.listener = study, workdir, listener
+        self.runs = workdir.runs()
+        self.done = {tuple(row) for row in self.runs[list(KEY)].itertuples(index=False)}
+        self.populations: dict[Any, Population] = {}
+        self.progress = Progress()
+        self.record = {
+            **record,
+            "versions": {"qkv_jax": qkv_jax.__version__, "python": platform.python_version()}
+            | {name: version(name) for name in _PACKAGES},
+            "devices": [str(device) for device in jax.local_devices()],
+            "platform": jax.default_backend(),
+            "wave": record.get("wave") or wave_shape(study.config.packing),
+            "started": record.get("started") or datetime.datetime.now().isoformat(timespec="seconds"),
+        }
+        if self.record["wave"] != wave_shape(study.config.packing):
+            # Other waves give other sums: the tables would no longer be those of one study.
+            raise ConfigError(
+                "workdir",
+                str(workdir.path),
+                f"was started with waves of {self.record['wave']}, this machine makes "
+                f"{wave_shape(study.config.packing)}; use the same devices and packing",
+            )
+        self.workdir.write_study(self.record)
+
+    def run(self) -> pd.DataFrame:
+        """Runs what is missing; returns the summary, which is also in summary.csv."""
+        self._write_costs()
+        self.progress.waves_total = sum(
+            self._wave_count(plan, self.study.config.tune_seeds * len(plan.learning_rates))
+            + self._wave_count(plan, self.study.config.eval_seeds)
+            for plan in self.study.tasks
+        )
+        started, before = time.monotonic(), self.record.get("seconds", 0.0)
+        for plan in self.study.tasks:
+            data = plan.task.load()
+            self._tune(plan, data)
+            rates = statistics.choose_rates(self.record, self.runs)
+            for arm in plan.arms:
+                rate = float(rates.loc[(plan.name, arm.name), "learning_rate"])
+                self._evaluate(plan, arm, rate, data)
+                self.record["seconds"] = before + time.monotonic() - started
+                self.workdir.write_study(self.record)
+                self._tell(plan, arm, "eval", arm_finished=True)
+            self.populations.clear()  # compiled programs and data of this task
+        self.record["complete"] = True
+        self.workdir.write_study(self.record)
+        summary = self.summary()
+        self.workdir.write("summary.csv", summary.to_csv(index=False))
+        return summary
+
+    def summary(self) -> pd.DataFrame:
+        """The summary of what has been run so far."""
+        seeds = self.study.eval_seeds
+        examples = lambda task, arm: self.workdir.examples(task, arm, seeds)
+        return statistics.summarise(self.record, self.runs, self.costs(), examples)
+
+    def costs(self) -> dict:
+        """costs.json with the step times measured so far, as ratios to the baseline's."""
+        table = json.loads((self.workdir.path / "costs.json").read_text())
+        seconds = self.runs.groupby(["task", "arm"])["seconds"].median()
+        for plan in self.study.tasks:
+            reference = seconds.get((plan.name, plan.baseline.name))
+            for arm in plan.arms:
+                own = seconds.get((plan.name, arm.name))
+                both = own is not None and reference is not None
+                table[plan.name][arm.name]["step_time_ratio"] = own / reference if both else None
+        return table
+
+    def _tune(self, plan: TaskPlan, data: Any) -> None:
+        rates: tuple[float, ...] = plan.learning_rates
+        while rates:
+            for arm in plan.arms:
+                self._run(plan, arm, "tune", self.study.tune_runs(arm, rates), data)
+            rates = tuple(statistics.extension_needed(self.record, self.runs, plan.name))
+            self.progress.waves_total += self._wave_count(
+                plan, self.study.config.tune_seeds * len(rates)
+            )
+
+    def _evaluate(self, plan: TaskPlan, arm: Arm, rate: float, data: Any) -> None:
+        # Look by look, so that seeds added later make the waves they would have made then.
+        start = 0
+        for look in self.record["looks"]:
+            seeds = self.study.eval_seeds[start:look]
+            self._run(plan, arm, "eval", self.study.eval_runs(arm, rate, seeds), data)
+            start = look
+
+    def _run(self, plan: TaskPlan, arm: Arm, phase: str, runs: list[Run], data: Any) -> None:
+        """Runs the waves that hold a missing run, whole: a wave always has the same members."""
+        for wave in self._waves(runs):
+            missing = [run for run in wave if self._key(plan, arm, phase, run) not in self.done]
+            if missing:
+                self._tell(plan, arm, phase)
+                finished = self._train(plan, arm, phase, wave, data)
+                rows = [
+                    self._row(plan, arm, phase, run, done)
+                    for run, done in zip(wave, finished, strict=True)
+                    if run in missing
+                ]
+                self.workdir.append_runs(rows)
+                self.done |= {tuple(row[name] for name in KEY) for row in rows}
+                new = pd.DataFrame(rows)
+                self.runs = pd.concat([self.runs, new], ignore_index=True) if len(self.runs) else new
+            self.progress.waves_done += 1
+            self._tell(plan, arm, phase, wave_finished=bool(missing))
+
+    def _train(
+        self, plan: TaskPlan, arm: Arm, phase: str, wave: list[Run], data: Any
+    ) -> list[Finished | None]:
+        """One wave; None for every run of it if the program itself failed."""
+        try:
+            population = self._population(arm, data)
+            report = lambda step: self._tell(plan, arm, phase, step=step)
+            finished = population.train(wave, test=phase == "eval", on_report=report)
+        except jax.errors.JaxRuntimeError as error:
+            self.workdir.write(
+                f"failures/{plan.name}/{arm.name}/{phase}_seed{wave[0].seed}.txt", str(error)
+            )
+            return [None] * len(wave)
+        for done in finished:
+            self.workdir.save_run(plan.name, arm, phase, done)
+        return finished
+
+    def _row(self, plan: TaskPlan, arm: Arm, phase: str, run: Run, done: Finished | None) -> dict:
+        outcome, steps = plan.task.outcome, arm.replica.config.steps
+        row = {
+            **dict(zip(KEY, self._key(plan, arm, phase, run), strict=True)),
+            "status": "failed",
+            "metric": outcome.metric,
+            "value": float(outcome.failure_value),
+            "steps": steps,
+            "steps_to_solve": float("nan"),
+            "seconds": float("nan"),
+        }
+        if done is None:
+            return row
+        row["seconds"] = round(done.seconds, 4)
+        solved = [int(s) for s, v in zip(done.steps, done.value, strict=True) if outcome.solved(v)]
+        row["steps_to_solve"] = float(solved[0]) if solved else float("nan")
+        value = float(np.mean(done.scores, dtype=np.float64) if phase == "eval" else done.value[-1])
+        if done.diverged or not np.isfinite(value):
+            return row | {"status": "diverged"}
+        return row | {"status": "done", "value": value}
+
+    def _key(self, plan: TaskPlan, arm: Arm, phase: str, run: Run) -> tuple:
+        return (plan.name, arm.name, phase, float(run.learning_rate), run.seed)
+
+    def _population(self, arm: Arm, data: Any) -> Population:
+        # The placebo is the baseline's program with another salt: no second compilation.
+        if arm.replica not in self.populations:
+            packing = self.record["wave"]["packing"]
+            self.populations[arm.replica] = Population(arm.replica, data, packing=packing)
+        return self.populations[arm.replica]
+
+    def _waves(self, runs: list[Run]) -> Iterator[list[Run]]:
+        size = self.record["wave"]["size"]
+        yield from (runs[start : start + size] for start in range(0, len(runs), size))
+
+    def _wave_count(self, plan: TaskPlan, runs: int) -> int:
+        return len(plan.arms) * -(-runs // self.record["wave"]["size"])
+
+    def _write_costs(self) -> None:
+        table = {
+            plan.name: {arm.name: dataclasses.asdict(costs.measure(arm.replica)) for arm in plan.arms}
+            for plan in self.study.tasks
+        }
+        self.workdir.write("costs.json", json.dumps(table, indent=1))
+
+    def _tell(self, plan: TaskPlan, arm: Arm, phase: str, **news: Any) -> None:
+        fresh = {"step": 0, "wave_finished": False, "arm_finished": False} | news
+        self.progress = dataclasses.replace(
+            self.progress,
+            task=plan.name,
+            arm=arm.name,
+            phase=phase,
+            steps=arm.replica.config.steps,
+            **fresh,
+        )
+        self.listener(self.progress)

@@ -1,0 +1,242 @@
+"""What a study is: arms x tasks x learning rates x seeds, resolved and checked before any run."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from qkv_jax.config import ConfigError, as_dict, build, require_choice, require_positive
+from qkv_jax.study import costs
+from qkv_jax.tasks import Task, make_task
+from qkv_jax.tie import Tie
+from qkv_jax.training.population import Run
+from qkv_jax.training.state import TrainConfig
+from qkv_jax.training.step import Replica
+from qkv_jax.transformer import ModelConfig
+
+ALPHA = 0.05
+PLACEBO = "placebo"
+_PLACEBO_SALT = 1
+# Tuning seeds start here, so that no number of evaluation seeds ever reaches them.
+_FIRST_TUNE_SEED = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """The protocol's numbers (DESIGN, section 4). See `Study` for what they mean together."""
+
+    baseline: str = "separate"
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
+    tune_seeds: int = 2
+    eval_seeds: int = 6
+    match: Literal["none", "params", "flops"] = "none"
+    packing: int | None = None  # replicas a device; by default chosen for the backend
+
+    def __post_init__(self):
+        require_positive(self, "tune_seeds", "eval_seeds", "packing")
+        require_choice(self, "match", ("none", "params", "flops"))
+        if not self.learning_rates:
+            raise ConfigError("learning_rates", self.learning_rates, "must hold at least one rate")
+        for rate in self.learning_rates:
+            if not 0 < rate < float("inf"):
+                allowed = "each must be a finite number above 0"
+                raise ConfigError("learning_rates", rate, allowed)
+        if sorted(set(self.learning_rates)) != list(self.learning_rates):
+            allowed = "must ascend, each rate once"
+            raise ConfigError("learning_rates", self.learning_rates, allowed)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskEntry:
+    """One task of a study as the config gives it: overrides of the study's model and training."""
+
+    kind: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    train: dict[str, Any] = dataclasses.field(default_factory=dict)
+    arms: tuple[str, ...] = ()  # of the study's arms; all by default
+    learning_rates: tuple[float, ...] = ()  # the study's by default
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmEntry:
+    """One arm as the config gives it: overrides, and the part it plays."""
+
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    train: dict[str, Any] = dataclasses.field(default_factory=dict)
+    role: Literal["arm", "control"] = "arm"
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyFile:
+    """A whole study file: what `configs/*.py` return."""
+
+    name: str
+    tasks: dict[str, Any]
+    arms: dict[str, Any]
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    train: dict[str, Any] = dataclasses.field(default_factory=dict)
+    study: StudyConfig = StudyConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """An arm resolved on one task."""
+
+    name: str
+    role: Literal["baseline", "arm", "placebo", "control", "matched"]
+    replica: Replica
+    salt: int = 0
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskPlan:
+    """A task with its arms, the baseline first."""
+
+    name: str
+    task: Task
+    arms: tuple[Arm, ...]
+    learning_rates: tuple[float, ...]
+
+    @property
+    def baseline(self) -> Arm:
+        return self.arms[0]
+
+
+class Study:
+    """A checked study: every (task, arm) is a `Replica` that can be built.
+
+    Args:
+      values: the mapping a config file returns, see `StudyFile`.
+
+    Raises:
+      ConfigError: naming the field, for anything that cannot be run.
+    """
+
+    def __init__(self, values: Mapping[str, Any]):
+        self.file: StudyFile = build(StudyFile, values)
+        self.config = self.file.study
+        self.arm_entries = {
+            name: build(ArmEntry, entry, f"arms.{name}") for name, entry in self.file.arms.items()
+        }
+        self._check_arms()
+        if not self.file.tasks:
+            raise ConfigError("tasks", {}, "must hold at least one task")
+        self.tasks = tuple(self._plan_task(name) for name in self.file.tasks)
+
+    @property
+    def tune_seeds(self) -> tuple[int, ...]:
+        return tuple(_FIRST_TUNE_SEED + i for i in range(self.config.tune_seeds))
+
+    @property
+    def eval_seeds(self) -> tuple[int, ...]:
+        return tuple(range(self.config.eval_seeds))
+
+    def tune_runs(self, arm: Arm, rates: tuple[float, ...]) -> list[Run]:
+        return [Run(rate, seed, arm.salt) for rate in rates for seed in self.tune_seeds]
+
+    def eval_runs(self, arm: Arm, rate: float, seeds: tuple[int, ...]) -> list[Run]:
+        return [Run(rate, seed, arm.salt) for seed in seeds]
+
+    def describe(self) -> dict:
+        """The part of study.json that the config determines."""
+        arms: dict[str, dict] = {}
+        for plan in self.tasks:
+            for arm in plan.arms:
+                arms.setdefault(arm.name, self._describe_arm(arm))
+        return {
+            "format": 1,
+            "name": self.file.name,
+            "baseline": self.config.baseline,
+            "placebo": PLACEBO,
+            "alpha": ALPHA,
+            "tune_seeds": list(self.tune_seeds),
+            "eval_seeds": list(self.eval_seeds),
+            "arms": arms,
+            "tasks": {plan.name: _describe_task(plan) for plan in self.tasks},
+            "config": as_dict(self.file),
+        }
+
+    def _check_arms(self) -> None:
+        baseline = self.config.baseline
+        if baseline not in self.arm_entries:
+            raise ConfigError("study.baseline", baseline, f"arms: {', '.join(self.arm_entries)}")
+        for name in self.arm_entries:
+            if name == PLACEBO or not name.strip() or any(c in name for c in "/\\\n"):
+                allowed = f"an arm's name holds no slash and is not {PLACEBO!r}"
+                raise ConfigError("arms", name, allowed)
+
+    def _plan_task(self, name: str) -> TaskPlan:
+        prefix = f"tasks.{name}"
+        if not name.strip() or any(c in name for c in "/\\\n"):
+            raise ConfigError("tasks", name, "a task's name holds no slash")
+        entry: TaskEntry = build(TaskEntry, self.file.tasks[name], prefix)
+        task = make_task(entry.kind, entry.options, f"{prefix}.options")
+        for arm in entry.arms:
+            if arm not in self.arm_entries:
+                raise ConfigError(f"{prefix}.arms", arm, f"arms: {', '.join(self.arm_entries)}")
+        baseline = self.config.baseline
+        others = [n for n in self.arm_entries if n != baseline and n in (entry.arms or [n])]
+        make = functools.partial(self._arm, task, entry, prefix)
+        arms = [make(baseline, "baseline"), *(make(n, self.arm_entries[n].role) for n in others)]
+        arms += self._matched(arms)
+        arms.append(dataclasses.replace(
+            arms[0], name=PLACEBO, role="placebo", salt=_PLACEBO_SALT,
+            note=f"{baseline} again, with other initial values",
+        ))  # fmt: skip
+        rates = entry.learning_rates or self.config.learning_rates
+        dataclasses.replace(self.config, learning_rates=rates)  # the same checks
+        return TaskPlan(name, task, tuple(arms), rates)
+
+    def _arm(self, task: Task, entry: TaskEntry, prefix: str, name: str, role) -> Arm:
+        arm = self.arm_entries[name]
+        model = {**self.file.model, **entry.model, **arm.model}
+        train = {**self.file.train, **entry.train, **arm.train}
+        where = f"{prefix}, arm {name!r}: "
+        replica = Replica(
+            build(ModelConfig, model, f"{where}model"), task, build(TrainConfig, train, f"{where}train")
+        )
+        return Arm(name, role, replica, note=arm.note)
+
+    def _matched(self, arms: list[Arm]) -> list[Arm]:
+        """Each smaller arm again, its MLP widened to the baseline's parameters or FLOPs."""
+        what = self.config.match
+        matched = []
+        for arm in arms[1:] if what != "none" else ():
+            widened, residual = costs.match(arm.replica, arms[0].replica, what)
+            if widened != arm.replica:
+                note = f"MLP width {widened.model.mlp_width}: {residual:+.2%} {what} of the baseline"
+                name = f"{arm.name} ({what} matched)"
+                matched.append(Arm(name, "matched", widened, note=note))
+        return matched
+
+    def _describe_arm(self, arm: Arm) -> dict:
+        ties = set(arm.replica.model.ties)
+        entry = self.arm_entries.get(self.config.baseline if arm.salt else arm.name)
+        return {
+            "tie": str(ties.pop()) if len(ties) == 1 else arm.replica.model.tie,
+            "role": arm.role,
+            "note": arm.note,
+            "overrides": as_dict({"model": entry.model, "train": entry.train}) if entry else {},
+        }
+
+
+def _describe_task(plan: TaskPlan) -> dict:
+    outcome = plan.task.outcome
+    return {
+        "title": plan.task.title,
+        "description": plan.task.description,
+        **dataclasses.asdict(outcome),
+        "higher_is_better": outcome.higher_is_better,
+        "chance": outcome.failure_value,
+        "steps": plan.baseline.replica.config.steps,
+        "arms": [arm.name for arm in plan.arms],
+        "learning_rates": list(plan.learning_rates),
+    }
+
+
+def tie_arms(*ties: str | Tie) -> dict[str, dict]:
+    """Arms of a config file, one a tie, named after it."""
+    return {str(tie): {"model": {"tie": str(tie)}} for tie in map(Tie.parse, ties)}

@@ -1,0 +1,230 @@
+"""A study's folder: what is written, in which order, and how it is read back.
+
+    study.json        what is studied and on what; written first
+    runs.csv          one row a run; a row is appended only after the run's other files are there
+    curves/           TASK/ARM/PHASE_lrRATE_seedSEED.csv: step, train_loss, value (validation)
+    examples/         TASK/ARM/seedSEED.npy: the metric of every test example
+    checkpoints/      TASK/ARM/seedSEED.safetensors: final parameters of evaluation runs
+    costs.json, summary.csv, report.html, report.md, figures/
+
+Whole files are replaced atomically; a row cut off by a crash is dropped and its run is repeated.
+"""
+
+import csv
+import io
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import flax.traverse_util
+import numpy as np
+import pandas as pd
+import safetensors.numpy
+
+from qkv_jax.config import ConfigError
+from qkv_jax.study.plan import Arm, Study
+from qkv_jax.training.population import Finished
+
+RUN_COLUMNS = (
+    "task", "arm", "phase", "learning_rate", "seed", "status", "metric", "value", "steps",
+    "steps_to_solve", "seconds",
+)  # fmt: skip
+KEY = ("task", "arm", "phase", "learning_rate", "seed")
+
+
+class Workdir:
+    """The folder of one study, opened for writing (and resuming) or for reading."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+
+    @property
+    def study_file(self) -> pathlib.Path:
+        return self.path / "study.json"
+
+    def open(self, study: Mapping[str, Any]) -> dict:
+        """Starts the folder, or picks up the same study where it stopped; returns study.json.
+
+        A finished study may be given more evaluation seeds: that is another look at it.
+
+        Raises:
+          ConfigError: if the folder holds another study or other files, fewer seeds are asked for
+            than were run, or more are asked for before the study is finished.
+        """
+        if not self.study_file.exists():
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise ConfigError("workdir", str(self.path), "holds other files; name a new folder")
+            self.path.mkdir(parents=True, exist_ok=True)
+            started = {**study, "looks": [len(study["eval_seeds"])], "complete": False}
+            self.write_study(started)
+            return started
+        known = self.read_study()
+        if _identity(known) != _identity(study):
+            different = _first_difference(_identity(known), _identity(study))
+            allowed = f"holds another study ({different}); name another folder"
+            raise ConfigError("workdir", str(self.path), allowed)
+        before, now = known["looks"][-1], len(study["eval_seeds"])
+        if now < before:
+            allowed = f"the study in {self.path} has {before}; seeds can only be added"
+            raise ConfigError("study.eval_seeds", now, allowed)
+        if now > before and not known["complete"]:
+            allowed = f"finish the study in {self.path} with {before} seeds first, then add more"
+            raise ConfigError("study.eval_seeds", now, allowed)
+        looks = known["looks"] if now == before else [*known["looks"], now]
+        resumed = {**known, **study, "looks": looks, "complete": known["complete"] and now == before}
+        self.write_study(resumed)
+        return resumed
+
+    def read_study(self) -> dict:
+        """study.json.
+
+        Raises:
+          ConfigError: if there is none or it cannot be read.
+        """
+        try:
+            return json.loads(self.study_file.read_text())
+        except OSError as error:
+            allowed = f"no study there: {error.strerror}"
+            raise ConfigError("workdir", str(self.path), allowed) from None
+        except json.JSONDecodeError as error:
+            raise ConfigError(str(self.study_file), "damaged JSON", str(error)) from None
+
+    def write_study(self, study: Mapping[str, Any]) -> None:
+        self.write("study.json", json.dumps(study, indent=1))
+
+    def runs(self) -> pd.DataFrame:
+        """runs.csv without a last row that a crash cut off."""
+        file = self.path / "runs.csv"
+        text = file.read_text() if file.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            self.write("runs.csv", whole)
+        if not whole:
+            return pd.DataFrame(columns=RUN_COLUMNS)
+        # Names such as "None" or "NA" are names; only numbers may be missing.
+        texts = dict.fromkeys(("task", "arm", "phase", "status", "metric"), str)
+        numbers = [name for name in RUN_COLUMNS if name not in texts]
+        frame = pd.read_csv(io.StringIO(whole), dtype=texts, keep_default_na=False)
+        return frame.assign(**{name: pd.to_numeric(frame[name]) for name in numbers})
+
+    def append_runs(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends rows in one write and waits until the disk has them."""
+        file = self.path / "runs.csv"
+        text = io.StringIO()
+        writer = csv.DictWriter(text, RUN_COLUMNS, lineterminator="\n")
+        if not file.exists() or not file.stat().st_size:
+            writer.writeheader()
+        for row in rows:
+            writer.writerow({k: repr(v) if isinstance(v, float) else v for k, v in row.items()})
+        with file.open("a") as stream:
+            stream.write(text.getvalue())
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def save_run(self, task: str, arm: Arm, phase: str, done: Finished) -> None:
+        """The files of a run; its row comes after."""
+        curve = pd.DataFrame(
+            {"step": done.steps, "train_loss": done.train_loss, "value": done.value}
+        )
+        name = _curve_name(task, arm.name, phase, done.run.learning_rate, done.run.seed)
+        self.write(name, curve.to_csv(index=False))
+        if done.scores is not None:
+            stem = f"{task}/{arm.name}/seed{done.run.seed}"
+            scores = io.BytesIO()
+            np.save(scores, done.scores.astype(np.float32))
+            self.write(f"examples/{stem}.npy", scores.getvalue())
+            flat = flax.traverse_util.flatten_dict(done.params, sep="/")
+            self.write(f"checkpoints/{stem}.safetensors", safetensors.numpy.save(flat))
+
+    def curve(
+        self, task: str, arm: str, phase: str, learning_rate: float, seed: int
+    ) -> pd.DataFrame | None:
+        """step, train_loss, value; None if the run has no curve."""
+        file = self.path / _curve_name(task, arm, phase, learning_rate, seed)
+        return pd.read_csv(file) if file.exists() else None
+
+    def examples(self, task: str, arm: str, seeds: Iterable[int]) -> np.ndarray | None:
+        """Test scores [seeds, examples]; None unless all seeds have them."""
+        files = [self.path / "examples" / task / arm / f"seed{seed}.npy" for seed in seeds]
+        if not files or not all(file.exists() for file in files):
+            return None
+        return np.stack([np.load(file) for file in files])
+
+    def params(self, task: str, arm: str, seed: int) -> dict:
+        """Final parameters of an evaluation run.
+
+        Raises:
+          ConfigError: if there are none.
+        """
+        file = self.path / "checkpoints" / task / arm / f"seed{seed}.safetensors"
+        if not file.exists():
+            allowed = "no such checkpoint; evaluation runs keep theirs"
+            raise ConfigError("checkpoint", str(file), allowed)
+        flat = safetensors.numpy.load(file.read_bytes())
+        return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Writes or replaces a file as a whole: a crash leaves the old one or the new one."""
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(file.name + ".part")
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(part, file)
+
+
+class StudyResults:
+    """A study for a notebook: `study`, `runs`, `summary`, `curve(...)`, `examples(...)`,
+    `model(...)`."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.workdir = Workdir(path)
+        self.study = self.workdir.read_study()
+        self.runs = self.workdir.runs()
+        summary = self.workdir.path / "summary.csv"
+        self.summary = pd.read_csv(summary, keep_default_na=True) if summary.exists() else None
+        self.curve, self.examples = self.workdir.curve, self.workdir.examples
+
+    def model(self, task: str, arm: str, seed: int = 0) -> tuple[Any, dict]:
+        """The trained encoder of an evaluation run and its variables:
+        `encoder.apply(variables, inputs)`.
+
+        Raises:
+          ConfigError: if the study has no such run.
+        """
+        plans = {plan.name: plan for plan in Study(self.study["config"]).tasks}
+        if task not in plans:
+            raise ConfigError("task", task, f"this study has: {', '.join(plans)}")
+        arms = {entry.name: entry for entry in plans[task].arms}
+        if arm not in arms:
+            raise ConfigError("arm", arm, f"this study has: {', '.join(arms)}")
+        return arms[arm].replica.encoder, {"params": self.workdir.params(task, arm, seed)}
+
+
+def load_study(workdir: str | os.PathLike) -> StudyResults:
+    """Opens a study's folder for reading.
+
+    Raises:
+      ConfigError: if it holds no study.
+    """
+    return StudyResults(workdir)
+
+
+def _curve_name(task: str, arm: str, phase: str, learning_rate: float, seed: int) -> str:
+    return f"curves/{task}/{arm}/{phase}_lr{learning_rate:g}_seed{seed}.csv"
+
+
+def _identity(study: Mapping[str, Any]) -> Any:
+    """What makes two studies the same: all of the config but the number of evaluation seeds."""
+    config = json.loads(json.dumps(study["config"]))
+    config["study"].pop("eval_seeds", None)
+    return {"format": study["format"], **config}
+
+
+def _first_difference(known: Any, asked: Any, path: str = "") -> str:
+    if isinstance(known, dict) and isinstance(asked, dict):
+        for key in [*known, *(k for k in asked if k not in known)]:
+            if known.get(key) != asked.get(key):
+                return _first_difference(known.get(key), asked.get(key), f"{path}.{key}".lstrip("."))
+    return f"its {path} is {known!r}, not {asked!r}"

@@ -1,0 +1,164 @@
+"""What a task is: data, batches, a loss, and the outcome by which arms are compared.
+
+A task is a frozen dataclass whose fields are its config; a new task is one file that subclasses
+`Task` and is registered by name (`@register("name")`). Training batches depend on (seed, step) only
+and are made inside jit; validation and test batches are the same for all arms and seeds.
+"""
+
+import abc
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from qkv_jax.config import ConfigError, require_positive
+from qkv_jax.transformer import Encoder, ModelConfig
+
+# A batch is a dict of arrays: `inputs` and `targets`; optionally `padding` [B, T], true at real
+# tokens, and `read` [B, R], the places whose outputs are wanted (all, if absent).
+Batch = dict[str, Array]
+# Whatever `load` returns; `validation` and `test` in it are batches of whole splits.
+Data = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How arms are compared on a task, declared before any run.
+
+    Attributes:
+      kind: `mean` compares means of the metric; `solve` the share of seeds reaching the threshold.
+      metric: `loss` (nats) or `accuracy` (share of right answers).
+      unit: as printed.
+      margin: differences below it do not matter, in the metric's unit.
+      failure_value: what a diverged or failed run counts as; chance level by default.
+      threshold: the value that counts as solved; None where there is no such thing.
+    """
+
+    kind: Literal["mean", "solve"]
+    metric: Literal["loss", "accuracy"]
+    unit: str
+    margin: float
+    failure_value: float
+    threshold: float | None = None
+
+    def __post_init__(self):
+        require_positive(self, "margin")
+        if self.kind == "solve" and self.threshold is None:
+            raise ConfigError("threshold", None, "a task whose outcome is 'solve' needs one")
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.metric != "loss"
+
+    def solved(self, value: float) -> bool:
+        """Whether a value reaches the threshold."""
+        if self.threshold is None:
+            return False
+        return value >= self.threshold if self.higher_is_better else value <= self.threshold
+
+
+class Task(abc.ABC):
+    """Subclasses are frozen dataclasses; `title` and `description` are printed in reports."""
+
+    title: ClassVar[str]
+    description: ClassVar[str]
+    readout: ClassVar[str] = "token"
+
+    @property
+    @abc.abstractmethod
+    def outcome(self) -> Outcome:
+        """How arms are compared on this task."""
+
+    @property
+    @abc.abstractmethod
+    def classes(self) -> int:
+        """The number of possible answers; `log(classes)` is the loss of a uniform guess."""
+
+    @property
+    @abc.abstractmethod
+    def max_length(self) -> int:
+        """The longest sequence the stem makes, class token included."""
+
+    @abc.abstractmethod
+    def stem(self, width: int) -> nn.Module:
+        """A module from `inputs` to tokens [B, T, D]."""
+
+    @abc.abstractmethod
+    def example(self) -> Batch:
+        """What the model sees of one example, all zeros: for shapes, without loading data."""
+
+    @abc.abstractmethod
+    def load(self) -> Data:
+        """Reads or makes the data once; NumPy or JAX arrays.
+
+        Raises:
+          ConfigError: naming the file or field that is at fault.
+        """
+
+    @abc.abstractmethod
+    def schedule(
+        self, data: Data, key: PRNGKeyArray, first: Int[Array, ""], steps: int, batch_size: int
+    ) -> Any:
+        """What tells the batches of steps `first` .. `first + steps - 1` apart: a tree of arrays
+        whose leading axis is `steps`; cheap, computed once for many steps. Pure, inside jit."""
+
+    @abc.abstractmethod
+    def batch(self, data: Data, entry: Any) -> Batch:
+        """The training batch of one entry of the schedule. Pure, inside jit."""
+
+    def loss(self, logits: Float[Array, "B *T C"], batch: Batch) -> Float[Array, " B"]:
+        """Cross-entropy of each example in nats, averaged over its answers."""
+        nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
+        return nats.reshape(nats.shape[0], -1).mean(-1)
+
+    def score(self, logits: Float[Array, "B *T C"], batch: Batch) -> Float[Array, " B"]:
+        """The outcome's metric of each example, averaged over its answers."""
+        if self.outcome.metric == "loss":
+            return self.loss(logits, batch)
+        right = (logits.argmax(-1) == batch["targets"]).astype(jnp.float32)
+        return right.reshape(right.shape[0], -1).mean(-1)
+
+    def encoder(self, config: ModelConfig) -> Encoder:
+        """The encoder that fits this task."""
+        return Encoder(config, self.stem(config.width), self.classes, self.max_length, self.readout)
+
+
+REGISTRY: dict[str, type[Task]] = {}
+
+
+def register(name: str):
+    """Class decorator: makes a task known to configs by name."""
+
+    def enter(cls: type[Task]) -> type[Task]:
+        REGISTRY[name] = cls
+        return cls
+
+    return enter
+
+
+def keys_schedule(key: PRNGKeyArray, first: Int[Array, ""], steps: int) -> PRNGKeyArray:
+    """One key a step: the schedule of tasks whose batches are generated."""
+    return jax.vmap(lambda step: jax.random.fold_in(key, step))(first + jnp.arange(steps))
+
+
+def epoch_schedule(
+    key: PRNGKeyArray, first: Int[Array, ""], steps: int, batch_size: int, examples: int
+) -> Int[Array, "steps batch"]:
+    """Indices of a fresh permutation every epoch, what does not fill a batch left out.
+
+    Raises:
+      ConfigError: if there are fewer examples than a batch holds.
+    """
+    per_epoch = examples // batch_size
+    if per_epoch == 0:
+        raise ConfigError("batch_size", batch_size, f"must be at most the {examples} examples")
+    places = first + jnp.arange(steps)
+    epochs = first // per_epoch + jnp.arange(steps // per_epoch + 2)  # all that can be touched
+    draw = lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), examples)
+    orders = jax.vmap(draw)(epochs)[:, : per_epoch * batch_size]
+    orders = orders.reshape(len(epochs), per_epoch, batch_size)
+    return orders[places // per_epoch - epochs[0], places % per_epoch]

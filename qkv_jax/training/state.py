@@ -1,0 +1,105 @@
+"""What changes during training, what configures it, and the optimiser.
+
+Learning rate, seed and step are arrays of the state, so that one compiled program serves a whole
+grid of runs.
+"""
+
+import dataclasses
+import zlib
+from typing import Any, Literal
+
+import flax.struct
+import jax
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
+
+from qkv_jax.config import ConfigError, require_choice, require_positive, require_range
+
+Purpose = Literal["init", "data", "dropout"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """AdamW with warm-up, decay and clipping (Loshchilov & Hutter 2019).
+
+    Raises:
+      ConfigError: where the fields cannot be.
+    """
+
+    steps: int = 1000
+    report_every: int = 100  # steps fused into one program between two validations
+    batch_size: int = 32
+    learning_rate: float = 3e-3  # the peak; a study tunes it
+    warmup: float = 0.1  # share of the steps
+    decay: Literal["linear", "cosine", "constant"] = "linear"  # to zero at the last step
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.98
+
+    def __post_init__(self):
+        require_positive(self, "steps", "report_every", "batch_size", "learning_rate", "clip_norm")
+        require_range(self, "warmup", 0.0, 1.0)
+        require_choice(self, "decay", ("linear", "cosine", "constant"))
+        for name in ("beta1", "beta2"):
+            require_range(self, name, 0.0, 1.0)
+        require_range(self, "weight_decay", 0.0, float("inf"))
+        if self.steps % self.report_every:
+            allowed = f"must be a multiple of report_every = {self.report_every}"
+            raise ConfigError("steps", self.steps, allowed)
+
+
+@flax.struct.dataclass
+class TrainState:
+    """One replica. Everything is an array, so that states stack, shard and save as they are."""
+
+    params: Any
+    opt_state: Any
+    step: Int[Array, ""]
+    seed: UInt32[Array, ""]
+    learning_rate: Float[Array, ""]
+    diverged: Bool[Array, ""]  # whether any training loss so far was not finite
+
+
+def purpose_key(seed: UInt32[Array, ""] | int, purpose: Purpose) -> PRNGKeyArray:
+    """The key of a seed for one purpose, so that no two uses of randomness share a stream."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode()))
+
+
+def model_inputs(batch: dict) -> dict:
+    """The part of a batch that the model sees."""
+    return {name: batch[name] for name in ("inputs", "padding", "read") if name in batch}
+
+
+def make_optimizer(config: TrainConfig, frozen: tuple[str, ...]) -> optax.GradientTransformation:
+    """AdamW of learning rate 1: `train_step` multiplies by the state's rate and the schedule."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.scale_by_adam(config.beta1, config.beta2),
+        optax.add_decayed_weights(config.weight_decay, lambda params: decay_mask(params, frozen)),
+    )
+
+
+def decay_mask(params: Any, frozen: tuple[str, ...]) -> Any:
+    """Which leaves decay: kernels, unless frozen; no embeddings, scales, biases or norms."""
+
+    def decays(path, _leaf) -> bool:
+        names = [entry.key for entry in path]
+        is_frozen = len(names) > 2 and names[-3] == "attention" and names[-2] in frozen
+        return names[-1] == "kernel" and not is_frozen
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def rate_schedule(config: TrainConfig) -> optax.Schedule:
+    """The factor on the learning rate: 0 to 1 over the warm-up, then down to 0."""
+    warmup = round(config.warmup * config.steps)
+    rest = config.steps - warmup
+    decays = {
+        "linear": optax.linear_schedule(1.0, 0.0, rest),
+        "cosine": optax.cosine_decay_schedule(1.0, rest),
+        "constant": optax.constant_schedule(1.0),
+    }
+    # One step ahead, so that neither the first nor the last step is wasted on a rate of zero.
+    rise = optax.linear_schedule(1 / (warmup + 1), 1.0, warmup)
+    return optax.join_schedules([rise, decays[config.decay]], [warmup])

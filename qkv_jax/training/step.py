@@ -1,0 +1,108 @@
+"""THE train step, and the three programs of a replica made of it: init, train, evaluate."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from qkv_jax.tasks import Batch, Data, Task
+from qkv_jax.training.state import (
+    TrainConfig,
+    TrainState,
+    make_optimizer,
+    model_inputs,
+    purpose_key,
+    rate_schedule,
+)
+from qkv_jax.transformer import ModelConfig
+
+Metrics = dict[str, Float[Array, ""]]
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Replica:
+    """One run of a model on a task, as pure functions of one replica.
+
+    They run as they are under jit, vmap, pmap and on a mesh. Two arms with equal fields are the
+    same program.
+    """
+
+    model: ModelConfig
+    task: Task
+    config: TrainConfig
+
+    @functools.cached_property
+    def encoder(self):
+        return self.task.encoder(self.model)
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        return make_optimizer(self.config, self.model.frozen)
+
+    def init(self, seed: Array, learning_rate: Array, salt: Array = 0) -> TrainState:
+        """The state before the first step."""
+        params = self.init_params(seed, salt)
+        return TrainState(
+            params=params,
+            opt_state=self.optimizer.init(params),
+            step=jnp.int32(0),
+            seed=jnp.asarray(seed, jnp.uint32),
+            learning_rate=jnp.asarray(learning_rate, jnp.float32),
+            diverged=jnp.bool_(False),
+        )
+
+    def init_params(self, seed: Array, salt: Array = 0) -> Any:
+        """Initial parameters: each depends on (seed, salt, its path) only, since Linen folds the
+        path into the key; so what two ties have in common starts equal to the bit.
+
+        Any salt but 0 gives another draw of the same seed: the placebo's only difference.
+        """
+        key = purpose_key(seed, "init")
+        key = jnp.where(salt == 0, key, jax.random.fold_in(key, salt))
+        return self.encoder.init(key, **self.task.example())["params"]
+
+    def train_step(
+        self, state: TrainState, batch: Batch, *, axis_name: str | None = None
+    ) -> tuple[TrainState, Metrics]:
+        """One update. With `axis_name`, gradients are averaged over that axis of devices."""
+
+        def mean_loss(params):
+            key = jax.random.fold_in(purpose_key(state.seed, "dropout"), state.step)
+            apply = functools.partial(self.encoder.apply, train=True, rngs={"dropout": key})
+            return self.task.loss(apply({"params": params}, **model_inputs(batch)), batch).mean()
+
+        loss, gradients = jax.value_and_grad(mean_loss)(state.params)
+        if axis_name is not None:
+            loss, gradients = jax.lax.pmean((loss, gradients), axis_name)
+        updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
+        rate = state.learning_rate * rate_schedule(self.config)(state.step)
+        return state.replace(
+            params=jax.tree.map(lambda p, u: p - rate * u, state.params, updates),
+            opt_state=opt_state,
+            step=state.step + 1,
+            diverged=state.diverged | ~jnp.isfinite(loss),
+        ), {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
+
+    def train(self, state: TrainState, data: Data) -> tuple[TrainState, Metrics]:
+        """`report_every` steps as one scan; metrics are their means, and whether it diverged."""
+        schedule = self.task.schedule(
+            data,
+            purpose_key(state.seed, "data"),
+            state.step,
+            self.config.report_every,
+            self.config.batch_size,
+        )
+        step = lambda state, entry: self.train_step(state, self.task.batch(data, entry))
+        state, metrics = jax.lax.scan(step, state, schedule)
+        return state, jax.tree.map(jnp.mean, metrics) | {"diverged": state.diverged}
+
+    def evaluate(self, params: Any, batch: Batch) -> Float[Array, " B"]:
+        """The outcome's metric of every example of a batch."""
+        logits = self.encoder.apply({"params": params}, **model_inputs(batch))
+        return self.task.score(logits, batch)
