@@ -1,1 +1,14 @@
 """Config files: each returns one ml_collections.ConfigDict; its docstring says its command."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def tree(values: Mapping[str, Any]) -> ConfigDict:
+    """Nested mappings as ConfigDicts that keep their order: arms and tasks run as they are listed."""
+    config = ConfigDict(sort_keys=False)
+    for name, value in values.items():
+        config[name] = tree(value) if isinstance(value, Mapping) else value
+    return config

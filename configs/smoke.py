@@ -5,25 +5,28 @@
 
 from ml_collections import ConfigDict
 
+from configs import tree
 from qkv_jax.study.plan import tie_arms
 
 
 def get_config() -> ConfigDict:
-    config = ConfigDict()
-    config.name = "smoke"
-    config.model = {"layers": 1, "width": 16, "heads": 2}
-    config.train = {"steps": 60, "report_every": 20, "batch_size": 16}
-    config.arms = tie_arms("separate", "Q=K", "copies")
-    config.tasks = {
-        "reverse": {"kind": "reverse", "options": {"length": 8, "test_examples": 512}},
-        "mnist5k": {"kind": "mnist5k", "options": {"patch": 14}},
-    }
-    config.study = {
-        "baseline": "separate",
-        "learning_rates": (3e-3, 1e-2, 3e-2),
-        "tune_seeds": 1,
-        "eval_seeds": 5,
-        "match": "none",
-        "packing": None,
-    }
-    return config
+    return tree(
+        {
+            "name": "smoke",
+            "model": {"layers": 1, "width": 16, "heads": 2},
+            "train": {"steps": 60, "report_every": 20, "batch_size": 16},
+            "arms": tie_arms("separate", "Q=K", "copies"),
+            "tasks": {
+                "reverse": {"kind": "reverse", "options": {"length": 8, "test_examples": 512}},
+                "mnist5k": {"kind": "mnist5k", "options": {"patch": 14}},
+            },
+            "study": {
+                "baseline": "separate",
+                "learning_rates": (3e-3, 1e-2, 3e-2),
+                "tune_seeds": 1,
+                "eval_seeds": 5,
+                "match": "none",
+                "packing": None,
+            },
+        }
+    )

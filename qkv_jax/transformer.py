@@ -6,13 +6,14 @@ X, the tensor that ties speak of, is what attention receives: after the norm, ad
 included.
 """
 
+import contextlib
 import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from qkv_jax.attention import IMPLEMENTATIONS, MultiHeadAttention, Scale
+from qkv_jax.attention import IMPLEMENTATIONS, MultiHeadAttention
 from qkv_jax.config import ConfigError, require_choice, require_positive, require_range
 from qkv_jax.positions import POSITIONS, AddPositions, Positions
 from qkv_jax.projections import check_scheme
@@ -47,6 +48,9 @@ class ModelConfig:
         require_range(self, "dropout", 0.0, 1.0)
         require_choice(self, "positions", POSITIONS)
         require_choice(self, "implementation", IMPLEMENTATIONS)
+        if isinstance(self.scale, str):
+            with contextlib.suppress(ValueError):  # a number given on the command line
+                object.__setattr__(self, "scale", float(self.scale))
         if isinstance(self.scale, str):
             require_choice(self, "scale", ("sqrt", "learned_per_head"))
         else:
@@ -204,6 +208,3 @@ class Encoder(nn.Module):
             x = jnp.take_along_axis(x, read[:, :, None], axis=1)
         x = x[:, 0] if self.readout == "class" else x
         return nn.Dense(self.classes, name="readout")(nn.LayerNorm(name="norm")(x))
-
-
-__all__ = ["Block", "Encoder", "ModelConfig", "PatchStem", "Scale", "TokenStem"]

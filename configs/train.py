@@ -1,0 +1,38 @@
+"""One run: a two-layer encoder on masked bytes of Shakespeare.
+
+    python -m experiments.train --config=configs/train.py --workdir=runs/one --config.model.tie=K=V
+"""
+
+from ml_collections import ConfigDict
+
+from configs import tree
+
+
+def get_config() -> ConfigDict:
+    return tree(
+        {
+            "task": {"kind": "masked_bytes", "options": {"length": 64}},
+            "model": {
+                "tie": "separate",
+                "layers": 2,
+                "width": 64,
+                "heads": 4,
+                "positions": "learned",
+                "dropout": 0.0,
+                "scale": "sqrt",
+                "frozen": (),
+                "output_projection": True,
+            },
+            "train": {
+                "steps": 1000,
+                "report_every": 100,
+                "batch_size": 32,
+                "learning_rate": 1e-2,
+                "warmup": 0.1,
+                "decay": "linear",
+                "weight_decay": 0.01,
+            },
+            "seed": 0,
+            "checkpoint_steps": (),
+        }
+    )

@@ -1,0 +1,1 @@
+"""Studies: plan, engine, statistics, results, report."""

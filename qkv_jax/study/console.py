@@ -1,0 +1,117 @@
+"""The table of a study for the terminal, while it runs and when it is done."""
+
+import rich
+from rich.table import Table
+from rich.text import Text
+
+from qkv_jax.study import wording
+
+_STYLES = {
+    "better": "bold blue",
+    "worse": "bold yellow",
+    "equivalent": "bold green",
+    "undecided": "dim",
+    "baseline": "bold",
+    "pending": "dim",
+}
+_SHORT = {"undecided (ceiling)": "? ceiling", "undecided (edge)": "? edge",
+          "undecided (few seeds)": "? few seeds"}  # fmt: skip
+
+
+def console_table(study: dict, summary, width: int | None = None) -> Table:
+    """Arms by task with score, difference and verdict; arms without results show "…".
+
+    Args:
+      study: the dict of study.json.
+      summary: the summary so far, rows may be missing or partly empty; None before the first.
+      width: columns of the terminal, by default those of this one. It fits into 78; from 98 on
+        it has the learning rate and p after Holm as well.
+    """
+    width = rich.get_console().width if width is None else width
+    outer = Table.grid(expand=False)
+    for task, spec in study["tasks"].items():
+        if outer.rows:
+            outer.add_row("")
+        goal = spec.get("unit") or spec["metric"]
+        about = f"solved at {spec['threshold']:g} {goal}" if _solving(spec) else goal
+        title = Text(wording.shorten(spec["title"], 48), style="bold")
+        outer.add_row(title + Text(f"  {about}, {wording.better_words(spec)}", style="dim"))
+        outer.add_row(_task_table(study, summary, task, wide=width >= 98))
+    return outer
+
+
+def _task_table(study, summary, task, wide):
+    spec = study["tasks"][task]
+    solving = _solving(spec)
+    score, middle = ("solved", "steps to solve") if solving else ("mean", "difference")
+    # (heading, width, cell, whether only a wide terminal has room for it)
+    columns = [
+        ("rate", 7, lambda row: wording.rate(row.get("learning_rate")), True),
+        (score, 7, lambda row: _score(spec, row), False),
+        (f"{middle} [95 %]", 24, _steps if solving else lambda row: _difference(spec, row), False),
+        ("p (Holm)", 9, lambda row: wording.p_value(row.get("p_holm")), True),
+        ("seeds", 6, _seeds, False),
+    ]
+    columns = [column for column in columns if wide or not column[3]]
+    table = Table(box=rich.box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("arm", no_wrap=True, overflow="ellipsis", width=20 if wide else 17)
+    for head, size, _, _ in columns:
+        table.add_column(head, justify="right", no_wrap=True, overflow="ellipsis", width=size)
+    table.add_column("verdict", no_wrap=True, overflow="ellipsis", width=19)
+    for arm, row in wording.task_rows(study, summary, task).items():
+        cells = [cell(row) for _, _, cell, _ in columns]
+        if not row.get("n"):
+            cells = [wording.PENDING if cell == wording.MISSING else cell for cell in cells]
+        name = Text(arm, style="italic" if wording.role_group(row) else "")
+        table.add_row(name, *cells, _verdict(row))
+    return table
+
+
+def _solving(spec):
+    return spec["kind"] == "solve" and spec.get("threshold") is not None
+
+
+def _steps(row):
+    if not row.get("n") or row.get("steps_to_solve") is None:
+        return wording.PENDING
+    text = wording.integer(row["steps_to_solve"])
+    ends = row.get("steps_to_solve_low"), row.get("steps_to_solve_high")
+    return text if None in ends else f"{text} [{', '.join(map(wording.integer, ends))}]"
+
+
+def _score(spec, row):
+    if not row.get("n"):
+        return wording.PENDING
+    if spec["kind"] == "solve":
+        return f"{row.get('n_solved', 0):.0f}/{row['n']:.0f}"
+    return wording.number(row.get("mean"), wording.decimals(spec))
+
+
+def _difference(spec, row):
+    delta = row.get("delta")
+    if delta is None:
+        return "" if row.get("n") else wording.PENDING
+    digits = wording.decimals(spec)
+    text = wording.number(delta, digits, signed=True)
+    if row.get("delta_low") is None or row.get("delta_high") is None:
+        return text
+    low, high = (wording.number(row[f"delta_{end}"], digits) for end in ("low", "high"))
+    return f"{text} [{low}, {high}]"
+
+
+def _seeds(row):
+    if not row.get("n"):
+        return wording.PENDING
+    bad = wording.failures(row)
+    return f"{row['n']:.0f}" + (f" ({bad}✗)" if bad else "")
+
+
+def _verdict(row):
+    kind = wording.kind(row["verdict"])
+    if kind == "pending":
+        return Text(wording.PENDING, style="dim")
+    text = _SHORT.get(row["verdict"], f"{wording.SIGNS[kind]} {row['verdict']}")
+    seeds = row.get("seeds_to_decide") if row["verdict"] == "undecided" else None
+    if seeds is not None:
+        text += f" ({seeds})" if str(seeds).startswith(">") else f" (~{seeds})"
+    return Text(text, style=_STYLES[kind])

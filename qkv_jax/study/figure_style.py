@@ -1,0 +1,122 @@
+"""The common look of the figures: colours, type, layout of small multiples, saving.
+
+Colours are those of Okabe and Ito (2008), told apart by readers with any colour vision; every
+figure says the same thing a second time by marker, border or word. Files are the same bytes for
+the same data: no dates, a fixed hash salt, and type as paths.
+"""
+
+import functools
+import pathlib
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+INK, SOFT, FAINT, LINE = "#1f2933", "#5b6770", "#8d98a1", "#d5dbe0"
+BLUE, VERMILLION, GREEN, GREY, PURPLE = "#0072B2", "#D55E00", "#007A5E", "#6b7780", "#8A4F7D"
+
+COLOURS = {
+    "better": BLUE,
+    "worse": VERMILLION,
+    "equivalent": GREEN,
+    "undecided": GREY,
+    "baseline": INK,
+    "pending": FAINT,
+}
+MARKERS = {
+    "better": "^",
+    "worse": "v",
+    "equivalent": "s",
+    "undecided": "o",
+    "baseline": "D",
+    "pending": "x",
+}
+# Blue (better) over near-white to orange (worse): safe for all common colour deficiencies.
+DIVERGING = LinearSegmentedColormap.from_list(
+    "better_worse", ["#0b5394", "#6fa8d6", "#f6f6f4", "#f0a35e", "#b34700"]
+)
+
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#e8ecef",
+    "grid.linewidth": 0.7,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "qkv_jax",
+    "text.parse_math": False,  # a "$" in an arm's name is a dollar
+    "axes.unicode_minus": True,
+    "axes.formatter.useoffset": False,
+}
+
+
+def styled(draw):
+    """Runs a drawing function under the style of this project."""
+
+    @functools.wraps(draw)
+    def wrapper(*args, **kwargs):
+        with matplotlib.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return wrapper
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure in inches, outside pyplot's global state."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+@styled
+def save(figure: Figure, path: pathlib.Path, dpi: int = 150) -> tuple[pathlib.Path, pathlib.Path]:
+    """Writes `path`.svg and `path`.png, cut to what is drawn, so that nothing is cut off."""
+    svg, png = (path.parent / (path.name + suffix) for suffix in (".svg", ".png"))
+    box = figure.get_tightbbox(figure.canvas.get_renderer()).padded(0.08)
+    figure.savefig(svg, bbox_inches=box, metadata={"Date": None, "Creator": None})
+    figure.savefig(png, bbox_inches=box, dpi=dpi, metadata={"Software": None})
+    return svg, png
+
+
+def text_width(text: str, size: float = 9) -> float:
+    """Upper estimate of a label's width in inches."""
+    return 0.66 * size / 72 * len(text)
+
+
+def grid(count: int, panel=(1.5, 1.2), *, header=0.0, footer=0.55, left=0.6):
+    """A figure of small multiples with shared axes: (figure, axes in reading order)."""
+    columns = count if count <= 4 else 4 if count <= 8 else 5 if count <= 15 else 6
+    rows = -(-count // columns)
+    gap_x, gap_y, head = 0.14, 0.36, 0.3 + header
+    width = left + columns * (panel[0] + gap_x)
+    height = head + rows * panel[1] + (rows - 1) * gap_y + footer
+    figure = new_figure(width, height)
+    axes = []
+    for i in range(count):
+        row, column = divmod(i, columns)
+        x = left + column * (panel[0] + gap_x)
+        y = height - head - row * (panel[1] + gap_y) - panel[1]
+        box = (x / width, y / height, panel[0] / width, panel[1] / height)
+        shared = {"sharex": axes[0], "sharey": axes[0]} if axes else {}
+        axes.append(figure.add_axes(box, **shared))
+        below = i + columns >= count  # the lowest panel of its column carries the ticks
+        axes[-1].tick_params(labelleft=column == 0, labelbottom=below, length=2.5)
+        axes[-1].tick_params(which="minor", labelleft=False, labelbottom=False, length=0)
+    return figure, axes

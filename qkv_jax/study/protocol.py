@@ -1,0 +1,119 @@
+"""How a study was measured, in sentences: budget, seeds, tests, what the intervals leave out."""
+
+import numpy as np
+
+from qkv_jax.study import wording
+
+
+def protocol(study: dict, runs, summary) -> list[str]:
+    """The paragraphs of "How this was measured", from the study's own settings and runs."""
+    base, specs = study["baseline"], study["tasks"]
+    kinds = {spec["kind"] for spec in specs.values()}
+    looks = study.get("looks") or [len(study["eval_seeds"])]
+    level = study["alpha"] * 2.0 ** -len(looks)
+    lines = [
+        "Tuning. Every arm, the baseline and the placebo included, had the same learning rates on "
+        f"the same tuning seeds ({_seeds(study['tune_seeds'])}); the rate with the best mean on "
+        "validation data was taken, runs that diverged or failed counted in. Where an arm's best "
+        "rate was at the end of the grid, the grid was extended for every arm of that task, at "
+        "most twice a side; an arm that is still at the edge gets no verdict."
+    ]
+    lines += [_tuning(study, runs, summary, task) for task in specs]
+    lines.append(
+        f"Evaluation. {len(study['eval_seeds'])} fresh seeds ({_seeds(study['eval_seeds'])}), the "
+        f"same for every arm, on test data at the final step. Arms are paired with {base} by "
+        "seed: at one seed the parameters that two arms share start equal and batches come in "
+        "the same order."
+    )
+    if "mean" in kinds:
+        lines.append(
+            "Differences in the mean. 95 % t-intervals of the paired differences; p by the paired "
+            "t-test, adjusted after Holm over the arms of the task. Equivalence is claimed where "
+            "two one-sided tests, with a Holm adjustment of their own, place the difference "
+            "within the margin that the task declares; it is tried first, so that an arm can "
+            "differ detectably and yet be equivalent."
+        )
+    if "solve" in kinds:
+        lines.append(
+            "Solving. Share of seeds that reach the threshold with Clopper-Pearson intervals; p by "
+            "the exact McNemar test, adjusted after Holm. Steps to solve are means restricted at "
+            "the budget: a seed that never solved the task counts with the whole budget."
+        )
+    lines.append(
+        f"Looks. This is look {len(looks)} at the data; the k-th look tests at α·2⁻ᵏ, here "
+        f"{level:g} (α = {study['alpha']:g}), so that seeds may be added later. Simultaneous "
+        "intervals hold for all arms of a task at that level."
+    )
+    if study.get("placebo"):
+        lines.append(
+            f"Placebo. {base} a second time, with other initial values and tuned on its own. By "
+            "chance it comes out better or worse in at most one study in twenty."
+        )
+    lines.append(
+        "What the intervals leave out. They are conditional on the chosen learning rate and on "
+        "this test set; they speak of new seeds, not of new data or another rate."
+        + _sampling(study, summary)
+    )
+    lines += _failed(study, runs)
+    lines.append(
+        "Costs. Parameters, FLOPs and cache are counted from the model; step time, where shown, "
+        f"was measured on this machine as a ratio to {base}'s."
+    )
+    return lines
+
+
+def _seeds(seeds) -> str:
+    """"1, 2" or "100 to 105"."""
+    seeds = sorted(seeds)
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds)) or "none"
+
+
+def _tuning(study, runs, summary, task) -> str:
+    spec = study["tasks"][task]
+    tuning = runs[(runs["task"] == task) & (runs["phase"] == "tune")]
+    tried = sorted(set(tuning["learning_rate"]))
+    extra = [r for r in tried if not np.isclose(r, spec["learning_rates"], rtol=1e-6).any()]
+    budget = sorted(set(tuning.groupby("arm").size()))
+    text = f"{spec['title']}: learning rates {', '.join(map(wording.rate, spec['learning_rates']))}"
+    if extra:
+        text += f", extended by {', '.join(map(wording.rate, extra))}"
+    text += f"; {' or '.join(map(str, budget)) or 'no'} tuning runs per arm"
+    text += f"; {spec['steps']:,} steps a run"
+    rows = wording.task_rows(study, summary, task).values()
+    at_edge = [row["arm"] for row in rows if row.get("edge")]
+    text += f"; at the edge: {wording.join(at_edge)}" if at_edge else "; no arm at the edge"
+    if spec["kind"] == "solve":
+        return text + f"; outcome: solved at {spec['threshold']:g} {spec['metric']}."
+    margin = f"{spec['margin']:g} {wording.unit_words(spec)}" if spec.get("margin") else "none"
+    return text + f"; outcome: mean {spec['metric']}, equivalence margin {margin}."
+
+
+def _sampling(study, summary) -> str:
+    parts = []
+    for task, spec in study["tasks"].items():
+        rows = wording.task_rows(study, summary, task).values()
+        errors = [row["sampling_error"] for row in rows if row.get("sampling_error") is not None]
+        if errors:
+            parts.append(f"{spec['title']} {max(errors):.2g} {wording.unit_words(spec)}")
+    if not parts:
+        return ""
+    return (
+        " The finite test set adds a paired sampling error of at most: " + "; ".join(parts) + ". "
+        "A margin under twice that error is refused."
+    )
+
+
+def _failed(study, runs) -> list[str]:
+    bad = runs[runs["status"] != "done"]
+    if not len(bad):
+        return ["Failures. No run diverged or failed."]
+    counts = bad.groupby(["phase", "status"]).size()
+    phases = {"tune": "tuning", "eval": "evaluation"}
+    named = [f"{n} {phases.get(p, p)} runs {status}" for (p, status), n in counts.items()]
+    values = "; ".join(f"{s['title']} {s['failure_value']:g}" for s in study["tasks"].values())
+    return [
+        f"Failures. Of {len(runs):,} runs, {wording.join(named)}. They are never dropped, but take "
+        f"the failure value of their task ({values})."
+    ]

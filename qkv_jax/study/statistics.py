@@ -1,0 +1,327 @@
+"""The protocol of a study on its table of runs: choose rates, extend grids, summarise.
+
+Pure functions from (study, runs) to tables; `study` is the dict of study.json and `runs` the
+DataFrame of runs.csv. The tests themselves are in `verdicts.py`. Every number of a report comes
+from here, and `calibration.py` sends thousands of simulated studies through the same functions,
+which is why the inner loops run over plain arrays and not over DataFrames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from qkv_jax.study import verdicts
+from qkv_jax.study.verdicts import Level
+
+COLUMNS = (
+    "task arm tie baseline learning_rate edge n n_diverged n_solved solve_low solve_high "
+    "steps_to_solve mean ci_low ci_high delta delta_low delta_high p_holm p_equivalence margin "
+    "verdict params attention_params flops_per_token kv_cache_bytes_per_token step_time_ratio "
+    "role sd p_value delta_low_simultaneous delta_high_simultaneous seeds_to_decide "
+    "sampling_error steps_to_solve_low steps_to_solve_high n_failed look alpha_look note"
+).split()
+COSTS = (
+    "params attention_params flops_per_token kv_cache_bytes_per_token step_time_ratio"
+).split()
+RUN_COLUMNS = "task arm phase learning_rate seed status value steps_to_solve".split()
+MAX_EXTENSIONS = 2  # rates added on a side of the grid
+
+
+class _Choice(NamedTuple):
+    learning_rate: float
+    edge: str
+    mean: float
+    lead: float  # by how much the validation mean beats that of the best other rate
+    seeds: int  # tuning seeds at the chosen rate
+
+
+class _Run(NamedTuple):
+    learning_rate: float
+    seed: int
+    status: str
+    value: float
+    steps_to_solve: float
+
+
+def _by_arm(study: dict, runs: pd.DataFrame) -> dict[tuple, list[_Run]]:
+    """Runs by (task, arm, phase); a run that did not finish takes its task's failure value."""
+    table: dict[tuple, list[_Run]] = {}
+    if runs is None or not len(runs):
+        return table
+    columns = (runs[name].to_list() for name in RUN_COLUMNS)
+    for task, arm, phase, rate, seed, status, value, steps in zip(*columns, strict=True):
+        if task not in study["tasks"]:
+            continue
+        if status != "done" or value is None or not math.isfinite(value):
+            # A "done" run with a value that is no number has failed all the same.
+            status = "failed" if status == "done" else status
+            value, steps = study["tasks"][task]["failure_value"], math.inf
+        elif steps is None or math.isnan(steps):
+            steps = math.inf
+        run = _Run(float(rate), seed, status, float(value), float(steps))
+        table.setdefault((task, arm, phase), []).append(run)
+    return table
+
+
+def _same(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-6)
+
+
+def _grid(task: dict, tuned: dict[str, list[_Run]]) -> list[float]:
+    """All rates of a task, ascending: those declared and those run beyond them."""
+    rates = [float(rate) for rate in task["learning_rates"]]
+    for run in {run.learning_rate for runs in tuned.values() for run in runs}:
+        if not any(_same(run, rate) for rate in rates):
+            rates.append(run)
+    return sorted(rates)
+
+
+def _choose(task: dict, tuned: list[_Run], grid: list[float]) -> _Choice | None:
+    """Best rate of one arm: mean, then steps to solve, then the lower rate."""
+    sign = -1.0 if task["higher_is_better"] else 1.0
+    scores = []
+    for place, rate in enumerate(grid):
+        runs = [run for run in tuned if _same(run.learning_rate, rate)]
+        if runs:
+            mean = math.fsum(run.value for run in runs) / len(runs)
+            steps = math.fsum(min(run.steps_to_solve, task["steps"]) for run in runs) / len(runs)
+            works = any(run.status == "done" for run in runs)
+            # Twelve digits, so that the order of a sum cannot break a tie.
+            key = float(f"{sign * mean:.12g}")
+            scores.append((key, steps, place, mean, works, len(runs)))
+    if not scores:
+        return None
+    best = min(scores)
+    place = best[2]
+    edge = ""
+    if len(grid) > 1 and place in (0, len(grid) - 1):
+        edge = "low" if place == 0 else "high"
+        # A plateau that reaches into the grid (every rate solves the task equally fast) does not
+        # point beyond its edge; a plateau of failures does: still lower rates may work.
+        inner = (s for s in scores if 0 < s[2] < len(grid) - 1)
+        if best[4] and any(s[:2] == best[:2] for s in inner):
+            edge = ""
+    lead = min((s[0] for s in scores if s is not best), default=math.inf) - best[0]
+    return _Choice(grid[place], edge, best[3], lead, best[5])
+
+
+def _choices(study: dict, table: dict) -> dict[tuple[str, str], _Choice]:
+    chosen = {}
+    for name, task in study["tasks"].items():
+        tuned = {arm: table.get((name, arm, "tune"), []) for arm in task["arms"]}
+        grid = _grid(task, tuned)
+        for arm in task["arms"]:
+            choice = _choose(task, tuned[arm], grid)
+            if choice is not None:
+                chosen[name, arm] = choice
+    return chosen
+
+
+def choose_rates(study: dict, runs: pd.DataFrame) -> pd.DataFrame:
+    """The learning rate of every arm of every task, from its tuning runs (validation data).
+
+    Returns: a DataFrame indexed by (task, arm), an arm without tuning runs left out:
+      `learning_rate`; `edge`, "low" or "high" where that is the end of all rates that the task
+      has been tuned on, else "" (always "" for a grid of one rate); `mean`, the validation mean
+      there. Runs that diverged or failed count with the task's failure value.
+    """
+    chosen = _choices(study, _by_arm(study, runs))
+    index = pd.MultiIndex.from_tuples(list(chosen), names=["task", "arm"]) if chosen else None
+    if index is None:
+        index = pd.MultiIndex.from_arrays([[], []], names=["task", "arm"])
+    rows = [(choice.learning_rate, choice.edge, choice.mean) for choice in chosen.values()]
+    return pd.DataFrame(rows, index=index, columns=["learning_rate", "edge", "mean"])
+
+
+def extension_needed(study: dict, runs: pd.DataFrame, task: str) -> list[float]:
+    """Rates to run next, on every arm of `task`, because some arm's best rate is at the edge.
+
+    One rate is added on each side that needs it, with the geometric spacing of the declared grid
+    and four significant digits, at most `MAX_EXTENSIONS` times a side. An extension that was
+    interrupted (not all arms and tuning seeds have it) is asked for again before any new one, so
+    that a resumed study takes the same course.
+
+    Returns: ascending rates; empty when the tuning of this task is complete.
+    """
+    spec = study["tasks"][task]
+    declared = sorted(float(rate) for rate in spec["learning_rates"])
+    if len(declared) < 2:
+        return []
+    table = _by_arm(study, runs)
+    tuned = {arm: table.get((task, arm, "tune"), []) for arm in spec["arms"]}
+    grid = _grid(spec, tuned)
+    seeds = set(study.get("tune_seeds", ()))
+    extra = [rate for rate in grid if not any(_same(rate, known) for known in declared)]
+    unfinished = [
+        rate
+        for rate in extra
+        if any(seeds - {r.seed for r in runs if _same(r.learning_rate, rate)}
+               for runs in tuned.values())
+    ]  # fmt: skip
+    if unfinished:
+        return unfinished
+    choices = (_choose(spec, runs, grid) for runs in tuned.values())
+    edges = {choice.edge for choice in choices if choice is not None}
+    ratio = (declared[-1] / declared[0]) ** (1 / (len(declared) - 1))
+    new = []
+    below = sum(rate < declared[0] for rate in extra)
+    if "low" in edges and below < MAX_EXTENSIONS:
+        new.append(float(f"{declared[0] / ratio ** (below + 1):.4g}"))
+    above = sum(rate > declared[-1] for rate in extra)
+    if "high" in edges and above < MAX_EXTENSIONS:
+        new.append(float(f"{declared[-1] * ratio ** (above + 1):.4g}"))
+    return new
+
+
+def summarise(
+    study: dict,
+    runs: pd.DataFrame,
+    costs: dict | None = None,
+    examples: Callable[[str, str], np.ndarray | None] | None = None,
+) -> pd.DataFrame:
+    """One row per task and arm: outcome, difference from the baseline, verdict, cost.
+
+    Evaluates what there is: missing runs leave an arm with fewer seeds (n, and the verdict
+    "undecided (few seeds)" under five), an arm without evaluation runs has n = 0, NaN and
+    verdict "". Only runs at the chosen rate and on the seeds of the current look are read.
+
+    Args:
+      study, runs: study.json and runs.csv.
+      costs: {task: {arm: {...}}}, merged in; NaN where absent.
+      examples: (task, arm) -> per-example test scores [seeds, examples], or None.
+
+    Returns: DataFrame with `COLUMNS`, rows in the order of the study. `sd` is that of the paired
+      differences (of the scores in the baseline's row); `ci_*`, `delta_*`, `solve_*` are plain
+      95 % intervals, `delta_*_simultaneous` hold for all arms of the task at the level of the
+      look; p_holm and p_equivalence are Holm-adjusted and are to be compared with `alpha_look`.
+      `seeds_to_decide` is text: "" (does not apply), a number, or ">100".
+    """
+    table = _by_arm(study, runs)
+    chosen = _choices(study, table)
+    level = Level.of_look(study["alpha"], max(len(study.get("looks", ())), 1))
+    rows = []
+    for task in study["tasks"]:
+        rows += _summarise_task(study, task, table, chosen, level, costs, examples)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _summarise_task(study, name, table, chosen, level, costs, examples) -> list[dict]:
+    task = study["tasks"][name]
+    arms, base = list(task["arms"]), study["baseline"]
+    seeds = {seed: place for place, seed in enumerate(study["eval_seeds"])}
+    values = np.full((len(arms), len(seeds)), np.nan)
+    steps, status, rates = values.copy(), np.full(values.shape, "", object), {}
+    for row, arm in enumerate(arms):
+        evaluated = table.get((name, arm, "eval"), [])
+        # A grid of one rate may skip tuning: then the runs themselves say what was chosen.
+        only = {run.learning_rate for run in evaluated} or set(task["learning_rates"])
+        fallback = _Choice(only.pop() if len(only) == 1 else math.nan, "", math.nan, math.inf, 1)
+        rates[arm] = chosen.get((name, arm), fallback)
+        for run in evaluated:
+            if run.seed in seeds and _same(run.learning_rate, rates[arm].learning_rate):
+                place = row, seeds[run.seed]
+                values[place], steps[place] = run.value, run.steps_to_solve
+                status[place] = run.status
+
+    n, mean, sd = verdicts.moments(values)
+    low, high = verdicts.t_interval(mean, sd, n)
+    columns = {
+        "n": n, "mean": mean, "ci_low": low, "ci_high": high, "sd": sd,
+        "n_diverged": (status == "diverged").sum(1), "n_failed": (status == "failed").sum(1),
+    }  # fmt: skip
+    solved = None
+    if task.get("threshold") is not None:
+        sign = 1 if task["higher_is_better"] else -1
+        # Not the value alone: a failure value may lie beyond the threshold by mistake.
+        solved = (status == "done") & (sign * values >= sign * task["threshold"])
+        solved = np.where(np.isnan(values), np.nan, solved)
+        columns["n_solved"] = n_solved = np.nansum(solved, 1)
+        columns["solve_low"], columns["solve_high"] = verdicts.solve_interval(n_solved, n)
+        restricted = verdicts.restricted_steps(steps, task["steps"])
+        for key, column in zip(("", "_low", "_high"), restricted, strict=True):
+            columns["steps_to_solve" + key] = column
+    rows = []
+    for row, arm in enumerate(arms):
+        spec = study["arms"][arm]
+        cost = ((costs or {}).get(name) or {}).get(arm) or {}
+        rows.append(
+            dict(
+                task=name, arm=arm, tie=spec["tie"], role=spec["role"], baseline=base,
+                learning_rate=rates[arm].learning_rate, edge=rates[arm].edge,
+                margin=task.get("margin"), look=level.look, alpha_look=level.alpha, note="",
+                seeds_to_decide="", verdict="baseline" if arm == base else "",
+                **{key: column[row] for key, column in columns.items()},
+                **{key: math.nan if cost.get(key) is None else cost[key] for key in COSTS},
+            )  # fmt: skip
+        )
+    others = [row for row, arm in enumerate(arms) if arm != base]
+    if base in arms and others:
+        _compare(study, name, rows, others, rates, values, solved, level, examples)
+    return rows
+
+
+def _compare(study, name, rows, others, rates, values, solved, level, examples) -> None:
+    """Fills the comparison columns of the rows `others`, in place."""
+    task, base = study["tasks"][name], study["baseline"]
+    home = list(task["arms"]).index(base)
+    margin = task.get("margin") if task["kind"] == "mean" else None
+    notes: list[list[str]] = [[] for _ in others]
+    refuse = np.zeros(len(others), bool)
+    reference = examples(name, base) if examples is not None else None
+    failed = [rows[row]["n_diverged"] + rows[row]["n_failed"] for row in others]
+    failed_base = rows[home]["n_diverged"] + rows[home]["n_failed"]
+    placebos = [rows[row]["arm"] == study.get("placebo") for row in others]
+    failed_placebo = any(np.compress(placebos, failed))
+    for i, row in enumerate(others):
+        if reference is not None:
+            error = verdicts.sampling_error(examples(name, rows[row]["arm"]), reference)
+            rows[row]["sampling_error"] = error
+            if margin is not None and margin < 2 * error:
+                refuse[i] = True
+                notes[i].append("margin is under twice the sampling error of the test set")
+        if failed[i] or failed_base or failed_placebo:
+            # Rare failures make the mean's t-distribution a fiction just where it matters. The
+            # placebo is the baseline again: if it can fail, so can the baseline.
+            refuse[i] = refuse[i] or margin is not None
+            notes[i].append("runs failed" + (", which rules out 'equivalent'" if margin else ""))
+    result = verdicts.compare_means(
+        values[others], values[home], margin=margin, level=level,
+        higher_is_better=task["higher_is_better"], refuse_equivalence=refuse,
+    )  # fmt: skip
+    pairs = result.pop("n")
+    if task["kind"] == "mean":
+        own = [rates[rows[row]["arm"]] for row in others]
+        worse = (result["delta"] < 0) == task["higher_is_better"]
+        # The side that lost may have lost to its own tuning, unless both sides chose alike.
+        losers = [arm if lost else rates[base] for arm, lost in zip(own, worse, strict=True)]
+        alike = [_same(arm.learning_rate, rates[base].learning_rate) for arm in own]
+        doubtful = verdicts.tuning_may_explain(
+            result["delta"], result["sd"], pairs, level=level,
+            lead=np.where(alike, np.inf, [choice.lead for choice in losers]),
+            seeds=np.array([choice.seeds for choice in losers]),
+        )  # fmt: skip
+        for i in np.flatnonzero(doubtful & np.isin(result["verdict"], ("better", "worse"))):
+            result["verdict"][i] = "undecided"
+            notes[i].append("the choice of learning rates may explain the difference")
+    if task["kind"] == "solve":
+        if solved is None:
+            raise ValueError(f"task {name!r} has outcome 'solve' but no threshold")
+        result.update(verdicts.compare_solved(solved[others], solved[home], level=level))
+        result.pop("n")
+    for i, row in enumerate(others):
+        rows[row].update({key: column[i] for key, column in result.items()})
+        if pairs[i] and (rates[base].edge or rates[rows[row]["arm"]].edge):
+            whose = "" if rates[rows[row]["arm"]].edge else "the baseline's "
+            notes[i].append(f"{whose}best learning rate is at the edge of the grid")
+            if pairs[i] >= verdicts.MIN_SEEDS:
+                rows[row].update(verdict="undecided (edge)", seeds_to_decide="")
+        if 0 < pairs[i] < len(study["eval_seeds"]):
+            notes[i].append(f"{pairs[i]} of {len(study['eval_seeds'])} seeds so far")
+        if len(task["learning_rates"]) < 2:
+            notes[i].append("one learning rate, not tuned")
+        rows[row]["note"] = "; ".join(notes[i])

@@ -1,0 +1,188 @@
+"""How results are put into words: numbers, units, verdicts, and a task's rows as plain dicts.
+
+Everything that shows results (figures, page, console) takes them from here, so that the same number
+is printed the same way everywhere and a verdict is never rephrased into something stronger.
+"""
+
+import math
+import re
+
+import pandas as pd
+
+MISSING = "–"
+PENDING = "…"
+MINUS = "\u2212"
+
+# Two ways beside colour to tell verdicts apart: a sign and a word.
+SIGNS = {
+    "better": "▲",
+    "worse": "▼",
+    "equivalent": "≈",
+    "undecided": "?",
+    "baseline": "●",
+    "pending": PENDING,
+}
+
+
+def kind(verdict) -> str:
+    """The family of a verdict: better, worse, equivalent, undecided, baseline or pending."""
+    word = str(verdict).split(" ")[0] if known(verdict) else ""
+    return word if word in SIGNS else "pending"
+
+
+def known(value) -> bool:
+    """Whether there is something to show: not None, not NaN, not the empty string."""
+    return value is not None and value != "" and not (value is pd.NA or value != value)
+
+
+def task_rows(study: dict, summary, task: str) -> dict[str, dict]:
+    """Rows of one task as {arm: {column: value}}, in the study's order.
+
+    Arms that the summary lacks (a study under way) come out with nothing but name, tie and role;
+    columns that are missing or NaN are left out, so `row.get(column)` is None for "not known".
+    """
+    found = {}
+    if summary is not None and len(summary):
+        part = summary[summary["task"] == task]
+        for record in part.to_dict("records"):
+            found[record["arm"]] = {c: v for c, v in record.items() if known(v)}
+    rows = {}
+    for arm in study["tasks"][task]["arms"]:
+        spec = study["arms"][arm]
+        base = {"arm": arm, "tie": spec["tie"], "role": spec["role"], "task": task}
+        rows[arm] = base | found.get(arm, {})
+        rows[arm].setdefault("verdict", "")
+    return rows
+
+
+def role_group(row: dict) -> int:
+    """0 baseline and arms, 1 controls and arms of matched size, 2 the placebo."""
+    return {"control": 1, "matched": 1, "placebo": 2}.get(row["role"], 0)
+
+
+def cost(row: dict, spec: dict) -> float | None:
+    """The difference to the baseline, positive where the arm is worse."""
+    delta = row.get("delta")
+    return None if delta is None else (-delta if spec["higher_is_better"] else delta)
+
+
+def decimals(spec: dict) -> int:
+    """Digits after the point for scores of a task: one more than the margin needs."""
+    margin = spec.get("margin")
+    if not margin or margin <= 0:
+        return 3
+    return min(6, max(2, math.ceil(-math.log10(margin)) + 1))
+
+
+def number(value, digits: int = 3, signed: bool = False) -> str:
+    """Fixed digits, a true minus sign, never "−0.000"."""
+    if not known(value):
+        return MISSING
+    if math.isinf(value):
+        return "∞" if value > 0 else MINUS + "∞"
+    text = f"{abs(value):,.{digits}f}"
+    zero = not any(c in "123456789" for c in text)
+    sign = "" if zero else MINUS if value < 0 else "+" if signed else ""
+    return sign + text
+
+
+def p_value(p) -> str:
+    """"0.0004", "0.012", "0.35"; below 0.0001 "< 0.0001"."""
+    if not known(p):
+        return MISSING
+    if p < 1e-4:
+        return "< 0.0001"
+    digits = 4 if p < 0.001 else 3 if p < 0.1 else 2
+    return f"{p:.{digits}f}"
+
+
+def p_equals(p) -> str:
+    """As it stands in a sentence: "p = 0.012", "p < 0.0001"."""
+    text = p_value(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def rate(value) -> str:
+    """A learning rate: "0.003", "3e-5"."""
+    if not known(value):
+        return MISSING
+    text = f"{value:.3g}"
+    return re.sub(r"e([+-])0*(\d)", lambda m: f"e{m[1].replace('+', '')}{m[2]}", text)
+
+
+def count(value) -> str:
+    """A size in three significant digits: "812", "1.23 M", "45.6 G"."""
+    if not known(value):
+        return MISSING
+    for unit, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= 0.9995 * scale:
+            scaled = value / scale
+            return f"{scaled:.{0 if scaled >= 99.95 else 1 if scaled >= 9.995 else 2}f} {unit}"
+    return f"{value:.3g}"
+
+
+def integer(value) -> str:
+    """A whole number with thousands separators."""
+    return f"{value:,.0f}" if known(value) else MISSING
+
+
+def interval(low, high, digits: int, signed: bool = False) -> str:
+    """"0.270 to 0.350", or a dash where the interval is not known."""
+    if not (known(low) and known(high)):
+        return MISSING
+    return f"{number(low, digits, signed)} to {number(high, digits, signed)}"
+
+
+def unit_words(spec: dict) -> str:
+    """The unit as it reads after a number in a sentence."""
+    unit = spec.get("unit") or spec["metric"]
+    return "in accuracy" if unit == "accuracy" else unit.replace("/", " per ")
+
+
+def better_words(spec: dict) -> str:
+    return "higher is better" if spec["higher_is_better"] else "lower is better"
+
+
+def percent(share) -> str:
+    return f"{100 * share:.0f} %" if known(share) else MISSING
+
+
+def seeds_words(row: dict) -> str:
+    """How many seeds would decide: "about 14 seeds", "more than 100 seeds", or "" if unknown."""
+    text = row.get("seeds_to_decide")
+    if text is None:
+        return ""
+    text = str(text).strip()
+    if text.startswith(">") or text == "inf":
+        return f"more than {text.lstrip('>').replace('inf', '100')} seeds"
+    return f"about {float(text):.0f} seeds"
+
+
+def failures(row: dict) -> int:
+    """Evaluation runs that diverged or failed."""
+    return int(row.get("n_diverged", 0)) + int(row.get("n_failed", 0))
+
+
+def slug(text: str) -> str:
+    """A name that is safe in file names."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.") or "task"
+
+
+def shorten(label: str, most: int = 24) -> str:
+    """A label that fits its place."""
+    return label if len(label) <= most else label[: most - 1] + "…"
+
+
+def join(words: list[str]) -> str:
+    """"a", "a and b", "a, b and c"; semicolons where the items have commas themselves."""
+    words = list(words)
+    if len(words) < 2:
+        return "".join(words)
+    comma = "; " if any("," in word for word in words) else ", "
+    return comma.join(words[:-1]) + (comma + "and " if comma == "; " else " and ") + words[-1]
+
+
+def small(n: int) -> str:
+    """Numbers up to twelve as words."""
+    words = "no one two three four five six seven eight nine ten eleven twelve".split()
+    return words[n] if n < len(words) else str(n)

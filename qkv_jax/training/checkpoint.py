@@ -1,0 +1,85 @@
+"""Orbax checkpoints of a lone run, and the one call that loads a model back."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from qkv_jax.config import ConfigError, build
+from qkv_jax.tasks import make_task
+from qkv_jax.training.state import TrainConfig, TrainState
+from qkv_jax.training.step import Replica
+from qkv_jax.transformer import Encoder, ModelConfig
+
+
+class Checkpoints:
+    """The checkpoints of one run, by step: whole train states."""
+
+    def __init__(self, folder: str | os.PathLike):
+        options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
+
+    @property
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState) -> None:
+        self._manager.save(int(state.step), args=ocp.args.StandardSave(state), force=True)
+
+    def restore(self, like: TrainState, step: int | None = None) -> TrainState:
+        """The state at `step` (the last by default), with the shapes and types of `like`.
+
+        Raises:
+          ConfigError: if there is no such checkpoint.
+        """
+        step = max(self.steps, default=None) if step is None else step
+        if step not in self.steps:
+            known = ", ".join(map(str, self.steps)) or "none"
+            raise ConfigError("checkpoint step", step, f"checkpoints there: {known}")
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def replica_of(values: dict[str, Any]) -> Replica:
+    """The program that a run's config describes: `task`, `model`, `train`.
+
+    Raises:
+      ConfigError: naming the field, for anything that cannot be run.
+    """
+    task = values["task"]
+    return Replica(
+        build(ModelConfig, values["model"], "model"),
+        make_task(task.get("kind"), task.get("options", {}), "task"),
+        build(TrainConfig, values["train"], "train"),
+    )
+
+
+def load_run(workdir: str | os.PathLike, step: int | None = None) -> tuple[Encoder, dict]:
+    """The model of a run of `experiments.train`: `encoder.apply(variables, inputs)`.
+
+    Args:
+      workdir: the run's folder.
+      step: which checkpoint; the last by default, 0 is the untrained model.
+
+    Raises:
+      ConfigError: if the folder holds no run or no such checkpoint.
+    """
+    folder = pathlib.Path(workdir)
+    try:
+        values = json.loads((folder / "config.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError("run", str(folder), f"holds no readable config.json: {error}") from None
+    if not (folder / "checkpoints").is_dir():
+        raise ConfigError("run", str(folder), "holds no checkpoints")
+    replica = replica_of(values)
+    like = jax.eval_shape(lambda: replica.init(0, 0.0))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    state = checkpoints.restore(like, step)
+    checkpoints.close()
+    return replica.encoder, {"params": state.params}

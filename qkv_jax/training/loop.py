@@ -1,0 +1,97 @@
+"""One run with everything kept: curve, TensorBoard events, Orbax checkpoints, test result."""
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import tensorboardX
+
+from qkv_jax.config import ConfigError, as_dict
+from qkv_jax.training.checkpoint import Checkpoints
+from qkv_jax.training.step import Replica
+
+_EVAL_BLOCK = 256  # examples a call, so that long sequences fit
+
+
+def train_run(
+    replica: Replica,
+    seed: int,
+    workdir: pathlib.Path,
+    *,
+    config: dict[str, Any],
+    checkpoint_steps: tuple[int, ...] = (),
+    on_report: Callable[[dict], None] = lambda row: None,
+) -> dict:
+    """Trains one replica from its seed and writes into `workdir`:
+
+    `config.json`, `curve.csv` (step, train_loss, gradient_norm, value on validation), TensorBoard
+    events, `checkpoints/` at step 0, at `checkpoint_steps` and at the end, and `result.json`.
+
+    Raises:
+      ConfigError: if the folder already holds files, or a checkpoint step falls between reports.
+    """
+    every, last = replica.config.report_every, replica.config.steps
+    for step in checkpoint_steps:
+        if step % every or not 0 <= step <= last:
+            allowed = f"must be a multiple of report_every = {every}, at most {last}"
+            raise ConfigError("checkpoint_steps", step, allowed)
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise ConfigError("workdir", str(workdir), "holds files already; name a new folder")
+    data = replica.task.load()
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "config.json").write_text(json.dumps(as_dict(config), indent=1))
+
+    train = jax.jit(replica.train, donate_argnums=0)
+    evaluate = jax.jit(replica.evaluate)
+    training_data = {name: x for name, x in data.items() if name not in ("validation", "test")}
+    state = replica.init(seed, replica.config.learning_rate)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    keep = {0, last, *checkpoint_steps}
+    checkpoints.save(state)
+    outcome = replica.task.outcome
+    with (
+        tensorboardX.SummaryWriter(str(workdir), write_to_disk=True) as events,
+        (workdir / "curve.csv").open("w", buffering=1) as curve,
+    ):
+        curve.write("step,train_loss,gradient_norm,value\n")
+        for step in range(every, last + 1, every):
+            state, metrics = train(state, training_data)
+            value = _mean_score(evaluate, state.params, data["validation"])
+            row = {
+                "step": step,
+                "train_loss": float(metrics["loss"]),
+                "gradient_norm": float(metrics["gradient_norm"]),
+                "value": value,
+            }
+            curve.write(",".join(map(repr, row.values())) + "\n")
+            events.add_scalar("train/loss", row["train_loss"], step)
+            events.add_scalar("train/gradient_norm", row["gradient_norm"], step)
+            events.add_scalar(f"validation/{outcome.metric}", value, step)
+            if step in keep:
+                checkpoints.save(state)
+            on_report(row)
+            if bool(metrics["diverged"]):
+                break
+    checkpoints.close()
+    result = {
+        "seed": seed,
+        "status": "diverged" if bool(state.diverged) else "done",
+        "metric": outcome.metric,
+        "unit": outcome.unit,
+        "validation": value,
+        "test": _mean_score(evaluate, state.params, data["test"]),
+    }
+    (workdir / "result.json").write_text(json.dumps(result, indent=1))
+    return result
+
+
+def _mean_score(evaluate: Callable, params: Any, split: dict) -> float:
+    total = split["targets"].shape[0]
+    blocks = [
+        np.asarray(evaluate(params, jax.tree.map(lambda a, s=s: a[s : s + _EVAL_BLOCK], split)))
+        for s in range(0, total, _EVAL_BLOCK)
+    ]
+    return float(np.concatenate(blocks).astype(np.float64).mean())
