@@ -22,7 +22,7 @@ from rich.table import Table
 
 from qkv_jax.study import calibration
 
-AT_MOST = {name: 0.05 for name in calibration.EVENTS}
+AT_MOST = dict.fromkeys(calibration.EVENTS, 0.05)
 AT_LEAST = {"coverage": 0.95, "arm_coverage": 0.95}
 CHUNK = 250  # studies per piece of work
 

@@ -13,7 +13,9 @@ from jaxtyping import Array, Float
 
 from qkv_jax.tie import Tie
 
-Sources = dict[str, Float[Array, "B L heads H"]]
+# Lengths and heads differ inside one dict (context, grouped heads, cache): the underscore leaves
+# them unchecked.
+Sources = dict[str, Float[Array, "B _L _heads H"]]
 
 # A source of queries that keys or values share is, under cross-attention, applied to the context
 # too: the matrix is shared, the result is not.

@@ -10,7 +10,7 @@ import pytest
 from qkv_jax.study import calibration
 from qkv_jax.study.calibration import Scenario, estimate, simulate, simulate_study
 
-FAIR = dict(rate_gap=2.5)  # tuning on two seeds nearly always finds the best rate
+FAIR = {"rate_gap": 2.5}  # tuning on two seeds nearly always finds the best rate
 
 
 def rates(scenario, studies=150, seed=1):

@@ -19,27 +19,28 @@ SEEDS = list(range(100, 106))
 
 
 def make_study(arms=("separate", "placebo", "K=V"), seeds=SEEDS, **task):
-    spec = dict(
-        title="t", kind="mean", metric="loss", unit="nats", higher_is_better=False, margin=0.1,
-        threshold=None, failure_value=9.0, steps=1000, arms=list(arms), learning_rates=GRID,
-    )  # fmt: skip
+    spec = {
+        "title": "t", "kind": "mean", "metric": "loss", "unit": "nats", "margin": 0.1,
+        "higher_is_better": False, "threshold": None, "failure_value": 9.0, "steps": 1000,
+        "arms": list(arms), "learning_rates": GRID,
+    }  # fmt: skip
     roles = {"separate": "baseline", "placebo": "placebo"}
-    return dict(
-        baseline="separate", placebo="placebo", alpha=0.05, looks=[len(seeds)], tune_seeds=[0, 1],
-        eval_seeds=list(seeds), tasks={"task": {**spec, **task}},
-        arms={arm: dict(tie=arm, role=roles.get(arm, "arm")) for arm in arms},
-    )  # fmt: skip
+    return {
+        "baseline": "separate", "placebo": "placebo", "alpha": 0.05, "looks": [len(seeds)],
+        "tune_seeds": [0, 1], "eval_seeds": list(seeds), "tasks": {"task": {**spec, **task}},
+        "arms": {arm: {"tie": arm, "role": roles.get(arm, "arm")} for arm in arms},
+    }  # fmt: skip
 
 
 def rows(arm, phase, rate, values, seeds, status=None, steps=None):
     count = len(values)
     return pd.DataFrame(
-        dict(
-            task="task", arm=arm, phase=phase, learning_rate=rate, seed=list(seeds),
-            status=status or ["done"] * count, metric="loss", value=np.asarray(values, float),
-            steps=1000, steps_to_solve=np.full(count, np.nan) if steps is None else steps,
-            seconds=1.0,
-        )
+        {
+            "task": "task", "arm": arm, "phase": phase, "learning_rate": rate, "seed": list(seeds),
+            "status": status or ["done"] * count, "metric": "loss",
+            "value": np.asarray(values, float), "steps": 1000, "seconds": 1.0,
+            "steps_to_solve": np.full(count, np.nan) if steps is None else steps,
+        }
     )  # fmt: skip
 
 
@@ -304,14 +305,31 @@ def test_doubt_about_tuning_is_doubt_about_the_side_that_lost():
     assert verdict(study, better).verdict == "undecided"
 
 
+@pytest.mark.parametrize("lead, expected", [(0.001, "undecided"), (0.2, "equivalent")])
+def test_equivalence_does_not_survive_doubt_about_rates(lead, expected):
+    """Equal at the chosen rates is not equal at the best ones where the choice was a close one."""
+    data = worse_at_one_percent()  # by 0.033 with SD 0.02
+    study = make_study(("separate", "K=V"), margin=0.06)
+    # The arm is behind, so it is the baseline's better rate that would take it out of the margin.
+    runs = make_runs({"separate": data["separate"]}, tune=(0.9, 0.1, 0.1 + lead, 0.9))
+    tables = [*tuned("K=V", [0.9, 0.8, 0.1, 0.9])]
+    tables += [rows("K=V", "eval", 4e-3, data["K=V"], SEEDS)]
+    row = verdict(study, pd.concat([runs, *tables]))
+    assert row.p_equivalence <= 0.025 and row.verdict == expected
+
+
 def test_size_of_the_doubt():
-    """Slack t * sd / sqrt(seeds) - lead, and the t-test repeated against it."""
-    slack = stats.t.ppf(0.95, 5) * 1.0 / np.sqrt(2) - 0.5
-    needed = slack + stats.t.ppf(1 - 0.025 / 2, 5) / np.sqrt(6)
-    for delta, expected in ((needed - 1e-6, True), (needed + 1e-6, False)):
+    """Regret t * sd / sqrt(seeds) - lead, and the t-test repeated against it."""
+    n, sd = np.array([6]), np.ones(1)
+    regret = verdicts.tuning_regret(sd, n, 0.5, 2)
+    assert regret[0] == pytest.approx(stats.t.ppf(0.95, 5) / np.sqrt(2) - 0.5)
+    assert verdicts.tuning_regret(sd, n, 2.0, 2)[0] == 0
+    needed = regret + stats.t.ppf(1 - 0.025 / 2, 5) / np.sqrt(6)
+    for delta, expected in ((needed + 1e-6, False), (needed - 1e-6, True)):
+        result = {"n": n, "sd": sd, "delta": delta, "verdict": np.array(["worse"], object)}
         doubt = verdicts.tuning_may_explain(
-            np.array([-delta]), np.ones(1), np.array([6]), lead=0.5, seeds=2,
-            level=Level.of_look(0.05, 1),
+            result, regret=regret, regret_base=np.zeros(1), margin=None,
+            level=Level.of_look(0.05, 1), higher_is_better=False,
         )  # fmt: skip
         assert doubt[0] == expected
 
@@ -432,6 +450,7 @@ def test_extension_keeps_the_spacing_and_stops_after_two():
     assert extend(GRID, [0.5, 0.4, 0.3, 0.1]) == [1.6e-2]
     assert extend(GRID, [0.1, 0.3, 0.4, 0.5]) == [5e-4]
     assert extend([5e-4, *GRID], [0.05, 0.1, 0.3, 0.4, 0.5]) == [2.5e-4]
+    assert extend([*GRID, 1.6e-2], [0.5, 0.4, 0.3, 0.1, 0.05]) == [3.2e-2]
     assert extend([2.5e-4, 5e-4, *GRID], [0.01, 0.05, 0.1, 0.3, 0.4, 0.5]) == []
     assert extend([2.5e-4, 5e-4, *GRID], [0.5, 0.4, 0.3, 0.2, 0.1, 0.05]) == [1.6e-2]
     study["tasks"]["task"]["learning_rates"] = [1e-3]
@@ -456,8 +475,8 @@ def test_an_interrupted_extension_is_asked_for_again():
 
 def solve_study(n=6, arms=("separate", "K=V"), **task):
     seeds = list(range(100, 100 + n))
-    task = dict(kind="solve", higher_is_better=True, threshold=0.9, failure_value=0.0) | task
-    return make_study(arms, seeds=seeds, **task), seeds
+    spec = {"kind": "solve", "higher_is_better": True, "threshold": 0.9, "failure_value": 0.0}
+    return make_study(arms, seeds=seeds, **(spec | task)), seeds
 
 
 def solve_runs(seeds, **solved):

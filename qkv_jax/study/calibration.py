@@ -83,19 +83,20 @@ class Scenario:
         """The study.json of one simulated study."""
         names = ["separate", "placebo"] + [f"arm{i}" for i in range(2, 1 + self.arms)]
         roles = ["baseline", "placebo"] + ["arm"] * (self.arms - 1)
-        task = dict(
-            kind="solve" if self.outcome == "solve" else "mean", higher_is_better=False,
-            metric="loss", margin=self.margin, failure_value=JUMP, steps=100, arms=names,
-            threshold=0.5 if self.outcome == "solve" else None,
-            learning_rates=RATES[DECLARED].tolist(),
-        )  # fmt: skip
-        return dict(
-            baseline="separate", placebo="placebo", alpha=0.05, looks=[self.eval_seeds],
-            tune_seeds=list(range(self.tune_seeds)),
-            eval_seeds=list(range(100, 100 + self.eval_seeds)),
-            arms={n: dict(tie="separate", role=r) for n, r in zip(names, roles, strict=True)},
-            tasks={"task": task},
-        )  # fmt: skip
+        task = {
+            "kind": "solve" if self.outcome == "solve" else "mean", "higher_is_better": False,
+            "metric": "loss", "margin": self.margin, "failure_value": JUMP, "steps": 100,
+            "arms": names,
+            "threshold": 0.5 if self.outcome == "solve" else None,
+            "learning_rates": RATES[DECLARED].tolist(),
+        }  # fmt: skip
+        return {
+            "baseline": "separate", "placebo": "placebo", "alpha": 0.05, "looks": [self.eval_seeds],
+            "tune_seeds": list(range(self.tune_seeds)),
+            "eval_seeds": list(range(100, 100 + self.eval_seeds)),
+            "arms": {n: {"tie": "separate", "role": r} for n, r in zip(names, roles, strict=True)},
+            "tasks": {"task": task},
+        }  # fmt: skip
 
 
 def _bad_rate(scenario: Scenario) -> np.ndarray:
@@ -150,16 +151,16 @@ def _table(names, phase, rate, seeds, loss, failed) -> pd.DataFrame:
     """runs.csv of arms x rates x seeds; `rate` [arms, rates] are places in `RATES`."""
     arms, rates, count = loss.shape
     return pd.DataFrame(
-        dict(
-            task=["task"] * loss.size,
-            arm=[name for name in names for _ in range(rates * count)],
-            phase=[phase] * loss.size,
-            learning_rate=np.repeat(RATES[rate].ravel(), count),
-            seed=list(seeds) * (arms * rates),
-            status=np.where(failed.ravel(), "diverged", "done").tolist(),
-            value=loss.ravel(),
-            steps_to_solve=np.full(loss.size, np.nan),
-        )
+        {
+            "task": ["task"] * loss.size,
+            "arm": [name for name in names for _ in range(rates * count)],
+            "phase": [phase] * loss.size,
+            "learning_rate": np.repeat(RATES[rate].ravel(), count),
+            "seed": list(seeds) * (arms * rates),
+            "status": np.where(failed.ravel(), "diverged", "done").tolist(),
+            "value": loss.ravel(),
+            "steps_to_solve": np.full(loss.size, np.nan),
+        }
     )
 
 
@@ -195,7 +196,7 @@ def simulate_study(rng: np.random.Generator, scenario: Scenario) -> SimulatedStu
     return SimulatedStudy(study, runs, summarise(study, runs), _true_mean(scenario, rate[:, 0]))
 
 
-def _judge(scenario: Scenario, simulated: SimulatedStudy) -> list[float]:
+def _judge(scenario: Scenario, simulated: SimulatedStudy) -> list[float | bool]:
     """What went right and wrong in one study: EVENTS then SHARES, NaN where there is no case."""
     summary, true_mean = simulated.summary, simulated.true_mean
     arm = {name: summary[name].to_numpy()[1:] for name in summary.columns}
@@ -217,7 +218,7 @@ def _judge(scenario: Scenario, simulated: SimulatedStudy) -> list[float]:
         return float(np.mean(hits[cases])) if cases.any() else np.nan
 
     solve = scenario.outcome == "solve"
-    return [
+    judged = [
         bool((claim[null] != 0).any()) if null.any() else np.nan,
         np.nan if solve else bool((claim * at_rate < 0).any() or claim[at_rate == 0].any()),
         bool(claim[0] != 0),
@@ -228,8 +229,9 @@ def _judge(scenario: Scenario, simulated: SimulatedStudy) -> list[float]:
         np.nan if solve else share(inside_arm.to_numpy(), mean_known),
         share(claim == np.sign(best), ~null),
         share(equivalent, null),
-        float(np.mean(summary["edge"].to_numpy() != "")),
+        np.mean(summary["edge"].to_numpy() != ""),
     ]
+    return [float(value) for value in judged]
 
 
 def simulate(scenario: Scenario, studies: int, seed: int = 0) -> np.ndarray:

@@ -70,7 +70,7 @@ def match(
     return widened, cost(widened) / target - 1
 
 
-def _layer_flops(replica: Replica) -> float:
+def _layer_flops(replica: Replica) -> int:
     """Forward FLOPs a token of the layers alone."""
     model, length = replica.model, replica.task.max_length
     head_dim = model.head_dim or model.width // model.heads

@@ -19,7 +19,7 @@ from qkv_jax.config import ConfigError
 from qkv_jax.study import costs, statistics
 from qkv_jax.study.plan import Arm, Study, TaskPlan
 from qkv_jax.study.results import KEY, Workdir
-from qkv_jax.training.population import Finished, Population, Run, wave_shape
+from qkv_jax.training.population import DeviceData, Finished, Population, Run, wave_shape
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "statsmodels")
 
@@ -87,7 +87,7 @@ class Engine:
         )
         started, before = time.monotonic(), self.record.get("seconds", 0.0)
         for plan in self.study.tasks:
-            data = plan.task.load()
+            data = DeviceData(plan.task.load())
             self._tune(plan, data)
             rates = statistics.choose_rates(self.record, self.runs)
             for arm in plan.arms:
@@ -121,7 +121,7 @@ class Engine:
                 table[plan.name][arm.name]["step_time_ratio"] = own / reference if both else None
         return table
 
-    def _tune(self, plan: TaskPlan, data: Any) -> None:
+    def _tune(self, plan: TaskPlan, data: DeviceData) -> None:
         rates: tuple[float, ...] = plan.learning_rates
         while rates:
             for arm in plan.arms:
@@ -131,7 +131,7 @@ class Engine:
                 plan, self.study.config.tune_seeds * len(rates)
             )
 
-    def _evaluate(self, plan: TaskPlan, arm: Arm, rate: float, data: Any) -> None:
+    def _evaluate(self, plan: TaskPlan, arm: Arm, rate: float, data: DeviceData) -> None:
         # Look by look, so that seeds added later make the waves they would have made then.
         start = 0
         for look in self.record["looks"]:
@@ -139,7 +139,7 @@ class Engine:
             self._run(plan, arm, "eval", self.study.eval_runs(arm, rate, seeds), data)
             start = look
 
-    def _run(self, plan: TaskPlan, arm: Arm, phase: str, runs: list[Run], data: Any) -> None:
+    def _run(self, plan: TaskPlan, arm: Arm, phase: str, runs: list[Run], data: DeviceData) -> None:
         """Runs the waves that hold a missing run, whole: a wave always has the same members."""
         for wave in self._waves(runs):
             missing = [run for run in wave if self._key(plan, arm, phase, run) not in self.done]
@@ -159,7 +159,7 @@ class Engine:
             self._tell(plan, arm, phase, wave_finished=bool(missing))
 
     def _train(
-        self, plan: TaskPlan, arm: Arm, phase: str, wave: list[Run], data: Any
+        self, plan: TaskPlan, arm: Arm, phase: str, wave: list[Run], data: DeviceData
     ) -> list[Finished | None]:
         """One wave; None for every run of it if the program itself failed."""
         try:
@@ -199,7 +199,7 @@ class Engine:
     def _key(self, plan: TaskPlan, arm: Arm, phase: str, run: Run) -> tuple:
         return (plan.name, arm.name, phase, float(run.learning_rate), run.seed)
 
-    def _population(self, arm: Arm, data: Any) -> Population:
+    def _population(self, arm: Arm, data: DeviceData) -> Population:
         # The placebo is the baseline's program with another salt: no second compilation.
         if arm.replica not in self.populations:
             packing = self.record["wave"]["packing"]

@@ -18,17 +18,19 @@ import pandas as pd
 from qkv_jax.study import verdicts
 from qkv_jax.study.verdicts import Level
 
-COLUMNS = (
-    "task arm tie baseline learning_rate edge n n_diverged n_solved solve_low solve_high "
-    "steps_to_solve mean ci_low ci_high delta delta_low delta_high p_holm p_equivalence margin "
-    "verdict params attention_params flops_per_token kv_cache_bytes_per_token step_time_ratio "
-    "role sd p_value delta_low_simultaneous delta_high_simultaneous seeds_to_decide "
-    "sampling_error steps_to_solve_low steps_to_solve_high n_failed look alpha_look note"
-).split()
 COSTS = (
-    "params attention_params flops_per_token kv_cache_bytes_per_token step_time_ratio"
-).split()
-RUN_COLUMNS = "task arm phase learning_rate seed status value steps_to_solve".split()
+    "params", "attention_params", "flops_per_token", "kv_cache_bytes_per_token", "step_time_ratio",
+)  # fmt: skip
+COLUMNS = (
+    "task", "arm", "tie", "baseline", "learning_rate", "edge", "n", "n_diverged", "n_solved",
+    "solve_low", "solve_high", "steps_to_solve", "mean", "ci_low", "ci_high", "delta", "delta_low",
+    "delta_high", "p_holm", "p_equivalence", "margin", "verdict", *COSTS, "role", "sd", "p_value",
+    "delta_low_simultaneous", "delta_high_simultaneous", "seeds_to_decide", "sampling_error",
+    "steps_to_solve_low", "steps_to_solve_high", "n_failed", "look", "alpha_look", "note",
+)  # fmt: skip
+RUN_COLUMNS = (
+    "task", "arm", "phase", "learning_rate", "seed", "status", "value", "steps_to_solve",
+)  # fmt: skip
 MAX_EXTENSIONS = 2  # rates added on a side of the grid
 
 
@@ -293,21 +295,26 @@ def _compare(study, name, rows, others, rates, values, solved, level, examples) 
         values[others], values[home], margin=margin, level=level,
         higher_is_better=task["higher_is_better"], refuse_equivalence=refuse,
     )  # fmt: skip
-    pairs = result.pop("n")
     if task["kind"] == "mean":
         own = [rates[rows[row]["arm"]] for row in others]
-        worse = (result["delta"] < 0) == task["higher_is_better"]
-        # The side that lost may have lost to its own tuning, unless both sides chose alike.
-        losers = [arm if lost else rates[base] for arm, lost in zip(own, worse, strict=True)]
+        # No doubt where both sides chose alike: what one may have lost, so has the other.
         alike = [_same(arm.learning_rate, rates[base].learning_rate) for arm in own]
-        doubtful = verdicts.tuning_may_explain(
-            result["delta"], result["sd"], pairs, level=level,
-            lead=np.where(alike, np.inf, [choice.lead for choice in losers]),
-            seeds=np.array([choice.seeds for choice in losers]),
+        regret, regret_base = (
+            verdicts.tuning_regret(
+                result["sd"], result["n"],
+                np.where(alike, np.inf, [choice.lead for choice in side]),
+                np.array([choice.seeds for choice in side]),
+            )
+            for side in (own, [rates[base]] * len(own))
         )  # fmt: skip
-        for i in np.flatnonzero(doubtful & np.isin(result["verdict"], ("better", "worse"))):
-            result["verdict"][i] = "undecided"
-            notes[i].append("the choice of learning rates may explain the difference")
+        doubtful = verdicts.tuning_may_explain(
+            result, regret=regret, regret_base=regret_base, margin=margin, level=level,
+            higher_is_better=task["higher_is_better"],
+        )  # fmt: skip
+        for i in np.flatnonzero(doubtful):
+            word, result["verdict"][i] = result["verdict"][i], "undecided"
+            notes[i].append(f"would be '{word}', but for doubt about the choice of learning rates")
+    pairs = result.pop("n")
     if task["kind"] == "solve":
         if solved is None:
             raise ValueError(f"task {name!r} has outcome 'solve' but no threshold")

@@ -176,12 +176,12 @@ def compare_means(values, baseline, *, margin, level, higher_is_better, refuse_e
         plan = seeds_to_decide(sd[i], n[i], margin, arms, level.next_alpha) if open_ else ""
         verdict.append(word)
         seeds.append(plan)
-    return dict(
-        n=n, delta=delta, sd=sd, delta_low=low, delta_high=high,
-        delta_low_simultaneous=low_all, delta_high_simultaneous=high_all,
-        p_value=p, p_holm=p_holm, p_equivalence=p_equivalence,
-        seeds_to_decide=np.array(seeds, object), verdict=np.array(verdict, object),
-    )  # fmt: skip
+    return {
+        "n": n, "delta": delta, "sd": sd, "delta_low": low, "delta_high": high,
+        "delta_low_simultaneous": low_all, "delta_high_simultaneous": high_all,
+        "p_value": p, "p_holm": p_holm, "p_equivalence": p_equivalence,
+        "seeds_to_decide": np.array(seeds, object), "verdict": np.array(verdict, object),
+    }  # fmt: skip
 
 
 def compare_solved(solved, baseline, *, level):
@@ -220,32 +220,50 @@ def compare_solved(solved, baseline, *, level):
             plan = str(enough[0]) if enough.size else f">{MAX_SEEDS}"
         verdict.append(word)
         seeds.append(plan)
-    return dict(
-        n=n, p_value=p, p_holm=p_holm,
-        seeds_to_decide=np.array(seeds, object), verdict=np.array(verdict, object),
-    )  # fmt: skip
+    return {
+        "n": n, "p_value": p, "p_holm": p_holm,
+        "seeds_to_decide": np.array(seeds, object), "verdict": np.array(verdict, object),
+    }  # fmt: skip
 
 
-def tuning_may_explain(delta, sd, n, lead, seeds, level) -> np.ndarray:
-    """[A] bool: a difference that the noise of choosing learning rates could have made.
+def tuning_regret(sd, n, lead, seeds) -> np.ndarray:
+    """[A] upper 95 % limit of what a choice of learning rate on few seeds may have cost.
 
-    The losing side's rate beat every other of its rates by at least `lead` in the mean over
-    `seeds` tuning seeds. If another rate is better by g in truth, that comparison was off by
-    g + lead or more, and its standard error is about sd / sqrt(seeds), with `sd` that of paired
-    differences in evaluation (the median over arms where that is larger, as one SD of a few seeds
-    is easily too small). So g <= t * sd / sqrt(seeds) - lead at the 95 % of t, and the paired
-    t-test with Holm is repeated against a difference of that size. `lead` is inf where there is
-    no doubt, which is also where both sides chose the same rate.
+    The chosen rate beat every other by at least `lead` in the mean over `seeds` tuning seeds. If
+    another rate is better by g in truth, that comparison was off by g + lead or more, and its
+    standard error is about sd / sqrt(seeds), with `sd` [A] that of the paired differences of `n`
+    evaluation seeds (the median over arms where that is larger, as one SD of a few seeds is
+    easily too small). So g <= t * sd / sqrt(seeds) - lead at the 95 % of t.
     """
     known = (n >= 2) & (sd > 0)
     if not known.any():
-        return np.zeros(len(n), bool)
-    df = np.where(known, n - 1, 1)
+        return np.zeros(len(n))
     noise = np.where(known, np.maximum(sd, np.median(sd[known])), 0.0) / np.sqrt(seeds)
-    slack = np.maximum(stats.t.ppf(CONFIDENCE, df) * noise - lead, 0.0)
-    error = np.where(known, sd, 1.0) / np.sqrt(np.maximum(n, 1))
-    p = 2 * stats.t.sf(np.maximum(np.abs(delta) - slack, 0.0) / error, df)
-    return (holm(np.where(known, p, np.nan)) > level.alpha) & (slack > 0)
+    return np.maximum(stats.t.ppf(CONFIDENCE, np.where(known, n - 1, 1)) * noise - lead, 0.0)
+
+
+def tuning_may_explain(result, *, regret, regret_base, margin, level, higher_is_better):
+    """Verdicts of `compare_means` that do not survive doubt about the chosen learning rates.
+
+    A difference must be significant beyond what the losing side may have lost to its own tuning,
+    and a claim of equivalence must hold for the difference at the best rates, which lies as far
+    away from the one seen as either side's regret. Both repeat the test of `compare_means`, with
+    Holm, against hypotheses moved by the regret ([A] each; 0 where there is no doubt).
+    """
+    n, sd, delta = result["n"], result["sd"], result["delta"]
+    loss = -delta if higher_is_better else delta
+    known = (n >= 2) & (sd > 0)
+    df, error = np.where(known, n - 1, 1), np.where(known, sd, 1.0) / np.sqrt(np.maximum(n, 1))
+    beyond = np.maximum(np.abs(delta) - np.where(loss > 0, regret, regret_base), 0.0)
+    p = holm(np.where(known, 2 * stats.t.sf(beyond / error, df), np.nan))
+    claim = np.isin(result["verdict"], ("better", "worse"))
+    lost = claim & (p > level.alpha)
+    if margin is not None:
+        sides = [(margin - regret + loss) / error, (margin - regret_base - loss) / error]
+        tested = ~np.isnan(result["p_equivalence"])
+        p = holm(np.where(tested, stats.t.sf(sides, df).max(0), np.nan))
+        lost |= (result["verdict"] == "equivalent") & (p > level.alpha)
+    return lost & ((regret > 0) | (regret_base > 0))
 
 
 def solve_interval(count, n):

@@ -6,6 +6,7 @@ is printed the same way everywhere and a verdict is never rephrased into somethi
 
 import math
 import re
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -173,7 +174,7 @@ def shorten(label: str, most: int = 24) -> str:
     return label if len(label) <= most else label[: most - 1] + "…"
 
 
-def join(words: list[str]) -> str:
+def join(words: Sequence[str]) -> str:
     """"a", "a and b", "a, b and c"; semicolons where the items have commas themselves."""
     words = list(words)
     if len(words) < 2:

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from qkv_jax.config import ConfigError, require_positive
 from qkv_jax.transformer import Encoder, ModelConfig
@@ -140,7 +140,7 @@ def register(name: str):
     return enter
 
 
-def keys_schedule(key: PRNGKeyArray, first: Int[Array, ""], steps: int) -> PRNGKeyArray:
+def keys_schedule(key: PRNGKeyArray, first: Int[Array, ""], steps: int) -> Key[Array, " steps"]:
     """One key a step: the schedule of tasks whose batches are generated."""
     return jax.vmap(lambda step: jax.random.fold_in(key, step))(first + jnp.arange(steps))
 

@@ -45,6 +45,7 @@ def train_run(
     (workdir / "config.json").write_text(json.dumps(as_dict(config), indent=1))
 
     train = jax.jit(replica.train, donate_argnums=0)
+    schedule = jax.jit(replica.schedule)
     evaluate = jax.jit(replica.evaluate)
     training_data = {name: x for name, x in data.items() if name not in ("validation", "test")}
     state = replica.init(seed, replica.config.learning_rate)
@@ -58,7 +59,8 @@ def train_run(
     ):
         curve.write("step,train_loss,gradient_norm,value\n")
         for step in range(every, last + 1, every):
-            state, metrics = train(state, training_data)
+            entries = schedule(state.seed, state.step, training_data)
+            state, metrics = train(state, entries, training_data)
             value = _mean_score(evaluate, state.params, data["validation"])
             row = {
                 "step": step,

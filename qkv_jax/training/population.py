@@ -17,9 +17,10 @@ import chex
 import jax
 import numpy as np
 
-from qkv_jax.tasks import Data
-from qkv_jax.training.state import TrainState
+from qkv_jax.tasks import Data, Task
+from qkv_jax.training.state import TrainConfig, TrainState
 from qkv_jax.training.step import Replica
+from qkv_jax.transformer import ModelConfig
 
 # Replicas a device: on a CPU core one is fastest; accelerators have room for more.
 PACKING = {"cpu": 1, "gpu": 8, "tpu": 8}
@@ -67,43 +68,49 @@ def wave_shape(
     return {"devices": len(devices), "packing": packing, "size": len(devices) * packing}
 
 
+class DeviceData:
+    """A task's data on every device of a population: one copy for all arms.
+
+    Attributes:
+      training: what the task's schedules and batches read.
+      blocks: validation and test, cut into blocks of one size, each with its number of examples.
+    """
+
+    def __init__(self, data: Data, devices: Sequence[jax.Device] | None = None):
+        self.devices = tuple(devices or jax.local_devices())
+        layout = _layout(self.devices)
+        everywhere = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec())
+        put = functools.partial(jax.device_put, device=everywhere)
+        held_out = ("validation", "test")
+        self.training = put({name: x for name, x in data.items() if name not in held_out})
+        self.blocks = {
+            name: [(put(block), real) for block, real in _blocks(data[name])] for name in held_out
+        }
+
+
 class Population:
     """Trains runs of one `Replica` in waves of a fixed size.
 
     Args:
       replica: the program.
-      data: what its task loads; put on every device once.
-      devices: by default all local ones.
+      data: its task's data, on the devices that the population is to use.
       packing: replicas a device; by default `PACKING` of the backend.
     """
 
-    def __init__(
-        self,
-        replica: Replica,
-        data: Data,
-        devices: Sequence[jax.Device] | None = None,
-        packing: int | None = None,
-    ):
-        self.replica = replica
-        self.devices = list(devices or jax.local_devices())
+    def __init__(self, replica: Replica, data: "DeviceData", packing: int | None = None):
+        self.replica, self.data, self.devices = replica, data, data.devices
         shape = wave_shape(packing, self.devices)
         self.packing, self.wave_size = shape["packing"], shape["size"]
-        pmap = functools.partial(jax.pmap, in_axes=(0, None), devices=self.devices)
-        train = jax.vmap(_traced_once(replica.train), in_axes=(0, None))
-        evaluate = jax.vmap(_traced_once(replica.evaluate), in_axes=(0, None))
-        self._train, self._evaluate = pmap(train, donate_argnums=0), pmap(evaluate)
-        # pmap traces anew for arrays that it did not lay out itself, so let it lay out all.
-        self._place = jax.pmap(lambda state: state, devices=self.devices)
-        everywhere = jax.pmap(
-            lambda _, data: data, in_axes=(0, None), out_axes=None, devices=self.devices
+        pmap = functools.partial(jax.pmap, devices=self.devices)
+        self._train = pmap(
+            jax.vmap(_traced_once(replica.train), in_axes=(0, 0, None)),
+            in_axes=(0, 0, None),
+            donate_argnums=0,
         )
-        broadcast = functools.partial(everywhere, np.zeros(len(self.devices)))
-        held_out = ("validation", "test")
-        self._data = broadcast({name: x for name, x in data.items() if name not in held_out})
-        self._blocks = {
-            name: [(broadcast(block), real) for block, real in _blocks(data[name])]
-            for name in held_out
-        }
+        evaluate = jax.vmap(_traced_once(replica.evaluate), in_axes=(0, None))
+        self._evaluate = pmap(evaluate, in_axes=(0, None))
+        # The arms of a task share the program that draws their batches.
+        self._schedule = _schedule_program(replica.task, replica.config, self.devices)
         self._init_cache: dict[tuple[int, int], TrainState] = {}
         self._compiled = False
 
@@ -114,19 +121,17 @@ class Population:
         test: bool = False,
         on_report: Callable[[int], None] | None = None,
     ) -> list[Finished]:
-        """Trains one wave to the end; `on_report` hears the steps done, twice a report at most.
+        """Trains one wave to the end; `on_report` hears the number of steps dispatched.
 
         A replica whose loss is not finite is marked as diverged; its neighbours go on untouched.
         """
-        if not 0 < len(wave) <= self.wave_size:
-            raise ValueError(f"a wave holds 1 to {self.wave_size} runs, not {len(wave)}")
         config, reports = self.replica.config, []
-        state = self._init(list(wave) + [wave[-1]] * (self.wave_size - len(wave)))
         if not self._compiled:
             self._warm_up(wave)
+        state = self.start(wave)
         start = time.perf_counter()
         for done in range(config.report_every, config.steps + 1, config.report_every):
-            state, metrics = self._train(state, self._data)
+            state, metrics = self.advance(state)
             scores = self._scores(state.params, "validation")
             reports.append((metrics["loss"], scores, metrics["diverged"]))
             # Dispatch runs ahead of the arithmetic; wait for the report before this one only.
@@ -156,9 +161,12 @@ class Population:
             )
         return finished
 
-    def _init(self, wave: Sequence[Run]) -> TrainState:
+    def start(self, wave: Sequence[Run]) -> TrainState:
+        """Initial states [devices, packing, ...] of a wave; its last run fills what is empty."""
+        if not 0 < len(wave) <= self.wave_size:
+            raise ValueError(f"a wave holds 1 to {self.wave_size} runs, not {len(wave)}")
         states = []
-        for run in wave:
+        for run in [*wave, *[wave[-1]] * (self.wave_size - len(wave))]:
             # The rates of a grid share their seeds, and so their initial values.
             known = self._init_cache.get((run.seed, run.salt))
             if known is None:
@@ -167,17 +175,37 @@ class Population:
             states.append(known.replace(learning_rate=np.float32(run.learning_rate)))
         shape = (len(self.devices), self.packing)
         stack = lambda *leaves: np.stack(leaves).reshape(*shape, *np.shape(leaves[0]))
-        return self._place(jax.tree.map(stack, *states))
+        return jax.device_put(jax.tree.map(stack, *states), _layout(self.devices))
+
+    def advance(self, state: TrainState) -> tuple[TrainState, Any]:
+        """`report_every` steps of every replica; the state that is passed in is used up."""
+        schedule = self._schedule(state.seed, state.step, self.data.training)
+        return self._train(state, schedule, self.data.training)
 
     def _warm_up(self, wave: Sequence[Run]) -> None:
-        """Compiles and runs both programs once, so that `seconds` measures training alone."""
-        state = self._init([wave[0]] * self.wave_size)
-        state, _ = self._train(state, self._data)
-        jax.block_until_ready(self._evaluate(state.params, self._blocks["validation"][0][0]))
+        """Compiles and runs all programs once, so that `seconds` measures training alone."""
+        state, _ = self.advance(self.start(wave))
+        jax.block_until_ready(self._evaluate(state.params, self.data.blocks["validation"][0][0]))
         self._compiled = True
 
     def _scores(self, params: Any, split: str) -> list[tuple[jax.Array, int]]:
-        return [(self._evaluate(params, block), real) for block, real in self._blocks[split]]
+        return [(self._evaluate(params, block), real) for block, real in self.data.blocks[split]]
+
+
+@functools.lru_cache(maxsize=8)
+def _layout(devices: tuple[jax.Device, ...]) -> jax.sharding.NamedSharding:
+    """How pmap lays out its results: it traces anew for arrays that lie otherwise."""
+    return jax.pmap(lambda x: x, devices=devices)(np.zeros(len(devices))).sharding
+
+
+@functools.lru_cache(maxsize=8)
+def _schedule_program(
+    task: Task, config: TrainConfig, devices: tuple[jax.Device, ...]
+) -> Callable:
+    """`Replica.schedule` for a wave, the same for all models."""
+    schedule = Replica(ModelConfig(), task, config).schedule
+    mapped = jax.vmap(schedule, in_axes=(0, 0, None))
+    return jax.pmap(mapped, in_axes=(0, 0, None), devices=devices)
 
 
 def _traced_once(function: Callable) -> Callable:

@@ -45,7 +45,9 @@ class Replica:
     def optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.config, self.model.frozen)
 
-    def init(self, seed: Array, learning_rate: Array, salt: Array = 0) -> TrainState:
+    def init(
+        self, seed: Array | int, learning_rate: Array | float, salt: Array | int = 0
+    ) -> TrainState:
         """The state before the first step."""
         params = self.init_params(seed, salt)
         return TrainState(
@@ -57,7 +59,7 @@ class Replica:
             diverged=jnp.bool_(False),
         )
 
-    def init_params(self, seed: Array, salt: Array = 0) -> Any:
+    def init_params(self, seed: Array | int, salt: Array | int = 0) -> Any:
         """Initial parameters: each depends on (seed, salt, its path) only, since Linen folds the
         path into the key; so what two ties have in common starts equal to the bit.
 
@@ -89,15 +91,17 @@ class Replica:
             diverged=state.diverged | ~jnp.isfinite(loss),
         ), {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
 
-    def train(self, state: TrainState, data: Data) -> tuple[TrainState, Metrics]:
-        """`report_every` steps as one scan; metrics are their means, and whether it diverged."""
-        schedule = self.task.schedule(
-            data,
-            purpose_key(state.seed, "data"),
-            state.step,
-            self.config.report_every,
-            self.config.batch_size,
-        )
+    def schedule(self, seed: Array, step: Array, data: Data) -> Any:
+        """The entries of the next `report_every` batches: a tree with that leading axis.
+
+        A program of its own: it depends on seed and step only, so all arms of a task share it, and
+        random draws take longer to compile than a small model.
+        """
+        key, config = purpose_key(seed, "data"), self.config
+        return self.task.schedule(data, key, step, config.report_every, config.batch_size)
+
+    def train(self, state: TrainState, schedule: Any, data: Data) -> tuple[TrainState, Metrics]:
+        """The steps of a schedule as one scan; metrics are their means, and whether it diverged."""
         step = lambda state, entry: self.train_step(state, self.task.batch(data, entry))
         state, metrics = jax.lax.scan(step, state, schedule)
         return state, jax.tree.map(jnp.mean, metrics) | {"diverged": state.diverged}

@@ -1,0 +1,50 @@
+"""What all tests share: two CPU devices, exact products, reproducible properties, golden files.
+
+Nothing of qkv_jax may be imported here: pytest loads this file before the hook that checks array
+shapes at run time (`--jaxtyping-packages` in setup.cfg) is in place.
+"""
+
+import json
+import os
+import pathlib
+
+import jax
+import jaxtyping
+import pytest
+from hypothesis import settings
+
+jax.config.update("jax_num_cpu_devices", 2)  # before the backend starts
+jax.config.update("jax_default_matmul_precision", "highest")  # accelerators round products else
+
+# The same examples every time; no deadline, since the first example of a shape compiles.
+settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("house")
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def golden():
+    """`golden(name, actual)` is what tests/golden/<name>.json holds, for comparison with `actual`.
+
+    With UPDATE_GOLDEN=1 in the environment the file is written anew from `actual`; read the diff
+    before committing it.
+    """
+
+    def stored(name, actual):
+        path = GOLDEN / f"{name}.json"
+        if os.environ.get("UPDATE_GOLDEN") == "1":
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(actual, indent=1) + "\n")
+        assert path.exists(), f"{path.name} is missing; UPDATE_GOLDEN=1 writes it"
+        return json.loads(path.read_text())
+
+    return stored
+
+
+@pytest.fixture
+def unchecked():
+    """Turns the type checker off, for tests of what the package itself says to wrong arguments."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
