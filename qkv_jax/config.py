@@ -10,7 +10,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -78,7 +78,7 @@ def require_range(config: Any, name: str, low: float, high: float) -> None:
         raise ConfigError(name, value, f"must be at least {low} and below {high}")
 
 
-def require_choice(config: Any, name: str, allowed: typing.Iterable[str]) -> None:
+def require_choice(config: Any, name: str, allowed: Iterable[str]) -> None:
     """Refuses strings that are not in the list."""
     value, allowed = getattr(config, name), tuple(allowed)
     if value not in allowed:
@@ -123,9 +123,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return value if isinstance(value, hint) else build(hint, value, path)
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    elif hint in (str, bool) and isinstance(value, hint):
+    elif hint is int and isinstance(value, int) and not isinstance(value, bool) or hint in (str, bool) and isinstance(value, hint):
         return value
     raise ConfigError(path, value, f"must be {_describe(hint)}")
 

@@ -13,6 +13,11 @@ from jaxtyping import Array, Float, Int
 Positions = Literal["none", "sinusoidal", "learned", "rotary"]
 POSITIONS: tuple[str, ...] = get_args(Positions)
 
+# The size at which embedded tokens and additive positions start, whatever the stem (Devlin et al.
+# 2018). One size for both, so that neither drowns the other; small, so that a few hundred steps of
+# Adam move them: at unit size masked bytes of Shakespeare stayed at the unigram loss, 3.2 nats.
+EMBEDDING_STD = 0.02
+
 _BASE = 10_000.0
 
 
@@ -46,7 +51,7 @@ def rotate(
 class AddPositions(nn.Module):
     """Adds sinusoidal or learned positions to embedded tokens [B, T, D]; else returns them as is.
 
-    Sinusoidal positions are added as published, to embeddings of unit variance.
+    Sinusoidal ones are scaled from their root mean square, sqrt(1/2), to `EMBEDDING_STD`.
     """
 
     kind: Positions
@@ -56,9 +61,10 @@ class AddPositions(nn.Module):
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         length, width = x.shape[-2:]
         if self.kind == "sinusoidal":
-            return x + sinusoidal(length, width).astype(x.dtype)
+            return x + (2**0.5 * EMBEDDING_STD * sinusoidal(length, width)).astype(x.dtype)
         if self.kind == "learned":
-            table = self.param("embedding", nn.initializers.normal(0.02), (self.max_length, width))
+            init = nn.initializers.normal(EMBEDDING_STD)
+            table = self.param("embedding", init, (self.max_length, width))
             return x + table[:length].astype(x.dtype)
         return x
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from qkv_jax.attention import IMPLEMENTATIONS, MultiHeadAttention
 from qkv_jax.config import ConfigError, require_choice, require_positive, require_range
-from qkv_jax.positions import POSITIONS, AddPositions, Positions
+from qkv_jax.positions import EMBEDDING_STD, POSITIONS, AddPositions, Positions
 from qkv_jax.projections import check_scheme
 from qkv_jax.tie import Tie, TieError, parse_schedule
 
@@ -85,10 +85,7 @@ class ModelConfig:
 
 
 class TokenStem(nn.Module):
-    """Embeds tokens [B, T], or tokens of several fields [B, T, F] whose embeddings are summed.
-
-    Embeddings have unit variance, so that additive positions neither drown nor shout.
-    """
+    """Embeds tokens [B, T], or tokens of several fields [B, T, F] whose embeddings are summed."""
 
     vocabulary: tuple[int, ...]  # the number of symbols of each field
     width: int
@@ -96,7 +93,7 @@ class TokenStem(nn.Module):
     @nn.compact
     def __call__(self, tokens: Int[Array, "B T"] | Int[Array, "B T F"]) -> Float[Array, "B T D"]:
         tokens = tokens[..., None] if tokens.ndim == 2 else tokens
-        init = nn.initializers.normal(len(self.vocabulary) ** -0.5)
+        init = nn.initializers.normal(EMBEDDING_STD * len(self.vocabulary) ** -0.5)
         fields = [
             nn.Embed(size, self.width, embedding_init=init, name=f"field_{i}")(tokens[..., i])
             for i, size in enumerate(self.vocabulary)
@@ -116,7 +113,8 @@ class PatchStem(nn.Module):
         rows, columns, p = height // self.patch, width // self.patch, self.patch
         patches = images.reshape(batch, rows, p, columns, p, channels).swapaxes(2, 3)
         patches = patches.reshape(batch, rows * columns, p * p * channels)
-        embedded = nn.Dense(self.width, name="patch")(patches)
+        init = nn.initializers.variance_scaling(EMBEDDING_STD**2, "fan_in", "normal")
+        embedded = nn.Dense(self.width, kernel_init=init, name="patch")(patches)
         return jnp.concatenate([ClassToken(self.width, name="class_token")(batch), embedded], 1)
 
 
@@ -127,7 +125,7 @@ class ClassToken(nn.Module):
 
     @nn.compact
     def __call__(self, batch: int) -> Float[Array, "B 1 D"]:
-        token = self.param("embedding", nn.initializers.normal(0.02), (1, 1, self.width))
+        token = self.param("embedding", nn.initializers.normal(EMBEDDING_STD), (1, 1, self.width))
         return jnp.broadcast_to(token, (batch, 1, self.width))
 
 

@@ -13,7 +13,7 @@ from qkv_jax.study.calibration import Scenario, estimate, simulate, simulate_stu
 FAIR = {"rate_gap": 2.5}  # tuning on two seeds nearly always finds the best rate
 
 
-def rates(scenario, studies=150, seed=1):
+def rates(scenario, studies=100, seed=1):
     return estimate(simulate(scenario, studies, seed))
 
 
@@ -40,12 +40,12 @@ def test_arms_at_the_margin_are_not_equivalent(outcome):
 def test_tuning_mistakes_are_not_reported_as_differences(elsewhere):
     """Where two tuning seeds often choose the wrong rate, equal arms still are not told apart."""
     scenario = Scenario("normal", "none", 0.5, margin=0.5, rate_gap=1.0, elsewhere=elsewhere)
-    assert rates(scenario, studies=200)["family_error"].low <= 0.05
+    assert rates(scenario, studies=120)["family_error"].low <= 0.05
 
 
 def test_planted_effects_and_equal_arms_are_found():
     """The tests have power: a protocol that never decides would pass all of the above."""
-    result = rates(Scenario("normal", "planted", 0.5, **FAIR), studies=100)
+    result = rates(Scenario("normal", "planted", 0.5, **FAIR), studies=60)
     assert result["power"].value > 0.9
     assert result["equivalence_power"].value > 0.7
 
@@ -53,7 +53,7 @@ def test_planted_effects_and_equal_arms_are_found():
 def test_solved_seeds_are_calibrated():
     result = rates(Scenario("solve", "none", 0.5), studies=100)
     assert result["family_error"].low <= 0.05
-    more = rates(Scenario("solve", "planted", 0.0, eval_seeds=30), studies=30)
+    more = rates(Scenario("solve", "planted", 0.0, eval_seeds=30), studies=20)
     assert more["power"].value > 0.5
 
 

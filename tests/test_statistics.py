@@ -106,7 +106,7 @@ def test_mean_row_equals_scipy_and_statsmodels():
         assert row.sd == pytest.approx(np.std(data[arm] - data["separate"], ddof=1))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=15, deadline=None)  # each costs a garbage collection
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_equals_statsmodels(p):
     np.testing.assert_allclose(verdicts.holm(p), multipletests(p, method="holm")[1])

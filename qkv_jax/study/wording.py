@@ -185,5 +185,5 @@ def join(words: Sequence[str]) -> str:
 
 def small(n: int) -> str:
     """Numbers up to twelve as words."""
-    words = "no one two three four five six seven eight nine ten eleven twelve".split()
+    words = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
     return words[n] if n < len(words) else str(n)

@@ -89,7 +89,7 @@ class Replica:
             opt_state=opt_state,
             step=state.step + 1,
             diverged=state.diverged | ~jnp.isfinite(loss),
-        ), {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
+        ), {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
 
     def schedule(self, seed: Array, step: Array, data: Data) -> Any:
         """The entries of the next `report_every` batches: a tree with that leading axis.

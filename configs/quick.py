@@ -1,0 +1,62 @@
+"""The quick study: what does it cost to equate Q, K, V and X, on three tasks?
+
+    make ablation
+    python -m experiments.ablate --config=configs/quick.py --workdir=runs/quick
+"""
+
+from ml_collections import ConfigDict
+
+from configs import tree
+from qkv_jax.study.plan import tie_arms
+from qkv_jax.tie import Tie
+
+CLASSIC = ("separate", "K=V", "Q=K", "Q=K=V", "copies")
+# `copies` cannot set its temperature; with a scale learned per head it can.
+LEARNED_SCALE = {
+    "copies, learned scale": {
+        "model": {"tie": "copies", "scale": "learned_per_head"},
+        "role": "control",
+        "note": "copies that can set the temperature of each head",
+    }
+}
+
+
+def get_config() -> ConfigDict:
+    others = [str(tie) for tie in Tie.all() if str(tie) not in CLASSIC and tie != Tie.parse("copies")]
+    few = (*CLASSIC, *LEARNED_SCALE)
+    return tree(
+        {
+            "name": "quick",
+            "arms": tie_arms(*CLASSIC[:-1], *others, "copies") | LEARNED_SCALE,
+            "model": {"layers": 1, "width": 32, "heads": 2, "positions": "learned"},
+            "train": {"batch_size": 32, "report_every": 100, "steps": 600},
+            "tasks": {
+                "mnist5k": {
+                    "kind": "mnist5k",
+                    "arms": few,
+                    "model": {"layers": 2},
+                    "train": {"steps": 800},
+                },
+                "relation": {
+                    "kind": "relation",
+                    "options": {"length": 16, "names": 64, "outcome_kind": "mean"},
+                    "train": {"steps": 800},
+                },
+                "shakespeare": {
+                    "kind": "masked_bytes",
+                    "options": {"length": 32},
+                    "arms": few,
+                    "model": {"width": 64, "heads": 4},
+                    "train": {"steps": 600},
+                },
+            },
+            "study": {
+                "baseline": "separate",
+                "learning_rates": (1e-3, 3e-3, 1e-2, 3e-2),
+                "tune_seeds": 2,
+                "eval_seeds": 6,
+                "match": "none",
+                "packing": None,
+            },
+        }
+    )
