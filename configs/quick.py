@@ -1,7 +1,7 @@
 """The quick study: what does it cost to equate Q, K, V and X, on three tasks?
 
-    make ablation
-    python -m experiments.ablate --config=configs/quick.py --workdir=runs/quick
+make ablation
+python -m experiments.ablate --config=configs/quick.py --workdir=runs/quick
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +22,9 @@ LEARNED_SCALE = {
 
 
 def get_config() -> ConfigDict:
-    others = [str(tie) for tie in Tie.all() if str(tie) not in CLASSIC and tie != Tie.parse("copies")]
+    others = [
+        str(tie) for tie in Tie.all() if str(tie) not in CLASSIC and tie != Tie.parse("copies")
+    ]
     few = (*CLASSIC, *LEARNED_SCALE)
     return tree(
         {
@@ -44,7 +46,7 @@ def get_config() -> ConfigDict:
                 },
                 "shakespeare": {
                     "kind": "masked_bytes",
-                    "options": {"length": 32},
+                    "options": {"length": 32, "files": ()},
                     "arms": few,
                     "model": {"width": 64, "heads": 4},
                     "train": {"steps": 600},

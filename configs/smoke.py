@@ -1,6 +1,6 @@
 """The whole path in under a minute: two tasks, three arms, a few steps. Its numbers mean nothing.
 
-    python -m experiments.ablate --config=configs/smoke.py --workdir=runs/smoke
+python -m experiments.ablate --config=configs/smoke.py --workdir=runs/smoke
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """One run: a two-layer encoder on masked bytes of Shakespeare.
 
-    python -m experiments.train --config=configs/train.py --workdir=runs/one --config.model.tie=K=V
+python -m experiments.train --config=configs/train.py --workdir=runs/one --config.model.tie=K=V
 """
 
 from ml_collections import ConfigDict

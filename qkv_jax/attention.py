@@ -183,9 +183,7 @@ class MultiHeadAttention(nn.Module):
         options = {"bias": bias, "mask": mask, "is_causal": is_causal, "scale": scale}
         if self.is_mutable_collection("intermediates") and not self.is_initializing():
             weights = attention_weights(query, key, **options)
-            Probes(name="probes")(
-                x=x, query=query, key=key, value=value, attention_weights=weights
-            )
+            Probes(name="probes")(x=x, query=query, key=key, value=value, attention_weights=weights)
             heads = aggregate(weights, value)
         else:
             heads = attend(query, key, value, implementation=self.implementation, **options)

@@ -123,7 +123,13 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return value if isinstance(value, hint) else build(hint, value, path)
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    elif hint is int and isinstance(value, int) and not isinstance(value, bool) or hint in (str, bool) and isinstance(value, hint):
+    elif (
+        hint is int
+        and isinstance(value, int)
+        and not isinstance(value, bool)
+        or hint in (str, bool)
+        and isinstance(value, hint)
+    ):
         return value
     raise ConfigError(path, value, f"must be {_describe(hint)}")
 

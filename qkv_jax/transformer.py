@@ -197,11 +197,12 @@ class Encoder(nn.Module):
         train: bool = False,
     ) -> Float[Array, "B *T classes"]:
         """`padding` is true at real tokens; padded ones are hidden from every query."""
-        x = AddPositions(self.config.positions, self.max_length, name="positions")(self.stem(inputs))
-        x = nn.Dropout(self.config.dropout, deterministic=not train)(x)
+        config = self.config
+        x = AddPositions(config.positions, self.max_length, name="positions")(self.stem(inputs))
+        x = nn.Dropout(config.dropout, deterministic=not train)(x)
         mask = None if padding is None else padding[:, None, None, :]
-        for layer, tie in enumerate(self.config.ties):
-            x = Block(self.config, tie, name=f"layer_{layer}")(x, mask, train=train)
+        for layer, tie in enumerate(config.ties):
+            x = Block(config, tie, name=f"layer_{layer}")(x, mask, train=train)
         if read is not None:
             x = jnp.take_along_axis(x, read[:, :, None], axis=1)
         x = x[:, 0] if self.readout == "class" else x

@@ -104,7 +104,8 @@ class _Workload:
         }
         size = wave_shape(study.config.packing)["size"]
         self.total = sum(
-            (-(-tunes // size) + -(-study.config.eval_seeds // size)) * self.wave_work[plan.name, a.name]
+            (-(-tunes // size) + -(-study.config.eval_seeds // size))
+            * self.wave_work[plan.name, a.name]
             for plan in study.tasks
             for tunes in [study.config.tune_seeds * len(plan.learning_rates)]
             for a in plan.arms
@@ -138,7 +139,15 @@ def print_plan(study: Study, console: Console | None = None) -> None:
     console = console or Console()
     shape = wave_shape(study.config.packing)
     table = Table(title=f"Study {study.file.name!r}: what would be run", title_justify="left")
-    headings = ("task", "arms", "tuning runs", "evaluation runs", "steps", "compilations", "minutes")
+    headings = (
+        "task",
+        "arms",
+        "tuning runs",
+        "evaluation runs",
+        "steps",
+        "compilations",
+        "minutes",
+    )
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "task" else "right")
     rows = []

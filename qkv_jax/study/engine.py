@@ -65,7 +65,8 @@ class Engine:
             "devices": [str(device) for device in jax.local_devices()],
             "platform": jax.default_backend(),
             "wave": record.get("wave") or wave_shape(study.config.packing),
-            "started": record.get("started") or datetime.datetime.now().isoformat(timespec="seconds"),
+            "started": record.get("started")
+            or datetime.datetime.now().isoformat(timespec="seconds"),
         }
         if self.record["wave"] != wave_shape(study.config.packing):
             # Other waves give other sums: the tables would no longer be those of one study.
@@ -154,7 +155,9 @@ class Engine:
                 self.workdir.append_runs(rows)
                 self.done |= {tuple(row[name] for name in KEY) for row in rows}
                 new = pd.DataFrame(rows)
-                self.runs = pd.concat([self.runs, new], ignore_index=True) if len(self.runs) else new
+                self.runs = (
+                    pd.concat([self.runs, new], ignore_index=True) if len(self.runs) else new
+                )
             self.progress.waves_done += 1
             self._tell(plan, arm, phase, wave_finished=bool(missing))
 
@@ -215,7 +218,9 @@ class Engine:
 
     def _write_costs(self) -> None:
         table = {
-            plan.name: {arm.name: dataclasses.asdict(costs.measure(arm.replica)) for arm in plan.arms}
+            plan.name: {
+                arm.name: dataclasses.asdict(costs.measure(arm.replica)) for arm in plan.arms
+            }
             for plan in self.study.tasks
         }
         self.workdir.write("costs.json", json.dumps(table, indent=1))

@@ -196,7 +196,9 @@ class Study:
         train = {**self.file.train, **entry.train, **arm.train}
         where = f"{prefix}, arm {name!r}: "
         replica = Replica(
-            build(ModelConfig, model, f"{where}model"), task, build(TrainConfig, train, f"{where}train")
+            build(ModelConfig, model, f"{where}model"),
+            task,
+            build(TrainConfig, train, f"{where}train"),
         )
         return Arm(name, role, replica, note=arm.note)
 
@@ -207,7 +209,9 @@ class Study:
         for arm in arms[1:] if what != "none" else ():
             widened, residual = costs.match(arm.replica, arms[0].replica, what)
             if widened != arm.replica:
-                note = f"MLP width {widened.model.mlp_width}: {residual:+.2%} {what} of the baseline"
+                note = (
+                    f"MLP width {widened.model.mlp_width}: {residual:+.2%} {what} of the baseline"
+                )
                 name = f"{arm.name} ({what} matched)"
                 matched.append(Arm(name, "matched", widened, note=note))
         return matched

@@ -5,6 +5,7 @@
     curves/           TASK/ARM/PHASE_lrRATE_seedSEED.csv: step, train_loss, value (validation)
     examples/         TASK/ARM/seedSEED.npy: the metric of every test example
     checkpoints/      TASK/ARM/seedSEED.safetensors: final parameters of evaluation runs
+    events/           TASK/ARM/seedSEED/: curves of evaluation runs for TensorBoard
     costs.json, summary.csv, report.html, report.md, figures/
 
 Whole files are replaced atomically; a row cut off by a crash is dropped and its run is repeated.
@@ -15,6 +16,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,6 +24,7 @@ import flax.traverse_util
 import numpy as np
 import pandas as pd
 import safetensors.numpy
+import tensorboardX
 
 from qkv_jax.config import ConfigError
 from qkv_jax.study.plan import Arm, Study
@@ -73,7 +76,12 @@ class Workdir:
             allowed = f"finish the study in {self.path} with {before} seeds first, then add more"
             raise ConfigError("study.eval_seeds", now, allowed)
         looks = known["looks"] if now == before else [*known["looks"], now]
-        resumed = {**known, **study, "looks": looks, "complete": known["complete"] and now == before}
+        resumed = {
+            **known,
+            **study,
+            "looks": looks,
+            "complete": known["complete"] and now == before,
+        }
         self.write_study(resumed)
         return resumed
 
@@ -137,6 +145,7 @@ class Workdir:
             self.write(f"examples/{stem}.npy", scores.getvalue())
             flat = flax.traverse_util.flatten_dict(done.params, sep="/")
             self.write(f"checkpoints/{stem}.safetensors", safetensors.numpy.save(flat))
+            self._write_events(self.path / "events" / stem, curve)
 
     def curve(
         self, task: str, arm: str, phase: str, learning_rate: float, seed: int
@@ -164,6 +173,15 @@ class Workdir:
             raise ConfigError("checkpoint", str(file), allowed)
         flat = safetensors.numpy.load(file.read_bytes())
         return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+    @staticmethod
+    def _write_events(folder: pathlib.Path, curve: pd.DataFrame) -> None:
+        """The curve for TensorBoard. Steps stand for wall times, so that reruns write the same."""
+        shutil.rmtree(folder, ignore_errors=True)
+        with tensorboardX.SummaryWriter(str(folder)) as events:
+            for step, loss, value in curve.itertuples(index=False):
+                events.add_scalar("train/loss", loss, step, walltime=step)
+                events.add_scalar("validation/value", value, step, walltime=step)
 
     def write(self, name: str, content: str | bytes) -> None:
         """Writes or replaces a file as a whole: a crash leaves the old one or the new one."""
@@ -226,5 +244,7 @@ def _first_difference(known: Any, asked: Any, path: str = "") -> str:
     if isinstance(known, dict) and isinstance(asked, dict):
         for key in [*known, *(k for k in asked if k not in known)]:
             if known.get(key) != asked.get(key):
-                return _first_difference(known.get(key), asked.get(key), f"{path}.{key}".lstrip("."))
+                return _first_difference(
+                    known.get(key), asked.get(key), f"{path}.{key}".lstrip(".")
+                )
     return f"its {path} is {known!r}, not {asked!r}"

@@ -88,7 +88,7 @@ def number(value, digits: int = 3, signed: bool = False) -> str:
 
 
 def p_value(p) -> str:
-    """"0.0004", "0.012", "0.35"; below 0.0001 "< 0.0001"."""
+    """ "0.0004", "0.012", "0.35"; below 0.0001 "< 0.0001"."""
     if not known(p):
         return MISSING
     if p < 1e-4:
@@ -128,7 +128,7 @@ def integer(value) -> str:
 
 
 def interval(low, high, digits: int, signed: bool = False) -> str:
-    """"0.270 to 0.350", or a dash where the interval is not known."""
+    """ "0.270 to 0.350", or a dash where the interval is not known."""
     if not (known(low) and known(high)):
         return MISSING
     return f"{number(low, digits, signed)} to {number(high, digits, signed)}"
@@ -175,7 +175,7 @@ def shorten(label: str, most: int = 24) -> str:
 
 
 def join(words: Sequence[str]) -> str:
-    """"a", "a and b", "a, b and c"; semicolons where the items have commas themselves."""
+    """ "a", "a and b", "a, b and c"; semicolons where the items have commas themselves."""
     words = list(words)
     if len(words) < 2:
         return "".join(words)
@@ -185,5 +185,19 @@ def join(words: Sequence[str]) -> str:
 
 def small(n: int) -> str:
     """Numbers up to twelve as words."""
-    words = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+    words = [
+        "no",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+    ]
     return words[n] if n < len(words) else str(n)

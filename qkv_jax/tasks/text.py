@@ -44,7 +44,8 @@ class MaskedBytes(Task):
 
     @property
     def outcome(self) -> Outcome:
-        return Outcome("mean", "loss", "nats/byte", self.margin, failure_value=float(np.log(_BYTES)))
+        uniform_guess = float(np.log(_BYTES))
+        return Outcome("mean", "loss", "nats/byte", self.margin, failure_value=uniform_guess)
 
     @property
     def classes(self) -> int:

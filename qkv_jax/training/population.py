@@ -144,22 +144,21 @@ class Population:
         tests = _join(self._scores(state.params, "test")) if test else None
         params = jax.device_get(state.params) if test else None
         steps = config.report_every * (1 + np.arange(len(losses)))
-        finished = []
-        for lane, run in enumerate(wave):
-            place = divmod(lane, self.packing)
-            finished.append(
-                Finished(
-                    run=run,
-                    steps=steps,
-                    train_loss=losses[(slice(None), *place)],
-                    value=scores[(slice(None), *place)],
-                    diverged=bool(diverged[(-1, *place)]),
-                    scores=None if tests is None else tests[place],
-                    params=None if params is None else jax.tree.map(lambda a: a[place], params),
-                    seconds=seconds,
-                )
+
+        def one(run: Run, device: int, lane: int) -> Finished:
+            pick = lambda tree: jax.tree.map(lambda a: a[device, lane], tree)  # None stays None
+            return Finished(
+                run=run,
+                steps=steps,
+                train_loss=losses[:, device, lane],
+                value=scores[:, device, lane],
+                diverged=bool(diverged[-1, device, lane]),
+                scores=pick(tests),
+                params=pick(params),
+                seconds=seconds,
             )
-        return finished
+
+        return [one(run, *divmod(place, self.packing)) for place, run in enumerate(wave)]
 
     def start(self, wave: Sequence[Run]) -> TrainState:
         """Initial states [devices, packing, ...] of a wave; its last run fills what is empty."""
@@ -199,9 +198,7 @@ def _layout(devices: tuple[jax.Device, ...]) -> jax.sharding.NamedSharding:
 
 
 @functools.lru_cache(maxsize=8)
-def _schedule_program(
-    task: Task, config: TrainConfig, devices: tuple[jax.Device, ...]
-) -> Callable:
+def _schedule_program(task: Task, config: TrainConfig, devices: tuple[jax.Device, ...]) -> Callable:
     """`Replica.schedule` for a wave, the same for all models."""
     schedule = Replica(ModelConfig(), task, config).schedule
     mapped = jax.vmap(schedule, in_axes=(0, 0, None))
@@ -240,5 +237,3 @@ def _gather(reports: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     losses, scores, diverged = zip(*reports, strict=True)
     means = [_join(blocks).astype(np.float64).mean(-1) for blocks in scores]
     return np.stack(jax.device_get(losses)), np.stack(means), np.stack(jax.device_get(diverged))
-
-
