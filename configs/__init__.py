@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 
 def tree(values: Mapping[str, Any]) -> ConfigDict:
-    """Nested mappings as ConfigDicts that keep their order: arms and tasks run as they are listed."""
+    """Nested mappings as ConfigDicts that keep their order: tasks and arms run as listed."""
     config = ConfigDict(sort_keys=False)
     for name, value in values.items():
         config[name] = tree(value) if isinstance(value, Mapping) else value

@@ -4,6 +4,9 @@ Tunes every arm, evaluates it on fresh seeds, and writes tables, figures and a r
 directory. Interrupted, it goes on with the same command. `--plan` says what would be run.
 """
 
+import shlex
+import sys
+
 from absl import flags
 
 from experiments import door
@@ -25,7 +28,7 @@ def main() -> None:
         return
     workdir = Workdir(_WORKDIR.value or f"runs/{study.file.name}")
     record = workdir.open(study.describe())
-    record["command"] = f"python -m experiments.ablate --workdir={workdir.path}"
+    record["command"] = shlex.join(["python", "-m", "experiments.ablate", *sys.argv[1:]])
     with display.Display(study) as shown:
         work = engine.Engine(study, workdir, record, shown.hear)
         shown.watch(work)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from untied import draw
 
-from qkv_jax.positions import AddPositions, rotate, sinusoidal
+from qkv_jax.positions import EMBEDDING_STD, AddPositions, rotate, sinusoidal
 
 
 @pytest.mark.parametrize("width", [8, 7])
@@ -67,13 +67,14 @@ def test_each_kind_adds_what_it_says():
         assert ("params" in variables) == (kind == "learned")
     assert not added["none"].any() and not added["rotary"].any()
     for batch in added["sinusoidal"]:
-        np.testing.assert_allclose(batch, sinusoidal(3, 8), atol=1e-6)
+        np.testing.assert_allclose(batch, 2**0.5 * EMBEDDING_STD * sinusoidal(3, 8), atol=1e-6)
+        assert jnp.sqrt((batch**2).mean()) == pytest.approx(EMBEDDING_STD, rel=1e-3)
 
 
 def test_learned_positions_are_a_small_table():
-    """[max_length, D] of standard deviation 0.02, of which a short sequence reads the start."""
+    """[max_length, D] of size EMBEDDING_STD, of which a short sequence reads the start."""
     x, module = jnp.zeros((2, 3, 256)), AddPositions("learned", 64)
     variables = module.init(jax.random.key(0), x)
     table = variables["params"]["embedding"]
-    assert table.shape == (64, 256) and table.std() == pytest.approx(0.02, rel=0.03)
+    assert table.shape == (64, 256) and table.std() == pytest.approx(EMBEDDING_STD, rel=0.03)
     np.testing.assert_array_equal(module.apply(variables, x), jnp.stack([table[:3]] * 2))

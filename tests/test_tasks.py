@@ -49,7 +49,8 @@ def mnist():
 def generator(kind, split, size):
     """Draws a batch of a split from a seed, compiled once."""
     task = make_task(kind, GENERATED[kind])
-    return jax.jit(lambda seed: task.generate(jax.random.key(seed), size, split))
+    draw = jax.jit(lambda seed: task.generate(jax.random.key(seed), size, split))
+    return lambda seed: draw(np.uint32(seed))
 
 
 def batches(task, data, seed, first, steps, size):
@@ -92,10 +93,9 @@ def test_generated_splits_are_disjoint_at_every_key(kind, seed):
     assert set(sums["train"]) <= set(range(2, task.classes))
 
 
-@pytest.mark.parametrize("kind", GENERATED)
-def test_what_is_trained_on_is_the_train_split(kind):
+def test_what_is_trained_on_is_the_train_split():
     """The batches that training sees carry the checksums of training, all of them."""
-    task = make_task(kind, GENERATED[kind])
+    task = make_task("reverse", GENERATED["reverse"])
     sums = checksums(task, batches(task, {}, seed=3, first=0, steps=8, size=32))
     assert set(sums.ravel()) == set(range(2, task.classes))
 
@@ -112,7 +112,7 @@ def test_the_checksum_does_not_betray_the_split_in_a_part_of_a_sequence(split):
     assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
 
 
-@pytest.mark.parametrize("kind", [*GENERATED, "masked_bytes"])
+@pytest.mark.parametrize("kind", ["reverse", "masked_bytes"])
 def test_held_out_data_are_the_same_every_time(kind, masked_bytes):
     """Validation and test belong to the task: no seed enters, two loads are equal to the bit."""
     task = masked_bytes if kind == "masked_bytes" else make_task(kind, GENERATED[kind])
@@ -153,8 +153,7 @@ def test_every_file_gives_its_own_end_to_the_held_out_splits(text, tmp_path):
     assert len(data["train"]) == 2 * (4096 - 2 * 204)
 
 
-@settings(max_examples=30)
-@given(length=st.integers(2, 40), wanted=st.integers(1, 60), size=st.integers(100, 2000))
+@pytest.mark.parametrize(("length", "wanted", "size"), [(16, 99, 1000), (8, 5, 41), (8, 1, 50)])
 def test_held_out_windows_do_not_overlap(length, wanted, size):
     """Windows of a split share no byte, however many are asked for, and reach its very end."""
     task = make_task("masked_bytes", {"length": length, "masked": 0.5})
@@ -169,13 +168,14 @@ def test_held_out_windows_do_not_overlap(length, wanted, size):
 @settings(max_examples=30)
 @given(st.permutations([0] * 8 + [1] * 7 + [2] * 9))
 def test_stratified_splits_are_disjoint_and_balanced(labels):
-    """No image is in two splits, and each split holds the stated number of every class."""
+    """No image is in two splits; each holds the stated number of every class, and the same images
+    every time."""
     labels = np.asarray(labels)
     splits = stratified_split(labels, {"train": 4, "test": 3})
     assert len(np.unique(np.concatenate([*splits.values()]))) == 3 * 7
     assert (np.bincount(labels[splits["train"]]) == 4).all()
     assert (np.bincount(labels[splits["test"]]) == 3).all()
-    again = stratified_split(labels, {"train": 4, "test": 3})  # the same images for ever
+    again = stratified_split(labels, {"train": 4, "test": 3})
     jax.tree.map(np.testing.assert_array_equal, splits, again)
 
 
@@ -286,16 +286,21 @@ def test_an_epoch_is_a_permutation(examples, batch_size):
     assert not (epochs[0] == epochs[1]).all() and not (epochs[1] == epochs[2]).all()
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def places_of_epochs(first, steps):
+    """Three batches of 3 an epoch, from 10 examples."""
+    return epoch_schedule(jax.random.key(1), first, steps, 3, 10)
+
+
 @settings(max_examples=15)
-@given(cuts=st.lists(st.integers(1, 7), min_size=1, max_size=4))
+@given(cuts=st.lists(st.sampled_from([1, 2, 5]), min_size=1, max_size=8))
 def test_an_epoch_does_not_feel_how_it_is_cut_into_calls(cuts):
     """Reports cut the steps anywhere, also across epochs: the order of examples stays the same."""
-    draw = lambda first, steps: epoch_schedule(jax.random.key(1), jnp.int32(first), steps, 3, 10)
-    whole, parts, first = draw(0, sum(cuts)), [], 0
+    first = 0
     for steps in cuts:
-        parts.append(draw(first, steps))
+        part = places_of_epochs(np.int32(first), steps)
+        np.testing.assert_array_equal(part, places_of_epochs(np.int32(0), 40)[first:][:steps])
         first += steps
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 def test_a_batch_larger_than_the_data_is_refused():
@@ -304,7 +309,7 @@ def test_a_batch_larger_than_the_data_is_refused():
         epoch_schedule(jax.random.key(0), jnp.int32(0), 1, 11, 10)
 
 
-@pytest.mark.parametrize("kind", [*GENERATED, "masked_bytes", "mnist5k"])
+@pytest.mark.parametrize("kind", ["reverse", "masked_bytes", "mnist5k"])
 def test_batches_depend_on_the_seed_and_the_step_only(kind, masked_bytes, mnist):
     """Not on the model, the rate of reports, or the number of steps; but on both of these."""
     if kind == "mnist5k":
@@ -315,21 +320,22 @@ def test_batches_depend_on_the_seed_and_the_step_only(kind, masked_bytes, mnist)
 
     training = {name: x for name, x in data.items() if name == "train"}
 
-    def entries(seed, first, every, steps=12, tie="separate"):
+    def program(every, steps, tie):
         model = ModelConfig(tie=tie, width=16, heads=2)
         config = TrainConfig(steps=steps, report_every=every, batch_size=4)
         schedule = jax.jit(Replica(model, task, config).schedule)
-        return schedule(jnp.uint32(seed), jnp.int32(first), training)
+        return lambda seed, first: schedule(np.uint32(seed), np.int32(first), training)
 
     def equal(some, others):
         pairs = zip(jax.tree.leaves(some), jax.tree.leaves(others), strict=True)
         return all(np.array_equal(a, b) for a, b in pairs)
 
-    reference = entries(seed=5, first=0, every=4)
-    halves = [entries(5, first, 2, steps=60, tie="copies") for first in (0, 2)]
+    entries, others = program(4, 12, "separate"), program(2, 60, "copies")
+    reference = entries(seed=5, first=0)
+    halves = [others(seed=5, first=first) for first in (0, 2)]
     assert equal(jax.tree.map(lambda *parts: jnp.concatenate(parts), *halves), reference)
-    assert not equal(entries(seed=6, first=0, every=4), reference)
-    assert not equal(entries(seed=5, first=4, every=4), reference)
+    assert not equal(entries(seed=6, first=0), reference)
+    assert not equal(entries(seed=5, first=4), reference)
 
 
 # --- outcomes and what tasks refuse
@@ -372,7 +378,7 @@ def test_failing_counts_as_chance(kind):
         ("relation", {"labels": 2}, "labels: given 2; must be at least 3, to tell splits apart"),
         ("relation", {"names": 8}, "names: given 8; must be at least length = 32"),
         ("mnist5k", {"patch": 5}, "patch: given 5; must divide the side, 28"),
-        ("masked_bytes", {"masked": 2.0}, "masked: given 2.0; must be at least 0.015625 and below 1.0"),
+        ("mnist5k", {"margin": float("nan")}, "margin: given nan; must be a finite number above 0"),
     ],
 )  # fmt: skip
 def test_tasks_refuse_what_cannot_be(kind, options, line):
@@ -380,6 +386,13 @@ def test_tasks_refuse_what_cannot_be(kind, options, line):
     with pytest.raises(ConfigError) as refusal:
         make_task(kind, options)
     assert str(refusal.value) == f"task.{line}"
+
+
+def test_the_share_of_masked_bytes_is_one_byte_at_least_and_not_all():
+    """Bounded by the length of the window, which the line says."""
+    for masked in (0.0, 0.01, 1.0, float("nan")):
+        with pytest.raises(ConfigError, match=f"task.masked: given {masked}; .*least 0.0625 and"):
+            make_task("masked_bytes", {"length": 16, "masked": masked})
 
 
 def test_unreadable_empty_and_short_texts_are_refused_by_name(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from untied import TIES, assert_close, assert_described, describe, draw, leaves
 
 from qkv_jax.config import ConfigError
+from qkv_jax.positions import EMBEDDING_STD
 from qkv_jax.tasks import make_task
 from qkv_jax.tie import Tie, parse_schedule
 from qkv_jax.training.state import TrainConfig, decay_mask
@@ -250,15 +251,28 @@ def test_the_numbers_of_the_config_reach_the_layers():
 # --- stems
 
 
-def test_token_embeddings_have_unit_variance_and_fields_add_up():
+def test_fields_of_a_token_add_up():
     stem = TokenStem((50, 60, 70), 64)
     tokens = jax.random.randint(jax.random.key(1), (8, 16, 3), 0, 50)
     variables = stem.init(jax.random.key(0), tokens)
-    out = stem.apply(variables, tokens)
-    assert out.std() == pytest.approx(1, rel=0.05)
     tables = [variables["params"][f"field_{i}"]["embedding"] for i in range(3)]
     expected = sum(table[tokens[..., i]] for i, table in enumerate(tables))
-    np.testing.assert_allclose(out, expected, atol=1e-6)
+    np.testing.assert_allclose(stem.apply(variables, tokens), expected, atol=1e-6)
+
+
+def test_every_stem_starts_at_one_size():
+    """Tokens of one field or three, patches of standardised images and the class token alike."""
+    tokens = jax.random.randint(jax.random.key(1), (16, 16, 3), 0, 50)
+    stems = {
+        "one field": (TokenStem((50,), 256), tokens[..., 0]),
+        "three fields": (TokenStem((50,) * 3, 256), tokens),
+        "patches": (PatchStem(2, 256), draw(0, 16, 8, 8, 3)),
+    }
+    for name, (stem, inputs) in stems.items():
+        out, _ = stem.init_with_output(jax.random.key(0), inputs)
+        first = 1 if name == "patches" else 0  # the class token apart: 256 numbers scatter more
+        assert out[:, first:].std() == pytest.approx(EMBEDDING_STD, rel=0.05), name
+        assert out[:, 0].std() == pytest.approx(EMBEDDING_STD, rel=0.15), name
 
 
 def test_patches_are_squares_of_the_image_row_by_row():

@@ -143,9 +143,14 @@ class Study:
     def describe(self) -> dict:
         """The part of study.json that the config determines."""
         arms: dict[str, dict] = {}
+        notes: dict[str, dict[str, str]] = {}  # of an arm, by task: sizes differ between tasks
         for plan in self.tasks:
             for arm in plan.arms:
                 arms.setdefault(arm.name, self._describe_arm(arm))
+                notes.setdefault(arm.name, {})[plan.name] = arm.note
+        for name, by_task in notes.items():
+            if len(set(by_task.values())) > 1:
+                arms[name]["note"] = "; ".join(f"{t}: {note}" for t, note in by_task.items())
         return {
             "format": 1,
             "name": self.file.name,
