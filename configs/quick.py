@@ -22,34 +22,32 @@ LEARNED_SCALE = {
 
 
 def get_config() -> ConfigDict:
-    others = [
-        str(tie) for tie in Tie.all() if str(tie) not in CLASSIC and tie != Tie.parse("copies")
-    ]
+    others = [str(tie) for tie in Tie.all()[:-1] if str(tie) not in CLASSIC]
     few = (*CLASSIC, *LEARNED_SCALE)
     return tree(
         {
             "name": "quick",
             "arms": tie_arms(*CLASSIC[:-1], *others, "copies") | LEARNED_SCALE,
             "model": {"layers": 1, "width": 32, "heads": 2, "positions": "learned"},
-            "train": {"batch_size": 32, "report_every": 100, "steps": 600},
+            "train": {"batch_size": 32, "report_every": 100},
             "tasks": {
                 "mnist5k": {
                     "kind": "mnist5k",
                     "arms": few,
                     "model": {"layers": 2},
-                    "train": {"steps": 800},
+                    "train": {"steps": 500},
                 },
                 "relation": {
                     "kind": "relation",
                     "options": {"length": 16, "names": 64, "outcome_kind": "mean"},
-                    "train": {"steps": 800},
+                    "train": {"steps": 400, "report_every": 50},
                 },
                 "shakespeare": {
                     "kind": "masked_bytes",
                     "options": {"length": 32, "files": ()},
                     "arms": few,
                     "model": {"width": 64, "heads": 4},
-                    "train": {"steps": 600},
+                    "train": {"steps": 500},
                 },
             },
             "study": {

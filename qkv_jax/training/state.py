@@ -6,7 +6,7 @@ grid of runs.
 
 import dataclasses
 import zlib
-from typing import Any, Literal
+from typing import Any, Literal, no_type_check
 
 import flax.struct
 import jax
@@ -49,6 +49,8 @@ class TrainConfig:
             raise ConfigError("steps", self.steps, allowed)
 
 
+# Not checked at run time: JAX and Orbax make states of stacked arrays, of specs and of nothing.
+@no_type_check
 @flax.struct.dataclass
 class TrainState:
     """One replica. Everything is an array, so that states stack, shard and save as they are."""
