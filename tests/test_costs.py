@@ -34,7 +34,7 @@ def size(tree):
     "model", [{}, {"kv_heads": 1, "tie": "K=V|Q=X", "scale": "learned_per_head"}]
 )
 def test_parameters_are_those_of_the_real_tree(model):
-    replica = make_replica(**model)
+    replica = make_replica(width=16, **model)
     tree, measured = replica.init_params(0), costs.measure(replica)
     layers = [tree["layer_0"], tree["layer_1"]]
     assert measured.params == size(tree)

@@ -111,11 +111,17 @@ class Workdir:
             self.write("runs.csv", whole)
         if not whole:
             return pd.DataFrame(columns=RUN_COLUMNS)
-        # Names such as "None" or "NA" are names; only numbers may be missing.
+        # Names such as "None" or "NA" are names; only numbers may be missing. Floats come back to
+        # the bit, so that a resumed study computes what an uninterrupted one does.
         texts = dict.fromkeys(("task", "arm", "phase", "status", "metric"), str)
         numbers = [name for name in RUN_COLUMNS if name not in texts]
-        frame = pd.read_csv(io.StringIO(whole), dtype=texts, keep_default_na=False)
-        return frame.assign(**{name: pd.to_numeric(frame[name]) for name in numbers})
+        return pd.read_csv(
+            io.StringIO(whole),
+            dtype=texts,
+            keep_default_na=False,
+            na_values=dict.fromkeys(numbers, ["nan"]),
+            float_precision="round_trip",
+        )
 
     def append_runs(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows in one write and waits until the disk has them."""
