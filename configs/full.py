@@ -7,6 +7,7 @@ seeds instead of two: with two, a rate chosen by luck costs power (`experiments.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs import tree
 from qkv_jax.study.plan import tie_arms
@@ -60,7 +61,7 @@ def get_config() -> ConfigDict:
                 "tune_seeds": 4,
                 "eval_seeds": 10,
                 "match": "none",
-                "packing": None,
+                "packing": placeholder(int),
             },
         }
     )

@@ -5,6 +5,7 @@ python -m experiments.ablate --config=configs/quick.py --workdir=runs/quick
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs import tree
 from qkv_jax.study.plan import tie_arms
@@ -58,7 +59,7 @@ def get_config() -> ConfigDict:
                 "tune_seeds": 2,
                 "eval_seeds": 6,
                 "match": "none",
-                "packing": None,
+                "packing": placeholder(int),
             },
         }
     )

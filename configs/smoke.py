@@ -4,6 +4,7 @@ python -m experiments.ablate --config=configs/smoke.py --workdir=runs/smoke
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs import tree
 from qkv_jax.study.plan import tie_arms
@@ -26,7 +27,7 @@ def get_config() -> ConfigDict:
                 "tune_seeds": 1,
                 "eval_seeds": 5,
                 "match": "none",
-                "packing": None,
+                "packing": placeholder(int),
             },
         }
     )

@@ -23,6 +23,7 @@ _CONFIG = door.config_flag("configs/quick.py")
 def main() -> None:
     use_cpu_cores()
     study = Study(_CONFIG().to_dict())
+    study.check_data()
     if _PLAN.value:
         display.print_plan(study)
         return

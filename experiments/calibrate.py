@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
@@ -20,6 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments import door
 from qkv_jax.study import calibration
 
 AT_MOST = dict.fromkeys(calibration.EVENTS, 0.05)
@@ -41,6 +43,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--outcome", choices=calibration.OUTCOMES, help="only this outcome")
+    parser.error = lambda line: sys.exit(door.refuse(line))
     flags = parser.parse_args()
     if flags.studies < 1 or flags.workers < 1:
         parser.error("--studies and --workers must be at least 1")

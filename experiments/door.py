@@ -1,13 +1,20 @@
 """The door of every command: flags and config in, one clear line and exit code 2 for bad input.
 
 Left alone, absl exits 1 on a flag error, an unknown config key prints a traceback, and a missing
-config file goes unnoticed until a field is read.
+config file goes unnoticed until a field is read. Here the config file is read and the names of the
+overrides are looked up before absl sees them, and every refusal says the field, what was given and
+what is allowed.
 """
 
+import difflib
 import pathlib
+import re
+import runpy
 import signal
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -15,6 +22,8 @@ from ml_collections import ConfigDict, config_flags
 from qkv_jax.config import ConfigError
 
 BAD_INPUT = 2
+
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
 
 def enter(main: Callable[[], int | None]) -> None:
@@ -52,28 +61,94 @@ def refuse(line: str) -> int:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        missing = _missing_config(argv)
-        if missing:
-            raise ConfigError("--config", missing, "no such file")
-        left = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
-            flags.FLAGS.config  # noqa: B018  (read now, so that a broken file is refused here)
+            given = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
+            _check_overrides(given, _read_config(_config_path(given)))
+        left = flags.FLAGS(argv)
         if left[1:]:
             raise ConfigError("command line", " ".join(left[1:]), "flags look like --name=value")
         return left
-    except (ConfigError, flags.Error, OSError, SyntaxError) as error:
+    except flags.UnrecognizedFlagError as error:
+        sys.exit(refuse(str(_unknown(f"--{error.flagname}", error.flagvalue, _own_flags()))))
+    except flags.IllegalFlagValueError as error:
+        sys.exit(refuse(_reworded(error)))
+    except (ConfigError, flags.Error, OSError, ValueError, TypeError, LookupError) as error:
         sys.exit(refuse(str(error)))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        # What ml_collections raises for unknown keys and wrong types says which, in its own words.
-        text = str(error.args[0] if error.args else error)
-        sys.exit(refuse(f"--config: {text}"))
 
 
-def _missing_config(argv: list[str]) -> str | None:
+def _config_path(argv: list[str]) -> str:
+    """What --config names: the last one counts, as in absl."""
+    path = flags.FLAGS["config"].default_as_str.strip("'")
     for flag, following in zip(argv[1:], [*argv[2:], ""], strict=True):
         name, equals, value = flag.lstrip("-").partition("=")
-        if name == "config" and flag.startswith("-"):
+        if flag.startswith("-") and name == "config":
             path = value if equals else following
-            if not pathlib.Path(path.partition(":")[0]).is_file():
-                return path
-    return None
+    return path
+
+
+def _read_config(path: str) -> ConfigDict:
+    """What the file's `get_config` returns.
+
+    Raises:
+      ConfigError: naming the file and the line, whatever goes wrong in it.
+    """
+    file, _, argument = path.partition(":")
+    if not pathlib.Path(file).is_file():
+        raise ConfigError("--config", path, "no such file")
+    try:
+        get_config = runpy.run_path(file).get("get_config")
+        config = get_config(*[argument] if argument else []) if get_config else None
+    except Exception as error:  # the file is somebody's program: it may raise anything
+        calls = traceback.extract_tb(error.__traceback__)
+        lines = [call.lineno for call in calls if call.filename == file]
+        what = str(error)
+        if isinstance(error, SyntaxError):
+            lines, what = [error.lineno], error.msg
+        at = f"line {lines[-1]}: " if lines else ""
+        raise ConfigError("--config", path, f"{at}{type(error).__name__}: {what}") from None
+    if not isinstance(config, ConfigDict):
+        raise ConfigError("--config", path, "must define get_config() that returns a ConfigDict")
+    return config
+
+
+def _check_overrides(argv: list[str], config: ConfigDict) -> None:
+    """Refuses --config.a.b where the file has no a.b, saying what there is."""
+    for flag in argv[1:]:
+        match = re.match(r"--?(?:no)?config\.([^=]*)(=.*)?", flag)
+        if not match:
+            continue
+        here: Any = config
+        path, given = match[1].split("."), (match[2] or "=")[1:]
+        for depth, name in enumerate(path):
+            field = ".".join(path[: depth + 1])
+            if not isinstance(here, ConfigDict):
+                raise ConfigError(field, given, f"{'.'.join(path[:depth])} has no fields")
+            if name not in here:
+                raise _unknown(field, given, here.keys(), last=name)
+            here = here[name]
+
+
+def _unknown(field: str, given: str, allowed: Iterable[str], last: str = "") -> ConfigError:
+    """The refusal of a name that is not there, with the one that may have been meant."""
+    names = list(allowed)
+    near = difflib.get_close_matches(last or field, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return ConfigError(field, given, f"unknown; {hint}allowed: {', '.join(names)}")
+
+
+def _own_flags() -> list[str]:
+    modules = (sys.modules["__main__"], sys.modules[__name__])
+    return [f"--{f.name}" for m in modules for f in flags.FLAGS.get_key_flags_for_module(m)]
+
+
+def _reworded(error: flags.IllegalFlagValueError) -> str:
+    """absl's "flag --NAME=VALUE: REASON" as field, given, allowed."""
+    match = re.match(r"flag --([^=]+)=(.*?): (.*)", str(error), re.DOTALL)
+    if not match or match[1] not in flags.FLAGS:
+        return str(error)
+    name, given, reason = match.groups()
+    parser = flags.FLAGS[name].parser
+    bounds = parser.syntactic_help if getattr(parser, "lower_bound", None) is not None else ""
+    kind = bounds or _KINDS.get(parser.flag_type())
+    field = name.removeprefix("config.") if name.startswith("config.") else f"--{name}"
+    return str(ConfigError(field, given, f"must be {kind}" if kind else reason))

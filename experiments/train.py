@@ -31,8 +31,8 @@ class TrainFile:
     checkpoint_steps: tuple[int, ...] = ()
 
     def __post_init__(self):
-        if self.seed < 0:
-            raise ConfigError("seed", self.seed, "must be a whole number, 0 or above")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError("seed", self.seed, "must be a whole number, 0 or above, below 2**32")
 
 
 def main() -> None:

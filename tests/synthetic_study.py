@@ -46,11 +46,11 @@ def make_study(tasks=("text", "digits", "recall"), seeds=6, extra_arms=(), seed=
     arms = {t if t != "Q=K=V=X" else "copies": {"tie": t} for t in TIES}
     for arm, spec in arms.items():
         role = "baseline" if arm == "separate" else "arm"
-        spec.update(role=role, note="", overrides={"tie": spec["tie"]})
+        spec.update(role=role, note="", overrides={"model": {"tie": spec["tie"]}, "train": {}})
     note = "copies with a learned temperature"
     arms["copies, scale"] = {
         "tie": "Q=K=V=X", "role": "control", "note": note,
-        "overrides": {"tie": "copies", "scale": "learned_per_head"},
+        "overrides": {"model": {"tie": "copies", "scale": "learned_per_head"}, "train": {}},
     }  # fmt: skip
     for arm, tie in extra_arms:
         arms[arm] = {"tie": tie, "role": "arm", "note": "", "overrides": {"tie": tie, "x": 1}}

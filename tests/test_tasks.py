@@ -385,13 +385,13 @@ def test_tasks_refuse_what_cannot_be(kind, options, line):
     """One line each: the field, what was given, what is allowed."""
     with pytest.raises(ConfigError) as refusal:
         make_task(kind, options)
-    assert str(refusal.value) == f"task.{line}"
+    assert str(refusal.value) == f"task.{'' if line.startswith('kind') else 'options.'}{line}"
 
 
 def test_the_share_of_masked_bytes_is_one_byte_at_least_and_not_all():
     """Bounded by the length of the window, which the line says."""
     for masked in (0.0, 0.01, 1.0, float("nan")):
-        with pytest.raises(ConfigError, match=f"task.masked: given {masked}; .*least 0.0625 and"):
+        with pytest.raises(ConfigError, match=f"masked: given {masked}; .* least 0.0625 and"):
             make_task("masked_bytes", {"length": 16, "masked": masked})
 
 

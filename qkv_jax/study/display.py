@@ -16,9 +16,9 @@ from qkv_jax.study.engine import Progress as News
 from qkv_jax.study.plan import Study, TaskPlan
 from qkv_jax.training.population import wave_shape
 
-# For `--plan` only: what one replica on one core of a 2-core machine took, fitted to the quick
+# For estimates only: what a replica on one core of a 2-core machine took, fitted to the quick
 # study. A step is a fixed part and its FLOPs; compiling is per program.
-_SECONDS_A_STEP, _FLOPS_A_SECOND, _SECONDS_A_COMPILATION = 5e-4, 2.5e10, 5.0
+_SECONDS_A_STEP, _FLOPS_A_SECOND, _SECONDS_A_COMPILATION = 8e-4, 5e10, 4.0
 
 
 class Display:
@@ -94,7 +94,7 @@ class Display:
 
 
 class _Workload:
-    """The share of a study's work that is done, in FLOPs; grids that grow are added."""
+    """The share of a study's work that is done, in estimated seconds; grown grids are added."""
 
     def __init__(self, study: Study):
         self.wave_work = {
@@ -110,6 +110,13 @@ class _Workload:
             for tunes in [study.config.tune_seeds * len(plan.learning_rates)]
             for a in plan.arms
         )
+        self.program = {
+            (plan.name, arm.name): (plan.name, arm.replica)
+            for plan in study.tasks
+            for arm in plan.arms
+        }
+        self.total += len(set(self.program.values())) * _SECONDS_A_COMPILATION
+        self.compiled: set = set()
         self.done = self.skipped = self.part = 0.0
         self.waves = None
 
@@ -119,8 +126,11 @@ class _Workload:
         if self.waves is not None and waves > self.waves:
             self.total += (waves - self.waves) * wave
         if self.waves is not None and news.waves_done > self.waves_done:
-            self.done += wave
-            self.skipped += 0.0 if news.wave_finished else wave
+            program = self.program[news.task, news.arm]
+            cost = wave + _SECONDS_A_COMPILATION * (program not in self.compiled)
+            self.compiled.add(program)
+            self.done += cost
+            self.skipped += 0.0 if news.wave_finished else cost
         self.part = wave * news.step / max(news.steps, 1)
         self.waves, self.waves_done = waves, news.waves_done
 

@@ -15,11 +15,10 @@ import numpy as np
 import pandas as pd
 
 import qkv_jax
-from qkv_jax.config import ConfigError
 from qkv_jax.study import costs, statistics
 from qkv_jax.study.plan import Arm, Study, TaskPlan
 from qkv_jax.study.results import KEY, Workdir
-from qkv_jax.training.population import DeviceData, Finished, Population, Run, wave_shape
+from qkv_jax.training.population import DeviceData, Finished, Population, Run
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "statsmodels")
 
@@ -64,18 +63,9 @@ class Engine:
             | {name: version(name) for name in _PACKAGES},
             "devices": [str(device) for device in jax.local_devices()],
             "platform": jax.default_backend(),
-            "wave": record.get("wave") or wave_shape(study.config.packing),
             "started": record.get("started")
             or datetime.datetime.now().isoformat(timespec="seconds"),
         }
-        if self.record["wave"] != wave_shape(study.config.packing):
-            # Other waves give other sums: the tables would no longer be those of one study.
-            raise ConfigError(
-                "workdir",
-                str(workdir.path),
-                f"was started with waves of {self.record['wave']}, this machine makes "
-                f"{wave_shape(study.config.packing)}; use the same devices and packing",
-            )
         self.workdir.write_study(self.record)
 
     def run(self) -> pd.DataFrame:

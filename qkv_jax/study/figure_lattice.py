@@ -33,21 +33,13 @@ def lattice_nodes(study: dict, task: str) -> dict[str, str]:
     nodes = {}
     for arm in study["tasks"][task]["arms"]:
         spec = study["arms"][arm]
-        if spec["role"] not in ("baseline", "arm") or not _only_tie(spec.get("overrides") or {}):
+        if spec["role"] not in ("baseline", "arm") or not wording.only_tie(spec.get("overrides") or {}):
             continue
         try:
             nodes.setdefault(str(Tie.parse(spec["tie"])), arm)
         except TieError:  # a schedule of ties, or "various"
             continue
     return nodes
-
-
-def _only_tie(overrides: dict) -> bool:
-    """Whether {"tie": …}, {"model.tie": …} or {"model": {"tie": …}} is all that is overridden."""
-    return all(
-        _only_tie(value) if isinstance(value, dict) else str(key).split(".")[-1] == "tie"
-        for key, value in overrides.items()
-    )
 
 
 def lattice_tasks(study: dict) -> list[str]:

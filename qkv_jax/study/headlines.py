@@ -38,7 +38,9 @@ def _answer(study, summary) -> list[str]:
     titles: dict[str, list[str]] = {}
     for task, spec in study["tasks"].items():
         for row in wording.task_rows(study, summary, task).values():
-            if row["role"] == "arm" and is_tie(row, "copies") and _only_tie(study, row):
+            overrides = study["arms"][row["arm"]].get("overrides") or {}
+            plain = row["role"] == "arm" and wording.only_tie(overrides)
+            if plain and is_tie(row, "copies"):
                 titles.setdefault(wording.kind(row["verdict"]), []).append(spec["title"])
     titles.pop("pending", None)
     if not titles:
@@ -57,10 +59,6 @@ def _answer(study, summary) -> list[str]:
     else:
         start = f"Three copies of the input were not shown to do worse than {base}"
     return [f"{start}. Equating all of X, Q, K and V came out {places}."]
-
-
-def _only_tie(study, row) -> bool:
-    return not set(study["arms"][row["arm"]].get("overrides") or {}) - {"tie", "model.tie", "model"}
 
 
 def warnings(study: dict, runs, summary) -> list[str]:

@@ -5,11 +5,14 @@ import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import jax
+import numpy as np
+
 from qkv_jax.config import ConfigError, as_dict, build, require_choice, require_positive
 from qkv_jax.study import costs
 from qkv_jax.tasks import Task, make_task
 from qkv_jax.tie import Tie
-from qkv_jax.training.population import Run
+from qkv_jax.training.population import Run, wave_shape
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
 from qkv_jax.transformer import ModelConfig
@@ -35,6 +38,9 @@ class StudyConfig:
     def __post_init__(self):
         require_positive(self, "tune_seeds", "eval_seeds", "packing")
         require_choice(self, "match", ("none", "params", "flops"))
+        if self.eval_seeds > _FIRST_TUNE_SEED:
+            allowed = f"at most {_FIRST_TUNE_SEED}: tuning seeds start there"
+            raise ConfigError("eval_seeds", self.eval_seeds, allowed)
         if not self.learning_rates:
             raise ConfigError("learning_rates", self.learning_rates, "must hold at least one rate")
         for rate in self.learning_rates:
@@ -122,6 +128,8 @@ class Study:
             name: build(ArmEntry, entry, f"arms.{name}") for name, entry in self.file.arms.items()
         }
         self._check_arms()
+        if not self.file.name.strip() or any(c in self.file.name for c in "/\\\n"):
+            raise ConfigError("name", self.file.name, "must not be empty or hold a slash")
         if not self.file.tasks:
             raise ConfigError("tasks", {}, "must hold at least one task")
         self.tasks = tuple(self._plan_task(name) for name in self.file.tasks)
@@ -140,8 +148,26 @@ class Study:
     def eval_runs(self, arm: Arm, rate: float, seeds: tuple[int, ...]) -> list[Run]:
         return [Run(rate, seed, arm.salt) for seed in seeds]
 
+    def check_data(self) -> None:
+        """Loads every task's data and draws up its batches, so that no study stops half way.
+
+        Raises:
+          ConfigError: naming the field or file that is at fault.
+        """
+        for plan in self.tasks:
+            try:
+                data = plan.task.load()
+            except ConfigError as error:
+                raise error.under(f"tasks.{plan.name}.options") from None
+            training = {name: x for name, x in data.items() if name not in ("validation", "test")}
+            for arm in plan.arms:
+                try:
+                    jax.eval_shape(arm.replica.schedule, np.uint32(0), np.int32(0), training)
+                except ConfigError as error:
+                    raise error.under(f"tasks.{plan.name}, arm {arm.name!r}: train") from None
+
     def describe(self) -> dict:
-        """The part of study.json that the config determines."""
+        """The part of study.json that the config and the machine determine."""
         arms: dict[str, dict] = {}
         notes: dict[str, dict[str, str]] = {}  # of an arm, by task: sizes differ between tasks
         for plan in self.tasks:
@@ -159,6 +185,7 @@ class Study:
             "alpha": ALPHA,
             "tune_seeds": list(self.tune_seeds),
             "eval_seeds": list(self.eval_seeds),
+            "wave": wave_shape(self.config.packing),
             "arms": arms,
             "tasks": {plan.name: _describe_task(plan) for plan in self.tasks},
             "config": as_dict(self.file),
@@ -178,7 +205,7 @@ class Study:
         if not name.strip() or any(c in name for c in "/\\\n"):
             raise ConfigError("tasks", name, "a task's name holds no slash")
         entry: TaskEntry = build(TaskEntry, self.file.tasks[name], prefix)
-        task = make_task(entry.kind, entry.options, f"{prefix}.options")
+        task = make_task(entry.kind, entry.options, prefix)
         for arm in entry.arms:
             if arm not in self.arm_entries:
                 raise ConfigError(f"{prefix}.arms", arm, f"arms: {', '.join(self.arm_entries)}")

@@ -11,13 +11,14 @@
 Whole files are replaced atomically; a row cut off by a crash is dropped and its run is repeated.
 """
 
+import contextlib
 import csv
 import io
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -53,8 +54,8 @@ class Workdir:
         A finished study may be given more evaluation seeds: that is another look at it.
 
         Raises:
-          ConfigError: if the folder holds another study or other files, fewer seeds are asked for
-            than were run, or more are asked for before the study is finished.
+          ConfigError: if the folder holds another study or other files, or was started on other
+            devices, if fewer seeds are asked for than were run, or more before it is finished.
         """
         if not self.study_file.exists():
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
@@ -67,6 +68,13 @@ class Workdir:
         if _identity(known) != _identity(study):
             different = _first_difference(_identity(known), _identity(study))
             allowed = f"holds another study ({different}); name another folder"
+            raise ConfigError("workdir", str(self.path), allowed)
+        if known["wave"] != study["wave"]:
+            # Other waves give other sums: the tables would no longer be those of one study.
+            allowed = (
+                f"was started with waves of {known['wave']}, this machine makes {study['wave']}; "
+                "use the same devices and packing"
+            )
             raise ConfigError("workdir", str(self.path), allowed)
         before, now = known["looks"][-1], len(study["eval_seeds"])
         if now < before:
@@ -132,7 +140,7 @@ class Workdir:
             writer.writeheader()
         for row in rows:
             writer.writerow({k: repr(v) if isinstance(v, float) else v for k, v in row.items()})
-        with file.open("a") as stream:
+        with _named(file), file.open("a") as stream:
             stream.write(text.getvalue())
             stream.flush()
             os.fsync(stream.fileno())
@@ -192,10 +200,11 @@ class Workdir:
     def write(self, name: str, content: str | bytes) -> None:
         """Writes or replaces a file as a whole: a crash leaves the old one or the new one."""
         file = self.path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_name(file.name + ".part")
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(part, file)
+        with _named(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(content.encode() if isinstance(content, str) else content)
+            os.replace(part, file)
 
 
 class StudyResults:
@@ -233,6 +242,15 @@ def load_study(workdir: str | os.PathLike) -> StudyResults:
       ConfigError: if it holds no study.
     """
     return StudyResults(workdir)
+
+
+@contextlib.contextmanager
+def _named(file: pathlib.Path) -> Iterator[None]:
+    """Errors of a full disk come without the name of the file."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from None
 
 
 def _curve_name(task: str, arm: str, phase: str, learning_rate: float, seed: int) -> str:

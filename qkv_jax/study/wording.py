@@ -183,6 +183,14 @@ def join(words: Sequence[str]) -> str:
     return comma.join(words[:-1]) + (comma + "and " if comma == "; " else " and ") + words[-1]
 
 
+def only_tie(overrides: dict) -> bool:
+    """Whether {"tie": …}, {"model.tie": …} or {"model": {"tie": …}} is all that is overridden."""
+    return all(
+        only_tie(value) if isinstance(value, dict) else str(key).split(".")[-1] == "tie"
+        for key, value in overrides.items()
+    )
+
+
 def small(n: int) -> str:
     """Numbers up to twelve as words."""
     words = [

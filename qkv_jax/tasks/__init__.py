@@ -11,11 +11,11 @@ __all__ = ["REGISTRY", "Batch", "Data", "Outcome", "Task", "make_task", "registe
 
 
 def make_task(kind: str, options: Mapping[str, Any], prefix: str = "task") -> Task:
-    """The registered task `kind` with the given fields.
+    """The registered task `kind` with the fields `options`; `prefix` is where a config has both.
 
     Raises:
       ConfigError: for an unknown kind or whatever the task refuses.
     """
     if kind not in REGISTRY:
         raise ConfigError(f"{prefix}.kind", kind, f"allowed: {', '.join(sorted(REGISTRY))}")
-    return build(REGISTRY[kind], options, prefix)
+    return build(REGISTRY[kind], options, f"{prefix}.options")

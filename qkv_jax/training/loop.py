@@ -40,7 +40,10 @@ def train_run(
             raise ConfigError("checkpoint_steps", step, allowed)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise ConfigError("workdir", str(workdir), "holds files already; name a new folder")
-    data = replica.task.load()
+    try:
+        data = replica.task.load()
+    except ConfigError as error:
+        raise error.under("task.options") from None
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(as_dict(config), indent=1))
 
