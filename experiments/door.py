@@ -64,16 +64,25 @@ def _parse(argv: list[str]) -> list[str]:
         if "config" in flags.FLAGS:
             given = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
             _check_overrides(given, _read_config(_config_path(given)))
-        left = flags.FLAGS(argv)
+        left = _read_flags(argv)
         if left[1:]:
             raise ConfigError("command line", " ".join(left[1:]), "flags look like --name=value")
         return left
     except flags.UnrecognizedFlagError as error:
-        sys.exit(refuse(str(_unknown(f"--{error.flagname}", error.flagvalue, _own_flags()))))
+        near = _nearest(f"--{error.flagname}", _own_flags())
+        sys.exit(refuse(str(ConfigError("command line", error.flagvalue, f"no such flag; {near}"))))
     except flags.IllegalFlagValueError as error:
         sys.exit(refuse(_reworded(error)))
-    except (ConfigError, flags.Error, OSError, ValueError, TypeError, LookupError) as error:
+    except (ConfigError, flags.Error) as error:
         sys.exit(refuse(str(error)))
+
+
+def _read_flags(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        # Whatever ml_collections still finds wrong with an override, in its own words.
+        raise ConfigError("command line", " ".join(argv[1:]), str(error)) from None
 
 
 def _config_path(argv: list[str]) -> str:
@@ -124,16 +133,17 @@ def _check_overrides(argv: list[str], config: ConfigDict) -> None:
             if not isinstance(here, ConfigDict):
                 raise ConfigError(field, given, f"{'.'.join(path[:depth])} has no fields")
             if name not in here:
-                raise _unknown(field, given, here.keys(), last=name)
+                allowed = f"the config file has no such field; {_nearest(name, here.keys())}"
+                raise ConfigError(field, given, allowed)
             here = here[name]
 
 
-def _unknown(field: str, given: str, allowed: Iterable[str], last: str = "") -> ConfigError:
-    """The refusal of a name that is not there, with the one that may have been meant."""
-    names = list(allowed)
-    near = difflib.get_close_matches(last or field, names, n=1)
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """The names that there are, after the one that may have been meant."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return ConfigError(field, given, f"unknown; {hint}allowed: {', '.join(names)}")
+    return f"{hint}allowed: {', '.join(names)}"
 
 
 def _own_flags() -> list[str]:
@@ -148,7 +158,8 @@ def _reworded(error: flags.IllegalFlagValueError) -> str:
         return str(error)
     name, given, reason = match.groups()
     parser = flags.FLAGS[name].parser
-    bounds = parser.syntactic_help if getattr(parser, "lower_bound", None) is not None else ""
-    kind = bounds or _KINDS.get(parser.flag_type())
+    allowed = f"must be {_KINDS[parser.flag_type()]}" if parser.flag_type() in _KINDS else reason
+    if getattr(parser, "lower_bound", None) is not None:
+        allowed = f"allowed: {parser.syntactic_help}"
     field = name.removeprefix("config.") if name.startswith("config.") else f"--{name}"
-    return str(ConfigError(field, given, f"must be {kind}" if kind else reason))
+    return str(ConfigError(field, given, allowed))

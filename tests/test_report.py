@@ -70,8 +70,11 @@ def test_every_figure_is_there_as_svg_and_png_and_is_described(full):
     folder, text, _, study = full
     page = Page(text)
     names = {p.stem for p in (folder / "figures").iterdir()}
-    expected = {f"{kind}-{task}" for task in study["tasks"]
-                for kind in ("lattice", "forest", "learning-rates", "learning-curves", "cost")}
+    expected = {
+        f"{kind}-{task}"
+        for task in study["tasks"]
+        for kind in ("lattice", "forest", "learning-rates", "learning-curves", "cost")
+    }
     assert names == expected | {"solving-recall"}
     for name in names:
         assert (folder / "figures" / f"{name}.svg").read_bytes().startswith(b"<?xml")
@@ -108,8 +111,12 @@ def test_no_sentence_says_more_than_its_verdict(full):
             kinds = {wording.kind(verdicts[arm]) for arm in finding.arms}
             assert kinds == {finding.kind}
             words = finding.text.replace("nor equivalence", "").replace("show equivalence", "")
-            for word, kind in (("equivalent", "equivalent"), ("worse", "worse"),
-                               ("better", "better"), ("undecided", "undecided")):
+            for word, kind in (
+                ("equivalent", "equivalent"),
+                ("worse", "worse"),
+                ("better", "better"),
+                ("undecided", "undecided"),
+            ):
                 assert (word in words.lower()) == (finding.kind == kind), finding.text
 
 

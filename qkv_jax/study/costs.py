@@ -31,7 +31,7 @@ def measure(replica: Replica) -> Costs:
     """The costs of a replica's model on its task's sequences."""
     model, tree = replica.model, _shapes(replica)
     layers = [tree[f"layer_{i}"] for i in range(model.layers)]
-    attention = sum(_count(layer["attention"]) for layer in layers)
+    attention = sum(_count(layer.get("attention", {})) for layer in layers)  # copies may have none
     kv_heads = model.kv_heads or model.heads
     head_dim = model.head_dim or model.width // model.heads
     cached = sum(len({tie.source("K"), tie.source("V")}) for tie in model.ties)

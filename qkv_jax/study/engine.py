@@ -182,7 +182,9 @@ class Engine:
         if done is None:
             return row
         row["seconds"] = round(done.seconds, 4)
-        solved = [int(s) for s, v in zip(done.steps, done.value, strict=True) if outcome.solved(v)]
+        solved = [
+            int(s) for s, v in zip(done.steps, done.value, strict=True) if outcome.solved(float(v))
+        ]
         row["steps_to_solve"] = float(solved[0]) if solved else float("nan")
         value = float(np.mean(done.scores, dtype=np.float64) if phase == "eval" else done.value[-1])
         if done.diverged or not np.isfinite(value):

@@ -174,6 +174,7 @@ def _group_finding(study, spec, rows, word, baseline, prefix):
     """Several arms of one verdict in one sentence, those that cost most last."""
     kind, base, count = wording.kind(word), study["baseline"], wording.small(len(rows))
     unit = wording.unit_words(spec)
+    metric = unit.removeprefix("in ")
     rows = sorted(rows, key=lambda row: wording.cost(row, spec) or 0)
     named = "; ".join(_item(spec, row, kind) for row in rows)
     arms = tuple(row["arm"] for row in rows)
@@ -193,7 +194,7 @@ def _group_finding(study, spec, rows, word, baseline, prefix):
     elif kind in ("better", "worse"):
         verb = "cost" if kind == "worse" else "gain"
         text = (
-            f"{count} {what} are {kind} than {base} and {verb}, in {unit} with 95 % intervals: "
+            f"{count} {what} are {kind} than {base} and {verb}, in {metric} with 95 % intervals: "
             f"{named} (all with {largest})."
         )
     elif kind == "equivalent":
@@ -204,7 +205,7 @@ def _group_finding(study, spec, rows, word, baseline, prefix):
         )
     else:
         text = (
-            f"{count} {what} are {word}; measured cost{negative} in {unit} with 95 % intervals: "
+            f"{count} {what} are {word}; measured cost{negative} in {metric} with 95 % intervals: "
             f"{named}. "
             f"{_why_group(study, spec, rows)}"
         )

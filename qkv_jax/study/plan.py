@@ -149,14 +149,14 @@ class Study:
         return [Run(rate, seed, arm.salt) for seed in seeds]
 
     def check_data(self) -> None:
-        """Loads every task's data and draws up its batches, so that no study stops half way.
+        """Reads every task's data and traces its batches, so that no study stops half way.
 
         Raises:
           ConfigError: naming the field or file that is at fault.
         """
         for plan in self.tasks:
             try:
-                data = plan.task.load()
+                data = jax.eval_shape(plan.task.load)
             except ConfigError as error:
                 raise error.under(f"tasks.{plan.name}.options") from None
             training = {name: x for name, x in data.items() if name not in ("validation", "test")}

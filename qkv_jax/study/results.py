@@ -119,17 +119,12 @@ class Workdir:
             self.write("runs.csv", whole)
         if not whole:
             return pd.DataFrame(columns=RUN_COLUMNS)
-        # Names such as "None" or "NA" are names; only numbers may be missing. Floats come back to
-        # the bit, so that a resumed study computes what an uninterrupted one does.
-        texts = dict.fromkeys(("task", "arm", "phase", "status", "metric"), str)
-        numbers = [name for name in RUN_COLUMNS if name not in texts]
-        return pd.read_csv(
-            io.StringIO(whole),
-            dtype=texts,
-            keep_default_na=False,
-            na_values=dict.fromkeys(numbers, ["nan"]),
-            float_precision="round_trip",
-        )
+        # Names such as "None" or "NA" are names. Python reads floats to the bit, pandas does not, and
+        # a resumed study must compute what an uninterrupted one does.
+        frame = pd.read_csv(io.StringIO(whole), dtype=str, keep_default_na=False)
+        whole_numbers = {name: frame[name].map(int) for name in ("seed", "steps")}
+        floats = ("learning_rate", "value", "steps_to_solve", "seconds")
+        return frame.assign(**whole_numbers, **{name: frame[name].map(float) for name in floats})
 
     def append_runs(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows in one write and waits until the disk has them."""

@@ -58,7 +58,7 @@ class Outcome:
         """Whether a value reaches the threshold."""
         if self.threshold is None:
             return False
-        return value >= self.threshold if self.higher_is_better else value <= self.threshold
+        return bool(value >= self.threshold if self.higher_is_better else value <= self.threshold)
 
 
 class Task(abc.ABC):

@@ -1,0 +1,53 @@
+"""Runs commands as `python -m` does, one after the other, for the price of importing JAX once.
+
+Reads a line of JSON, [module, arguments...], from stdin; forks, before any JAX backend has started,
+and runs the module as `__main__`; answers [exit code, stdout, stderr]. For tests/test_door.py.
+"""
+
+import json
+import os
+import runpy
+import sys
+import tempfile
+import traceback
+
+# What the commands need, imported before the forks.
+import experiments.door  # noqa: F401
+import qkv_jax.study.display
+import qkv_jax.study.report
+import qkv_jax.training.loop  # noqa: F401
+
+
+def run(module: str, arguments: list[str]) -> int:
+    """The exit code of `python -m module arguments...`, as the interpreter finds it."""
+    sys.argv = [module, *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as exit:
+        if exit.code is None or isinstance(exit.code, int):
+            return exit.code or 0
+        print(exit.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+for line in sys.stdin:
+    module, *arguments = json.loads(line)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if not child:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            code = run(module, arguments)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        texts = []
+        for stream in (out, err):
+            stream.seek(0)
+            texts.append(stream.read().decode())
+    print(json.dumps([code, *texts]), flush=True)
