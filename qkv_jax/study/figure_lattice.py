@@ -33,7 +33,8 @@ def lattice_nodes(study: dict, task: str) -> dict[str, str]:
     nodes = {}
     for arm in study["tasks"][task]["arms"]:
         spec = study["arms"][arm]
-        if spec["role"] not in ("baseline", "arm") or not wording.only_tie(spec.get("overrides") or {}):
+        plain = wording.only_tie(spec.get("overrides") or {})
+        if spec["role"] not in ("baseline", "arm") or not plain:
             continue
         try:
             nodes.setdefault(str(Tie.parse(spec["tie"])), arm)

@@ -119,8 +119,8 @@ class Workdir:
             self.write("runs.csv", whole)
         if not whole:
             return pd.DataFrame(columns=RUN_COLUMNS)
-        # Names such as "None" or "NA" are names. Python reads floats to the bit, pandas does not, and
-        # a resumed study must compute what an uninterrupted one does.
+        # Names such as "None" or "NA" are names. Python reads floats to the bit, pandas does not,
+        # and a resumed study must compute what an uninterrupted one does.
         frame = pd.read_csv(io.StringIO(whole), dtype=str, keep_default_na=False)
         whole_numbers = {name: frame[name].map(int) for name in ("seed", "steps")}
         floats = ("learning_rate", "value", "steps_to_solve", "seconds")
