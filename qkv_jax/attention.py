@@ -47,7 +47,7 @@ def attend(
         raise ValueError(f"implementation {implementation!r}: choose from {IMPLEMENTATIONS}")
     if implementation == "auto":
         implementation = "einsum" if jax.default_backend() == "cpu" else "xla"
-    if isinstance(scale, jax.Array):  # jax.nn.dot_product_attention knows plain numbers only
+    if scale is not None and jnp.ndim(scale):  # jax.nn.dot_product_attention takes a number
         query, scale = query * scale[:, None].astype(query.dtype), 1.0
     if implementation == "einsum":
         options = {"bias": bias, "mask": mask, "is_causal": is_causal, "scale": scale}
@@ -76,7 +76,7 @@ def attention_weights(
     """
     batch, length, num_heads, head_dim = query.shape
     scale = head_dim**-0.5 if scale is None else scale
-    scale = scale[:, None] if isinstance(scale, jax.Array) else scale
+    scale = scale[:, None] if jnp.ndim(scale) else scale
     grouped = (query * scale).reshape(batch, length, key.shape[2], -1, head_dim)
     scores = jnp.einsum("btkgh,bskh->bkgts", grouped, key)
     scores = scores.reshape(batch, num_heads, length, key.shape[1])
@@ -195,7 +195,8 @@ class MultiHeadAttention(nn.Module):
         """An empty cache for `length` tokens: each source of keys and values once.
 
         Pass it as the collection `cache` together with the parameters, and apply with
-        `decode=True, mutable="cache"`.
+        `decode=True, mutable="cache"`. Do not decode more than `length` tokens: a write past the
+        end is clamped onto the last places, and no error is raised.
         """
         tie, heads = Tie.parse(self.tie), self.num_kv_heads or self.num_heads
         shape = (batch, length, heads, self._head_dim(width))
