@@ -7,6 +7,7 @@ and are made inside jit; validation and test batches are the same for all arms a
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -59,6 +60,25 @@ class Outcome:
         if self.threshold is None:
             return False
         return bool(value >= self.threshold if self.higher_is_better else value <= self.threshold)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """What something else scores on a task's test data, printed beside the arms: a classical
+    method, chance, a published number. `value` is in the outcome's metric."""
+
+    name: str
+    value: float
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Breakdown:
+    """A whole number that tells test examples apart, such as the distance of what is asked for;
+    reports show the metric as a function of it. `groups` has an item an example."""
+
+    name: str
+    groups: Sequence[int]
 
 
 class Task(abc.ABC):
@@ -121,6 +141,14 @@ class Task(abc.ABC):
             return self.loss(logits, batch)
         right = (logits.argmax(-1) == batch["targets"]).astype(jnp.float32)
         return right.reshape(right.shape[0], -1).mean(-1)
+
+    def references(self, data: Data) -> tuple[Reference, ...]:
+        """Numbers of other methods on the same splits, worked out from the loaded data."""
+        return ()
+
+    def breakdown(self, test: Batch) -> Breakdown | None:
+        """By what the test examples are told apart in reports, if by anything."""
+        return None
 
     def encoder(self, config: ModelConfig) -> Encoder:
         """The encoder that fits this task."""
