@@ -1,6 +1,7 @@
 """Attention: `attend`, the one place of softmax(Q K^T / sqrt(d)) V, and the module around it."""
 
 import functools
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import flax.linen as nn
@@ -8,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from qkv_jax.positions import Positions, rotate
-from qkv_jax.projections import CONTEXT, QKVProjection, Sources
+from qkv_jax.adapters import Adapters
+from qkv_jax.positions import Positions, Positions2D, RelativeBias, alibi_bias, rotate
+from qkv_jax.projections import CONTEXT, OutputProjection, QKVProjection, Sources, kept_sources
 from qkv_jax.tie import Tie
 
 Implementation = Literal["auto", "einsum", "xla", "cudnn"]
@@ -53,6 +55,7 @@ def attend(
         options = {"bias": bias, "mask": mask, "is_causal": is_causal, "scale": scale}
         return aggregate(attention_weights(query, key, **options), value)
     options = {"scale": scale, "is_causal": is_causal, "implementation": implementation}
+    bias = None if bias is None else bias.astype(query.dtype)
     output = jax.nn.dot_product_attention(query, key, value, bias, mask, **options)
     if mask is None:  # with the causal mask alone every query sees at least the first key
         return output
@@ -76,11 +79,11 @@ def attention_weights(
     """
     batch, length, num_heads, head_dim = query.shape
     scale = head_dim**-0.5 if scale is None else scale
-    scale = scale[:, None] if jnp.ndim(scale) else scale
+    scale = scale[:, None].astype(query.dtype) if jnp.ndim(scale) else scale
     grouped = (query * scale).reshape(batch, length, key.shape[2], -1, head_dim)
-    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, key)
+    precise = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, key, preferred_element_type=precise)
     scores = scores.reshape(batch, num_heads, length, key.shape[1])
-    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     if bias is not None:
         scores += bias
     if is_causal:
@@ -88,7 +91,7 @@ def attention_weights(
         mask = causal if mask is None else mask & causal
     if mask is None:
         return jax.nn.softmax(scores, axis=-1).astype(query.dtype)
-    # A finite number keeps the gradient of a row without visible keys free of NaN.
+    # A finite number: minus infinity all along a row without visible keys would make it NaN.
     scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
     return jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0).astype(query.dtype)
 
@@ -103,19 +106,50 @@ def aggregate(
     return output.reshape(batch, length, num_heads, value.shape[-1])
 
 
+def hide_self(
+    mask: Bool[Array, "#B #N #T #S"] | None,
+    queries: Int[Array, " T"],
+    keys: Int[Array, " S"],
+    is_causal: bool = False,
+) -> Bool[Array, "#B #N T S"]:
+    """The mask without the diagonal, for scores that are largest with oneself, as under Q=K
+    (Kitaev et al. 2020, Reformer). A query that sees none but itself goes on seeing itself.
+
+    Args:
+      mask, is_causal: as in `attend`; the causal order is part of the result.
+      queries, keys: the places of queries and keys.
+    """
+    own = (queries[:, None] == keys[None, :])[None, None]
+    seen = jnp.ones_like(own) if mask is None else mask
+    if is_causal:
+        seen = seen & (keys[None, :] <= queries[:, None])
+    others = seen & ~own
+    return jnp.where(others.any(-1, keepdims=True), others, seen)
+
+
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention under any tie; usable alone in any Linen model.
+    """Multi-head attention under any scheme; usable alone in any Linen model.
 
     Parameters: `query/kernel`, `key/kernel`, `value/kernel` [D, heads, H] as the tie needs them,
-    `out/kernel` [N, H, D] and, with a learned scale, `log_scale` [N].
+    `out/kernel` [N, H, D], and those of the options below. They are float32; the arithmetic is done
+    in the number format of `x`, the softmax in float32.
 
     Attributes:
       num_heads: N.
       tie: a tie or its text.
       num_kv_heads: K; by default N.
       head_dim: H; by default D / N.
-      positions: `rotary` turns queries and keys; the other kinds are the input's affair.
-      scale: `sqrt` is 1 / sqrt(H); a number; or `learned_per_head`, which starts at 1 / sqrt(H).
+      adapters: of roles that share their source, such as `{"key": "head"}`; see `qkv_jax.adapters`.
+      latent_dim: width of a latent source of keys and values; see `QKVProjection`.
+      positions: `rotary` turns queries and keys, `relative` and `alibi` add a bias to the scores;
+        the other kinds are the input's affair.
+      positions_2d: the "2D positional" term of the KV-Transformer, see `Positions2D`.
+      qk_norm: RMS norm of each query and key over H, with a learned scale for each of the two
+        (leaves `query_norm`, `key_norm`), before positions (Henry et al. 2020, Dehghani et al.
+        2023).
+      diagonal_mask: in self-attention hides each token from itself, see `hide_self`.
+      scale: `sqrt` is 1 / sqrt(H); a number; or `learned_per_head`, which starts at 1 / sqrt(H)
+        (leaf `log_scale` [N]).
       frozen: sources that stay as initialised.
       output_projection: whether the heads are mixed by W_O; otherwise they are laid side by side.
       use_bias: biases on all projections.
@@ -123,14 +157,19 @@ class MultiHeadAttention(nn.Module):
 
     `apply(..., mutable="intermediates")` computes by einsum and collects, under `probes`, the
     arrays `x`, `query`, `key`, `value` and `attention_weights`; queries and keys as the scores see
-    them, after rotation.
+    them, after norm and rotation.
     """
 
     num_heads: int
     tie: Tie | str = "separate"
     num_kv_heads: int | None = None
     head_dim: int | None = None
+    adapters: Adapters | Mapping[str, str] = Adapters()
+    latent_dim: int | None = None
     positions: Positions = "none"
+    positions_2d: bool = False
+    qk_norm: bool = False
+    diagonal_mask: bool = False
     scale: Scale = "sqrt"
     frozen: tuple[str, ...] = ()
     output_projection: bool = True
@@ -157,28 +196,27 @@ class MultiHeadAttention(nn.Module):
         Raises:
           ValueError: for combinations that cannot be, with the reason.
         """
-        head_dim = self._head_dim(x.shape[-1])
-        projection = QKVProjection(
-            self.num_heads,
-            self.num_kv_heads or self.num_heads,
-            head_dim,
-            Tie.parse(self.tie),
-            self.frozen,
-            self.use_bias,
-        )
+        projection = self.projection(x.shape[-1])
         nn.share_scope(self, projection)  # `query/kernel` lives here, not in a level of its own
         sources = projection.project(x, context)
         query, key, value = projection.roles(sources)
-        places = jnp.arange(query.shape[1])
+        places = jnp.arange(x.shape[1])
         if decode:
             start, cached = self._update_cache(sources)
             places += start
             _, key, value = projection.roles(sources | cached)
-            earlier = (jnp.arange(key.shape[1])[None, :] <= places[:, None])[None, None]
+        key_places = jnp.arange(key.shape[1])
+        if decode:
+            earlier = (key_places[None, :] <= places[:, None])[None, None]
             mask, is_causal = (earlier if mask is None else mask & earlier), False
+        if self.diagonal_mask and context is None:
+            mask, is_causal = hide_self(mask, places, key_places, is_causal), False
+        if self.qk_norm:
+            query = nn.RMSNorm(dtype=x.dtype, name="query_norm")(query)
+            key = nn.RMSNorm(dtype=x.dtype, name="key_norm")(key)
         if self.positions == "rotary":
-            query, key = rotate(query, places), rotate(key)
-        scale = self._scale(head_dim)
+            query, key = rotate(query, places), rotate(key, key_places)
+        scale, bias = self._scale_and_bias(projection.head_dim, places, key_places, bias)
         # `sow` is a no-op unless the caller asks for intermediates; only then pay for the weights.
         options = {"bias": bias, "mask": mask, "is_causal": is_causal, "scale": scale}
         if self.is_mutable_collection("intermediates") and not self.is_initializing():
@@ -191,6 +229,20 @@ class MultiHeadAttention(nn.Module):
             return heads.reshape(*heads.shape[:2], -1)
         return OutputProjection(x.shape[-1], self.use_bias, name="out")(heads)
 
+    def projection(self, width: int) -> QKVProjection:
+        """What makes queries, keys and values of inputs of that width; a subclass may change it."""
+        adapters = self.adapters
+        return QKVProjection(
+            self.num_heads,
+            self.num_kv_heads or self.num_heads,
+            self._head_dim(width),
+            Tie.parse(self.tie),
+            self.frozen,
+            self.use_bias,
+            adapters if isinstance(adapters, Adapters) else Adapters(**adapters),
+            self.latent_dim,
+        )
+
     def init_cache(self, batch: int, length: int, width: int, dtype=jnp.float32) -> dict:
         """An empty cache for `length` tokens: each source of keys and values once.
 
@@ -198,10 +250,11 @@ class MultiHeadAttention(nn.Module):
         `decode=True, mutable="cache"`. Do not decode more than `length` tokens: a write past the
         end is clamped onto the last places, and no error is raised.
         """
-        tie, heads = Tie.parse(self.tie), self.num_kv_heads or self.num_heads
-        shape = (batch, length, heads, self._head_dim(width))
-        names = dict.fromkeys(tie.source(role) for role in ("K", "V"))
-        return {"sources": {n: jnp.zeros(shape, dtype) for n in names}, "index": jnp.int32(0)}
+        heads, head_dim = self.num_kv_heads or self.num_heads, self._head_dim(width)
+        shape = (1, self.latent_dim) if self.latent_dim else (heads, head_dim)
+        names = kept_sources(Tie.parse(self.tie), self.latent_dim)
+        sources = {name: jnp.zeros((batch, length, *shape), dtype) for name in names}
+        return {"sources": sources, "index": jnp.int32(0)}
 
     def _update_cache(self, sources: Sources) -> tuple[Int[Array, ""], Sources]:
         """Writes the new tokens; returns where they start and the sources of the whole sequence."""
@@ -229,12 +282,22 @@ class MultiHeadAttention(nn.Module):
             )
         return head_dim
 
-    def _scale(self, head_dim: int) -> float | Float[Array, " N"]:
+    def _scale_and_bias(self, head_dim, queries, keys, bias):
+        """What the scores are multiplied by and what is added, positions included."""
+        scale = head_dim**-0.5 if self.scale in ("sqrt", "learned_per_head") else float(self.scale)
         if self.scale == "learned_per_head":
             # The logarithm of the factor, so that the temperature stays positive.
-            log_scale = self.param("log_scale", nn.initializers.zeros, (self.num_heads,))
-            return jnp.exp(log_scale) * head_dim**-0.5
-        return head_dim**-0.5 if self.scale == "sqrt" else float(self.scale)
+            scale *= jnp.exp(self.param("log_scale", nn.initializers.zeros, (self.num_heads,)))
+        terms = [] if bias is None else [bias]
+        if self.positions == "relative":
+            terms.append(RelativeBias(self.num_heads, name="relative")(queries, keys))
+        if self.positions == "alibi":
+            terms.append(alibi_bias(self.num_heads, queries, keys))
+        if self.positions_2d:
+            factor, term = Positions2D(name="positions_2d")(queries, keys)
+            scale = jnp.broadcast_to(scale * factor, (self.num_heads,))
+            terms.append(term)
+        return scale, (sum(terms) if terms else None)
 
 
 class Probes(nn.Module):
@@ -243,22 +306,6 @@ class Probes(nn.Module):
     def __call__(self, **arrays: Array) -> None:
         for name, array in arrays.items():
             self.sow("intermediates", name, array)
-
-
-class OutputProjection(nn.Module):
-    """The heads, laid side by side, times W_O: `kernel` [N, H, D]."""
-
-    features: int
-    use_bias: bool = False
-
-    @nn.compact
-    def __call__(self, heads: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
-        init = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
-        kernel = self.param("kernel", init, (*heads.shape[-2:], self.features))
-        out = heads.reshape(*heads.shape[:-2], -1) @ kernel.reshape(-1, self.features)
-        if self.use_bias:
-            out += self.param("bias", nn.initializers.zeros, (self.features,))
-        return out
 
 
 def _causal_mask(queries: int, keys: int) -> Bool[Array, "1 1 T S"]:

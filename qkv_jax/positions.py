@@ -1,16 +1,18 @@
-"""Where a token stands: additive positions for the input, rotary ones for queries and keys.
+"""Where a token stands: additive positions for the input, rotary ones for queries and keys, and
+biases for the scores.
 
-Additive positions become part of X; rotary ones act on queries and keys after the tie, so that a
-tied value stays unrotated.
+Additive positions become part of X; the others act after the tie, so that a tied value stays
+unrotated.
 """
 
 from typing import Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-Positions = Literal["none", "sinusoidal", "learned", "rotary"]
+Positions = Literal["none", "sinusoidal", "learned", "rotary", "relative", "alibi"]
 POSITIONS: tuple[str, ...] = get_args(Positions)
 
 # The size at which embedded tokens and additive positions start, whatever the stem (Devlin et al.
@@ -19,6 +21,8 @@ POSITIONS: tuple[str, ...] = get_args(Positions)
 EMBEDDING_STD = 0.02
 
 _BASE = 10_000.0
+_BUCKETS, _MAX_DISTANCE = 32, 128  # of T5
+_CHANNELS_2D = 10  # of the KV-Transformer
 
 
 def sinusoidal(length: int, width: int) -> Float[Array, "T D"]:
@@ -48,6 +52,29 @@ def rotate(
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
+def relative_buckets(offsets: Int[Array, "T S"]) -> Int[Array, "T S"]:
+    """The bucket of each offset, key place minus query place (Raffel et al. 2020, bidirectional).
+
+    Half of the 32 buckets are for keys to the right. In each half the first 8 hold one distance,
+    the others logarithmically growing ranges up to 128, and the last one all that lies beyond.
+    """
+    half, exact = _BUCKETS // 2, _BUCKETS // 4
+    distance = jnp.abs(offsets)
+    growth = jnp.log(jnp.maximum(distance, 1) / exact) / np.log(_MAX_DISTANCE / exact)
+    far = jnp.minimum(exact + (growth * (half - exact)).astype(jnp.int32), half - 1)
+    return jnp.where(distance < exact, distance, far) + half * (offsets > 0)
+
+
+def alibi_slopes(num_heads: int) -> Float[np.ndarray, " N"]:
+    """A slope a head, geometric from 2^(-8/N) to 2^-8 (Press et al. 2022).
+
+    Where N is no power of two: the slopes of the power below, then every other one of twice it.
+    """
+    power = 2 ** int(np.log2(num_heads))
+    of = lambda n: 2.0 ** (-8 * np.arange(1, n + 1) / n)
+    return np.concatenate([of(power), of(2 * power)[::2]])[:num_heads].astype(np.float32)
+
+
 class AddPositions(nn.Module):
     """Adds sinusoidal or learned positions to embedded tokens [B, T, D]; else returns them as is.
 
@@ -67,6 +94,67 @@ class AddPositions(nn.Module):
             table = self.param("embedding", init, (self.max_length, width))
             return x + table[:length].astype(x.dtype)
         return x
+
+
+class RelativeBias(nn.Module):
+    """A learned bias a head and bucket of relative position (Raffel et al. 2020): the leaf
+    `buckets` [32, N], zero at first. T5 shares one table among its layers; here each has its own,
+    so that an attention layer is whole by itself."""
+
+    num_heads: int
+
+    @nn.compact
+    def __call__(
+        self, queries: Int[Array, " T"], keys: Int[Array, " S"]
+    ) -> Float[Array, "1 N T S"]:
+        table = self.param("buckets", nn.initializers.zeros, (_BUCKETS, self.num_heads))
+        offsets = keys[None, :] - queries[:, None]
+        return jnp.moveaxis(table[relative_buckets(offsets)], -1, 0)[None]
+
+
+def alibi_bias(
+    num_heads: int, queries: Int[Array, " T"], keys: Int[Array, " S"]
+) -> Float[Array, "1 N T S"]:
+    """Minus slope times distance: the same to the left and to the right, as for an encoder."""
+    distance = jnp.abs(keys[None, :] - queries[:, None]).astype(jnp.float32)
+    return -jnp.asarray(alibi_slopes(num_heads))[None, :, None, None] * distance
+
+
+class Positions2D(nn.Module):
+    """The "2D positional" term of the KV-Transformer line (Borji 2023; "(X)+" in Kayyam et al.
+    2026), as published: to every score S_ij the ten channels P_ij = [sinusoid(i), sinusoid(j)] are
+    added, and a linear layer, shared by all heads, makes one score of the ten:
+
+        S'_ij = sum_c w_c (S_ij + P_ijc) + b = S_ij sum(w) + f(i) + g(j) + b
+
+    Meant to break the symmetry of Q=K, it cannot tell one direction from the other: the softmax
+    over j cancels f(i) and b, and what is left is a temperature 1 / sum(w) and a bias g(j) on keys
+    that no query has a say in. sum(w) may start at any sign, as in the original.
+
+    Leaves: `weight` [10] and `offset` [].
+    """
+
+    @nn.compact
+    def __call__(
+        self, queries: Int[Array, " T"], keys: Int[Array, " S"]
+    ) -> tuple[Float[Array, ""], Float[Array, "1 1 T S"]]:
+        """The factor on the scores and the bias to add to them."""
+        fans = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")
+        init = lambda key, shape: fans(key, (*shape, 1))[:, 0]
+        weight = self.param("weight", init, (_CHANNELS_2D,))
+        offset = self.param("offset", nn.initializers.zeros, ())
+        f, g = (
+            _interleaved(places, _CHANNELS_2D // 2) @ part
+            for places, part in zip((queries, keys), jnp.split(weight, 2), strict=True)
+        )
+        return weight.sum(), (f[:, None] + g[None, :] + offset)[None, None]
+
+
+def _interleaved(places: Int[Array, " T"], channels: int) -> Float[Array, "T C"]:
+    """Sine, cosine, sine, ... of ever longer waves; `channels` may be odd."""
+    waves = _BASE ** (-2 * (jnp.arange(channels) // 2) / channels)
+    angles = places[:, None] * waves[None, :]
+    return jnp.where(jnp.arange(channels) % 2 == 0, jnp.sin(angles), jnp.cos(angles))
 
 
 def _angles(positions: Int[Array, " T"], pairs: int) -> Float[Array, "T pairs"]:

@@ -1,8 +1,9 @@
 """X -> (query, key, value): the one place that knows about ties.
 
 A projection runs in two halves. `project` computes every learned source once; `roles` hands the
-sources out as query, key and value. Attention sees only the result of `roles`; a cache stores what
-`project` returned for keys and values, so that a tie which shares them needs half the memory.
+sources out as query, key and value, through their adapters. Attention sees only the result of
+`roles`; a cache stores what `project` returned for keys and values, so that a tie which shares them
+needs half the memory, and a latent source less still.
 """
 
 from typing import NamedTuple
@@ -11,15 +12,17 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
+from qkv_jax.adapters import Adapters
 from qkv_jax.tie import Tie
 
-# Lengths and heads differ inside one dict (context, grouped heads, cache): the underscore leaves
-# them unchecked.
-Sources = dict[str, Float[Array, "B _L _heads H"]]
+# Lengths, heads and widths differ inside one dict (context, grouped heads, latent, cache): the
+# underscore leaves them unchecked.
+Sources = dict[str, Float[Array, "B _L _heads _H"]]
 
 # A source of queries that keys or values share is, under cross-attention, applied to the context
 # too: the matrix is shared, the result is not.
 CONTEXT = "context:"
+LATENT = "latent"
 
 
 class QKV(NamedTuple):
@@ -31,11 +34,16 @@ class QKV(NamedTuple):
 
 
 class HeadProjection(nn.Module):
-    """X W (+ b), cut into heads: the leaves `kernel` [D, heads, H] and, if asked, `bias`."""
+    """X W (+ b), cut into heads: the leaves `kernel` [D, heads, H] and, if asked, `bias`.
+
+    A frozen one passes gradients on to its input, but takes none for itself. It computes in the
+    number format of its input.
+    """
 
     num_heads: int
     head_dim: int
     use_bias: bool = False
+    frozen: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L heads H"]:
@@ -43,16 +51,22 @@ class HeadProjection(nn.Module):
         # heads for a receptive field and draws weights that are too small.
         init = nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
         kernel = self.param("kernel", init, (x.shape[-1], self.num_heads, self.head_dim))
+        kernel = self._own(kernel).astype(x.dtype)
         # One flat matrix product: the same numbers as einsum("bld,dnh->blnh"), 1.3 times as fast
         # on CPUs at these sizes.
         heads = (x @ kernel.reshape(x.shape[-1], -1)).reshape(*x.shape[:-1], *kernel.shape[1:])
         if self.use_bias:
-            heads += self.param("bias", nn.initializers.zeros, kernel.shape[1:])
+            bias = self.param("bias", nn.initializers.zeros, kernel.shape[1:])
+            heads += self._own(bias).astype(x.dtype)
         return heads
+
+    def _own(self, parameter: Array) -> Array:
+        return jax.lax.stop_gradient(parameter) if self.frozen else parameter
 
 
 class QKVProjection(nn.Module):
-    """Queries, keys and values of X under a tie. Parameters: `query`, `key`, `value`, as needed.
+    """Queries, keys and values of X under a tie. Parameters: `query`, `key`, `value`, as needed,
+    `{role}_adapter` and, with a latent source, `latent`.
 
     Attributes:
       num_heads: N, heads of the queries.
@@ -61,6 +75,10 @@ class QKVProjection(nn.Module):
       tie: the scheme, see `qkv_jax.tie`.
       frozen: the sources that stay as initialised: no gradient reaches them.
       use_bias: adds a bias to each projection, shared where its kernel is.
+      adapters: see `qkv_jax.adapters`.
+      latent_dim: R; keys and values are then projections [R, K, H] of one latent source X W
+        [B, S, 1, R], which is what a cache stores (multi-head latent attention, DeepSeek-V2 2024,
+        without its decoupled rotary part).
     """
 
     num_heads: int
@@ -69,12 +87,21 @@ class QKVProjection(nn.Module):
     tie: Tie
     frozen: tuple[str, ...] = ()
     use_bias: bool = False
+    adapters: Adapters = Adapters()
+    latent_dim: int | None = None
 
     def setup(self):
-        check_scheme(self.tie, self.num_heads, self.num_kv_heads, self.frozen)
+        check_scheme(self.tie, self.num_heads, self.num_kv_heads, self.frozen, self.latent_dim)
+        self.adapters.check(self.tie, self.head_dim)
         for source in self.tie.sources:
-            projection = HeadProjection(self._heads(source), self.head_dim, self.use_bias)
+            heads = self.num_heads if source == self.tie.source("Q") else self.num_kv_heads
+            frozen = source in self.frozen
+            projection = HeadProjection(heads, self.head_dim, self.use_bias, frozen)
             setattr(self, source, projection)
+        if self.latent_dim:
+            setattr(self, LATENT, HeadProjection(1, self.latent_dim, self.use_bias))
+        for role, _ in self.adapters.items():
+            setattr(self, f"{role}_adapter", self.adapters.make(role))
 
     def project(
         self, x: Float[Array, "B T D"], context: Float[Array, "B S E"] | None = None
@@ -88,11 +115,10 @@ class QKVProjection(nn.Module):
           ValueError: where X itself is a role and D differs from heads * H, or where a matrix is
             shared across `x` and `context` of different widths.
         """
-        if context is None:
-            wanted = dict.fromkeys(self.tie.source(role) for role in ("Q", "K", "V"))
-            return {source: self._apply(source, x) for source in wanted}
         query = self.tie.source("Q")
-        rest = dict.fromkeys(self.tie.source(role) for role in ("K", "V"))
+        rest = kept_sources(self.tie, self.latent_dim)
+        if context is None:
+            return {source: self._apply(source, x) for source in dict.fromkeys((query, *rest))}
         if query in rest and query != "X" and x.shape[-1] != context.shape[-1]:
             raise ValueError(
                 f"tie {self.tie} shares a matrix between the input, of width {x.shape[-1]}, and "
@@ -105,46 +131,85 @@ class QKVProjection(nn.Module):
         """Hands the projected sources out as query, key and value."""
         on_context = any(name.startswith(CONTEXT) for name in sources)
         prefix = CONTEXT if on_context else ""
-        return QKV(
-            query=sources[self.tie.source("Q")],
-            key=sources[prefix + self.tie.source("K")],
-            value=sources[prefix + self.tie.source("V")],
-        )
+        heads = {"query": sources[self.tie.source("Q")]}
+        if self.latent_dim:
+            latent = sources[prefix + LATENT][:, :, 0]
+            wanted = dict.fromkeys(self.tie.source(role) for role in ("K", "V"))
+            expanded = {source: getattr(self, source)(latent) for source in wanted}
+        else:
+            expanded = {source: sources[prefix + source] for source in kept_sources(self.tie)}
+        heads |= {"key": expanded[self.tie.source("K")], "value": expanded[self.tie.source("V")]}
+        for role, _ in self.adapters.items():
+            heads[role] = getattr(self, f"{role}_adapter")(heads[role])
+        return QKV(**heads)
 
     def __call__(self, x, context=None) -> QKV:
         return self.roles(self.project(x, context))
 
     def _apply(self, source: str, x: Float[Array, "B L D"]) -> Float[Array, "B L heads H"]:
-        if source == "X":
-            if x.shape[-1] != self.num_heads * self.head_dim:
-                raise ValueError(
-                    f"tie {self.tie} uses the input itself, so its width must be heads x head "
-                    f"width = {self.num_heads} x {self.head_dim}, not {x.shape[-1]}"
-                )
-            return x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
-        heads = getattr(self, source)(x)
-        return jax.lax.stop_gradient(heads) if source in self.frozen else heads
-
-    def _heads(self, source: str) -> int:
-        return self.num_heads if source == self.tie.source("Q") else self.num_kv_heads
+        if source != "X":
+            return getattr(self, source)(x)
+        if x.shape[-1] != self.num_heads * self.head_dim:
+            raise ValueError(
+                f"tie {self.tie} uses the input itself, so its width must be heads x head "
+                f"width = {self.num_heads} x {self.head_dim}, not {x.shape[-1]}"
+            )
+        return x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
 
 
-def check_scheme(tie: Tie, num_heads: int, num_kv_heads: int, frozen: tuple[str, ...] = ()) -> None:
+class OutputProjection(nn.Module):
+    """The heads, laid side by side, times W_O: `kernel` [N, H, D]."""
+
+    features: int
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, heads: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
+        init = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
+        kernel = self.param("kernel", init, (*heads.shape[-2:], self.features))
+        flat = kernel.astype(heads.dtype).reshape(-1, self.features)
+        out = heads.reshape(*heads.shape[:-2], -1) @ flat
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            out += bias.astype(heads.dtype)
+        return out
+
+
+def kept_sources(tie: Tie, latent_dim: int | None = None) -> tuple[str, ...]:
+    """The sources of keys and values, each once: what a cache stores."""
+    if latent_dim:
+        return (LATENT,)
+    return tuple(dict.fromkeys(tie.source(role) for role in ("K", "V")))
+
+
+def check_scheme(
+    tie: Tie,
+    num_heads: int,
+    num_kv_heads: int,
+    frozen: tuple[str, ...] = (),
+    latent_dim: int | None = None,
+) -> None:
     """Refuses what cannot be.
 
     Raises:
       ValueError: with the reason, for head counts that do not divide, for ties that need as many
-        key/value heads as query heads, and for frozen sources that the tie does not have.
+        key/value heads as query heads, for frozen sources that the tie does not have, and for a
+        latent source beside keys or values that do not come from it.
     """
     if num_heads < 1 or num_kv_heads < 1 or num_heads % num_kv_heads:
         raise ValueError(f"{num_kv_heads} key/value heads do not divide {num_heads} query heads")
-    if num_kv_heads != num_heads:
-        for pair in (("Q", "K"), ("Q", "V"), ("K", "X"), ("V", "X")):
-            if tie.equates(*pair):
-                raise ValueError(
-                    f"tie {tie} asks for {'='.join(pair)}, which needs as many key/value heads "
-                    f"as query heads, not {num_kv_heads} and {num_heads}"
-                )
+    pairs = (("Q", "K"), ("Q", "V"), ("K", "X"), ("V", "X"))
+    equated = ["=".join(pair) for pair in pairs if tie.equates(*pair)]
+    if num_kv_heads != num_heads and equated:
+        raise ValueError(
+            f"tie {tie} asks for {equated[0]}, which needs as many key/value heads "
+            f"as query heads, not {num_kv_heads} and {num_heads}"
+        )
+    if latent_dim and equated:
+        raise ValueError(
+            f"tie {tie} asks for {equated[0]}; with a latent source, keys and values are "
+            "projections of it: separate, K=V, Q=X, or Q=X,K=V"
+        )
     for source in frozen:
         if source not in tie.sources:
             allowed = ", ".join(tie.sources) or "none"

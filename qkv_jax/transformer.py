@@ -1,87 +1,24 @@
-"""The pre-norm Transformer encoder, its stems (tokens, patches) and readouts.
+"""The Transformer encoder, its stems (tokens, patches) and readouts.
 
-    stem -> + positions -> [x += attention(norm(x)); x += mlp(norm(x))] * layers -> norm -> readout
+    pre-norm:   stem -> + positions -> [x += f(norm(x)) for f = attention, mlp] -> norm -> readout
+    post-norm:  stem -> + positions -> [x = norm(x + f(x)) for f = attention, mlp] -> readout
 
-X, the tensor that ties speak of, is what attention receives: after the norm, additive positions
-included.
+X, the tensor that ties speak of, is what attention receives: additive positions included and, under
+pre-norm, after the norm. Parameters are float32; the layers compute in the config's `dtype`.
 """
 
-import contextlib
-import dataclasses
+import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from qkv_jax.attention import IMPLEMENTATIONS, MultiHeadAttention
-from qkv_jax.config import ConfigError, require_choice, require_positive, require_range
-from qkv_jax.positions import EMBEDDING_STD, POSITIONS, AddPositions, Positions
-from qkv_jax.projections import check_scheme
-from qkv_jax.tie import Tie, TieError, parse_schedule
+from qkv_jax.attention import MultiHeadAttention
+from qkv_jax.model_config import ModelConfig
+from qkv_jax.positions import EMBEDDING_STD, AddPositions
+from qkv_jax.tie import Tie
 
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The encoder. Widths are counted in features; `None` stands for what the comment says.
-
-    Raises:
-      ConfigError: where the fields cannot be, alone or together.
-    """
-
-    tie: str = "separate"  # a tie, or a schedule over layers such as "K=V*2|separate*4"
-    layers: int = 2
-    width: int = 64
-    heads: int = 4
-    kv_heads: int | None = None  # heads
-    head_dim: int | None = None  # width / heads
-    mlp_width: int | None = None  # 4 * width
-    positions: Positions = "learned"
-    scale: float | str = "sqrt"  # "sqrt", "learned_per_head" or a number
-    frozen: tuple[str, ...] = ()  # of "query", "key", "value"
-    output_projection: bool = True
-    dropout: float = 0.0
-    implementation: str = "auto"  # of attention: auto, einsum, xla, cudnn
-
-    def __post_init__(self):
-        sizes = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width")
-        require_positive(self, *sizes)
-        require_range(self, "dropout", 0.0, 1.0)
-        require_choice(self, "positions", POSITIONS)
-        require_choice(self, "implementation", IMPLEMENTATIONS)
-        if isinstance(self.scale, str):
-            with contextlib.suppress(ValueError):  # a number given on the command line
-                object.__setattr__(self, "scale", float(self.scale))
-        if isinstance(self.scale, str):
-            require_choice(self, "scale", ("sqrt", "learned_per_head"))
-        else:
-            require_positive(self, "scale")
-        try:
-            ties = self.ties
-        except TieError as error:
-            raise ConfigError("tie", self.tie, str(error)) from None
-        if self.head_dim is None and self.width % self.heads:
-            raise ConfigError("width", self.width, f"must be divisible by heads = {self.heads}")
-        head_dim = self.head_dim or self.width // self.heads
-        joined = self.heads * head_dim
-        if joined != self.width and any(tie.equates(role, "X") for tie in ties for role in "QKV"):
-            raise ConfigError("tie", self.tie, f"=X needs width {self.width} = heads x head width")
-        if joined != self.width and not self.output_projection:
-            raise ConfigError("output_projection", False, "needs width = heads x head width")
-        if self.positions == "rotary" and head_dim % 2:
-            raise ConfigError("positions", "rotary", f"needs an even head width, not {head_dim}")
-        for source in self.frozen:
-            if source not in ("query", "key", "value"):
-                raise ConfigError("frozen", source, "allowed: query, key, value")
-        for layer, tie in enumerate(ties):
-            try:
-                check_scheme(tie, self.heads, self.kv_heads or self.heads, self.frozen)
-            except ValueError as error:
-                raise ConfigError("tie", self.tie, f"layer {layer}: {error}") from None
-
-    @property
-    def ties(self) -> tuple[Tie, ...]:
-        """One tie a layer, bottom up."""
-        return parse_schedule(self.tie, self.layers)
+__all__ = ["Block", "ClassToken", "Encoder", "ModelConfig", "PatchStem", "TokenStem"]
 
 
 class TokenStem(nn.Module):
@@ -136,12 +73,29 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        hidden = nn.gelu(nn.Dense(self.hidden, name="up")(x))
-        return nn.Dense(x.shape[-1], name="down")(hidden)
+        dense = functools.partial(nn.Dense, dtype=x.dtype)
+        hidden = nn.gelu(dense(self.hidden, name="up")(x))
+        return dense(x.shape[-1], name="down")(hidden)
+
+
+class SwiGlu(nn.Module):
+    """SwiGLU (Shazeer 2020): one dense layer gates another by silu; a third leads back."""
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        dense = functools.partial(nn.Dense, dtype=x.dtype)
+        hidden = nn.silu(dense(self.hidden, name="gate")(x)) * dense(self.hidden, name="up")(x)
+        return dense(x.shape[-1], name="down")(hidden)
+
+
+MLPS = {"gelu": Mlp, "swiglu": SwiGlu}
+NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
 
 
 class Block(nn.Module):
-    """One pre-norm layer under one tie."""
+    """One layer under one tie."""
 
     config: ModelConfig
     tie: Tie
@@ -149,22 +103,34 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], mask, *, train: bool) -> Float[Array, "B T D"]:
         config = self.config
-        drop = nn.Dropout(config.dropout, deterministic=not train)
         attention = MultiHeadAttention(
             num_heads=config.heads,
             tie=self.tie,
             num_kv_heads=config.kv_heads,
             head_dim=config.head_dim,
+            adapters=config.adapters.where_shared(self.tie),
+            latent_dim=config.latent_dim,
             positions=config.positions,
+            positions_2d=config.positions_2d,
+            qk_norm=config.qk_norm,
+            diagonal_mask=config.diagonal_mask,
             scale=config.scale,
             frozen=config.frozen,
             output_projection=config.output_projection,
+            use_bias=config.use_bias,
             implementation=config.implementation,
             name="attention",
         )
-        x = x + drop(attention(nn.LayerNorm(name="attention_norm")(x), mask=mask))
-        mlp = Mlp(config.mlp_width or 4 * config.width, name="mlp")
-        return x + drop(mlp(nn.LayerNorm(name="mlp_norm")(x)))
+        mlp = MLPS[config.mlp](config.hidden, name="mlp")
+        drop = nn.Dropout(config.dropout, deterministic=not train)
+        for part in (functools.partial(attention, mask=mask), mlp):
+            name = "mlp_norm" if part is mlp else "attention_norm"
+            norm = NORMS[config.norm](dtype=x.dtype, name=name)
+            if config.norm_position == "pre":
+                x = x + drop(part(norm(x)))
+            else:
+                x = norm(x + drop(part(x)))
+        return x
 
 
 class Encoder(nn.Module):
@@ -199,6 +165,7 @@ class Encoder(nn.Module):
         """`padding` is true at real tokens; padded ones are hidden from every query."""
         config = self.config
         x = AddPositions(config.positions, self.max_length, name="positions")(self.stem(inputs))
+        x = x.astype(config.dtype)
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
         mask = None if padding is None else padding[:, None, None, :]
         for layer, tie in enumerate(config.ties):
@@ -206,4 +173,7 @@ class Encoder(nn.Module):
         if read is not None:
             x = jnp.take_along_axis(x, read[:, :, None], axis=1)
         x = x[:, 0] if self.readout == "class" else x
-        return nn.Dense(self.classes, name="readout")(nn.LayerNorm(name="norm")(x))
+        if config.norm_position == "pre":
+            x = NORMS[config.norm](dtype=x.dtype, name="norm")(x)
+        logits = nn.Dense(self.classes, dtype=x.dtype, name="readout")(x)
+        return logits.astype(jnp.float32)  # the loss is not to be rounded

@@ -1,20 +1,24 @@
 """What an arm costs: parameters, FLOPs, cache; and arms widened until they cost the same.
 
-Parameters are counted on the model's own tree; FLOPs are those of the matrix products of one
-forward pass (two per multiply-add), the rest being small change, and are tested against the
-compiler's own count.
+Parameters are counted on the model's own tree. FLOPs are those of the matrix products of one
+forward pass (two per multiply-add), read off the traced program, so that whatever a scheme or a
+task adds is counted without a formula of its own; the rest is small change.
 """
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from qkv_jax.projections import kept_sources
+from qkv_jax.training.state import model_inputs
 from qkv_jax.training.step import Replica
-
-_BYTES = 4  # float32
+from qkv_jax.transformer import Block, ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +36,11 @@ def measure(replica: Replica) -> Costs:
     model, tree = replica.model, _shapes(replica)
     layers = [tree[f"layer_{i}"] for i in range(model.layers)]
     attention = sum(_count(layer.get("attention", {})) for layer in layers)  # copies may have none
-    kv_heads = model.kv_heads or model.heads
-    head_dim = model.head_dim or model.width // model.heads
-    cached = sum(len({tie.source("K"), tie.source("V")}) for tie in model.ties)
     return Costs(
         params=_count(tree),
         attention_params=attention,
         flops_per_token=_forward_flops(replica),
-        kv_cache_bytes_per_token=cached * kv_heads * head_dim * _BYTES,
+        kv_cache_bytes_per_token=_cached_numbers(model) * jnp.dtype(model.dtype).itemsize,
     )
 
 
@@ -59,7 +60,7 @@ def match(
       which one unit of MLP width bounds.
     """
     cost = {"params": non_embedding_params, "flops": _layer_flops}[what]
-    width = replica.model.mlp_width or 4 * replica.model.width
+    width = replica.model.hidden
     widen = lambda units: dataclasses.replace(
         replica, model=dataclasses.replace(replica.model, mlp_width=units)
     )
@@ -70,32 +71,65 @@ def match(
     return widened, cost(widened) / target - 1
 
 
-def _layer_flops(replica: Replica) -> int:
-    """Forward FLOPs a token of the layers alone."""
-    model, length = replica.model, replica.task.max_length
-    head_dim = model.head_dim or model.width // model.heads
-    kv_heads, joined = model.kv_heads or model.heads, model.heads * head_dim
-    mlp = 2 * model.width * (model.mlp_width or 4 * model.width)
+def matrix_flops(program: Jaxpr) -> int:
+    """FLOPs of the matrix products of a traced program, those in loops and calls included.
+
+    A loop of unknown length counts once, and of two branches both count.
+    """
     total = 0
-    for tie in model.ties:
-        of_query = tie.source("Q")
-        heads = sum(model.heads if source == of_query else kv_heads for source in tie.sources)
-        projections = model.width * heads * head_dim
-        output = joined * model.width if model.output_projection else 0
-        total += 2 * (projections + 2 * length * joined + output + mlp)
+    for equation in program.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            shared = int(np.prod([left[axis] for axis in contracted]))
+            total += 2 * shared * int(np.prod(equation.outvars[0].aval.shape))
+        repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        for value in equation.params.values():
+            total += repeats * sum(matrix_flops(inner) for inner in _programs_in(value))
     return total
 
 
+def _programs_in(value: Any) -> Iterator[Jaxpr]:
+    if isinstance(value, ClosedJaxpr):
+        yield value.jaxpr
+    elif isinstance(value, Jaxpr):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _programs_in(item)
+
+
+def _cached_numbers(model: ModelConfig) -> int:
+    """Numbers a token that decoding would keep, all layers together."""
+    width = model.latent_dim or (model.kv_heads or model.heads) * model.features
+    return sum(len(kept_sources(tie, model.latent_dim)) for tie in model.ties) * width
+
+
+@functools.lru_cache(maxsize=1024)
+def _layer_flops(replica: Replica) -> float:
+    """Forward FLOPs a token of the layers alone."""
+    model, length = _by_einsum(replica).model, replica.task.max_length
+    tree, total = _shapes(replica), 0
+    x = jax.ShapeDtypeStruct((1, length, model.width), model.dtype)
+    for layer, tie in enumerate(model.ties):
+        apply = functools.partial(Block(model, tie).apply, mask=None, train=False)
+        run = lambda params, x, apply=apply: apply({"params": params}, x)
+        total += matrix_flops(jax.make_jaxpr(run)(tree[f"layer_{layer}"], x).jaxpr)
+    return total / length
+
+
+@functools.lru_cache(maxsize=1024)
 def _forward_flops(replica: Replica) -> float:
-    """With the stem and the readout, where they are matrix products, spread over the tokens."""
-    tree, example = _shapes(replica), replica.task.example()
-    length, width = replica.task.max_length, replica.model.width
-    places = 1 if replica.task.readout == "class" else length
-    places = example["read"].shape[1] if "read" in example else places
-    flops = _layer_flops(replica) + 2 * width * replica.task.classes * places / length
-    if "patch" in tree.get("stem", {}):
-        flops += 2 * int(np.prod(tree["stem"]["patch"]["kernel"].shape)) * (length - 1) / length
-    return flops
+    """Forward FLOPs a token of the whole model."""
+    encoder, example = _by_einsum(replica).encoder, model_inputs(replica.task.example())
+    run = lambda params: encoder.apply({"params": params}, **example)
+    return matrix_flops(jax.make_jaxpr(run)(_shapes(replica)).jaxpr) / replica.task.max_length
+
+
+def _by_einsum(replica: Replica) -> Replica:
+    """Kernels hide their products from the count."""
+    model = dataclasses.replace(replica.model, implementation="einsum")
+    return dataclasses.replace(replica, model=model)
 
 
 @functools.lru_cache(maxsize=1024)

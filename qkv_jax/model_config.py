@@ -1,0 +1,132 @@
+"""The encoder's configuration: every axis of a scheme is one field, checked alone and together."""
+
+import contextlib
+import dataclasses
+from typing import Literal
+
+from qkv_jax.adapters import PRESETS, Adapters
+from qkv_jax.attention import IMPLEMENTATIONS
+from qkv_jax.config import ConfigError, require_choice, require_positive, require_range
+from qkv_jax.positions import POSITIONS, Positions
+from qkv_jax.projections import check_scheme
+from qkv_jax.tie import Tie, TieError, parse_schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The encoder. Widths are counted in features; `None` stands for what the comment says.
+
+    Adapters act in those layers of a schedule where their role shares its source.
+
+    Raises:
+      ConfigError: where the fields cannot be, alone or together.
+    """
+
+    tie: str = "separate"  # a tie, or a schedule over layers such as "K=V*2|separate*4"
+    preset: str = ""  # a published tie with its adapters, in place of both: courtois, gao, kowsher
+    adapters: Adapters = Adapters()  # of query, key, value: "diag", "head", "lowrank:RANK"
+    layers: int = 2
+    width: int = 64
+    heads: int = 4
+    kv_heads: int | None = None  # heads
+    head_dim: int | None = None  # width / heads
+    latent_dim: int | None = None  # no latent source; else the width of that of keys and values
+    positions: Positions = "learned"
+    positions_2d: bool = False  # the "2D positional" term of the KV-Transformer
+    qk_norm: bool = False
+    diagonal_mask: bool = False  # no token sees itself, unless it sees nothing else
+    scale: float | str = "sqrt"  # "sqrt", "learned_per_head" or a number
+    frozen: tuple[str, ...] = ()  # of "query", "key", "value"
+    output_projection: bool = True
+    use_bias: bool = False  # in the projections of attention
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    mlp_width: int | None = None  # 4 * width; with swiglu two thirds of that (Shazeer 2020)
+    norm: Literal["layer", "rms"] = "layer"
+    norm_position: Literal["pre", "post"] = "pre"
+    dropout: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; parameters are float32
+    implementation: str = "auto"  # of attention: auto, einsum, xla, cudnn
+
+    def __post_init__(self):
+        sizes = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "latent_dim")
+        require_positive(self, *sizes)
+        require_range(self, "dropout", 0.0, 1.0)
+        require_choice(self, "positions", POSITIONS)
+        require_choice(self, "implementation", IMPLEMENTATIONS)
+        require_choice(self, "mlp", ("gelu", "swiglu"))
+        require_choice(self, "norm", ("layer", "rms"))
+        require_choice(self, "norm_position", ("pre", "post"))
+        require_choice(self, "dtype", ("float32", "bfloat16"))
+        self._check_scale()
+        if self.preset:
+            self._apply_preset()
+        try:
+            ties = self.ties
+        except TieError as error:
+            raise ConfigError("tie", self.tie, str(error)) from None
+        self._check_widths(ties)
+        for source in self.frozen:
+            if source not in ("query", "key", "value"):
+                raise ConfigError("frozen", source, "allowed: query, key, value")
+        heads = (self.heads, self.kv_heads or self.heads)
+        for layer, tie in enumerate(ties):
+            try:
+                check_scheme(tie, *heads, self.frozen, self.latent_dim)
+            except ValueError as error:
+                raise ConfigError("tie", self.tie, f"layer {layer}: {error}") from None
+        self._check_adapters(ties)
+
+    @property
+    def ties(self) -> tuple[Tie, ...]:
+        """One tie a layer, bottom up."""
+        return parse_schedule(self.tie, self.layers)
+
+    @property
+    def features(self) -> int:
+        """H, the width of a head."""
+        return self.head_dim or self.width // self.heads
+
+    @property
+    def hidden(self) -> int:
+        """The width of the MLP's hidden layer."""
+        usual = 4 * self.width if self.mlp == "gelu" else round(8 * self.width / 3)
+        return self.mlp_width or usual
+
+    def _check_scale(self) -> None:
+        if isinstance(self.scale, str):
+            with contextlib.suppress(ValueError):  # a number given on the command line
+                object.__setattr__(self, "scale", float(self.scale))
+        if isinstance(self.scale, str):
+            require_choice(self, "scale", ("sqrt", "learned_per_head"))
+        else:
+            require_positive(self, "scale")
+
+    def _apply_preset(self) -> None:
+        require_choice(self, "preset", PRESETS)
+        tie, adapters = PRESETS[self.preset]
+        for field, default, value in (
+            ("tie", "separate", tie),
+            ("adapters", Adapters(), adapters),
+        ):
+            given = getattr(self, field)
+            if given not in (default, value):
+                raise ConfigError(field, given, f"preset {self.preset!r} sets it; leave it out")
+            object.__setattr__(self, field, value)
+
+    def _check_widths(self, ties: tuple[Tie, ...]) -> None:
+        if self.head_dim is None and self.width % self.heads:
+            raise ConfigError("width", self.width, f"must be divisible by heads = {self.heads}")
+        joined = self.heads * self.features
+        if joined != self.width and any(tie.equates(role, "X") for tie in ties for role in "QKV"):
+            raise ConfigError("tie", self.tie, f"=X needs width {self.width} = heads x head width")
+        if joined != self.width and not self.output_projection:
+            raise ConfigError("output_projection", False, "needs width = heads x head width")
+        if self.positions == "rotary" and self.features % 2:
+            allowed = f"needs an even head width, not {self.features}"
+            raise ConfigError("positions", "rotary", allowed)
+
+    def _check_adapters(self, ties: tuple[Tie, ...]) -> None:
+        for role, spec in self.adapters.items():
+            alone = Adapters(**{role: spec})
+            sharing = [tie for tie in ties if alone.where_shared(tie).items()]
+            alone.check((sharing or ties)[0], self.features)
