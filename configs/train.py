@@ -4,6 +4,7 @@ python -m experiments.train --config=configs/train.py --workdir=runs/one --confi
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs import tree
 
@@ -14,14 +15,26 @@ def get_config() -> ConfigDict:
             "task": {"kind": "masked_bytes", "options": {"length": 64}},
             "model": {
                 "tie": "separate",
+                "preset": "",
+                "adapters": {"query": "", "key": "", "value": ""},
                 "layers": 2,
                 "width": 64,
                 "heads": 4,
+                "kv_heads": placeholder(int),
+                "latent_dim": placeholder(int),
                 "positions": "learned",
-                "dropout": 0.0,
+                "positions_2d": False,
+                "qk_norm": False,
+                "diagonal_mask": False,
                 "scale": "sqrt",
                 "frozen": (),
                 "output_projection": True,
+                "use_bias": False,
+                "mlp": "gelu",
+                "norm": "layer",
+                "norm_position": "pre",
+                "dropout": 0.0,
+                "dtype": "float32",
             },
             "train": {
                 "steps": 1000,

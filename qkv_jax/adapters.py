@@ -179,7 +179,7 @@ def _identity(_key, shape, dtype=jnp.float32):
     return jnp.broadcast_to(jnp.eye(shape[-1], dtype=dtype), shape)
 
 
-def _number(text: str, kind: type) -> float:
+def _number(text: str, kind: type) -> float | int:
     try:
         return kind(text)
     except ValueError:

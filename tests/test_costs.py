@@ -4,10 +4,12 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from untied import TIES
 
+from qkv_jax.adapters import Adapters
 from qkv_jax.attention import MultiHeadAttention
 from qkv_jax.study import costs
 from qkv_jax.tasks import make_task
@@ -63,11 +65,30 @@ def test_the_cache_costs_what_init_cache_allocates(tie):
         assert costs.measure(replica).kv_cache_bytes_per_token * LENGTH == allocated
 
 
+def test_a_latent_source_and_half_precision_shrink_the_cache():
+    """One latent vector a token and layer, and two bytes a number."""
+    costs_of = lambda **model: costs.measure(make_replica("K=V", **model)).kv_cache_bytes_per_token
+    assert costs_of() == 2 * WIDTH * 4
+    assert costs_of(latent_dim=5) == 2 * 5 * 4
+    assert costs_of(dtype="bfloat16") == 2 * WIDTH * 2
+
+
+def test_products_in_loops_and_branches_are_counted():
+    """A scan counts once a turn, whatever is called inside it."""
+    matrix = jnp.ones((3, 5))
+    double = lambda x: jax.checkpoint(lambda x: x @ matrix @ matrix.T)(x)
+    looped = lambda x: jax.lax.scan(lambda x, _: (double(x), None), x, None, length=7)[0]
+    program = jax.make_jaxpr(jax.jit(looped))(jnp.ones((2, 3))).jaxpr
+    assert costs.matrix_flops(program) == 7 * 2 * (2 * 3 * 5 + 2 * 5 * 3)
+
+
 COMPILED = {
     "separate": {},
     "K=V": {"kv_heads": 1},
     "Q=X": {"output_projection": False},
     "copies": {},
+    "adapters": {"tie": "Q=K=V", "adapters": Adapters("diag", "head", "lowrank:8"), "mlp": "swiglu"},
+    "latent": {"tie": "separate", "latent_dim": 64, "norm_position": "post"},
     "masked_bytes": {"kind": "masked_bytes", "tie": "Q=K=V"},
     "mnist5k": {"kind": "mnist5k", "tie": "separate"},
 }

@@ -1,0 +1,58 @@
+"""Every option of the encoder, one arm each, on one small task: that all of them run. Its numbers
+mean little: a task this easy tells few options apart.
+
+    python -m experiments.ablate --config=configs/options.py --workdir=runs/options
+
+TIMES
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from configs import tree
+
+OPTIONS = {
+    "courtois": {"preset": "courtois"},
+    "gao": {"preset": "gao"},
+    "kowsher": {"preset": "kowsher"},
+    "Q=K, low rank": {"tie": "Q=K", "adapters": {"query": "lowrank:2"}},
+    "latent": {"latent_dim": 4},
+    "latent, K=V": {"tie": "K=V", "latent_dim": 4},
+    "grouped": {"kv_heads": 1},
+    "sinusoidal": {"positions": "sinusoidal"},
+    "rotary": {"positions": "rotary"},
+    "relative": {"positions": "relative"},
+    "ALiBi": {"positions": "alibi"},
+    "no positions": {"positions": "none"},
+    "Q=K, 2D positions": {"tie": "Q=K", "positions_2d": True},
+    "query and key norm": {"qk_norm": True},
+    "Q=K, diagonal mask": {"tie": "Q=K", "diagonal_mask": True},
+    "bias": {"use_bias": True},
+    "post-norm": {"norm_position": "post"},
+    "RMS norm": {"norm": "rms"},
+    "SwiGLU": {"mlp": "swiglu"},
+    "bfloat16": {"dtype": "bfloat16"},
+    "learned scale": {"scale": "learned_per_head"},
+    "no output projection": {"output_projection": False},
+    "frozen Q, K": {"frozen": ("query", "key")},
+}
+
+
+def get_config() -> ConfigDict:
+    return tree(
+        {
+            "name": "options",
+            "model": {"layers": 1, "width": 16, "heads": 2},
+            "train": {"steps": 100, "report_every": 50, "batch_size": 16},
+            "arms": {"separate": {}} | {name: {"model": model} for name, model in OPTIONS.items()},
+            "tasks": {"reverse": {"kind": "reverse", "options": {"length": 8}}},
+            "study": {
+                "baseline": "separate",
+                "learning_rates": (3e-3, 1e-2, 3e-2),
+                "tune_seeds": 1,
+                "eval_seeds": 6,
+                "match": "none",
+                "packing": placeholder(int),
+            },
+        }
+    )
