@@ -1,0 +1,71 @@
+"""Does a cheap adapter repair each tie? Ties with no adapter, a vector a head (`diag`), a pair of
+thin matrices a head (`lowrank:4`), and a full matrix a head (`head`), each the identity at first.
+
+    python -m experiments.ablate --config=configs/adapters.py --workdir=runs/adapters
+
+TIMES
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from configs import tree
+
+# Every role that shares but the last is adapted; Kowsher's diagonals are on all three.
+ADAPTED = {
+    "Q=K": ("query",),
+    "K=V": ("key",),
+    "Q=K=V": ("query", "key"),
+    "copies": ("query", "key", "value"),
+}
+SPECS = {"Q=K": ("diag", "lowrank:4", "head"), "K=V": ("diag", "lowrank:4", "head")}
+NAMES = {
+    ("Q=K", "head"): "Q=K + head (Courtois)",
+    ("K=V", "head"): "K=V + head (Gao)",
+    ("Q=K=V", "diag"): "Q=K=V + diag (Kowsher)",
+}
+
+
+def arms() -> dict[str, dict]:
+    """Each tie bare, then with each adapter."""
+    found: dict[str, dict] = {"separate": {}}
+    for tie, roles in ADAPTED.items():
+        found[tie] = {"model": {"tie": tie}}
+        for spec in SPECS.get(tie, ("diag", "head")):
+            name = NAMES.get((tie, spec), f"{tie} + {spec}")
+            adapters = dict.fromkeys((*roles, "value") if "Kowsher" in name else roles, spec)
+            found[name] = {"model": {"tie": tie, "adapters": adapters}}
+    return found
+
+
+def get_config() -> ConfigDict:
+    return tree(
+        {
+            "name": "adapters",
+            "arms": arms(),
+            "model": {"layers": 1, "width": 32, "heads": 2, "positions": "learned"},
+            "train": {"batch_size": 32, "report_every": 100},
+            "tasks": {
+                "relation": {
+                    "kind": "relation",
+                    "options": {"length": 16, "names": 64, "outcome_kind": "mean"},
+                    "learning_rates": (3e-3, 1e-2, 3e-2, 1e-1),
+                    "train": {"steps": 400, "report_every": 50},
+                },
+                "shakespeare": {
+                    "kind": "masked_bytes",
+                    "options": {"length": 32},
+                    "model": {"width": 64, "heads": 4},
+                    "train": {"steps": 1000},
+                },
+            },
+            "study": {
+                "baseline": "separate",
+                "learning_rates": (1e-3, 3e-3, 1e-2, 3e-2),
+                "tune_seeds": 3,
+                "eval_seeds": 6,
+                "match": "none",
+                "packing": placeholder(int),
+            },
+        }
+    )
