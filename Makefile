@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 CONFIG  ?= configs/quick.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
-.PHONY: ablation test lint benchmark calibration setup clean
+.PHONY: ablation test lint benchmark calibration reviews setup clean
 
 ablation: $(READY)
 	$(BIN)/python -m experiments.ablate --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
@@ -27,6 +27,15 @@ benchmark: $(READY)
 
 calibration: $(READY)
 	$(BIN)/python -m experiments.calibrate
+
+# The movie reviews of configs/reviews.py (which also needs the extra `text`, as the tests do).
+reviews: data/reviews.tsv
+
+data/reviews.tsv: experiments/prepare.py | $(TESTS)
+	@mkdir -p data
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps \
+		--no-binary :all: --dest data vaderSentiment==3.3.2
+	$(BIN)/python -m experiments.prepare reviews --sdist=data/vaderSentiment-3.3.2.tar.gz --out=$@
 
 setup: $(TESTS)
 

@@ -7,8 +7,11 @@ from ml_collections import ConfigDict
 
 
 def tree(values: Mapping[str, Any]) -> ConfigDict:
-    """Nested mappings as ConfigDicts that keep their order: tasks and arms run as listed."""
-    config = ConfigDict(sort_keys=False)
+    """Nested mappings as ConfigDicts that keep their order: tasks and arms run as listed.
+
+    Keys may hold dots: `"axes": {"model.width": (16, 32)}`, or the title of a paper.
+    """
+    config = ConfigDict(sort_keys=False, allow_dotted_keys=True)
     for name, value in values.items():
         config[name] = tree(value) if isinstance(value, Mapping) else value
     return config

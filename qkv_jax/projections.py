@@ -60,7 +60,7 @@ class HeadProjection(nn.Module):
             heads += self._own(bias).astype(x.dtype)
         return heads
 
-    def _own(self, parameter: Array) -> Array:
+    def _own(self, parameter):
         return jax.lax.stop_gradient(parameter) if self.frozen else parameter
 
 

@@ -1,10 +1,13 @@
 """A made-up study for the tests of the report: no training, only plausible tables."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pandas as pd
 
+from qkv_jax.study.axes import expand
+from qkv_jax.study.breakdown import BREAKDOWN_COLUMNS
 from qkv_jax.study.statistics import choose_rates
 
 TIES = (
@@ -139,3 +142,67 @@ def make_curve(study, runs):
         return pd.DataFrame({"step": steps, "train_loss": value, "value": value})
 
     return curve
+
+
+def make_family(axes, *, base=TEXT, arms=("K=V", "Q=K", "copies"), seeds=6, name="scaling", seed=0,
+                breakdown=False):  # fmt: skip
+    """A study of one family, `axes` {field: values}: (study, runs, costs, curve, breakdown table).
+
+    The cost of a tie halves with every value of the first axis; the placebo has none.
+    """
+    cells = expand(axes, Anything, "tasks.plays")
+    study, runs, costs, _ = make_study(tasks=("text",), seeds=seeds, name=name, seed=seed,
+                                       extra_arms=[(a, "Q=K") for a in arms if a not in TIES
+                                                   and a != "copies"])  # fmt: skip
+    listed = ["separate", *arms, "placebo"]
+    study["arms"] = {arm: study["arms"][arm] for arm in listed}
+    study["tasks"], rows = {}, []
+    rng = np.random.default_rng(seed)
+    first = next(iter(axes))
+    for cell in cells:
+        task = cell.name("plays")
+        study["tasks"][task] = base | {
+            "arms": listed, "learning_rates": list(GRID), "family": "plays", "cell": cell.label,
+            "family_title": base["title"], "title": f"{base['title']}, {cell.label}",
+            "axes": cell.values, "published": {}, "references": [],
+        }  # fmt: skip
+        costs[task] = {arm: costs["text"][arm] for arm in listed}
+        share = 0.5 ** list(axes[first]).index(cell.values[first])
+        shift = rng.normal(0, 0.01, seeds + 2)
+        for arm in listed:
+            bad = share * effect(arm, study["arms"][arm]["tie"])
+            for j, seed_ in enumerate(study["tune_seeds"]):
+                for rate in GRID:
+                    off = bad + 0.25 * math.log10(rate / GRID[2]) ** 2
+                    rows.append(_run(task, arm, "tune", rate, seed_, study["tasks"][task], off,
+                                     shift[j], rng))  # fmt: skip
+            for j, seed_ in enumerate(study["eval_seeds"]):
+                rows.append(_run(task, arm, "eval", GRID[2], seed_, study["tasks"][task], bad,
+                                 shift[2 + j], rng))  # fmt: skip
+    runs = pd.DataFrame(rows)
+    chosen = choose_rates(study, runs)["learning_rate"]
+    evaluated = runs["phase"] == "eval"
+    runs.loc[evaluated, "learning_rate"] = [
+        chosen[t, a] for t, a in zip(runs.task[evaluated], runs.arm[evaluated], strict=True)
+    ]
+    table = make_breakdown(study, runs) if breakdown else None
+    return study, runs, costs, make_curve(study, runs), table
+
+
+def make_breakdown(study, runs, groups=range(1, 9)):
+    """The rows of breakdown.csv: the further away, the worse."""
+    mean = runs[runs.phase == "eval"].groupby(["task", "arm"])["value"].mean()
+    rows = [
+        (task, arm, "distance", g, 6, value * (1 - 0.04 * g), value * (0.98 - 0.04 * g),
+         value * (1.02 - 0.04 * g))
+        for (task, arm), value in mean.items() for g in groups
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=BREAKDOWN_COLUMNS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Anything:
+    """Stands for a task's class: the options that the axes of made-up families may name."""
+
+    length: int = 16
+    symbols: int = 10

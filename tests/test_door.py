@@ -15,10 +15,12 @@ import pytest
 
 from qkv_jax.config import as_dict
 from qkv_jax.study.plan import Study
+from qkv_jax.tasks import REGISTRY
 from qkv_jax.tie import Tie
 
 ROOT = pathlib.Path(__file__).parent.parent
 SERVER = pathlib.Path(__file__).with_name("door_server.py")
+KINDS = ", ".join(sorted(REGISTRY))
 
 STUDY = {
     "name": "tiny",
@@ -155,8 +157,7 @@ OVERRIDES = {
                               "sinusoidal, learned, rotary",
     "train.decay=linaer": f"{TRAINING}.decay: given 'linaer'; must be one of linear, cosine, "
                           "constant",
-    "tasks.one.kind=revers": "tasks.one.kind: given 'revers'; allowed: masked_bytes, mnist5k, "
-                             "relation, reverse",
+    "tasks.one.kind=revers": f"tasks.one.kind: given 'revers'; allowed: {KINDS}",
     # Sizes, steps, seeds and rates that cannot be.
     "model.width=0": f"{MODEL}.width: given 0; must be a whole number above 0",
     "model.layers=-1": f"{MODEL}.layers: given -1; must be a whole number above 0",
@@ -224,7 +225,7 @@ def test_grouped_heads_refuse_ties_that_need_all_heads(refused, place):
         ("seed=4294967296", "given 4294967296; must be a whole number, 0 or above, below 2**32"),
         ("checkpoint_steps=(5,)", "given 5; must be a multiple of report_every = 10, at most 20"),
         ("train.learning_rate=inf", "given inf; must be a finite number above 0"),
-        ("task.kind=mask", "given 'mask'; allowed: masked_bytes, mnist5k, relation, reverse"),
+        ("task.kind=mask", f"given 'mask'; allowed: {KINDS}"),
         ("task.options.length=0", "given 0; must be a whole number above 0"),
         ("task.options.files=('lost',)", "given 'lost'; cannot be read: No such file or "
                                          "directory"),

@@ -10,13 +10,15 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from rich.console import Console
-from synthetic_study import make_study
+from synthetic_study import RECALL, TEXT, make_family, make_study
 
-from qkv_jax.study import figures, findings, wording
+from qkv_jax.study import families, figures, findings, headlines, wording
+from qkv_jax.study import figure_style as style
 from qkv_jax.study.console import console_table
 from qkv_jax.study.figure_lattice import ROWS, covering_pairs
 from qkv_jax.study.report import markdown, write_report
-from qkv_jax.study.statistics import summarise
+from qkv_jax.study.report_family import family_findings
+from qkv_jax.study.statistics import seed_scores, summarise
 from qkv_jax.tie import Tie
 
 ODD = [("<b>bold</b> & K=V, `x|y`", "K=V"), ("$cost$_5", "Q=K")]
@@ -298,3 +300,155 @@ def test_numbers_are_written_alike():
     assert [wording.rate(r) for r in (0.003, 3e-5, 0.01)] == ["0.003", "3e-5", "0.01"]
     assert [wording.count(c) for c in (812, 1234567, 99_960)] == ["812", "1.23 M", "100 k"]
     assert wording.join(["K=V", "Q=X"]) == "K=V and Q=X"
+
+
+# --- families, groups, references, published numbers
+
+WIDTHS, STEPS = (16, 32, 64), (250, 500)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    """A family of four cells with all that can stand beside its arms."""
+    folder = tmp_path_factory.mktemp("grid")
+    axes = {"model.width": (16, 64), "model.positions": ("none", "rotary")}
+    study, runs, costs, curve, table = make_family(axes, arms=("K=V", "copies"), breakdown=True)
+    table.to_csv(folder / "breakdown.csv", index=False)
+    for spec in study["tasks"].values():
+        spec["published"] = {"Somebody et al. 2026": {"K=V": 1.705}, "their <rerun>": {}}
+        spec["references"] = [{"name": "counts of pairs", "value": 1.9, "note": "a bigram table"}]
+    text, summary, study = report(folder, study, runs, costs, curve)
+    return folder, text, summary, study, runs
+
+
+def test_a_family_comes_before_its_cells_and_every_anchor_leads_somewhere(grid):
+    _, text, _, study, _ = grid
+    ids = re.findall(r'id="([^"]+)"', text)
+    assert len(set(ids)) == len(ids)
+    targets = {a[1:] for a in Page(text).addresses if a.startswith("#")}
+    assert targets <= set(ids) and "plays" in targets
+    places = [text.index(f'id="{wording.slug(name)}"') for name in ("plays", *study["tasks"])]
+    assert places == sorted(places)
+    assert text.count('<details class="cell">') == len(study["tasks"]) == 4
+    assert "1 task, 4 cells" in text
+
+
+def test_a_family_has_its_curves_its_table_of_differences_and_groups(grid):
+    folder, text, _, study, _ = grid
+    names = {path.stem for path in (folder / "figures").iterdir()}
+    assert {"scaling-width-plays", "grid-plays"} <= names
+    for task in study["tasks"]:
+        assert f"by-group-{wording.slug(task)}" in names
+    md = (folder / "report.md").read_text(encoding="utf-8")
+    for name in names:
+        assert f"(figures/{name}.png)" in md and f"figures/{name}.svg" in text
+
+
+def test_the_table_of_a_family_says_what_the_summary_says(grid):
+    """Every cell's difference with its mark, the mean over the grid, the published numbers."""
+    folder, text, summary, study, runs = grid
+    md = (folder / "report.md").read_text(encoding="utf-8").split("## ")
+    part = next(p for p in md if p.startswith("Masked bytes of Shakespeare\n"))
+    rows = {line.split(" | ")[0].strip("| *"): line.split(" | ") for line in part.splitlines()
+            if line.startswith("| ")}  # fmt: skip
+    assert "their &lt;rerun&gt;" in rows["arm"] and "Somebody et al. 2026" in rows["arm"]
+    by = summary.set_index(["arm", "task"])
+    for arm in ("K=V", "copies", "placebo"):
+        cells = rows[arm][6:]
+        for cell, task in zip(cells, study["tasks"], strict=True):
+            row = by.loc[(arm, task)]
+            sign = wording.SIGNS[wording.kind(row["verdict"])]
+            delta = wording.number(row["delta"], 3, signed=True)
+            assert cell.strip(" |") == f"{row['mean']:.3f} ({sign} {delta})"
+    got = families.average(study, seed_scores(study, runs), list(study["tasks"]), "copies")
+    assert rows["copies"][3].startswith(wording.number(got["delta"], 3, signed=True) + " ")
+    assert rows["K=V"][4] == "1.705" and rows["copies"][4] == wording.MISSING
+    assert text.count("Protocols differ") == 1
+
+
+def test_references_stand_under_the_arms_of_every_task(grid):
+    folder, text, _, study, _ = grid
+    md = (folder / "report.md").read_text(encoding="utf-8")
+    lines = [line for line in md.splitlines() if line.startswith("| *counts of pairs*")]
+    assert len(lines) == len(study["tasks"]) and all("| 1.900 |" in line for line in lines)
+    assert text.count("counts of pairs <small>reference</small>") == len(study["tasks"])
+    assert "a bigram table" in text
+
+
+def test_findings_of_a_family_name_every_arm_once_and_count_its_cells(grid):
+    _, _, summary, study, _ = grid
+    rows = {task: wording.task_rows(study, summary, task) for task in study["tasks"]}
+    found = family_findings(study, rows)
+    assert sorted(a for f in found for a in f.arms) == ["K=V", "copies", "placebo"]
+    for finding in found:
+        for arm in finding.arms:
+            kinds = {wording.kind(cells[arm]["verdict"]) for cells in rows.values()}
+            assert kinds == {finding.kind} if finding.kind != "mixed" else len(kinds) > 1
+    worse = next(f for f in found if f.kind == "worse")
+    assert worse.text == "Worse than separate in all 4 cells: copies."
+    assert "worse on all 4 cells of Masked bytes" in headlines.overview(study, summary)[0]
+
+
+def test_what_holds_in_several_cells_is_said_once(grid):
+    _, _, summary, study, runs = grid
+    runs = runs.copy()
+    lost = (runs.arm == "K=V") & (runs.phase == "eval") & (runs.seed == 100)
+    runs.loc[lost & runs.task.str.contains("width=16"), "status"] = "failed"
+    said = headlines.warnings(study, runs, summarise(study, runs))
+    assert any(line.startswith("2 of 4 cells of Masked bytes of Shakespeare: evaluation runs")
+               for line in said)  # fmt: skip
+    assert sum("evaluation runs" in line for line in said) == 1
+
+
+@pytest.mark.parametrize("progress", ["none", "half"])
+def test_unfinished_families_are_reported_as_far_as_they_go(tmp_path, progress):
+    """Averages over cells that are not all there are not given: half a grid is another grid."""
+    axes = {"model.width": WIDTHS, "train.steps": STEPS, "options.length": (8, 16)}
+    base = {"none": RECALL, "half": TEXT}[progress]
+    study, runs, costs, curve, _ = make_family(axes, arms=("copies",), base=base)
+    part = {"none": runs.iloc[:0], "half": runs[runs.task.str.contains("width=16")]}[progress]
+    text, _, _ = report(tmp_path, study, part, costs, curve, complete=False)
+    assert "12 cells" in text
+    names = {path.stem for path in (tmp_path / "figures").iterdir()}
+    scaling = {name for name in names if name.startswith("scaling")}
+    assert scaling == ({"scaling-width-plays"} if progress == "half" else set())
+    assert not any(name.startswith(("learning", "lattice", "grid")) for name in names)
+
+
+def test_many_arms_have_a_panel_each():
+    study, runs, costs, _, table = make_family(
+        {"model.width": WIDTHS}, arms=[f"arm {i}" for i in range(12)], breakdown=True
+    )
+    summary, scores, tasks = summarise(study, runs), seed_scores(study, runs), list(study["tasks"])
+    assert len(figures.scaling_by_arm(study, summary, scores, tasks, "model.width").axes) == 13
+    part = table[table.task == tasks[0]]
+    assert len(figures.by_group(study, summary, tasks[0], part).axes) == 14
+    figure = figures.scaling(study, summary, scores, tasks, "model.width")
+    assert len(figure.axes[1].texts) == len(style.LINES)
+    assert figure.axes[0].get_xscale() == "log"
+
+
+def test_heat_tables_fold_what_does_not_fit():
+    axes = {"model.positions": ("none", "rotary", "learned"), "model.width": (8, 16, 32, 64, 128)}
+    study = make_family(axes, arms=("copies",))[0]
+    columns = figures.heat_columns(study, list(study["tasks"]))
+    assert list(columns) == ["positions=none", "positions=rotary", "positions=learned"]
+    assert all(len(cells) == 5 for cells in columns.values())
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_console_shows_a_family_as_one_table(grid, width):
+    _, _, summary, study, runs = grid
+    console = Console(width=width, record=True, file=io.StringIO())
+    averages = families.family_table(study, runs)
+    console.print(console_table(study, summary, width, averages))
+    one = next(iter(study["tasks"]))
+    console.print(console_table(study | {"tasks": {one: study["tasks"][one]}}, summary, width))
+    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    assert max(map(len, lines)) <= width
+    assert lines[0].startswith("Masked bytes of Shakespeare, 4 cells")
+    copies = [line for line in lines if line.startswith("copies")]
+    assert len(copies) == 2 and copies[0].endswith("▼ 4") and copies[1].endswith("▼ worse")
+    cell = next(line for line in lines if "positions=none" in line)
+    assert "Masked bytes" in cell and "width=16, positions=none" in cell
+    assert any(line.startswith("counts of pairs") and "1.900" in line for line in lines)

@@ -5,6 +5,8 @@ from rich.table import Table
 from rich.text import Text
 
 from qkv_jax.study import wording
+from qkv_jax.study.families import families, family_of
+from qkv_jax.study.report_family import verdict_counts
 
 _STYLES = {
     "better": "bold blue",
@@ -18,26 +20,81 @@ _SHORT = {"undecided (ceiling)": "? ceiling", "undecided (edge)": "? edge",
           "undecided (few seeds)": "? few seeds"}  # fmt: skip
 
 
-def console_table(study: dict, summary, width: int | None = None) -> Table:
+def console_table(study: dict, summary, width: int | None = None, averages=None) -> Table:
     """Arms by task with score, difference and verdict; arms without results show "…".
+
+    The cells of a grid are one table: means over the grid and how often each verdict was given.
 
     Args:
       study: the dict of study.json.
       summary: the summary so far, rows may be missing or partly empty; None before the first.
       width: columns of the terminal, by default those of this one. It fits into 78; from 98 on
         it has the learning rate and p after Holm as well.
+      averages: families.csv, for the means over grids.
     """
     width = rich.get_console().width if width is None else width
     outer = Table.grid(expand=False)
+    grids = {family: cells for family, cells in families(study).items() if len(cells) > 1}
     for task, spec in study["tasks"].items():
+        cells = grids.get(family_of(study, task))
+        if cells is not None and task != cells[0]:
+            continue
         if outer.rows:
             outer.add_row("")
         goal = spec.get("unit") or spec["metric"]
         about = f"solved at {spec['threshold']:g} {goal}" if _solving(spec) else goal
-        title = Text(wording.shorten(spec["title"], 48), style="bold")
+        title = Text(_title(spec, cells, 48 if width < 98 else 66), style="bold")
         outer.add_row(title + Text(f"  {about}, {wording.better_words(spec)}", style="dim"))
-        outer.add_row(_task_table(study, summary, task, wide=width >= 98))
+        if cells is None:
+            outer.add_row(_task_table(study, summary, task, wide=width >= 98))
+        else:
+            outer.add_row(_grid_table(study, summary, cells, averages, wide=width >= 98))
     return outer
+
+
+def _title(spec, cells, most):
+    if cells is not None:
+        return f"{wording.shorten(spec['family_title'], most - 12)}, {len(cells)} cells"
+    if not spec.get("axes"):
+        return wording.shorten(spec["title"], 48)
+    name = wording.shorten(spec["family_title"], max(most - len(spec["cell"]) - 2, 12))
+    return wording.shorten(f"{name}, {spec['cell']}", most)
+
+
+def _grid_table(study, summary, cells, averages, wide):
+    """A row an arm: mean and difference over the grid, how often each verdict was given."""
+    digits = wording.decimals(study["tasks"][cells[0]])
+    family = study["tasks"][cells[0]]["family"]
+    known = {}
+    if averages is not None:
+        known = averages[averages["family"] == family].set_index("arm").to_dict("index")
+    rows = {task: wording.task_rows(study, summary, task) for task in cells}
+    counts = verdict_counts(rows)
+    table = Table(box=rich.box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("arm", no_wrap=True, overflow="ellipsis", width=24 if wide else 17)
+    for head, size in (("mean", 7), ("difference [95 %]", 24)):
+        table.add_column(head, justify="right", no_wrap=True, overflow="ellipsis", width=size)
+    table.add_column("verdicts, cells", no_wrap=True, overflow="ellipsis", width=24)
+    arms = sorted(counts, key=lambda arm: wording.role_group({"role": study["arms"][arm]["role"]}))
+    for arm in arms:
+        row, base = known.get(arm, {}), arm == study["baseline"]
+        mean = wording.number(row["mean"], digits) if row else wording.PENDING
+        change = wording.bracket(row, "delta", "delta_low", "delta_high", digits, signed=True)
+        change = "" if base else change if row else wording.PENDING
+        italic = wording.role_group({"role": study["arms"][arm]["role"]})
+        name = Text(arm, style="italic" if italic else "")
+        table.add_row(name, mean, change, _signs(counts[arm], base))
+    return table
+
+
+def _signs(counter, base):
+    if base:
+        return Text(f"{wording.SIGNS['baseline']} baseline", style=_STYLES["baseline"])
+    text = Text()
+    for kind in _STYLES:
+        if counter.get(kind):
+            text += Text(f"{wording.SIGNS[kind]} {counter[kind]}  ", style=_STYLES[kind])
+    return text
 
 
 def _task_table(study, summary, task, wide):
@@ -64,6 +121,11 @@ def _task_table(study, summary, task, wide):
             cells = [wording.PENDING if cell == wording.MISSING else cell for cell in cells]
         name = Text(arm, style="italic" if wording.role_group(row) else "")
         table.add_row(name, *cells, _verdict(row))
+    for reference in spec.get("references") or ():
+        value = wording.number(reference["value"], wording.decimals(spec))
+        cells = [value if head == "mean" else "" for head, *_ in columns]
+        word = f"reference {value}" if solving else "reference"
+        table.add_row(Text(reference["name"], style="dim"), *cells, Text(word, style="dim"))
     return table
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from qkv_jax.projections import kept_sources
+from qkv_jax.tasks import Task
+from qkv_jax.tie import Tie
 from qkv_jax.training.state import model_inputs
 from qkv_jax.training.step import Replica
 from qkv_jax.transformer import Block, ModelConfig
@@ -39,9 +41,14 @@ def measure(replica: Replica) -> Costs:
     return Costs(
         params=_count(tree),
         attention_params=attention,
-        flops_per_token=_forward_flops(replica),
+        flops_per_token=flops_per_token(replica),
         kv_cache_bytes_per_token=_cached_numbers(model) * jnp.dtype(model.dtype).itemsize,
     )
+
+
+def flops_per_token(replica: Replica) -> float:
+    """Forward FLOPs a token of the whole model."""
+    return _layer_flops(replica) + _outer_flops(replica.task, replica.model.width)
 
 
 def non_embedding_params(replica: Replica) -> int:
@@ -105,31 +112,42 @@ def _cached_numbers(model: ModelConfig) -> int:
     return sum(len(kept_sources(tie, model.latent_dim)) for tie in model.ties) * width
 
 
-@functools.lru_cache(maxsize=1024)
 def _layer_flops(replica: Replica) -> float:
     """Forward FLOPs a token of the layers alone."""
-    model, length = _by_einsum(replica).model, replica.task.max_length
-    tree, total = _shapes(replica), 0
+    length = replica.task.max_length
+    return sum(_block_flops(_one_layer(replica.model, tie), length) for tie in replica.model.ties)
+
+
+@functools.lru_cache(maxsize=4096)
+def _block_flops(model: ModelConfig, length: int) -> float:
+    """FLOPs a token of a model's one layer on sequences of a length."""
+    block = Block(model, model.ties[0])
     x = jax.ShapeDtypeStruct((1, length, model.width), model.dtype)
-    for layer, tie in enumerate(model.ties):
-        apply = functools.partial(Block(model, tie).apply, mask=None, train=False)
-        run = lambda params, x, apply=apply: apply({"params": params}, x)
-        total += matrix_flops(jax.make_jaxpr(run)(tree[f"layer_{layer}"], x).jaxpr)
-    return total / length
+    init = lambda x: block.init(jax.random.key(0), x, None, train=False)
+    run = lambda variables, x: block.apply(variables, x, None, train=False)
+    return matrix_flops(jax.make_jaxpr(run)(jax.eval_shape(init, x), x).jaxpr) / length
 
 
 @functools.lru_cache(maxsize=1024)
-def _forward_flops(replica: Replica) -> float:
-    """Forward FLOPs a token of the whole model."""
-    encoder, example = _by_einsum(replica).encoder, model_inputs(replica.task.example())
-    run = lambda params: encoder.apply({"params": params}, **example)
-    return matrix_flops(jax.make_jaxpr(run)(_shapes(replica)).jaxpr) / replica.task.max_length
+def _outer_flops(task: Task, width: int) -> float:
+    """FLOPs a token of what surrounds the layers: stem and readout."""
+    model = ModelConfig(layers=1, width=width, heads=1, implementation="einsum")
+    encoder, example = task.encoder(model), model_inputs(task.example())
+    variables = jax.eval_shape(lambda: encoder.init(jax.random.key(0), **example))
+    run = lambda variables: encoder.apply(variables, **example)
+    total = matrix_flops(jax.make_jaxpr(run)(variables).jaxpr) / task.max_length
+    return total - _block_flops(model, task.max_length)
 
 
-def _by_einsum(replica: Replica) -> Replica:
-    """Kernels hide their products from the count."""
-    model = dataclasses.replace(replica.model, implementation="einsum")
-    return dataclasses.replace(replica, model=model)
+def _one_layer(model: ModelConfig, tie: Tie) -> ModelConfig:
+    """The model as one layer under a tie, so that layers that are alike are counted once. Kernels
+    would hide their products from the count; adapters may have no place under this tie."""
+    adapters = model.adapters.where_shared(tie)
+    frozen = tuple(source for source in model.frozen if source in tie.sources)
+    return dataclasses.replace(
+        model, layers=1, tie=str(tie), preset="", adapters=adapters, frozen=frozen,
+        mlp_width=model.hidden, implementation="einsum",
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1024)

@@ -8,12 +8,14 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from qkv_jax.study import costs
 from qkv_jax.study.console import console_table
 from qkv_jax.study.engine import Engine
 from qkv_jax.study.engine import Progress as News
 from qkv_jax.study.plan import Study, TaskPlan
+from qkv_jax.study.results import Workdir
 from qkv_jax.training.population import wave_shape
 
 # For estimates only: what a replica on one core of a 2-core machine took, fitted to the quick
@@ -28,7 +30,8 @@ class Display:
     def __init__(self, study: Study, console: Console | None = None):
         self.study, self.console = study, console or Console()
         self.engine: Engine | None = None
-        self.summary: pd.DataFrame | None = None
+        self.summary: pd.DataFrame | None = None  # of the task in progress
+        self.summarised = ""
         self.started = time.monotonic()
         self.work = _Workload(study)
         self.bar = Progress(
@@ -57,8 +60,10 @@ class Display:
     def hear(self, news: News) -> None:
         """Takes news of the engine and redraws what changed."""
         self.work.count(news)
-        if news.arm_finished or (self.summary is None and self.engine and len(self.engine.runs)):
-            self.summary = self.engine.summary()
+        new_task = self.engine is not None and news.task != self.summarised
+        if news.arm_finished or (new_task and len(self.engine.runs)):
+            # One task at a time: a grid of them, each with its files, takes long to go through.
+            self.summary, self.summarised = self.engine.summary(news.task), news.task
         if self.console.is_terminal:
             self._redraw(news)
         elif news.arm_finished:
@@ -159,24 +164,19 @@ def print_plan(study: Study, console: Console | None = None) -> None:
         "minutes",
     )
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "task" else "right")
-    rows = []
-    for plan in study.tasks:
-        tunes = study.config.tune_seeds * len(plan.learning_rates)
-        evals = study.config.eval_seeds
-        waves = -(-tunes // shape["size"]) + -(-evals // shape["size"])
-        programs = len({arm.replica for arm in plan.arms})
-        seconds = sum(
-            waves * arm.replica.config.steps * _step_seconds(plan, arm) * shape["packing"]
-            for arm in plan.arms
-        )
-        minutes = (seconds + programs * _SECONDS_A_COMPILATION) / 60
-        arms, steps = len(plan.arms), plan.baseline.replica.config.steps
-        rows.append((arms, arms * tunes, arms * evals, steps, programs, minutes))
-        table.add_row(plan.name, *map(str, rows[-1][:-1]), f"{minutes:.1f}")
-    arms, tunes, evals, _, programs, minutes = map(sum, zip(*rows, strict=True))
+        first = heading == "task"
+        table.add_column(heading, justify="left" if first else "right", no_wrap=first)
+    rows = [_plan_row(study, plan, shape) for plan in study.tasks]
+    families = dict.fromkeys(plan.family for plan in study.tasks)
+    for family in families:
+        mine = [(p, row) for p, row in zip(study.tasks, rows, strict=True) if p.family == family]
+        if mine[0][0].cell.label:
+            table.add_row(Text(f"{family}, {len(mine)} cells", style="bold"), *_total(mine))
+        for plan, row in mine:
+            name = f"  {plan.cell.label}" if plan.cell.label else plan.name
+            table.add_row(name, *map(str, row[:-1]), f"{row[-1]:.1f}")
     table.add_section()
-    table.add_row("all", str(arms), str(tunes), str(evals), "", str(programs), f"{minutes:.1f}")
+    table.add_row("all", *_total(list(zip(study.tasks, rows, strict=True))))
     console.print(table)
     console.print(
         f"Waves of {shape['size']} runs: {shape['devices']} devices × {shape['packing']} a device. "
@@ -185,15 +185,37 @@ def print_plan(study: Study, console: Console | None = None) -> None:
     )
 
 
+def _plan_row(study: Study, plan: TaskPlan, shape: dict) -> tuple:
+    """Arms, tuning runs, evaluation runs, steps, compilations, minutes."""
+    tunes = study.config.tune_seeds * len(plan.learning_rates)
+    evals = study.config.eval_seeds
+    waves = -(-tunes // shape["size"]) + -(-evals // shape["size"])
+    programs = len({arm.replica for arm in plan.arms})
+    seconds = sum(
+        waves * arm.replica.config.steps * _step_seconds(plan, arm) * shape["packing"]
+        for arm in plan.arms
+    )
+    minutes = (seconds + programs * _SECONDS_A_COMPILATION) / 60
+    arms, steps = len(plan.arms), plan.baseline.replica.config.steps
+    return arms, arms * tunes, arms * evals, steps, programs, minutes
+
+
+def _total(mine: list[tuple[TaskPlan, tuple]]) -> list[str]:
+    """The sums of the rows; the number of steps has none."""
+    arms, tunes, evals, _, programs, minutes = map(sum, zip(*(row for _, row in mine), strict=True))
+    return [str(arms), str(tunes), str(evals), "", str(programs), f"{minutes:.1f}"]
+
+
 def print_end(record: dict, summary: pd.DataFrame, path: pathlib.Path) -> None:
     """The whole table, the time, and where the report lies."""
     console = Console()
-    console.print(console_table(record, summary))
+    averages = Workdir(path.parent).table("families.csv")
+    console.print(console_table(record, summary, console.width, averages))
     console.print(f"\n{record['seconds'] / 60:.1f} minutes. Report: {path}", soft_wrap=True)
 
 
 def _step_seconds(plan: TaskPlan, arm) -> float:
-    flops = costs.measure(arm.replica).flops_per_token * plan.task.max_length
+    flops = costs.flops_per_token(arm.replica) * plan.task.max_length
     # Backward costs twice the forward.
     return _SECONDS_A_STEP + 3 * flops * arm.replica.config.batch_size / _FLOPS_A_SECOND
 

@@ -16,8 +16,12 @@ import pandas as pd
 
 import qkv_jax
 from qkv_jax.study import costs, statistics
+from qkv_jax.study.breakdown import breakdown_table, read_breakdown
+from qkv_jax.study.families import families, family_table
 from qkv_jax.study.plan import Arm, Study, TaskPlan
 from qkv_jax.study.results import KEY, Workdir
+from qkv_jax.tasks import Data, Task
+from qkv_jax.tasks.base import Breakdown
 from qkv_jax.training.population import DeviceData, Finished, Population, Run
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "statsmodels")
@@ -56,6 +60,8 @@ class Engine:
         self.runs = workdir.runs()
         self.done = {tuple(row) for row in self.runs[list(KEY)].itertuples(index=False)}
         self.populations: dict[Any, Population] = {}
+        self.breakdowns: dict[str, Breakdown] = {}  # of the tasks that tell examples apart
+        self._loaded: tuple[Task, Data, DeviceData] | None = None
         self.progress = Progress()
         self.record = {
             **record,
@@ -78,7 +84,7 @@ class Engine:
         )
         started, before = time.monotonic(), self.record.get("seconds", 0.0)
         for plan in self.study.tasks:
-            data = DeviceData(plan.task.load())
+            data = self._data(plan)
             self._tune(plan, data)
             rates = statistics.choose_rates(self.record, self.runs)
             for arm in plan.arms:
@@ -92,13 +98,23 @@ class Engine:
         self.workdir.write_study(self.record)
         summary = self.summary()
         self.workdir.write("summary.csv", summary.to_csv(index=False))
+        if families(self.record):
+            table = family_table(self.record, self.runs)
+            self.workdir.write("families.csv", table.to_csv(index=False))
+        if self.breakdowns:
+            table = breakdown_table(
+                self.record, self.runs, self.breakdowns, self.workdir.examples
+            )
+            self.workdir.write("breakdown.csv", table.to_csv(index=False))
         return summary
 
-    def summary(self) -> pd.DataFrame:
-        """The summary of what has been run so far."""
-        seeds = self.study.eval_seeds
+    def summary(self, task: str | None = None) -> pd.DataFrame:
+        """The summary of what has been run so far, of one task alone if it is named."""
+        seeds, record = self.study.eval_seeds, self.record
+        if task is not None:
+            record = {**record, "tasks": {task: record["tasks"][task]}}
         examples = lambda task, arm: self.workdir.examples(task, arm, seeds)
-        return statistics.summarise(self.record, self.runs, self.costs(), examples)
+        return statistics.summarise(record, self.runs, self.costs(), examples)
 
     def costs(self) -> dict:
         """costs.json with the step times measured so far, as ratios to the baseline's."""
@@ -111,6 +127,34 @@ class Engine:
                 both = own is not None and reference is not None
                 table[plan.name][arm.name]["step_time_ratio"] = own / reference if both else None
         return table
+
+    def _data(self, plan: TaskPlan) -> DeviceData:
+        """The task's data on the devices, and what it says of them for the report."""
+        # Cells of a grid that differ in model or training alone share their data.
+        if self._loaded is None or self._loaded[0] != plan.task:
+            self._loaded = None  # frees the devices first
+            data = plan.task.load()
+            self._loaded = plan.task, data, DeviceData(data)
+        _, data, on_devices = self._loaded
+        breakdown = read_breakdown(plan.task, data, plan.name)
+        if breakdown is not None:
+            self.breakdowns[plan.name] = breakdown
+        spec = self.record["tasks"][plan.name]
+        if "references" not in spec:
+            spec["references"] = self._references(plan, data)
+            self.workdir.write_study(self.record)
+        return on_devices
+
+    def _references(self, plan: TaskPlan, data: Data) -> list[dict]:
+        """Other methods' scores, worked out once for all cells with the same data."""
+        for other in self.study.tasks:
+            known = self.record["tasks"][other.name].get("references")
+            if known is not None and other.task == plan.task:
+                return known
+        return [
+            dataclasses.asdict(reference) | {"value": float(reference.value)}
+            for reference in plan.task.references(data)
+        ]
 
     def _tune(self, plan: TaskPlan, data: DeviceData) -> None:
         rates: tuple[float, ...] = plan.learning_rates

@@ -139,6 +139,8 @@ def learning_curves(study: dict, summary, task: str, curve):
         axis.plot(step, mean, color=colour, lw=1.4, zorder=3)
         if spec.get("threshold") is not None:
             axis.axhline(spec["threshold"], color=style.FAINT, lw=0.8, ls=(0, (3, 2)), zorder=0)
+        for reference in spec.get("references") or ():
+            axis.axhline(reference["value"], color=style.PURPLE, lw=0.9, ls=(0, (5, 2, 1, 2)))
         _title(axis, arm, rows[arm])
         axis.grid(axis="y")
     axes[0].set_ylim(*_curve_limits(spec, bands))

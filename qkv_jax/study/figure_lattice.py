@@ -71,7 +71,7 @@ def _panel(figure, axes, study, summary, task, width, height):
     spec, rows = study["tasks"][task], wording.task_rows(study, summary, task)
     nodes = lattice_nodes(study, task)
     values = {tie: _value(rows[arm], rows[study["baseline"]], spec) for tie, arm in nodes.items()}
-    norm = _norm(values, spec)
+    norm = colour_norm(values, spec)
     axes.text(0.08, height - 0.1, spec["title"], va="top", fontsize=10.5, fontweight="bold")
     axes.text(0.08, height - 0.33, _subtitle(study, spec), va="top", fontsize=8, color=style.SOFT)
 
@@ -156,7 +156,7 @@ def _subtitle(study, spec):
     return f"difference to {baseline} in {unit}, {wording.better_words(spec)}"
 
 
-def _norm(values, spec):
+def colour_norm(values, spec):
     """Symmetric about zero; near white within the margin and logarithmic well beyond it."""
     if spec["kind"] == "solve":
         return Normalize(-1, 1)

@@ -37,6 +37,10 @@ DIVERGING = LinearSegmentedColormap.from_list(
     "better_worse", ["#0b5394", "#6fa8d6", "#f6f6f4", "#f0a35e", "#b34700"]
 )
 
+# Lines of arms, told apart a second time by the label at their end.
+LINES = ("#0072B2", "#D55E00", "#007A5E", "#AA4499", "#8C6A00", "#2E9BD6", "#B3261E")
+MARGIN = "#e3efe9"
+
 _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -120,3 +124,23 @@ def grid(count: int, panel=(1.5, 1.2), *, header=0.0, footer=0.55, left=0.6):
         axes[-1].tick_params(labelleft=column == 0, labelbottom=below, length=2.5)
         axes[-1].tick_params(which="minor", labelleft=False, labelbottom=False, length=0)
     return figure, axes
+
+
+def spread(wanted, apart, low, high):
+    """Ascending heights moved as little as needed to lie `apart`, and inside the panel."""
+    heights = list(wanted)
+    for _ in range(200):
+        moved = False
+        for i in range(len(heights) - 1):
+            overlap = apart - (heights[i + 1] - heights[i])
+            if overlap > 1e-9 * apart:
+                heights[i] -= overlap / 2
+                heights[i + 1] += overlap / 2
+                moved = True
+        if not moved:
+            break
+    if heights and heights[0] < low:
+        heights = [h + low - heights[0] for h in heights]
+    if heights and heights[-1] > high:
+        heights = [h - (heights[-1] - high) for h in heights]
+    return heights

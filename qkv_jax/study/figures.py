@@ -1,7 +1,8 @@
 """The figures of a study, one function each, every one returning a matplotlib Figure.
 
 Here: the forest plot, cost against quality, and steps to solve. `figure_lattice.py` has the
-lattice, `figure_curves.py` the two figures of training; all are exported from here.
+lattice, `figure_curves.py` the two figures of training, `figure_lines.py` and `figure_heat.py`
+those of axes and groups of examples; all are exported from here.
 """
 
 import math
@@ -13,11 +14,14 @@ from matplotlib.ticker import FuncFormatter
 from qkv_jax.study import figure_style as style
 from qkv_jax.study import wording
 from qkv_jax.study.figure_curves import learning_curves, learning_rates
+from qkv_jax.study.figure_heat import heat, heat_columns
 from qkv_jax.study.figure_lattice import lattice, lattice_nodes, lattice_tasks
+from qkv_jax.study.figure_lines import by_group, scaling, scaling_by_arm
 
 __all__ = [
-    "cost_quality", "forest", "lattice", "lattice_nodes", "lattice_tasks", "learning_curves",
-    "learning_rates", "save", "solving",
+    "by_group", "cost_quality", "forest", "heat", "heat_columns", "lattice", "lattice_nodes",
+    "lattice_tasks", "learning_curves", "learning_rates", "save", "scaling", "scaling_by_arm",
+    "solving",
 ]  # fmt: skip
 save = style.save
 
@@ -302,7 +306,7 @@ def _scatter(axes, points, rows, spec, width, height):
     for column in columns:
         rightmost = max(x for x, _, _ in column)
         column.sort(key=lambda p: p[1])
-        spread = _spread([y for _, y, _ in column], 0.155 * inch, low - room, high + room)
+        spread = style.spread([y for _, y, _ in column], 0.155 * inch, low - room, high + room)
         for (x, y, arm), at in zip(column, spread, strict=True):
             kind = wording.kind(rows[arm]["verdict"])
             colour, on_front = style.COLOURS[kind], arm in front
@@ -319,23 +323,3 @@ def _scatter(axes, points, rows, spec, width, height):
     axes.grid(axis="both")
     axes.locator_params(axis="x", nbins=5)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: wording.count(x)))
-
-
-def _spread(wanted, apart, low, high):
-    """Ascending heights moved as little as needed to lie `apart`, and inside the panel."""
-    heights = list(wanted)
-    for _ in range(200):
-        moved = False
-        for i in range(len(heights) - 1):
-            overlap = apart - (heights[i + 1] - heights[i])
-            if overlap > 1e-9 * apart:
-                heights[i] -= overlap / 2
-                heights[i + 1] += overlap / 2
-                moved = True
-        if not moved:
-            break
-    if heights and heights[0] < low:
-        heights = [h + low - heights[0] for h in heights]
-    if heights and heights[-1] > high:
-        heights = [h - (heights[-1] - high) for h in heights]
-    return heights

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from qkv_jax.config import ConfigError, as_dict, build, require_choice, require_positive
 from qkv_jax.study import costs
-from qkv_jax.tasks import Task, make_task
+from qkv_jax.study.axes import PARTS, Cell, check_arm, expand, is_number
+from qkv_jax.tasks import REGISTRY, Task, make_task
 from qkv_jax.tie import Tie
 from qkv_jax.training.population import Run, wave_shape
 from qkv_jax.training.state import TrainConfig
@@ -54,7 +56,11 @@ class StudyConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TaskEntry:
-    """One task of a study as the config gives it: overrides of the study's model and training."""
+    """One task of a study as the config gives it: overrides of the study's model and training.
+
+    With `axes` it stands for a grid of tasks, see `axes.py`. `published` holds numbers to print
+    beside the arms' own: {column: {arm: number}}.
+    """
 
     kind: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -62,6 +68,8 @@ class TaskEntry:
     train: dict[str, Any] = dataclasses.field(default_factory=dict)
     arms: tuple[str, ...] = ()  # of the study's arms; all by default
     learning_rates: tuple[float, ...] = ()  # the study's by default
+    axes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    published: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +107,16 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class TaskPlan:
-    """A task with its arms, the baseline first."""
+    """A task with its arms, the baseline first; `family` is the name of the config's entry and
+    `cell` the place in its grid."""
 
     name: str
     task: Task
     arms: tuple[Arm, ...]
     learning_rates: tuple[float, ...]
+    family: str
+    cell: Cell
+    published: dict[str, dict[str, float]]
 
     @property
     def baseline(self) -> Arm:
@@ -132,7 +144,11 @@ class Study:
             raise ConfigError("name", self.file.name, "must not be empty or hold a slash")
         if not self.file.tasks:
             raise ConfigError("tasks", {}, "must hold at least one task")
-        self.tasks = tuple(self._plan_task(name) for name in self.file.tasks)
+        self.tasks = tuple(plan for name in self.file.tasks for plan in self._plan_family(name))
+        names = [plan.name for plan in self.tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError("tasks", name, "two tasks would have this name; rename one")
 
     @property
     def tune_seeds(self) -> tuple[int, ...]:
@@ -154,13 +170,20 @@ class Study:
         Raises:
           ConfigError: naming the field or file that is at fault.
         """
+        shapes: dict[Task, Any] = {}  # the cells of a grid often share their data
+        traced = set()
         for plan in self.tasks:
             try:
-                data = jax.eval_shape(plan.task.load)
+                if plan.task not in shapes:
+                    shapes[plan.task] = jax.eval_shape(plan.task.load)
             except ConfigError as error:
                 raise error.under(f"tasks.{plan.name}.options") from None
+            data = shapes[plan.task]
             training = {name: x for name, x in data.items() if name not in ("validation", "test")}
             for arm in plan.arms:
+                if (plan.task, arm.replica.config) in traced:
+                    continue
+                traced.add((plan.task, arm.replica.config))
                 try:
                     jax.eval_shape(arm.replica.schedule, np.uint32(0), np.int32(0), training)
                 except ConfigError as error:
@@ -200,15 +223,30 @@ class Study:
                 allowed = f"an arm's name holds no slash and is not {PLACEBO!r}"
                 raise ConfigError("arms", name, allowed)
 
-    def _plan_task(self, name: str) -> TaskPlan:
+    def _plan_family(self, name: str) -> list[TaskPlan]:
+        """The tasks of one entry: one, or a cell each of its grid."""
         prefix = f"tasks.{name}"
         if not name.strip() or any(c in name for c in "/\\\n"):
             raise ConfigError("tasks", name, "a task's name holds no slash")
         entry: TaskEntry = build(TaskEntry, self.file.tasks[name], prefix)
-        task = make_task(entry.kind, entry.options, prefix)
+        if not entry.axes or entry.kind not in REGISTRY:
+            make_task(entry.kind, entry.options, prefix)  # refuses what there is not
         for arm in entry.arms:
             if arm not in self.arm_entries:
                 raise ConfigError(f"{prefix}.arms", arm, f"arms: {', '.join(self.arm_entries)}")
+        _check_published(entry, entry.arms or tuple(self.arm_entries), prefix)
+        cells = expand(entry.axes, REGISTRY[entry.kind], prefix)
+        for arm in dict.fromkeys((self.config.baseline, *(entry.arms or self.arm_entries))):
+            own = self.arm_entries[arm]
+            check_arm(cells, arm, own.model, own.train, prefix)
+        return [self._plan_cell(name, entry, cell) for cell in cells]
+
+    def _plan_cell(self, family: str, entry: TaskEntry, cell: Cell) -> TaskPlan:
+        name = cell.name(family)
+        prefix = f"tasks.{name}"
+        merged = {part: getattr(entry, part) | cell.part(part) for part in PARTS}
+        entry = dataclasses.replace(entry, **merged)
+        task = make_task(entry.kind, entry.options, prefix)
         baseline = self.config.baseline
         others = [n for n in self.arm_entries if n != baseline and n in (entry.arms or [n])]
         make = functools.partial(self._arm, task, entry, prefix)
@@ -220,7 +258,7 @@ class Study:
         ))  # fmt: skip
         rates = entry.learning_rates or self.config.learning_rates
         dataclasses.replace(self.config, learning_rates=rates)  # the same checks
-        return TaskPlan(name, task, tuple(arms), rates)
+        return TaskPlan(name, task, tuple(arms), rates, family, cell, entry.published)
 
     def _arm(self, task: Task, entry: TaskEntry, prefix: str, name: str, role) -> Arm:
         arm = self.arm_entries[name]
@@ -260,9 +298,9 @@ class Study:
 
 
 def _describe_task(plan: TaskPlan) -> dict:
-    outcome = plan.task.outcome
+    outcome, title = plan.task.outcome, plan.task.title
     return {
-        "title": plan.task.title,
+        "title": f"{title}, {plan.cell.label}" if plan.cell.label else title,
         "description": plan.task.description,
         **dataclasses.asdict(outcome),
         "higher_is_better": outcome.higher_is_better,
@@ -270,7 +308,25 @@ def _describe_task(plan: TaskPlan) -> dict:
         "steps": plan.baseline.replica.config.steps,
         "arms": [arm.name for arm in plan.arms],
         "learning_rates": list(plan.learning_rates),
+        "family": plan.family,
+        "family_title": title,
+        "cell": plan.cell.label,
+        "axes": as_dict(plan.cell.values),
+        "published": as_dict(plan.published),
     }
+
+
+def _check_published(entry: TaskEntry, arms: tuple[str, ...], prefix: str) -> None:
+    """Refuses published numbers of arms that the entry does not run, and what is no number."""
+    for column, numbers in entry.published.items():
+        where = f"{prefix}.published.{column}"
+        if not isinstance(numbers, Mapping):
+            raise ConfigError(where, numbers, "must be a mapping from arms to numbers")
+        for arm, value in numbers.items():
+            if arm not in arms:
+                raise ConfigError(where, arm, f"arms: {', '.join(arms)}")
+            if not is_number(value) or not math.isfinite(value):
+                raise ConfigError(f"{where}.{arm}", value, "must be a finite number")
 
 
 def tie_arms(*ties: str | Tie) -> dict[str, dict]:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from qkv_jax.study import wording
+from qkv_jax.study.families import families, family_of
 
 
 def protocol(study: dict, runs, summary) -> list[str]:
@@ -18,7 +19,10 @@ def protocol(study: dict, runs, summary) -> list[str]:
         "rate was at the end of the grid, the grid was extended for every arm of that task, at "
         "most twice a side; an arm that is still at the edge gets no verdict."
     ]
-    lines += [_tuning(study, runs, summary, task) for task in specs]
+    grids = families(study)
+    alone = [task for task in specs if family_of(study, task) is None]
+    lines += [_tuning(study, runs, summary, task) for task in alone]
+    lines += [_tuning_of_grid(study, runs, summary, tasks) for tasks in grids.values()]
     lines.append(
         f"Evaluation. {len(study['eval_seeds'])} fresh seeds ({_seeds(study['eval_seeds'])}), the "
         f"same for every arm, on test data at the final step. Arms are paired with {base} by "
@@ -44,10 +48,18 @@ def protocol(study: dict, runs, summary) -> list[str]:
         f"{level:g} (α = {study['alpha']:g}), so that seeds may be added later. Simultaneous "
         "intervals hold for all arms of a task at that level."
     )
+    if grids:
+        lines.append(
+            "Averages over a grid. The mean over the cells at one seed, then over the seeds, with "
+            f"95 % t-intervals; differences to {base} are paired by seed in the same way. They "
+            "describe the grid as it was chosen and carry no verdict: the tests, and the "
+            "adjustment after Holm, are those of each cell."
+        )
     if study.get("placebo"):
         lines.append(
             f"Placebo. {base} a second time, with other initial values and tuned on its own. By "
-            "chance it comes out better or worse in at most one study in twenty."
+            f"chance it comes out better or worse in at most one {'cell' if grids else 'study'} in "
+            "twenty."
         )
     lines.append(
         "What the intervals leave out. They are conditional on the chosen learning rate and on "
@@ -90,15 +102,44 @@ def _tuning(study, runs, summary, task) -> str:
     return text + f"; outcome: mean {spec['metric']}, equivalence margin {margin}."
 
 
+def _tuning_of_grid(study, runs, summary, tasks) -> str:
+    """The same of all cells of a grid, in one paragraph."""
+    spec = study["tasks"][tasks[0]]
+    tuning = runs[runs["task"].isin(tasks) & (runs["phase"] == "tune")]
+    budget = sorted(set(tuning.groupby(["task", "arm"]).size()))
+    steps = sorted({study["tasks"][task]["steps"] for task in tasks})
+    extended, at_edge = 0, []
+    for task in tasks:
+        tried = tuning[tuning["task"] == task]["learning_rate"].unique()
+        extended += any(not np.isclose(r, spec["learning_rates"], rtol=1e-6).any() for r in tried)
+        rows = wording.task_rows(study, summary, task).values()
+        named = wording.join([row["arm"] for row in rows if row.get("edge")])
+        at_edge += [f"{named} ({study['tasks'][task]['cell']})"] if named else []
+    rates = ", ".join(map(wording.rate, spec["learning_rates"]))
+    text = f"{spec['family_title']}, {len(tasks)} cells, each tuned on its own: "
+    text += f"learning rates {rates}"
+    text += f", extended in {extended} of the cells" if extended else ""
+    text += f"; {' or '.join(map(str, budget)) or 'no'} tuning runs per arm and cell"
+    text += f"; {' or '.join(f'{n:,}' for n in steps)} steps a run"
+    text += f"; at the edge: {wording.join(at_edge)}" if at_edge else "; no arm at the edge"
+    if spec["kind"] == "solve":
+        return text + f"; outcome: solved at {spec['threshold']:g} {spec['metric']}."
+    margin = f"{spec['margin']:g} {wording.unit_words(spec)}" if spec.get("margin") else "none"
+    return text + f"; outcome: mean {spec['metric']}, equivalence margin {margin}."
+
+
 def _sampling(study, summary) -> str:
-    parts = []
+    largest: dict[str, tuple[float, dict]] = {}
     for task, spec in study["tasks"].items():
         rows = wording.task_rows(study, summary, task).values()
         errors = [row["sampling_error"] for row in rows if row.get("sampling_error") is not None]
         if errors:
-            parts.append(f"{spec['title']} {max(errors):.2g} {wording.unit_words(spec)}")
-    if not parts:
+            title = spec["title"] if family_of(study, task) is None else spec["family_title"]
+            known = largest.get(title, (0.0, spec))[0]
+            largest[title] = max(known, *errors), spec
+    if not largest:
         return ""
+    parts = [f"{t} {error:.2g} {wording.unit_words(s)}" for t, (error, s) in largest.items()]
     return (
         " The finite test set adds a paired sampling error of at most: " + "; ".join(parts) + ". "
         "A margin under twice that error is refused."
@@ -112,7 +153,10 @@ def _failed(study, runs) -> list[str]:
     counts = bad.groupby(["phase", "status"]).size()
     phases = {"tune": "tuning", "eval": "evaluation"}
     named = [f"{n} {phases.get(p, p)} runs {status}" for (p, status), n in counts.items()]
-    values = "; ".join(f"{s['title']} {s['failure_value']:g}" for s in study["tasks"].values())
+    title = lambda task, spec: spec["title" if family_of(study, task) is None else "family_title"]
+    values = "; ".join(dict.fromkeys(
+        f"{title(task, spec)} {spec['failure_value']:g}" for task, spec in study["tasks"].items()
+    ))  # fmt: skip
     return [
         f"Failures. Of {len(runs):,} runs, {wording.join(named)}. They are never dropped, but take "
         f"the failure value of their task ({values})."

@@ -1,11 +1,11 @@
 """Writes the report of a study: one self-contained web page, the same as Markdown, the figures.
 
 Everything that needs judgement is elsewhere: verdicts in `statistics.py`, sentences in
-`findings.py` and `headlines.py`, figures in `figures.py`. Here the pieces are put in order for
-the templates.
+`findings.py` and `headlines.py`, figures in `report_figures.py`, families of tasks in
+`report_family.py`. Here the pieces are put in order for the templates.
 """
 
-import base64
+import collections
 import functools
 import json
 import pathlib
@@ -14,12 +14,19 @@ from collections.abc import Callable
 
 import jinja2
 
-from qkv_jax.study import figures, findings, headlines, wording
+from qkv_jax.study import findings, headlines, wording
 from qkv_jax.study.console import console_table
+from qkv_jax.study.families import families, family_of, family_table
 from qkv_jax.study.protocol import protocol
+from qkv_jax.study.report_family import counted_signs, family_context, verdict_counts
+from qkv_jax.study.report_figures import draw_family, draw_task
+from qkv_jax.study.results import Workdir
+from qkv_jax.study.statistics import seed_scores
 
 __all__ = ["console_table", "write_report"]
 
+# The figures of a cell, where a family has so many that all of them would be too much to load.
+_BRIEF = ("forest", "solving", "by-group")
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
@@ -29,7 +36,7 @@ def write_report(
     """Writes report.html, report.md and figures/*.svg|png into the workdir of a study.
 
     Args:
-      workdir: an existing folder.
+      workdir: an existing folder; breakdown.csv in it is shown, if there is one.
       study, runs, summary: the dict of study.json, the runs, and `statistics.summarise` of them.
         An unfinished study is reported as far as it goes, under a banner.
       curve: (task, arm, phase, learning_rate, seed) -> DataFrame(step, value) or None.
@@ -41,8 +48,16 @@ def write_report(
     folder = workdir / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     context = _context(study, runs, summary)
+    groups = Workdir(workdir).table("breakdown.csv")
     for task in context["tasks"]:
-        task["lattice"], task["figures"] = _draw(folder, study, runs, summary, task, curve, dpi)
+        table = None if groups is None else groups[groups["task"] == task["name"]]
+        brief = task["family"] is not None and task["family"]["brief"]
+        task["lattice"], task["figures"] = draw_task(
+            folder, study, runs, summary, task, curve, table, dpi, only=_BRIEF if brief else None
+        )
+    scores = seed_scores(study, runs) if context["families"] else {}
+    for family in context["families"]:
+        family["figures"] = draw_family(folder, study, summary, scores, family, dpi)
     for kind in ("md", "html"):
         text = _environment().get_template(f"report.{kind}.jinja").render(context)
         (workdir / f"report.{kind}").write_text(text, encoding="utf-8")
@@ -76,11 +91,28 @@ def markdown(text) -> str:
 
 
 def _context(study, runs, summary) -> dict:
+    slugs = _slugs([*study["tasks"], *families(study)])
+    grids = {
+        name: family_context(study, summary, family_table(study, runs), name, slugs[place])
+        for place, name in enumerate(families(study), len(study["tasks"]))
+    }
+    tasks = [
+        _task(study, summary, name) | {"slug": slug, "family": grids.get(family_of(study, name))}
+        for name, slug in zip(study["tasks"], slugs, strict=False)
+    ]
+    for family in grids.values():
+        family["members"] = [task for task in tasks if task["family"] is family]
+        for task in family["members"]:
+            counts = verdict_counts({"": wording.task_rows(study, summary, task["name"])})
+            task["verdicts"] = counted_signs(sum(counts.values(), collections.Counter()))
     return {
         "study": study,
         "warnings": headlines.warnings(study, runs, summary),
         "overview": headlines.overview(study, summary),
-        "tasks": [_task(study, summary, name) for name in study["tasks"]],
+        "tasks": tasks,
+        "families": list(grids.values()),
+        "sections": _sections(tasks),
+        "size": _size(tasks, grids),
         "protocol": protocol(study, runs, summary),
         "number_of_runs": f"{len(runs):,}",
         "duration": _duration(study.get("seconds")),
@@ -88,6 +120,35 @@ def _context(study, runs, summary) -> dict:
         "arms": study["arms"],
         "signs": wording.SIGNS,
     }
+
+
+def _sections(tasks) -> list[dict]:
+    """Families and tasks of their own, in the order of the study."""
+    found = []
+    for task in tasks:
+        if task["family"] is None:
+            found.append({"task": task, "family": None})
+        elif task is task["family"]["members"][0]:
+            found.append({"task": None, "family": task["family"]})
+    return found
+
+
+def _size(tasks, grids) -> str:
+    """"3 tasks", or "2 tasks, 13 cells" with a grid among them."""
+    count = len(grids) + sum(task["family"] is None for task in tasks)
+    text = f"{count} task{'s' if count != 1 else ''}"
+    return f"{text}, {len(tasks)} cells" if grids else text
+
+
+def _slugs(names) -> list[str]:
+    """Names safe in file names and addresses, no two alike."""
+    found: list[str] = []
+    for name in names:
+        slug, count = wording.slug(name), 2
+        while slug in found:
+            slug, count = f"{wording.slug(name)}-{count}", count + 1
+        found.append(slug)
+    return found
 
 
 def _duration(seconds) -> str:
@@ -103,16 +164,42 @@ def _duration(seconds) -> str:
 def _task(study, summary, name) -> dict:
     spec, rows = study["tasks"][name], wording.task_rows(study, summary, name)
     spec = {"chance": None, "threshold": None, "unit": None} | spec
+    table = _solve_table(spec, rows) if spec["kind"] == "solve" else _mean_table(spec, rows)
+    # Of a family's cells the published numbers stand beside the mean over the grid.
+    published = {} if spec.get("axes") else spec.get("published") or {}
+    _add_published(table, published)
+    _add_references(table, spec)
+    notes = {a: study["arms"][a]["note"] for a in rows if study["arms"][a].get("note")}
+    notes |= {r["name"]: r["note"] for r in spec.get("references") or () if r["note"]}
     return {
         "name": name,
         "spec": spec,
-        "slug": wording.slug(name),
         "direction": wording.better_words(spec),
         "findings": findings.task_findings(study, summary, name),
-        "table": _solve_table(spec, rows) if spec["kind"] == "solve" else _mean_table(spec, rows),
+        "table": table,
+        "published": list(published),
         "costs": _cost_table(study, rows),
-        "notes": {a: study["arms"][a]["note"] for a in rows if study["arms"][a].get("note")},
+        "notes": notes,
     }
+
+
+def _add_published(table, published) -> None:
+    """Columns of numbers that others published, to a task's table."""
+    table["head"] += list(published)
+    for row in table["rows"]:
+        row["cells"] += [wording.number(column.get(row["arm"]), 3) for column in published.values()]
+
+
+def _add_references(table, spec) -> None:
+    """Rows of other methods' scores, under a task's arms."""
+    place = next(i for i, head in enumerate(table["head"]) if head.startswith("mean "))
+    for reference in spec.get("references") or ():
+        cells = [""] * len(table["head"])
+        cells[place] = wording.number(reference["value"], wording.decimals(spec))
+        table["rows"].append({
+            "arm": reference["name"], "group": 3, "role": "reference", "cells": cells,
+            "verdict": "", "kind": "reference",
+        })  # fmt: skip
 
 
 def _rows(rows, cells) -> list[dict]:
@@ -143,24 +230,16 @@ def _plan(row) -> str:
     return str(row.get("seeds_to_decide", ""))
 
 
-def _bracket(value, low, high, digits, signed=False) -> str:
-    text = wording.number(value, digits, signed)
-    if not (wording.known(low) and wording.known(high)):
-        return text
-    return f"{text} [{wording.number(low, digits)}, {wording.number(high, digits)}]"
-
-
 def _mean_table(spec, rows) -> dict:
     digits = wording.decimals(spec)
 
     def cells(row):
-        get = row.get
-        difference = _bracket(get("delta"), get("delta_low"), get("delta_high"), digits, True)
-        p_equivalence = wording.p_value(get("p_equivalence"))
         return [
             _rate(row),
-            _bracket(get("mean"), get("ci_low"), get("ci_high"), digits),
-            difference, wording.p_value(get("p_holm")), p_equivalence, _seeds(row), _plan(row),
+            wording.bracket(row, "mean", "ci_low", "ci_high", digits),
+            wording.bracket(row, "delta", "delta_low", "delta_high", digits, signed=True),
+            wording.p_value(row.get("p_holm")), wording.p_value(row.get("p_equivalence")),
+            _seeds(row), _plan(row),
         ]  # fmt: skip
 
     head = [
@@ -224,71 +303,3 @@ def _cost_table(study, rows) -> dict | None:
 
     head = [columns[c] for c in shown] + (["step time, of the baseline's"] if timed else [])
     return {"head": head, "rows": _rows(rows, cells)}
-
-
-def _draw(folder, study, runs, summary, task, curve, dpi):
-    """Draws the figures of one task: (the lattice or None, the others)."""
-    name, spec, base = task["name"], task["spec"], study["baseline"]
-    title, band = spec["title"], "mean and range over the seeds"
-    results = "; ".join(_spoken(spec, row) for row in
-                        wording.task_rows(study, summary, name).values())  # fmt: skip
-    wanted = []
-    if name in figures.lattice_tasks(study):
-        caption = (
-            "The lattice of ties: the 15 ways of equating X, Q, K and V. A line joins two ties of "
-            "which the lower equates one thing more. Colour and number show the result, border "
-            "and word the verdict; hollow boxes are not in this study."
-        )
-        wanted.append(("lattice", lambda: figures.lattice(study, summary, [name]), caption))
-    if spec["kind"] == "solve":
-        caption = (
-            "Seeds that solve the task (Clopper-Pearson intervals) and steps to do so (mean cut "
-            "at the budget). The verdict is that of the exact McNemar test on solving."
-        )
-        wanted.append(("solving", lambda: figures.solving(study, summary, name), caption))
-    caption = (
-        f"Differences to {base}, paired by seed. Thick: 95 % interval; thin: simultaneous for all "
-        "arms at the level of this look; no bar where seeds do not vary. Hollow marks: controls "
-        "and placebo. "
-        + ("The verdict is on solving, not on this difference." if spec["kind"] == "solve"
-           else "Shaded: the equivalence margin.")
-    )  # fmt: skip
-    wanted.append(("forest", lambda: figures.forest(study, summary, name), caption))
-    caption = (
-        "Quality against learning rate in the tuning runs, on validation data. Dots: seeds; line: "
-        f"their mean; ring: the rate chosen; grey: {base}; crosses: diverged or failed."
-    )
-    draw = functools.partial(figures.learning_rates, study, runs, summary, name)
-    wanted.append(("learning-rates", draw, caption))
-    caption = f"Learning curves of the evaluation runs, {band}; grey: {base}."
-    draw = functools.partial(figures.learning_curves, study, summary, name, curve)
-    wanted.append(("learning-curves", draw, caption))
-    caption = (
-        "Cost against quality. Filled and joined: arms that no other beats in one without being "
-        "worse in the other, by the measured means; whether a difference is real, the marks say."
-    )
-    draw = functools.partial(figures.cost_quality, study, summary, name)
-    wanted.append(("cost", draw, caption))
-
-    drawn = {}
-    for key, draw, caption in wanted:
-        figure = draw()
-        if figure is None:
-            continue
-        svg, png = figures.save(figure, folder / f"{key}-{task['slug']}", dpi)
-        alt = f"{title}: {key.replace('-', ' ')}. "
-        alt += results if key in ("lattice", "forest", "solving") else caption
-        uri = "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()
-        drawn[key] = {
-            "key": key, "caption": caption, "alt": alt, "uri": uri, "png": f"figures/{png.name}",
-            "svg": f"figures/{svg.name}", "width": round(96 * figure.get_figwidth()),
-        }  # fmt: skip
-    return drawn.pop("lattice", None), list(drawn.values())
-
-
-def _spoken(spec, row) -> str:
-    if spec["kind"] == "solve":
-        value = f"{row.get('n_solved', 0):.0f} of {row.get('n', 0):.0f} seeds"
-    else:
-        value = wording.number(row.get("delta"), wording.decimals(spec), signed=True)
-    return f"{row['arm']} {value} {row['verdict'] or 'no result'}"

@@ -7,6 +7,8 @@
     checkpoints/      TASK/ARM/seedSEED.safetensors: final parameters of evaluation runs
     events/           TASK/ARM/seedSEED/: curves of evaluation runs for TensorBoard
     costs.json, summary.csv, report.html, report.md, figures/
+    families.csv      averages over the cells of tasks with axes, where there are such
+    breakdown.csv     scores by group of test examples, of tasks that tell them apart
 
 Whole files are replaced atomically; a row cut off by a crash is dropped and its run is repeated.
 """
@@ -29,6 +31,7 @@ import tensorboardX
 
 from qkv_jax.config import ConfigError
 from qkv_jax.study.plan import Arm, Study
+from qkv_jax.tasks import REGISTRY
 from qkv_jax.training.population import Finished
 
 RUN_COLUMNS = (
@@ -90,6 +93,9 @@ class Workdir:
             "looks": looks,
             "complete": known["complete"] and now == before,
         }
+        for task, spec in known["tasks"].items():  # worked out from the data, once
+            if "references" in spec:
+                resumed["tasks"][task]["references"] = spec["references"]
         self.write_study(resumed)
         return resumed
 
@@ -152,7 +158,8 @@ class Workdir:
             scores = io.BytesIO()
             np.save(scores, done.scores.astype(np.float32))
             self.write(f"examples/{stem}.npy", scores.getvalue())
-            flat = flax.traverse_util.flatten_dict(done.params, sep="/")
+            leaves = flax.traverse_util.flatten_dict(done.params, sep="/")
+            flat = {path: np.asarray(leaf) for path, leaf in leaves.items()}  # scalars too
             self.write(f"checkpoints/{stem}.safetensors", safetensors.numpy.save(flat))
             self._write_events(self.path / "events" / stem, curve)
 
@@ -169,6 +176,17 @@ class Workdir:
         if not files or not all(file.exists() for file in files):
             return None
         return np.stack([np.load(file) for file in files])
+
+    def table(self, name: str) -> pd.DataFrame | None:
+        """families.csv or breakdown.csv; None if the study has none."""
+        file = self.path / name
+        if not file.exists():
+            return None
+        # Names such as "None" or "1" are names.
+        frame = pd.read_csv(file, dtype=str, keep_default_na=False)
+        for column in set(frame) - {"family", "task", "arm", "by"}:
+            frame[column] = pd.to_numeric(frame[column])
+        return frame
 
     def params(self, task: str, arm: str, seed: int) -> dict:
         """Final parameters of an evaluation run.
@@ -204,7 +222,7 @@ class Workdir:
 
 class StudyResults:
     """A study for a notebook: `study`, `runs`, `summary`, `curve(...)`, `examples(...)`,
-    `model(...)`."""
+    `model(...)`; `families` and `breakdown` where the study has them, else None."""
 
     def __init__(self, path: str | os.PathLike):
         self.workdir = Workdir(path)
@@ -212,6 +230,8 @@ class StudyResults:
         self.runs = self.workdir.runs()
         summary = self.workdir.path / "summary.csv"
         self.summary = pd.read_csv(summary, keep_default_na=True) if summary.exists() else None
+        self.families = self.workdir.table("families.csv")
+        self.breakdown = self.workdir.table("breakdown.csv")
         self.curve, self.examples = self.workdir.curve, self.workdir.examples
 
     def model(self, task: str, arm: str, seed: int = 0) -> tuple[Any, dict]:
@@ -219,15 +239,24 @@ class StudyResults:
         `encoder.apply(variables, inputs)`.
 
         Raises:
-          ConfigError: if the study has no such run.
+          ConfigError: if the study has no such run, or a task of a kind that is not registered.
         """
-        plans = {plan.name: plan for plan in Study(self.study["config"]).tasks}
+        plans = {plan.name: plan for plan in self._plan().tasks}
         if task not in plans:
             raise ConfigError("task", task, f"this study has: {', '.join(plans)}")
         arms = {entry.name: entry for entry in plans[task].arms}
         if arm not in arms:
             raise ConfigError("arm", arm, f"this study has: {', '.join(arms)}")
         return arms[arm].replica.encoder, {"params": self.workdir.params(task, arm, seed)}
+
+    def _plan(self) -> Study:
+        for name, entry in self.study["config"]["tasks"].items():
+            if entry["kind"] not in REGISTRY:
+                allowed = (
+                    "no task of that kind is registered; import the module that registers it first"
+                )
+                raise ConfigError(f"tasks.{name}.kind", entry["kind"], allowed)
+        return Study(self.study["config"])
 
 
 def load_study(workdir: str | os.PathLike) -> StudyResults:

@@ -212,9 +212,24 @@ def summarise(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _summarise_task(study, name, table, chosen, level, costs, examples) -> list[dict]:
+def seed_scores(study: dict, runs: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
+    """{task: {arm: [S] scores of the evaluation seeds of this look}}, as `summarise` reads them.
+
+    A run that diverged or failed counts with the task's failure value; NaN marks a missing one.
+    """
+    table = _by_arm(study, runs)
+    chosen = _choices(study, table)
+    scores = {}
+    for name, task in study["tasks"].items():
+        values = _evaluations(study, name, table, chosen)[0]
+        scores[name] = dict(zip(task["arms"], values, strict=True))
+    return scores
+
+
+def _evaluations(study, name, table, chosen):
+    """Scores, steps to solve and status [A, S] of a task's evaluation runs, and {arm: _Choice}."""
     task = study["tasks"][name]
-    arms, base = list(task["arms"]), study["baseline"]
+    arms = list(task["arms"])
     seeds = {seed: place for place, seed in enumerate(study["eval_seeds"])}
     values = np.full((len(arms), len(seeds)), np.nan)
     steps, status, rates = values.copy(), np.full(values.shape, "", object), {}
@@ -229,6 +244,13 @@ def _summarise_task(study, name, table, chosen, level, costs, examples) -> list[
                 place = row, seeds[run.seed]
                 values[place], steps[place] = run.value, run.steps_to_solve
                 status[place] = run.status
+    return values, steps, status, rates
+
+
+def _summarise_task(study, name, table, chosen, level, costs, examples) -> list[dict]:
+    task = study["tasks"][name]
+    arms, base = list(task["arms"]), study["baseline"]
+    values, steps, status, rates = _evaluations(study, name, table, chosen)
 
     n, mean, sd = verdicts.moments(values)
     low, high = verdicts.t_interval(mean, sd, n)

@@ -22,6 +22,7 @@ SIGNS = {
     "undecided": "?",
     "baseline": "●",
     "pending": PENDING,
+    "mixed": "±",  # of several cells, never a verdict
 }
 
 
@@ -132,6 +133,39 @@ def interval(low, high, digits: int, signed: bool = False) -> str:
     if not (known(low) and known(high)):
         return MISSING
     return f"{number(low, digits, signed)} to {number(high, digits, signed)}"
+
+
+def bracket(row: dict, value: str, low: str, high: str, digits: int, signed: bool = False) -> str:
+    """ "0.31 [0.27, 0.35]" from the columns of a row; no brackets where there is no interval."""
+    text = number(row.get(value), digits, signed)
+    if not (known(row.get(low)) and known(row.get(high))):
+        return text
+    return f"{text} [{number(row[low], digits)}, {number(row[high], digits)}]"
+
+
+def places(study: dict, tasks: Sequence[str]) -> list[str]:
+    """Tasks as a sentence names them: titles, the cells of one grid counted together."""
+    grids: dict[str, list[str]] = {}
+    for task, spec in study["tasks"].items():
+        if spec.get("axes"):
+            grids.setdefault(spec["family"], []).append(task)
+    named: dict[str, str] = {}
+    for task in tasks:
+        spec = study["tasks"][task]
+        grid = grids.get(spec.get("family"), []) if spec.get("axes") else []
+        mine = [cell for cell in grid if cell in tasks]
+        text = spec["title"]
+        if len(mine) > 1:
+            count = f"all {len(grid)}" if len(mine) == len(grid) else f"{len(mine)} of {len(grid)}"
+            text = f"{count} cells of {spec['family_title']}"
+        named.setdefault(spec["family"] if grid else task, text)
+    return list(named.values())
+
+
+def task_words(study: dict) -> str:
+    """What the study's comparisons are called: "tasks", "cells" of grids, or both."""
+    gridded = [bool(spec.get("axes")) for spec in study["tasks"].values()]
+    return "cells" if all(gridded) else "tasks and cells" if any(gridded) else "tasks"
 
 
 def unit_words(spec: dict) -> str:

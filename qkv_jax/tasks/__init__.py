@@ -4,7 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from qkv_jax.config import ConfigError, build
-from qkv_jax.tasks import algorithmic, images, text  # noqa: F401  (they register themselves)
+from qkv_jax.tasks import (  # noqa: F401  (they register themselves)
+    classification,
+    images,
+    listops,
+    recall,
+    relation,
+    retrieval,
+    sequences,
+    text,
+)
 from qkv_jax.tasks.base import REGISTRY, Batch, Data, Outcome, Task, register
 
 __all__ = ["REGISTRY", "Batch", "Data", "Outcome", "Task", "make_task", "register"]

@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from qkv_jax.config import ConfigError, require_positive
+from qkv_jax.tasks.streaming import BatchStream
 from qkv_jax.transformer import Encoder, ModelConfig
 
 # A batch is a dict of arrays: `inputs` and `targets`; optionally `padding` [B, T], true at real
@@ -129,6 +130,13 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def batch(self, data: Data, entry: Any) -> Batch:
         """The training batch of one entry of the schedule. Pure, inside jit."""
+
+    def stream(self, data: Data, seed: int, batch_size: int) -> BatchStream | None:
+        """Training data that `load` left on the host, for one seed; None if all are in `data`.
+
+        An entry of the schedule is then a dict that holds a batch of the stream as well.
+        """
+        return None
 
     def loss(self, logits: Float[Array, "B *T C"], batch: Batch) -> Float[Array, " B"]:
         """Cross-entropy of each example in nats, averaged over its answers."""

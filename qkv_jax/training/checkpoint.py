@@ -10,15 +10,20 @@ import orbax.checkpoint as ocp
 
 from qkv_jax.config import ConfigError, build
 from qkv_jax.tasks import make_task
+from qkv_jax.tasks.streaming import BatchStream
 from qkv_jax.training.state import TrainConfig, TrainState
 from qkv_jax.training.step import Replica
 from qkv_jax.transformer import Encoder, ModelConfig
 
 
 class Checkpoints:
-    """The checkpoints of one run, by step: whole train states."""
+    """The checkpoints of one run, by step: whole train states.
+
+    Beside them, in `streams/`, where a run's stream of data was, if it had one.
+    """
 
     def __init__(self, folder: str | os.PathLike):
+        self._streams = pathlib.Path(folder).absolute().parent / "streams"
         options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
 
@@ -26,7 +31,10 @@ class Checkpoints:
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
 
-    def save(self, state: TrainState) -> None:
+    def save(self, state: TrainState, stream: BatchStream | None = None) -> None:
+        if stream:  # first, so that no checkpoint lacks its place in the data
+            self._streams.mkdir(exist_ok=True)
+            self._stream_file(int(state.step)).write_text(json.dumps(stream.get_state()))
         self._manager.save(int(state.step), args=ocp.args.StandardSave(state), force=True)
 
     def restore(self, like: TrainState, step: int | None = None) -> TrainState:
@@ -41,6 +49,21 @@ class Checkpoints:
             raise ConfigError("checkpoint step", step, f"checkpoints there: {known}")
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+
+    def restore_stream(self, stream: BatchStream, step: int) -> None:
+        """Sets a stream, made as the run made its own, to where it was at `step`.
+
+        Raises:
+          ConfigError: if nothing was saved for that step.
+        """
+        file = self._stream_file(step)
+        try:
+            stream.set_state(json.loads(file.read_text()))
+        except (OSError, json.JSONDecodeError) as error:
+            raise ConfigError("stream", str(file), f"cannot be restored: {error}") from None
+
+    def _stream_file(self, step: int) -> pathlib.Path:
+        return self._streams / f"{step}.json"
 
     def close(self) -> None:
         self._manager.close()

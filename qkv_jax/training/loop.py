@@ -10,6 +10,7 @@ import numpy as np
 import tensorboardX
 
 from qkv_jax.config import ConfigError, as_dict
+from qkv_jax.tasks.streaming import next_batches
 from qkv_jax.training.checkpoint import Checkpoints
 from qkv_jax.training.step import Replica
 
@@ -28,7 +29,8 @@ def train_run(
     """Trains one replica from its seed and writes into `workdir`:
 
     `config.json`, `curve.csv` (step, train_loss, gradient_norm, value on validation), TensorBoard
-    events, `checkpoints/` at step 0, at `checkpoint_steps` and at the end, and `result.json`.
+    events, `checkpoints/` at step 0, at `checkpoint_steps` and at the end, with the place in the
+    data where these are streamed, and `result.json`.
 
     Raises:
       ConfigError: if the folder already holds files, or a checkpoint step falls between reports.
@@ -52,9 +54,10 @@ def train_run(
     evaluate = jax.jit(replica.evaluate)
     training_data = {name: x for name, x in data.items() if name not in ("validation", "test")}
     state = replica.init(seed, replica.config.learning_rate)
+    stream = replica.task.stream(training_data, seed, replica.config.batch_size)
     checkpoints = Checkpoints(workdir / "checkpoints")
     keep = {0, last, *checkpoint_steps}
-    checkpoints.save(state)
+    checkpoints.save(state, stream)
     outcome = replica.task.outcome
     with (
         tensorboardX.SummaryWriter(str(workdir), write_to_disk=True) as events,
@@ -63,6 +66,8 @@ def train_run(
         curve.write("step,train_loss,gradient_norm,value\n")
         for step in range(every, last + 1, every):
             entries = schedule(state.seed, state.step, training_data)
+            if stream:
+                entries |= next_batches(stream, every)
             state, metrics = train(state, entries, training_data)
             value = _mean_score(evaluate, state.params, data["validation"])
             row = {
@@ -76,7 +81,7 @@ def train_run(
             events.add_scalar("train/gradient_norm", row["gradient_norm"], step)
             events.add_scalar(f"validation/{outcome.metric}", value, step)
             if step in keep:
-                checkpoints.save(state)
+                checkpoints.save(state, stream)
             on_report(row)
             if bool(metrics["diverged"]):
                 break

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from qkv_jax.tasks import Data, Task
+from qkv_jax.tasks.streaming import BatchStream, next_batches
 from qkv_jax.training.state import TrainConfig, TrainState
 from qkv_jax.training.step import Replica
 from qkv_jax.transformer import ModelConfig
@@ -128,10 +129,10 @@ class Population:
         config, reports = self.replica.config, []
         if not self._compiled:
             self._warm_up(wave)
-        state = self.start(wave)
+        state, streams = self.start(wave), self.streams(wave)
         start = time.perf_counter()
         for done in range(config.report_every, config.steps + 1, config.report_every):
-            state, metrics = self.advance(state)
+            state, metrics = self.advance(state, streams)
             scores = self._scores(state.params, "validation")
             reports.append((metrics["loss"], scores, metrics["diverged"]))
             # Dispatch runs ahead of the arithmetic; wait for the report before this one only.
@@ -165,25 +166,49 @@ class Population:
         if not 0 < len(wave) <= self.wave_size:
             raise ValueError(f"a wave holds 1 to {self.wave_size} runs, not {len(wave)}")
         states = []
-        for run in [*wave, *[wave[-1]] * (self.wave_size - len(wave))]:
+        for run in self._filled(wave):
             # The rates of a grid share their seeds, and so their initial values.
             known = self._init_cache.get((run.seed, run.salt))
             if known is None:
                 state = self.replica.init(run.seed, 0.0, run.salt)
                 known = self._init_cache[run.seed, run.salt] = jax.device_get(state)
             states.append(known.replace(learning_rate=np.float32(run.learning_rate)))
-        shape = (len(self.devices), self.packing)
-        stack = lambda *leaves: np.stack(leaves).reshape(*shape, *np.shape(leaves[0]))
-        return jax.device_put(jax.tree.map(stack, *states), _layout(self.devices))
+        return self._place(states)
 
-    def advance(self, state: TrainState) -> tuple[TrainState, Any]:
+    def streams(self, wave: Sequence[Run]) -> list[BatchStream] | None:
+        """The training data of each replica of a wave, where they do not lie on the devices."""
+        task, batch_size = self.replica.task, self.replica.config.batch_size
+        # The rates of a grid share their seeds, and so their data.
+        made = {
+            seed: task.stream(self.data.training, seed, batch_size)
+            for seed in {run.seed for run in wave}
+        }
+        return None if None in made.values() else [made[r.seed] for r in self._filled(wave)]
+
+    def advance(
+        self, state: TrainState, streams: list[BatchStream] | None = None
+    ) -> tuple[TrainState, Any]:
         """`report_every` steps of every replica; the state that is passed in is used up."""
         schedule = self._schedule(state.seed, state.step, self.data.training)
+        if streams:
+            steps = self.replica.config.report_every
+            drawn = {stream: next_batches(stream, steps) for stream in set(streams)}
+            schedule |= self._place([drawn[stream] for stream in streams])
         return self._train(state, schedule, self.data.training)
+
+    def _filled(self, wave: Sequence[Run]) -> list[Run]:
+        """As many runs as a wave holds: the last one fills what is empty."""
+        return [*wave, *[wave[-1]] * (self.wave_size - len(wave))]
+
+    def _place(self, replicas: Sequence[Any]) -> Any:
+        """Trees of a wave's replicas as one, [devices, packing, ...], on its devices."""
+        shape = (len(self.devices), self.packing)
+        stack = lambda *leaves: np.stack(leaves).reshape(*shape, *np.shape(leaves[0]))
+        return jax.device_put(jax.tree.map(stack, *replicas), _layout(self.devices))
 
     def _warm_up(self, wave: Sequence[Run]) -> None:
         """Compiles and runs all programs once, so that `seconds` measures training alone."""
-        state, _ = self.advance(self.start(wave))
+        state, _ = self.advance(self.start(wave), self.streams(wave))
         jax.block_until_ready(self._evaluate(state.params, self.data.blocks["validation"][0][0]))
         self._compiled = True
 

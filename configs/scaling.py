@@ -1,0 +1,42 @@
+"""Ties x width x steps: how does the gap to `separate` move with size and with the budget?
+
+    python -m experiments.ablate --config=configs/scaling.py --workdir=runs/scaling
+
+A gap that closes with more steps is one of speed; one that stays is one of ability. On directed
+relation the number of names, 64, lies well above the width of a head, 8 to 32, so that names can
+hardly be learned by heart. The report draws the curves.
+
+TIMES
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from configs import tree
+from qkv_jax.study.plan import tie_arms
+
+
+def get_config() -> ConfigDict:
+    return tree(
+        {
+            "name": "scaling",
+            "arms": tie_arms("separate", "K=V", "Q=K", "Q=K=V", "copies"),
+            "model": {"layers": 1, "heads": 2},
+            "train": {"batch_size": 32, "report_every": 100},
+            "tasks": {
+                "relation": {
+                    "kind": "relation",
+                    "options": {"length": 16, "names": 64, "outcome_kind": "mean"},
+                    "axes": {"model.width": (16, 32, 64), "train.steps": (200, 800, 3200)},
+                },
+            },
+            "study": {
+                "baseline": "separate",
+                "learning_rates": (1e-3, 3e-3, 1e-2, 3e-2),
+                "tune_seeds": 2,
+                "eval_seeds": 6,
+                "match": "none",
+                "packing": placeholder(int),
+            },
+        }
+    )

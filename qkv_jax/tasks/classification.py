@@ -1,0 +1,260 @@
+"""Classes of texts, from a CSV or TSV file or a Hugging Face data set; read from a class token.
+
+A bag-of-words classifier on the same splits is printed beside the arms.
+"""
+
+import collections
+import dataclasses
+import functools
+import pathlib
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from qkv_jax.config import ConfigError, require_choice, require_positive, require_range
+from qkv_jax.tasks import huggingface
+from qkv_jax.tasks.base import Data, Outcome, Reference, Task, epoch_schedule, register
+from qkv_jax.tasks.splits import held_out_split
+from qkv_jax.tasks.streaming import DEVICE_LIMIT, ArrayRows, BatchStream
+from qkv_jax.tasks.tables import Labelled, read_table
+from qkv_jax.tasks.tokenization import (
+    BYTES,
+    TOKENIZERS,
+    TokenizerName,
+    check_vocabulary,
+    make_tokenizer,
+)
+from qkv_jax.transformer import ClassToken, TokenStem
+
+_SPLITS = ("train", "validation", "test")
+_REGULARISATION = (1.0, 3.0, 10.0, 30.0, 100.0)  # C of the logistic regression, for validation
+
+
+class TextStem(nn.Module):
+    """Embeds tokens [B, T] and puts a learned class token in front: [B, T + 1, D]."""
+
+    vocabulary: int
+    width: int
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B S D"]:
+        embedded = TokenStem((self.vocabulary,), self.width, name="tokens")(tokens)
+        front = ClassToken(self.width, name="class_token")(tokens.shape[0])
+        return jnp.concatenate([front, embedded], axis=1)
+
+
+@register("text_classification")
+@dataclasses.dataclass(frozen=True)
+class TextClassification(Task):
+    """Name the class of a text.
+
+    One file (or a data set with one split) is split here, by a fixed seed and by the shares of the
+    classes; of two, the second is the test set, and validation is drawn from the first; three are
+    training, validation and test. Longer texts are cut, shorter ones padded.
+    """
+
+    title = "Text classification"
+    description = "Name the class of a text; read from a class token."
+    readout = "class"
+
+    files: tuple[str, ...] = ()  # .csv or .tsv: one; or training, test; or also validation between
+    dataset: str = ""  # instead of files: a Hugging Face name or a local folder
+    subset: str = ""  # of the data set, where it has several
+    text_column: str = "text"
+    label_column: str = "label"
+    labels: tuple[str, ...] = ()  # the classes in order; by default those of the training split
+    validation: float = 0.1  # share of what is split here
+    test: float = 0.2
+    split_seed: int = 0
+    tokenizer: TokenizerName = "bytes"
+    vocabulary: int = 1024  # of byte pairs
+    length: int = 128  # tokens
+    margin: float = 0.02
+    device_limit_bytes: int = DEVICE_LIMIT
+
+    def __post_init__(self):
+        require_positive(self, "length", "vocabulary", "device_limit_bytes")
+        require_choice(self, "tokenizer", TOKENIZERS)
+        check_vocabulary(self.tokenizer, self.vocabulary)
+        require_range(self, "validation", 0.0, 1.0)
+        require_range(self, "test", 0.0, 1.0 - self.validation)
+        if bool(self.files) == bool(self.dataset):
+            raise ConfigError("files", self.files, "name files or a data set, one of the two")
+        if len(self.files) > len(_SPLITS):
+            raise ConfigError("files", self.files, "name one, two or three")
+        if len(self.classes_in_order) < 2:
+            given = self.dataset or ", ".join(self.files)
+            raise ConfigError(self._source_field, given, "has one label only")
+        self.outcome  # noqa: B018  (its own checks)
+
+    @property
+    def classes_in_order(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.labels or tuple(sorted(set(self.splits()["train"].labels)))
+
+    @property
+    def outcome(self) -> Outcome:
+        chance = 1 / self.classes
+        return Outcome("mean", "accuracy", "accuracy", self.margin, failure_value=chance)
+
+    @property
+    def classes(self) -> int:
+        return len(self.classes_in_order)
+
+    @property
+    def symbols(self) -> int:
+        """The number of different tokens; the number above them is the padding."""
+        return self.vocabulary if self.tokenizer == "bpe" else BYTES
+
+    @property
+    def max_length(self) -> int:
+        return self.length + 1
+
+    def stem(self, width):
+        return TextStem(self.symbols + 1, width)
+
+    def example(self):
+        padding = jnp.ones((1, self.max_length), bool)
+        return {"inputs": jnp.zeros((1, self.length), jnp.int32), "padding": padding}
+
+    def splits(self) -> dict[str, Labelled]:
+        """Texts and labels of the three splits."""
+        columns = (self.text_column, self.label_column)
+        shares = (self.validation, self.test)
+        source = (self.files, self.dataset, self.subset)
+        return _read_splits(*source, columns, shares, self.split_seed)
+
+    def load(self) -> Data:
+        rows = self._rows()
+        data = {name: self._batch(rows[name]) for name in ("validation", "test")}
+        if rows["train"]["tokens"].nbytes <= self.device_limit_bytes:
+            data["train"] = rows["train"]
+        return data
+
+    def _rows(self) -> dict[str, dict[str, np.ndarray]]:
+        """Tokens [N, T], padded, and targets [N] of each split."""
+        splits = self.splits()
+        numbers = {label: number for number, label in enumerate(self.classes_in_order)}
+        for name in _SPLITS:
+            if new := sorted(set(splits[name].labels) - set(numbers)):
+                where = "not in `labels`" if self.labels else f"in the {name} split only"
+                given = self.dataset or ", ".join(self.files)
+                raise ConfigError(self._source_field, given, f"the label {new[0]!r} is {where}")
+        train = [text.encode() for text in splits["train"].texts]
+        encode = make_tokenizer(self.tokenizer, self.vocabulary, train).encode
+        dtype = np.uint16 if self.symbols < 2**16 else np.int32
+        rows = {}
+        for name, (texts, labels) in splits.items():
+            tokens = np.full((len(texts), self.length), self.symbols, dtype)
+            for row, text in zip(tokens, texts, strict=True):
+                some = encode(text.encode())[: self.length]
+                row[: len(some)] = some
+            targets = np.array([numbers[label] for label in labels], np.int32)
+            rows[name] = {"tokens": tokens, "targets": targets}
+        return rows
+
+    def stream(self, data, seed, batch_size):
+        if "train" in data:
+            return None
+        rows = self._rows()["train"]
+        return BatchStream(ArrayRows(rows, np.arange(len(rows["targets"]))), seed, batch_size)
+
+    def schedule(self, data, key, first, steps, batch_size):
+        if "train" not in data:
+            return {}
+        examples = data["train"]["targets"].shape[0]
+        return {"rows": epoch_schedule(key, first, steps, batch_size, examples)}
+
+    def batch(self, data, entry):
+        if "rows" in entry:
+            entry = {name: values[entry["rows"]] for name, values in data["train"].items()}
+        return self._batch(entry)
+
+    def references(self, data):
+        splits = self.splits()
+        majority, _ = collections.Counter(splits["train"].labels).most_common(1)[0]
+        share = float(np.mean([label == majority for label in splits["test"].labels]))
+        strength, accuracy = bag_of_words(splits)
+        return (
+            Reference("most frequent class", share, f"always {majority!r}"),
+            Reference(
+                "TF-IDF + logistic regression",
+                accuracy,
+                f"words and pairs of words of whole texts; C = {strength:g} chosen on validation",
+            ),
+        )
+
+    @property
+    def _source_field(self) -> str:
+        return "dataset" if self.dataset else "files"
+
+    def _batch(self, rows):
+        tokens = rows["tokens"].astype(jnp.int32)
+        seen = jnp.asarray(tokens != self.symbols)
+        # The class token in front is always there.
+        padding = jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)
+        return {"inputs": tokens, "padding": padding, "targets": rows["targets"]}
+
+
+def bag_of_words(splits: dict[str, Labelled]) -> tuple[float, float]:
+    """Logistic regression on TF-IDF weights of words and pairs of words, fitted on training texts.
+
+    Returns:
+      C, the best on validation, and the accuracy on test at it.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    weights = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+")
+    weights.fit(splits["train"].texts)
+    features = {name: weights.transform(part.texts) for name, part in splits.items()}
+    scores = {}
+    for strength in _REGULARISATION:
+        model = LogisticRegression(C=strength, max_iter=2000)
+        model.fit(features["train"], splits["train"].labels)
+        score = lambda name, model=model: float(model.score(features[name], splits[name].labels))
+        scores[strength] = (score("validation"), score("test"))
+    best = max(_REGULARISATION, key=lambda strength: scores[strength][0])
+    return best, scores[best][1]
+
+
+@functools.lru_cache(maxsize=2)
+def _read_splits(
+    files: tuple[str, ...],
+    dataset: str,
+    subset: str,
+    columns: tuple[str, str],
+    shares: tuple[float, float],
+    seed: int,
+) -> dict[str, Labelled]:
+    """Reads and splits once what every property asks for."""
+    if dataset:
+        tables = huggingface.read_splits(dataset, subset, columns)
+        found = {
+            name: Labelled(*([str(value) for value in table[column]] for column in columns))
+            for name, table in tables.items()
+        }
+    else:
+        names = {1: _SPLITS[:1], 2: ("train", "test"), 3: _SPLITS}[len(files)]
+        found = {
+            n: read_table(pathlib.Path(f), *columns) for n, f in zip(names, files, strict=True)
+        }
+    total = len(found["train"].labels)
+    sizes = {
+        name: max(1, round(share * total))
+        for name, share in zip(("validation", "test"), shares, strict=True)
+        if name not in found
+    }
+    if sizes:
+        try:
+            rows = held_out_split(np.array(found["train"].labels), sizes, seed)
+        except ConfigError as error:
+            given = dataset or ", ".join(files)
+            field = "dataset" if dataset else "files"
+            raise ConfigError(field, given, error.allowed) from None
+        texts, labels = found["train"]
+        for name, places in rows.items():
+            found[name] = Labelled([texts[i] for i in places], [labels[i] for i in places])
+    return {name: found[name] for name in _SPLITS}
