@@ -154,7 +154,7 @@ OVERRIDES = {
     # Words that are not in the list.
     "study.match=parms": "study.match: given 'parms'; must be one of none, params, flops",
     "model.positions=rotory": f"{MODEL}.positions: given 'rotory'; must be one of none, "
-                              "sinusoidal, learned, rotary",
+                              "sinusoidal, learned, rotary, relative, alibi",
     "train.decay=linaer": f"{TRAINING}.decay: given 'linaer'; must be one of linear, cosine, "
                           "constant",
     "tasks.one.kind=revers": f"tasks.one.kind: given 'revers'; allowed: {KINDS}",

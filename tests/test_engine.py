@@ -378,7 +378,7 @@ def test_a_killed_study_ends_with_equal_tables(finished, tmp_path):
     }
     command = [sys.executable, "-m", "experiments.ablate", f"--config={config}"]
     dice = random.Random(0)
-    for rows, blow in ((2, signal.SIGKILL), (7, signal.SIGKILL), (13, signal.SIGINT)):
+    for rows, blow in ((1, signal.SIGKILL), (4, signal.SIGKILL), (8, signal.SIGINT)):
         process = subprocess.Popen(
             [*command, f"--workdir={folder}"],
             env=environment,

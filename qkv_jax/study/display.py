@@ -180,8 +180,8 @@ def print_plan(study: Study, console: Console | None = None) -> None:
     console.print(table)
     console.print(
         f"Waves of {shape['size']} runs: {shape['devices']} devices × {shape['packing']} a device. "
-        "Minutes are estimated from two CPU cores; a grid extended at its edge adds runs. "
-        "Nothing was started."
+        "Minutes are estimated from two CPU cores; a grid extended at its edge adds runs. All runs "
+        f"together: {_petaflops(study):.2g} PFLOP of matrix products. Nothing was started."
     )
 
 
@@ -215,9 +215,23 @@ def print_end(record: dict, summary: pd.DataFrame, path: pathlib.Path) -> None:
 
 
 def _step_seconds(plan: TaskPlan, arm) -> float:
+    return _SECONDS_A_STEP + _step_flops(plan, arm) / _FLOPS_A_SECOND
+
+
+def _step_flops(plan: TaskPlan, arm) -> float:
     flops = costs.flops_per_token(arm.replica) * plan.task.max_length
-    # Backward costs twice the forward.
-    return _SECONDS_A_STEP + 3 * flops * arm.replica.config.batch_size / _FLOPS_A_SECOND
+    return 3 * flops * arm.replica.config.batch_size  # backward costs twice the forward
+
+
+def _petaflops(study: Study) -> float:
+    """Of training, for machines other than the one that minutes are estimated for."""
+    total = 0.0
+    for plan in study.tasks:
+        tunes = study.config.tune_seeds * len(plan.learning_rates)
+        for arm in plan.arms:
+            steps = (tunes + study.config.eval_seeds) * arm.replica.config.steps
+            total += steps * _step_flops(plan, arm)
+    return total / 1e15
 
 
 def _only(record: dict, task: str) -> dict:
