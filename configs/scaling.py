@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
                 "relation": {
                     "kind": "relation",
                     "options": {"length": 16, "names": 64, "outcome_kind": "mean"},
-                    "axes": {"model.width": (16, 32, 64), "train.steps": (200, 800, 3200)},
+                    "axes": {"train.steps": (200, 800, 3200), "model.width": (16, 32, 64)},
                 },
             },
             "study": {

@@ -129,7 +129,10 @@ class Positions2D(nn.Module):
 
     Meant to break the symmetry of Q=K, it cannot tell one direction from the other: the softmax
     over j cancels f(i) and b, and what is left is a temperature 1 / sum(w) and a bias g(j) on keys
-    that no query has a say in. sum(w) may start at any sign, as in the original.
+    that no query has a say in.
+
+    The weights start as in Borji's code (Xavier, uniform), where sum(w) may have either sign; the
+    sinusoids are those of the rerun of Kayyam et al., five channels a side.
 
     Leaves: `weight` [10] and `offset` [].
     """
@@ -139,7 +142,7 @@ class Positions2D(nn.Module):
         self, queries: Int[Array, " T"], keys: Int[Array, " S"]
     ) -> tuple[Float[Array, ""], Float[Array, "1 1 T S"]]:
         """The factor on the scores and the bias to add to them."""
-        fans = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")
+        fans = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
         init = lambda key, shape: fans(key, (*shape, 1))[:, 0]
         weight = self.param("weight", init, (_CHANNELS_2D,))
         offset = self.param("offset", nn.initializers.zeros, ())

@@ -14,6 +14,7 @@ from qkv_jax.attention import MultiHeadAttention, attend, hide_self
 from qkv_jax.config import ConfigError
 from qkv_jax.positions import (
     POSITIONS,
+    Positions2D,
     RelativeBias,
     alibi_bias,
     alibi_slopes,
@@ -159,6 +160,14 @@ def test_positions_go_on_counting_while_decoding(options):
         outputs.append(out)
     full = module.apply({"params": params}, X, is_causal=True)
     assert_close(jnp.concatenate(outputs, 1), full)
+
+
+def test_the_weights_of_the_2d_term_start_like_a_linear_layer_of_ten_inputs():
+    """Xavier, uniform: within sqrt(6 / 11), of standard deviation sqrt(2 / 11)."""
+    module = Positions2D()
+    drawn = [module.init(jax.random.key(i), PLACES, PLACES)["params"]["weight"] for i in range(60)]
+    assert np.abs(drawn).max() <= np.sqrt(6 / 11)
+    assert np.std(drawn) == pytest.approx(np.sqrt(2 / 11), rel=0.1)
 
 
 # --- norm of queries and keys, mask of the diagonal
