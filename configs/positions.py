@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import tree
+from qkv_jax.positions import POSITIONS
 from qkv_jax.study.plan import tie_arms
 
 TIES = ("separate", "K=V", "Q=K", "Q=K=V")
@@ -37,18 +38,14 @@ def get_config() -> ConfigDict:
                     "options": {"by": "place", **BY_PLACE},
                     "arms": directed,
                     "train": {"steps": 600},
-                    "axes": {
-                        "model.positions": (
-                            "none", "sinusoidal", "learned", "rotary", "relative", "alibi",
-                        )
-                    },
+                    "axes": {"model": {"positions": POSITIONS}},
                 },
                 "either side": {
                     "kind": "retrieval",
                     "options": {"by": "place_either", **BY_PLACE},
                     "arms": ("separate", "Q=K", "Q=K + head (Courtois)"),
                     "train": {"steps": 600},
-                    "axes": {"model.positions": ("learned", "rotary")},
+                    "axes": {"model": {"positions": ("learned", "rotary")}},
                 },
                 "shakespeare": {
                     "kind": "masked_bytes",
@@ -57,7 +54,7 @@ def get_config() -> ConfigDict:
                     "model": {"width": 64, "heads": 4},
                     "train": {"steps": 500},
                     "axes": {
-                        "model.positions": ("none", "learned", "rotary", "relative", "alibi")
+                        "model": {"positions": ("none", "learned", "rotary", "relative", "alibi")}
                     },
                 },
             },
@@ -70,4 +67,4 @@ def get_config() -> ConfigDict:
                 "packing": placeholder(int),
             },
         }
-    )  # fmt: skip
+    )

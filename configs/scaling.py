@@ -27,7 +27,10 @@ def get_config() -> ConfigDict:
                 "relation": {
                     "kind": "relation",
                     "options": {"length": 16, "names": 64, "outcome_kind": "mean"},
-                    "axes": {"train.steps": (200, 800, 3200), "model.width": (16, 32, 64)},
+                    "axes": {
+                        "train": {"steps": (200, 800, 3200)},
+                        "model": {"width": (16, 32, 64)},
+                    },
                 },
             },
             "study": {

@@ -1,6 +1,8 @@
 """One run: a two-layer encoder on masked bytes of Shakespeare.
 
 python -m experiments.train --config=configs/train.py --workdir=runs/one --config.model.tie=K=V
+
+Every option of the encoder is a field below. Another task has other options: copy this file.
 """
 
 from ml_collections import ConfigDict
@@ -21,6 +23,8 @@ def get_config() -> ConfigDict:
                 "width": 64,
                 "heads": 4,
                 "kv_heads": placeholder(int),
+                "head_dim": placeholder(int),
+                "mlp_width": placeholder(int),
                 "latent_dim": placeholder(int),
                 "positions": "learned",
                 "positions_2d": False,
@@ -35,6 +39,7 @@ def get_config() -> ConfigDict:
                 "norm_position": "pre",
                 "dropout": 0.0,
                 "dtype": "float32",
+                "implementation": "auto",
             },
             "train": {
                 "steps": 1000,

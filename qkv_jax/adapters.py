@@ -7,6 +7,7 @@ by name (`@register_adapter("name")`); configs, costs and checkpoints then know 
 """
 
 import dataclasses
+import re
 from typing import ClassVar
 
 import flax.linen as nn
@@ -78,7 +79,7 @@ class Head(Adapter):
 
     @classmethod
     def check(cls, argument, head_dim):
-        if argument and not _number(argument, float) > 0:
+        if argument and not 0 < _number(argument, float) < float("inf"):
             raise ValueError("the standard deviation must be a number above 0")
 
     @nn.compact
@@ -129,7 +130,9 @@ class Adapters:
             name = spec.partition(":")[0]
             if name not in ADAPTERS:
                 allowed = ", ".join(cls.usage or name for name, cls in ADAPTERS.items())
-                raise ConfigError(f"adapters.{role}", spec, f"allowed: {allowed}")
+                raise ConfigError(role, spec, f"allowed: {allowed}")
+            if spec.endswith(":"):
+                raise ConfigError(role, spec, "after the colon comes an argument")
 
     def items(self) -> list[tuple[str, str]]:
         """The roles (`query`, `key`, `value`) that have one, with its text."""
@@ -180,7 +183,8 @@ def _identity(_key, shape, dtype=jnp.float32):
 
 
 def _number(text: str, kind: type) -> float | int:
+    """The number, or -1 for what is none in plain digits."""
     try:
-        return kind(text)
+        return kind(text) if re.fullmatch(r"[0-9.e+-]+", text) else -1
     except ValueError:
         return -1

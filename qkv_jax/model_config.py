@@ -8,7 +8,7 @@ from qkv_jax.adapters import PRESETS, Adapters
 from qkv_jax.attention import IMPLEMENTATIONS
 from qkv_jax.config import ConfigError, require_choice, require_positive, require_range
 from qkv_jax.positions import POSITIONS, Positions
-from qkv_jax.projections import check_scheme
+from qkv_jax.projections import LATENT, check_scheme
 from qkv_jax.tie import Tie, TieError, parse_schedule
 
 
@@ -82,6 +82,11 @@ class ModelConfig:
         return parse_schedule(self.tie, self.layers)
 
     @property
+    def frozen_leaves(self) -> tuple[str, ...]:
+        """The projections that do not learn: the frozen sources and a latent only they read."""
+        return self.frozen + ((LATENT,) if self.latent_dim and "key" in self.frozen else ())
+
+    @property
     def features(self) -> int:
         """H, the width of a head."""
         return self.head_dim or self.width // self.heads
@@ -104,14 +109,15 @@ class ModelConfig:
     def _apply_preset(self) -> None:
         require_choice(self, "preset", PRESETS)
         tie, adapters = PRESETS[self.preset]
-        for field, default, value in (
-            ("tie", "separate", tie),
-            ("adapters", Adapters(), adapters),
-        ):
-            given = getattr(self, field)
-            if given not in (default, value):
-                raise ConfigError(field, given, f"preset {self.preset!r} sets it; leave it out")
-            object.__setattr__(self, field, value)
+        sets = f"preset {self.preset!r} sets it; leave it out"
+        with contextlib.suppress(TieError):  # another writing of the same tie
+            if Tie.parse(self.tie) in (Tie.parse("separate"), Tie.parse(tie)):
+                object.__setattr__(self, "tie", tie)
+        if self.tie != tie:
+            raise ConfigError("tie", self.tie, sets)
+        if self.adapters not in (Adapters(), adapters):
+            raise ConfigError("adapters", dict(self.adapters.items()), sets)
+        object.__setattr__(self, "adapters", adapters)
 
     def _check_widths(self, ties: tuple[Tie, ...]) -> None:
         if self.head_dim is None and self.width % self.heads:

@@ -73,7 +73,8 @@ class QKVProjection(nn.Module):
       num_kv_heads: K, heads of keys and values; divides N.
       head_dim: H.
       tie: the scheme, see `qkv_jax.tie`.
-      frozen: the sources that stay as initialised: no gradient reaches them.
+      frozen: the sources that stay as initialised: no gradient reaches them, nor a latent source
+        that only they read. Adapters go on learning.
       use_bias: adds a bias to each projection, shared where its kernel is.
       adapters: see `qkv_jax.adapters`.
       latent_dim: R; keys and values are then projections [R, K, H] of one latent source X W
@@ -99,7 +100,8 @@ class QKVProjection(nn.Module):
             projection = HeadProjection(heads, self.head_dim, self.use_bias, frozen)
             setattr(self, source, projection)
         if self.latent_dim:
-            setattr(self, LATENT, HeadProjection(1, self.latent_dim, self.use_bias))
+            frozen = self.tie.source("K") in self.frozen  # and the values', see check_scheme
+            setattr(self, LATENT, HeadProjection(1, self.latent_dim, self.use_bias, frozen))
         for role, _ in self.adapters.items():
             setattr(self, f"{role}_adapter", self.adapters.make(role))
 
@@ -214,3 +216,9 @@ def check_scheme(
         if source not in tie.sources:
             allowed = ", ".join(tie.sources) or "none"
             raise ValueError(f"frozen source {source!r}: tie {tie} has the sources: {allowed}")
+    of_latent = {tie.source("K"), tie.source("V")}
+    if latent_dim and of_latent & set(frozen) and not of_latent <= set(frozen):
+        raise ValueError(
+            "keys and values read one latent source: freeze both of them or neither, "
+            f"not {', '.join(frozen)}"
+        )

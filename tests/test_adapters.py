@@ -10,8 +10,10 @@ from untied import assert_close, draw, leaves
 from qkv_jax.adapters import ADAPTERS, PRESETS, Adapter, Adapters, register_adapter
 from qkv_jax.attention import MultiHeadAttention
 from qkv_jax.config import ConfigError
+from qkv_jax.model_config import ModelConfig
 from qkv_jax.positions import rotate
 from qkv_jax.tie import Tie
+from qkv_jax.training.state import decay_mask
 
 WIDTH, HEADS, HEAD_DIM, LENGTH = 8, 2, 4, 5
 X = draw(1, 2, LENGTH, WIDTH)
@@ -175,6 +177,17 @@ def test_the_cache_holds_the_latent_alone(tie):
     check_decoding(module, cached={"latent": (2, LENGTH + 1, 1, 3)})
 
 
+def test_a_latent_source_is_frozen_with_all_that_reads_it():
+    """Frozen keys and values do not learn through it; the query's source does."""
+    module = layer(latent_dim=3, frozen=("key", "value"))
+    gradient = jax.grad(lambda p: (module.apply({"params": p}, X) ** 2).sum())(init(module))
+    still = {path.split("/")[0] for path, leaf in leaves(gradient).items() if not leaf.any()}
+    assert still == {"latent", "key", "value"}
+    config = ModelConfig(latent_dim=3, frozen=("key", "value"))
+    decays = decay_mask({"attention": init(module)}, config.frozen_leaves)["attention"]
+    assert {name for name in decays if decays[name]["kernel"]} == {"query", "out"}
+
+
 def test_a_latent_source_of_a_context():
     module, context = layer(latent_dim=3), draw(2, 2, 7, WIDTH + 2)
     params = module.init(jax.random.key(0), X, context)["params"]
@@ -207,6 +220,10 @@ def check_decoding(module, cached):
         ("Q=K", {"adapters": {"query": "lowrank"}}, "the rank must be from 1"),
         ("Q=K", {"adapters": {"query": "lowrank:two"}}, "the rank must be from 1"),
         ("Q=K", {"adapters": {"query": "head:-1"}}, "must be a number above 0"),
+        ("Q=K", {"adapters": {"query": "head:inf"}}, "must be a number above 0"),
+        ("Q=K", {"adapters": {"query": "head:"}}, "after the colon comes an argument"),
+        ("Q=K", {"adapters": {"query": "lowrank: 2"}}, "the rank must be from 1"),
+        ("Q=K", {"adapters": {"query": "lowrank:1_0"}}, "the rank must be from 1"),
         ("Q=K", {"adapters": {"query": "diag:2"}}, "takes no argument"),
         ("Q=K", {"adapters": {"query": "diog"}}, "allowed: diag, head, head:STD, lowrank:RANK"),
         ("Q=K", {"adapters": {"value": "diag"}}, "the value shares its source with no other role"),
@@ -214,6 +231,7 @@ def check_decoding(module, cached):
         ("Q=X", {"adapters": {"key": "head"}}, "under tie Q=X the key shares its source"),
         ("Q=K", {"latent_dim": 3}, "with a latent source, keys and values are projections of it"),
         ("V=X", {"latent_dim": 3}, "tie V=X asks for V=X; with a latent source"),
+        ("separate", {"latent_dim": 3, "frozen": ("key",)}, "freeze both of them or neither"),
     ],
 )
 def test_refusals(tie, options, said, unchecked):

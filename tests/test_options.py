@@ -310,6 +310,7 @@ def test_a_preset_sets_tie_and_adapters():
     config = ModelConfig(preset="gao", width=WIDTH, heads=HEADS)
     assert (config.tie, config.adapters) == ("K=V", Adapters(key="head"))
     assert dataclasses.replace(config, mlp_width=9).adapters == Adapters(key="head")
+    assert ModelConfig(preset="gao", tie="v = k").tie == "K=V"
 
 
 @pytest.mark.parametrize(
@@ -317,7 +318,10 @@ def test_a_preset_sets_tie_and_adapters():
     [
         ({"preset": "goa"}, "preset: given 'goa'; did you mean 'gao'? allowed: courtois, gao"),
         ({"preset": "gao", "tie": "Q=V"}, "tie: given 'Q=V'; preset 'gao' sets it"),
-        ({"preset": "gao", "tie": "separate", "adapters": Adapters(query="head")}, "preset 'gao'"),
+        (
+            {"preset": "gao", "tie": "separate", "adapters": Adapters(query="head")},
+            "adapters: given {'query': 'head'}; preset 'gao' sets it",
+        ),
         ({"adapters": Adapters(value="diag")}, "adapters.value: given 'diag'; under tie Q=K"),
         ({"adapters": Adapters(key="lowrank:5")}, "adapters.key: given 'lowrank:5'; the rank must"),
         ({"tie": "separate", "adapters": Adapters(key="head")}, "shares its source with no other"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from qkv_jax.config import ConfigError
+from qkv_jax.study.plan import Study
 from qkv_jax.tasks import make_task
 from qkv_jax.tasks.streaming import ArrayRows, BatchStream, WindowRows, next_batches
 from qkv_jax.training.checkpoint import Checkpoints
@@ -105,6 +106,15 @@ def test_windows_are_all_those_of_the_texts_and_none_across_two():
 def test_fewer_rows_than_a_batch_holds_are_refused():
     with pytest.raises(ConfigError, match="batch_size: given 12; must be at most the 11 examples"):
         BatchStream(_numbers(), 0, 12)
+
+
+def test_a_study_refuses_them_before_it_starts(images):
+    task = {"folder": str(images), "patch": 2, "validation_examples": 6, "device_limit_bytes": 1}
+    tasks = {"mine": {"kind": "idx", "options": task}}
+    study = Study({"name": "s", "tasks": tasks, "arms": {"separate": {}},
+                   "train": {"batch_size": 1000}})  # fmt: skip
+    with pytest.raises(ConfigError, match=r"^tasks.mine, arm 'separate': train.batch_size: given"):
+        study.check_data()
 
 
 # --- tasks

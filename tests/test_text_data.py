@@ -372,6 +372,20 @@ def test_references_are_scored_on_the_same_test_set(table):
     assert bag_of_words(splits)[1] < 1.0
 
 
+def test_texts_without_words_have_no_bag_of_words(tmp_path):
+    """The only reference is then the larger class; the study goes on."""
+    rows = [("!" * (1 + i % 5), "ab"[i % 2]) for i in range(30)]
+    file = write_table(tmp_path / "marks.csv", rows)
+    (only,) = make_task("text_classification", {"files": (file,)}).references({})
+    assert only.name == "most frequent class"
+
+
+@pytest.mark.parametrize("labels", [("negative",), ("negative", "positive", "positive")])
+def test_labels_are_two_at_least_and_each_once(labels, table):
+    line = refusal("text_classification", {"files": (table,), "labels": labels})
+    assert line == f"labels: given {labels!r}; must be two at least, each once"
+
+
 # --- Hugging Face
 
 
@@ -441,6 +455,19 @@ def test_data_sets_that_cannot_be_are_refused(saved, tmp_path, monkeypatch):
     line = refusal("masked_bytes", {"dataset": str(place / "splits"), "text_column": "body"})
     said = "its train split has no column 'body'; columns: text, label"
     assert line == f"dataset: given {str(place / 'splits')!r}; {said}"
+
+
+@pytest.mark.parametrize("column", ["text", "label"])
+def test_empty_rows_of_a_data_set_are_refused(column, tmp_path):
+    """They would become the word, or the class, "None"."""
+    import datasets
+
+    columns = {"text": ["a", "b", "c"], "label": ["x", "y", "x"]}
+    columns[column][1] = None
+    datasets.Dataset.from_dict(columns).save_to_disk(str(tmp_path))
+    line = refusal("text_classification", {"dataset": str(tmp_path)})
+    said = f"column {column!r} of its train split is empty in row 1"
+    assert line == f"dataset: given {str(tmp_path)!r}; {said}"
 
 
 # --- preparation

@@ -44,16 +44,12 @@ PUBLISHED = {
 }
 GRIDS = {
     "full": {
-        "model.width": (32, 64, 256),
-        "model.layers": (2, 4),
-        "model.heads": (2, 4),
-        "options.length": (16, 64, 128),
+        "model": {"width": (32, 64, 256), "layers": (2, 4), "heads": (2, 4)},
+        "options": {"length": (16, 64, 128)},
     },
     "small": {
-        "model.width": (32,),
-        "model.layers": (2,),
-        "model.heads": (2, 4),
-        "options.length": (16,),
+        "model": {"width": (32,), "layers": (2,), "heads": (2, 4)},
+        "options": {"length": (16,)},
     },
 }
 

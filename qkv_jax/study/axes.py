@@ -72,6 +72,8 @@ def expand(axes: Mapping[str, Any], task_class: type, prefix: str) -> tuple[Cell
 def check_arm(cells: Iterable[Cell], arm: str, model: Mapping, train: Mapping, prefix: str) -> None:
     """Refuses an arm that sets the field of an axis: it would be the same in every cell."""
     own = {f"model.{name}" for name in model} | {f"train.{name}" for name in train}
+    if model.get("preset"):
+        own |= {"model.tie", "model.adapters"}  # what a preset sets
     for cell in cells:
         for field in cell.values:
             if field in own:

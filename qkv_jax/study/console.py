@@ -136,7 +136,7 @@ def _solving(spec):
 def _steps(row):
     if not row.get("n") or row.get("steps_to_solve") is None:
         return wording.PENDING
-    text = wording.integer(row["steps_to_solve"])
+    text = wording.steps_to_solve(row)
     ends = row.get("steps_to_solve_low"), row.get("steps_to_solve_high")
     return text if None in ends else f"{text} [{', '.join(map(wording.integer, ends))}]"
 

@@ -20,6 +20,7 @@ from qkv_jax.training.population import wave_shape
 
 # For estimates only: what a replica on one core of a 2-core machine took, fitted to the quick
 # study. A step is a fixed part and its FLOPs; compiling is per program.
+_CELLS_LISTED = 24  # of larger grids --plan shows the total only
 _SECONDS_A_STEP, _FLOPS_A_SECOND, _SECONDS_A_COMPILATION = 8e-4, 5e10, 4.0
 
 
@@ -154,25 +155,17 @@ def print_plan(study: Study, console: Console | None = None) -> None:
     console = console or Console()
     shape = wave_shape(study.config.packing)
     table = Table(title=f"Study {study.file.name!r}: what would be run", title_justify="left")
-    headings = (
-        "task",
-        "arms",
-        "tuning runs",
-        "evaluation runs",
-        "steps",
-        "compilations",
-        "minutes",
-    )
-    for heading in headings:
-        first = heading == "task"
-        table.add_column(heading, justify="left" if first else "right", no_wrap=first)
+    # Names give way where the terminal is narrow, numbers never.
+    table.add_column("task", overflow="fold")
+    for heading in ("arms", "tuning", "evaluation", "steps", "programs", "minutes"):
+        table.add_column(heading, justify="right", no_wrap=True)
     rows = [_plan_row(study, plan, shape) for plan in study.tasks]
     families = dict.fromkeys(plan.family for plan in study.tasks)
     for family in families:
         mine = [(p, row) for p, row in zip(study.tasks, rows, strict=True) if p.family == family]
         if mine[0][0].cell.label:
             table.add_row(Text(f"{family}, {len(mine)} cells", style="bold"), *_total(mine))
-        for plan, row in mine:
+        for plan, row in mine if len(mine) <= _CELLS_LISTED else ():
             name = f"  {plan.cell.label}" if plan.cell.label else plan.name
             table.add_row(name, *map(str, row[:-1]), f"{row[-1]:.1f}")
     table.add_section()
@@ -180,7 +173,8 @@ def print_plan(study: Study, console: Console | None = None) -> None:
     console.print(table)
     console.print(
         f"Waves of {shape['size']} runs: {shape['devices']} devices × {shape['packing']} a device. "
-        "Minutes are estimated from two CPU cores; a grid extended at its edge adds runs. All runs "
+        "Programs are what is compiled. Minutes are estimated for two CPU cores; a grid extended "
+        "at its edge adds runs. All runs "
         f"together: {_petaflops(study):.2g} PFLOP of matrix products. Nothing was started."
     )
 

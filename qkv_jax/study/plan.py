@@ -186,6 +186,7 @@ class Study:
                 traced.add((plan.task, arm.replica.config))
                 try:
                     jax.eval_shape(arm.replica.schedule, np.uint32(0), np.int32(0), training)
+                    plan.task.stream(training, 0, arm.replica.config.batch_size)
                 except ConfigError as error:
                     raise error.under(f"tasks.{plan.name}, arm {arm.name!r}: train") from None
 

@@ -232,19 +232,22 @@ def _plan(row) -> str:
 
 def _mean_table(spec, rows) -> dict:
     digits = wording.decimals(spec)
+    timed = spec.get("threshold") is not None  # then seeds can solve the task, if not decide it
 
     def cells(row):
+        solved = [f"{row.get('n_solved', 0):.0f} of {row.get('n', 0):.0f}"] if timed else []
         return [
             _rate(row),
             wording.bracket(row, "mean", "ci_low", "ci_high", digits),
             wording.bracket(row, "delta", "delta_low", "delta_high", digits, signed=True),
             wording.p_value(row.get("p_holm")), wording.p_value(row.get("p_equivalence")),
-            _seeds(row), _plan(row),
+            *solved, *([wording.steps_to_solve(row)] if timed else []), _seeds(row), _plan(row),
         ]  # fmt: skip
 
     head = [
         "rate", f"mean {spec['metric']} [95 %]", "difference [95 %]", "p (Holm)",
-        "p (equivalence)", "seeds", "seeds to decide",
+        "p (equivalence)", *(["solved", "steps to solve"] if timed else []), "seeds",
+        "seeds to decide",
     ]  # fmt: skip
     return {"head": head, "rows": _rows(rows, cells)}
 
@@ -257,7 +260,7 @@ def _solve_table(spec, rows) -> dict:
         share = f"{get('n_solved', 0):.0f} of {get('n', 0):.0f}" if get("n") else wording.MISSING
         if wording.known(get("solve_low")):
             share += f" [{100 * get('solve_low'):.0f}, {100 * get('solve_high'):.0f} %]"
-        steps = wording.integer(get("steps_to_solve"))
+        steps = wording.steps_to_solve(row)
         if wording.known(get("steps_to_solve_low")) and wording.known(get("steps_to_solve_high")):
             ends = map(wording.integer, (get("steps_to_solve_low"), get("steps_to_solve_high")))
             steps += f" [{', '.join(ends)}]"

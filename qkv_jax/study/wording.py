@@ -128,6 +128,13 @@ def integer(value) -> str:
     return f"{value:,.0f}" if known(value) else MISSING
 
 
+def steps_to_solve(row) -> str:
+    """The mean over seeds, cut at the budget: a lower bound where some seeds did not get there."""
+    steps = integer(row.get("steps_to_solve"))
+    unsolved = known(row.get("steps_to_solve")) and row.get("n_solved", 0) < row.get("n", 0)
+    return f"≥{steps}" if unsolved else steps
+
+
 def interval(low, high, digits: int, signed: bool = False) -> str:
     """ "0.270 to 0.350", or a dash where the interval is not known."""
     if not (known(low) and known(high)):

@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import functools
 import pathlib
+import re
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -84,6 +85,8 @@ class TextClassification(Task):
             raise ConfigError("files", self.files, "name files or a data set, one of the two")
         if len(self.files) > len(_SPLITS):
             raise ConfigError("files", self.files, "name one, two or three")
+        if self.labels and len(set(self.labels)) < max(2, len(self.labels)):
+            raise ConfigError("labels", self.labels, "must be two at least, each once")
         if len(self.classes_in_order) < 2:
             given = self.dataset or ", ".join(self.files)
             raise ConfigError(self._source_field, given, "has one label only")
@@ -176,9 +179,12 @@ class TextClassification(Task):
         splits = self.splits()
         majority, _ = collections.Counter(splits["train"].labels).most_common(1)[0]
         share = float(np.mean([label == majority for label in splits["test"].labels]))
+        most_frequent = Reference("most frequent class", share, f"always {majority!r}")
+        if not any(re.search(r"\w", text) for text in splits["train"].texts):
+            return (most_frequent,)  # no words, no bag of words
         strength, accuracy = bag_of_words(splits)
         return (
-            Reference("most frequent class", share, f"always {majority!r}"),
+            most_frequent,
             Reference(
                 "TF-IDF + logistic regression",
                 accuracy,

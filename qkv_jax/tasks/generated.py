@@ -73,6 +73,8 @@ class Generated(Task):
 
     def __post_init__(self):
         require_positive(self, "validation_examples", "test_examples", "threshold")
+        if self.threshold > 1:
+            raise ConfigError("threshold", self.threshold, "is an accuracy, at most 1")
         require_choice(self, "outcome_kind", ("mean", "solve"))
         self.outcome  # noqa: B018  (its own checks)
 

@@ -70,6 +70,9 @@ def _column(part: Any, dataset: str, split: str, name: str) -> list[Any]:
         what = f"its {split} split has no column {name!r}; columns: {known}"
         raise ConfigError("dataset", dataset, what)
     values, feature = list(part[name]), part.features[name]
+    if None in values:
+        what = f"column {name!r} of its {split} split is empty in row {values.index(None)}"
+        raise ConfigError("dataset", dataset, what)
     names = getattr(feature, "names", None)
     # Some test sets are published with -1 for every label.
     return [names[v] if v >= 0 else str(v) for v in values] if names else values

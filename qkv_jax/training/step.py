@@ -43,7 +43,7 @@ class Replica:
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
-        return make_optimizer(self.config, self.model.frozen)
+        return make_optimizer(self.config, self.model.frozen_leaves)
 
     def init(
         self, seed: Array | int, learning_rate: Array | float, salt: Array | int = 0
