@@ -235,18 +235,18 @@ def _mean_table(spec, rows) -> dict:
     timed = spec.get("threshold") is not None  # then seeds can solve the task, if not decide it
 
     def cells(row):
-        solved = [f"{row.get('n_solved', 0):.0f} of {row.get('n', 0):.0f}"] if timed else []
+        solved = [f"{row.get('n_solved', 0):.0f} of {_seeds(row)}", wording.steps_to_solve(row)]
         return [
             _rate(row),
             wording.bracket(row, "mean", "ci_low", "ci_high", digits),
             wording.bracket(row, "delta", "delta_low", "delta_high", digits, signed=True),
             wording.p_value(row.get("p_holm")), wording.p_value(row.get("p_equivalence")),
-            *solved, *([wording.steps_to_solve(row)] if timed else []), _seeds(row), _plan(row),
+            *(solved if timed else [_seeds(row)]), _plan(row),
         ]  # fmt: skip
 
     head = [
         "rate", f"mean {spec['metric']} [95 %]", "difference [95 %]", "p (Holm)",
-        "p (equivalence)", *(["solved", "steps to solve"] if timed else []), "seeds",
+        "p (equivalence)", *(["seeds solved", "steps to solve"] if timed else ["seeds"]),
         "seeds to decide",
     ]  # fmt: skip
     return {"head": head, "rows": _rows(rows, cells)}
