@@ -42,7 +42,8 @@ def heat(study: dict, summary, scores, tasks: Sequence[str]):
     axes.axis("off")
     unit = spec.get("unit") or spec["metric"]
     axes.text(0, height - 0.02, f"difference to {base} ({unit}), {wording.better_words(spec)}; "
-              f"first row: mean of {base}", va="top", fontsize=8, color=style.SOFT)  # fmt: skip
+              f"first row: mean of {base}; pale: undecided", va="top", fontsize=8,
+              color=style.SOFT)  # fmt: skip
     for i, label in enumerate(columns):
         axes.text(left + (i + 0.5) * cell, height - top + 0.06, "\n".join(heads[label]),
                   ha="center", va="bottom", fontsize=7.5, linespacing=1.15)  # fmt: skip
@@ -59,10 +60,12 @@ def heat(study: dict, summary, scores, tasks: Sequence[str]):
                 text = wording.number(got["delta"], digits, signed=True)
                 if wording.known(got["delta"]):
                     face = colour_map(spec)(norm(got["delta"]))
-                    ink = _ink(face)
                 if len(cells) == 1 and arm in rows[cells[0]]:
-                    sign = wording.SIGNS[wording.kind(rows[cells[0]][arm]["verdict"])]
-                    text = f"{sign} {text}"
+                    kind = wording.kind(rows[cells[0]][arm]["verdict"])
+                    text = f"{wording.SIGNS[kind]} {text}"
+                    if kind == "undecided" and face != "white":
+                        face = tuple(1 - 0.35 * (1 - part) for part in face)
+                ink = style.INK if face == "white" else _ink(face)
             x = left + i * cell
             axes.fill((x, x + cell, x + cell, x), (y, y, y + _ROW, y + _ROW), color=face,
                       ec="white", lw=1.5)  # fmt: skip
