@@ -6,7 +6,8 @@ A gap that closes with more steps is one of speed; one that stays is one of abil
 relation the number of names, 64, lies well above the width of a head, 8 to 32, so that names can
 hardly be learned by heart. The report draws the curves.
 
-TIMES
+Not run yet. Estimated: 21 minutes on two CPU cores (`--plan`), 756 runs; by the arithmetic in the
+README about 6 minutes on a GPU.
 """
 
 from ml_collections import ConfigDict
