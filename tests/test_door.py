@@ -418,7 +418,7 @@ def test_the_plan_writes_nothing(command, place):
     before = contents(place)
     code, out, err = command(ABLATE, f"--config={place / 'files' / 'study.py'}", "--plan")
     assert (code, err) == (0, "")
-    for word in ("one", "compilations", "minutes", "Nothing was started"):
+    for word in ("one", "programs", "minutes", "Nothing was started"):
         assert word in out
     assert contents(place) == before
 

@@ -361,11 +361,33 @@ def test_rows_that_the_disk_took_by_half_are_run_again(finished, tmp_path, monke
     assert tables(folder) == tables(finished)
 
 
+# The tiny study, with a rest after every wave: else, on a busy machine, it is over before the blow.
+SLOW_CONFIG = """import time
+from configs import tree
+from qkv_jax.study.results import Workdir
+
+append = Workdir.append_runs
+
+
+def append_and_rest(self, rows):
+    append(self, rows)
+    time.sleep(0.3)
+
+
+if append.__name__ == "append_runs":  # the file is read twice
+    Workdir.append_runs = append_and_rest
+
+
+def get_config():
+    return tree({})
+"""
+
+
 def test_a_killed_study_ends_with_equal_tables(finished, tmp_path):
     """The real command: kill -9 at two random moments, Ctrl-C at a third, which says in one line
     that the same command goes on; finished here, by the same program in another process."""
     config = tmp_path / "tiny.py"
-    config.write_text(f"from configs import tree\ndef get_config():\n    return tree({VALUES})\n")
+    config.write_text(SLOW_CONFIG.format(VALUES))
     folder, runs = tmp_path / "study", tmp_path / "study" / "runs.csv"
     environment = {
         **os.environ,
