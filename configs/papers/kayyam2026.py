@@ -14,11 +14,11 @@ estimated (`--plan`): 17,640 runs, 15 days on two cores; by the arithmetic in th
 a GPU.
 
 Result of `small`, 2 and 4 heads together: only sort tells the arms apart. Reverse, swap, sub and
-copy are solved by all of them (0.999 or more), at learning rates ten to thirty times the published
-one, under which reverse and swap stay between 0.4 and 0.7. Sort, accuracy 0.994: Q=K -0.023, with
-the 2D term -0.049, K=V -0.001, Q=K=V -0.162, with the term -0.105 (worse in both sizes: Q=K=V;
-worse with 2 heads, undecided with 4: both arms with the term; undecided: Q=K; placebo 0.000). The
-rerun's order, but not its finding that the term helps Q=K.
+copy are solved by all of them (0.999 or more), at learning rates three to thirty times the
+published one, under which reverse and swap stay between 0.4 and 0.7. Sort, accuracy 0.994: Q=K
+-0.023, with the 2D term -0.049, K=V -0.001, Q=K=V -0.162, with the term -0.105 (worse in both
+sizes: Q=K=V; worse with 2 heads, undecided with 4: both arms with the term; undecided: Q=K; placebo
+0.000). The rerun's order, but not its finding that the term helps Q=K.
 """
 
 from ml_collections import ConfigDict
