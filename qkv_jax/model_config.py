@@ -39,21 +39,23 @@ class ModelConfig:
     frozen: tuple[str, ...] = ()  # of "query", "key", "value"
     output_projection: bool = True
     use_bias: bool = False  # in the projections of attention
-    mlp: Literal["gelu", "swiglu"] = "gelu"
+    mlp: Literal["gelu", "gelu_exact", "swiglu"] = "gelu"  # "gelu" is its tanh approximation
     mlp_width: int | None = None  # 4 * width; with swiglu two thirds of that (Shazeer 2020)
     norm: Literal["layer", "rms"] = "layer"
     norm_position: Literal["pre", "post"] = "pre"
+    norm_epsilon: float = 1e-6  # added to the variance that a norm divides by
+    embedding_norm: bool = False  # a norm after stem and positions, as in BERT
     dropout: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; parameters are float32
     implementation: str = "auto"  # of attention: auto, einsum, xla, cudnn
 
     def __post_init__(self):
         sizes = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "latent_dim")
-        require_positive(self, *sizes)
+        require_positive(self, *sizes, "norm_epsilon")
         require_range(self, "dropout", 0.0, 1.0)
         require_choice(self, "positions", POSITIONS)
         require_choice(self, "implementation", IMPLEMENTATIONS)
-        require_choice(self, "mlp", ("gelu", "swiglu"))
+        require_choice(self, "mlp", ("gelu", "gelu_exact", "swiglu"))
         require_choice(self, "norm", ("layer", "rms"))
         require_choice(self, "norm_position", ("pre", "post"))
         require_choice(self, "dtype", ("float32", "bfloat16"))
@@ -94,7 +96,7 @@ class ModelConfig:
     @property
     def hidden(self) -> int:
         """The width of the MLP's hidden layer."""
-        usual = 4 * self.width if self.mlp == "gelu" else round(8 * self.width / 3)
+        usual = round(8 * self.width / 3) if self.mlp == "swiglu" else 4 * self.width
         return self.mlp_width or usual
 
     def _check_scale(self) -> None:

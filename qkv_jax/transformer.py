@@ -3,6 +3,8 @@
     pre-norm:   stem -> + positions -> [x += f(norm(x)) for f = attention, mlp] -> norm -> readout
     post-norm:  stem -> + positions -> [x = norm(x + f(x)) for f = attention, mlp] -> readout
 
+With `embedding_norm` a norm follows the positions; an encoder of no classes has no readout.
+
 X, the tensor that ties speak of, is what attention receives: additive positions included and, under
 pre-norm, after the norm. Parameters are float32; the layers compute in the config's `dtype`.
 """
@@ -67,14 +69,16 @@ class ClassToken(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two dense layers with a GELU between."""
+    """Two dense layers with a GELU between (Hendrycks and Gimpel 2016): x Phi(x), or its tanh
+    approximation."""
 
     hidden: int
+    approximate: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         dense = functools.partial(nn.Dense, dtype=x.dtype)
-        hidden = nn.gelu(dense(self.hidden, name="up")(x))
+        hidden = nn.gelu(dense(self.hidden, name="up")(x), self.approximate)
         return dense(x.shape[-1], name="down")(hidden)
 
 
@@ -90,8 +94,16 @@ class SwiGlu(nn.Module):
         return dense(x.shape[-1], name="down")(hidden)
 
 
-MLPS = {"gelu": Mlp, "swiglu": SwiGlu}
+MLPS = {
+    "gelu": Mlp,
+    "gelu_exact": functools.partial(Mlp, approximate=False),
+    "swiglu": SwiGlu,
+}
 NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+
+
+def _norm(config: ModelConfig, name: str, dtype) -> nn.Module:
+    return NORMS[config.norm](epsilon=config.norm_epsilon, dtype=dtype, name=name)
 
 
 class Block(nn.Module):
@@ -124,8 +136,7 @@ class Block(nn.Module):
         mlp = MLPS[config.mlp](config.hidden, name="mlp")
         drop = nn.Dropout(config.dropout, deterministic=not train)
         for part in (functools.partial(attention, mask=mask), mlp):
-            name = "mlp_norm" if part is mlp else "attention_norm"
-            norm = NORMS[config.norm](dtype=x.dtype, name=name)
+            norm = _norm(config, "mlp_norm" if part is mlp else "attention_norm", x.dtype)
             if config.norm_position == "pre":
                 x = x + drop(part(norm(x)))
             else:
@@ -139,7 +150,8 @@ class Encoder(nn.Module):
     Attributes:
       config: the encoder's own numbers.
       stem: a module from a task's inputs to tokens [B, T, D].
-      classes: the number of outputs.
+      classes: the number of outputs; with 0 there is no readout and the output is the last hidden
+        state, under pre-norm after the norm.
       max_length: the longest sequence that the stem makes.
       readout: `token` gives logits [B, T, classes]; `class` reads the first token: [B, classes].
 
@@ -161,11 +173,13 @@ class Encoder(nn.Module):
         read: Int[Array, "B R"] | None = None,
         *,
         train: bool = False,
-    ) -> Float[Array, "B *T classes"]:
+    ) -> Float[Array, "B *T outputs"]:
         """`padding` is true at real tokens; padded ones are hidden from every query."""
         config = self.config
         x = AddPositions(config.positions, self.max_length, name="positions")(self.stem(inputs))
         x = x.astype(config.dtype)
+        if config.embedding_norm:
+            x = _norm(config, "embedding_norm", x.dtype)(x)
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
         mask = None if padding is None else padding[:, None, None, :]
         for layer, tie in enumerate(config.ties):
@@ -174,6 +188,7 @@ class Encoder(nn.Module):
             x = jnp.take_along_axis(x, read[:, :, None], axis=1)
         x = x[:, 0] if self.readout == "class" else x
         if config.norm_position == "pre":
-            x = NORMS[config.norm](dtype=x.dtype, name="norm")(x)
-        logits = nn.Dense(self.classes, dtype=x.dtype, name="readout")(x)
-        return logits.astype(jnp.float32)  # the loss is not to be rounded
+            x = _norm(config, "norm", x.dtype)(x)
+        if self.classes:
+            x = nn.Dense(self.classes, dtype=x.dtype, name="readout")(x)
+        return x.astype(jnp.float32)  # the loss is not to be rounded

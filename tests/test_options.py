@@ -65,7 +65,7 @@ OPTIONS = [
     {"adapters": Adapters(query="lowrank:1")}, {"tie": "separate", "latent_dim": 3},
     {"positions": "relative"}, {"positions": "alibi"}, {"positions_2d": True}, {"qk_norm": True},
     {"diagonal_mask": True}, {"use_bias": True}, {"norm_position": "post"}, {"norm": "rms"},
-    {"mlp": "swiglu"}, {"dtype": "bfloat16"},
+    {"mlp": "swiglu"}, {"dtype": "bfloat16"}, {"norm_epsilon": 0.1}, {"embedding_norm": True},
 ]  # fmt: skip
 
 
@@ -329,7 +329,7 @@ def test_a_preset_sets_tie_and_adapters():
         ({"latent_dim": 2}, "tie: given 'Q=K'; layer 0: tie Q=K asks for Q=K; with a latent"),
         ({"norm": "batch"}, "norm: given 'batch'; allowed: layer, rms"),
         ({"norm_position": "sandwich"}, "norm_position: given 'sandwich'; allowed: pre, post"),
-        ({"mlp": "relu"}, "mlp: given 'relu'; did you mean 'gelu'? allowed: gelu, swiglu"),
+        ({"mlp": "relu"}, "mlp: given 'relu'; did you mean 'gelu'? allowed: gelu, gelu_exact, "),
         ({"dtype": "float16"}, "dtype: given 'float16'; did you mean"),
         ({"positions": "t5"}, "allowed: none, sinusoidal, learned, rotary, relative, alibi"),
     ],

@@ -1,0 +1,1 @@
+"""Looking into models: geometry of X, Q, K and V, circuits of attention, worked examples."""
