@@ -1,0 +1,155 @@
+"""Heat maps as SVG text: small arrays with their numbers, large ones as an embedded picture."""
+
+import base64
+import math
+import struct
+import zlib
+from html import escape
+
+import numpy as np
+
+from qkv_jax.analysis.walkthrough_colours import colour_of, colours_of, ink_on
+from qkv_jax.analysis.walkthrough_panels import Panel, number
+
+_WRITTEN = 12  # rows and columns up to which numbers are written into the cells
+_CELL, _HIGH = 40.0, 25.0  # pixels of a cell with a number
+_TEXT, _SMALL = 12.5, 11.5
+_INK, _SOFT, _LINE = "#1f2933", "#55616b", "#ffffff"
+_LETTER, _APART = 7.2, 13.0  # pixels of a letter, at most; between two labels, at least
+_NARROW, _WIDE, _LARGE = 2.5, 15.0, 300.0  # of cells without numbers, and of their map
+
+
+def heat_map(panel: Panel, limit: float, *, plain: bool = False) -> str:
+    """An `<svg>` with the array's labels and, in cells that have room, its numbers.
+
+    Args:
+      limit: the entry that has the darkest colour.
+      plain: cells alone, for a small overview.
+    """
+    rows, columns = panel.matrix.shape
+    written = not plain and rows <= _WRITTEN and columns <= _WRITTEN
+    wide, high = (_CELL, _HIGH) if written else (_side(rows, columns),) * 2
+    longest = max(map(len, panel.columns)) * _LETTER
+    slanted = not plain and longest > wide + 6
+    left = 0.0 if plain else 10 + _LETTER * max(map(len, panel.rows))
+    top = 0.0 if plain else 14 + 0.75 * longest if slanted else 20.0
+    width, height = left + wide * columns + (0.75 * top if slanted else 0.0), top + high * rows
+    parts = [_cells(panel, limit, left, top, wide, high)]
+    if written:
+        parts += _numbers(panel, limit, left, top)
+    if not plain:
+        parts += _labels(panel, left, top, wide, high, slanted)
+    alt = f"{panel.title}: {_spoken(panel)}"
+    return (
+        f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'width="{width:.0f}" height="{height:.0f}" xmlns="http://www.w3.org/2000/svg">'
+        f"<title>{escape(alt)}</title>{''.join(parts)}</svg>"
+    )
+
+
+def scale_bar(kind: str, limit: float) -> str:
+    """The colours with the numbers they stand for."""
+    low = 0.0 if kind == "weights" else -limit
+    ends = [number(value, limit) for value in (low, (low + limit) / 2, limit)]
+    shades = np.linspace(low, limit, 48)
+    cells = "".join(
+        f'<rect x="{10 + 4 * i}" y="2" width="4.3" height="12" fill="{colour_of(v, kind, limit)}"/>'
+        for i, v in enumerate(shades)
+    )
+    words = "".join(
+        _text(10 + 96 * i, 27, end, _SOFT, "middle", _SMALL) for i, end in enumerate(ends)
+    )
+    return (
+        f'<svg role="img" aria-label="Colours from {ends[0]} to {ends[-1]}" viewBox="-12 0 236 32" '
+        f'width="236" height="32" xmlns="http://www.w3.org/2000/svg">{cells}{words}</svg>'
+    )
+
+
+def _side(rows: int, columns: int) -> float:
+    return max(_NARROW, min(_WIDE, _LARGE / max(rows, columns)))
+
+
+def _cells(panel: Panel, limit: float, left: float, top: float, wide: float, high: float) -> str:
+    rows, columns = panel.matrix.shape
+    if max(rows, columns) > _WRITTEN:
+        uri = base64.b64encode(_png(colours_of(panel.matrix, panel.kind, limit))).decode()
+        return (
+            f'<image x="{left:.0f}" y="{top:.0f}" width="{wide * columns:.1f}" '
+            f'height="{high * rows:.1f}" preserveAspectRatio="none" '
+            f'style="image-rendering:pixelated" href="data:image/png;base64,{uri}"/>'
+        )
+    return "".join(
+        f'<rect x="{left + wide * c:.1f}" y="{top + high * r:.1f}" width="{wide:.1f}" '
+        f'height="{high:.1f}" fill="{colour_of(panel.matrix[r, c], panel.kind, limit)}" '
+        f'stroke="{_LINE}" stroke-width="1"/>'
+        for r in range(rows)
+        for c in range(columns)
+    )
+
+
+def _labels(
+    panel: Panel, left: float, top: float, wide: float, high: float, slanted: bool
+) -> list[str]:
+    """Above and to the left; where cells are narrow, of every second, third ... one."""
+    parts = []
+    for column in range(0, len(panel.columns), max(1, math.ceil(_APART / wide))):
+        x = left + wide * (column + 0.5)
+        turn = f' transform="rotate(-48 {x:.0f} {top - 6:.0f})"' if slanted else ""
+        anchor = "start" if slanted else "middle"
+        parts.append(_text(x, top - 6, panel.columns[column], _SOFT, anchor, _SMALL, turn))
+    for row in range(0, len(panel.rows), max(1, math.ceil(_APART / high))):
+        y = top + high * (row + 0.5) + 4
+        parts.append(_text(left - 6, y, panel.rows[row], _SOFT, "end", _SMALL))
+    return parts
+
+
+def _numbers(panel: Panel, limit: float, left: float, top: float) -> list[str]:
+    largest = float(np.abs(panel.matrix).max())
+    return [
+        _text(
+            left + _CELL * (column + 0.5),
+            top + _HIGH * (row + 0.5) + 4.5,
+            number(value, largest),
+            ink_on(colour_of(value, panel.kind, limit)),
+            "middle",
+            _TEXT,
+        )
+        for (row, column), value in np.ndenumerate(panel.matrix)
+    ]
+
+
+def _text(x, y, words, colour, anchor, size, turn="") -> str:
+    return (
+        f'<text x="{x:.0f}" y="{y:.0f}" fill="{colour}" text-anchor="{anchor}" '
+        f'font-size="{size}"{turn}>{escape(words)}</text>'
+    )
+
+
+def _spoken(panel: Panel) -> str:
+    """What a reader who does not see the map gets: all of a small array, the range of another."""
+    rows, columns = panel.matrix.shape
+    limit = float(np.abs(panel.matrix).max())
+    if rows * columns > 36:
+        low, high = (number(v, limit) for v in (panel.matrix.min(), panel.matrix.max()))
+        return f"{rows} by {columns} numbers from {low} to {high}"
+    lines = (
+        f"{name}: {' '.join(number(value, limit) for value in row)}"
+        for name, row in zip(panel.rows, panel.matrix, strict=True)
+    )
+    return "; ".join(lines)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """A picture [rows, columns, 3] of bytes as a PNG file."""
+    rows, columns, _ = pixels.shape
+    lines = b"".join(b"\0" + row.tobytes() for row in pixels)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(lines, 9)),
+        (b"IEND", b""),
+    )
+    packed = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
