@@ -3,6 +3,7 @@ read as they were written, splits that are what they say, and refusals of one li
 
 import builtins
 import io
+import logging
 import subprocess
 import sys
 import tarfile
@@ -455,6 +456,27 @@ def test_data_sets_that_cannot_be_are_refused(saved, tmp_path, monkeypatch):
     line = refusal("masked_bytes", {"dataset": str(place / "splits"), "text_column": "body"})
     said = "its train split has no column 'body'; columns: text, label"
     assert line == f"dataset: given {str(place / 'splits')!r}; {said}"
+
+
+def test_loading_says_nothing_but_the_refusal(tmp_path, monkeypatch, capfd, caplog):
+    """No bar of progress over a folder of tables; no warning for each attempt at the network."""
+    import datasets
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "data").mkdir()
+    write_table(tmp_path / "data" / "train.csv", reviews(30))
+    make_task("text_classification", {"dataset": str(tmp_path / "data")}).load()
+
+    def unreachable(*_):
+        logging.getLogger("huggingface_hub").warning("Retrying in 1s [Retry 1/5].")
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    line = refusal("masked_bytes", {"dataset": "nobody/nothing"})
+    assert line.endswith("cannot be loaded: ConnectionError: no network")
+    assert capfd.readouterr() == ("", "") and not caplog.messages
+    logging.getLogger("huggingface_hub").warning("heard again")
+    assert caplog.messages == ["heard again"]
 
 
 @pytest.mark.parametrize("column", ["text", "label"])
