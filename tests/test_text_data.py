@@ -343,6 +343,20 @@ def test_batches_are_the_rows_of_the_schedule(table):
         assert task.classes_in_order[batch["targets"][place]] == train.labels[row]
 
 
+def test_byte_pairs_of_texts_are_learned_from_training_texts_alone(tmp_path):
+    """Pairs that are frequent in test texts only are no token; tokens spell the texts they cut."""
+    rows, strange = reviews(40), [("qzqz " * 60, label) for _, label in reviews(9)]
+    files = [write_table(tmp_path / f"{i}.csv", part) for i, part in enumerate((rows, strange))]
+    options = {"files": tuple(files), "tokenizer": "bpe", "vocabulary": 280, "length": 24}
+    task = make_task("text_classification", options)
+    data, train = task.load(), task.splits()["train"]
+    tokenizer = train_byte_pairs(tuple(text.encode() for text in train.texts), 280)
+    for row, text in zip(data["train"]["tokens"], train.texts, strict=True):
+        tokens = row[row < 280]
+        assert text.encode().startswith(tokenizer.decode(tokens)) and tokens.max() >= 256
+    assert np.asarray(data["test"]["inputs"]).max() < 256  # no pair of them was seen in training
+
+
 def test_padding_does_not_reach_the_logits(table):
     """Whatever stands in padded places, the answer is the same; in a real place it is not."""
     task = make_task("text_classification", {"files": (table,), "length": 64})
@@ -371,6 +385,19 @@ def test_references_are_scored_on_the_same_test_set(table):
     assert bag.value == 1.0 and "C = " in bag.note
     splits = {name: part._replace(labels=part.labels[::-1]) for name, part in task.splits().items()}
     assert bag_of_words(splits)[1] < 1.0
+
+
+def test_the_bag_of_words_is_chosen_on_validation(monkeypatch):
+    """Scores of either split that peak at another C: the one of validation decides."""
+    from sklearn.linear_model import LogisticRegression
+
+    texts = Labelled(["good film", "bad film"] * 3, ["a", "b"] * 3)
+    splits = {"train": texts, "validation": texts, "test": Labelled(*(x[:2] for x in texts))}
+    scores = {6: {3.0: 0.9}, 2: {3.0: 0.4, 30.0: 0.8}}  # by the size of the split, and C
+    monkeypatch.setattr(
+        LogisticRegression, "score", lambda self, x, _: scores[x.shape[0]].get(self.C, 0.1)
+    )
+    assert bag_of_words(splits) == (3.0, 0.4)
 
 
 def test_texts_without_words_have_no_bag_of_words(tmp_path):
