@@ -1,22 +1,57 @@
-"""Heat maps as SVG text: small arrays with their numbers, large ones as an embedded picture."""
+"""Heat maps as SVG text: small arrays with their numbers, large ones as an embedded picture.
+
+Colours are blue below zero and orange above it, or from pale to dark green for weights. Both scales
+change in lightness all the way, so that they are read with any colour vision and in print.
+"""
 
 import base64
+import io
 import math
-import struct
-import zlib
 from html import escape
 
 import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
 
-from qkv_jax.analysis.walkthrough_colours import colour_of, colours_of, ink_on
-from qkv_jax.analysis.walkthrough_panels import Panel, number
+from qkv_jax.analysis.walkthrough.panels import Panel, number
+
+_SIGNED = ("#0b5394", "#6fa8d6", "#f6f6f4", "#f0a35e", "#b34700")
+_WEIGHTS = ("#f6f6f4", "#b7dccb", "#5fae93", "#007a5e", "#003d2e")
 
 _WRITTEN = 12  # rows and columns up to which numbers are written into the cells
 _CELL, _HIGH = 40.0, 25.0  # pixels of a cell with a number
 _TEXT, _SMALL = 12.5, 11.5
-_INK, _SOFT, _LINE = "#1f2933", "#55616b", "#ffffff"
+_SOFT, _LINE = "#55616b", "#ffffff"
 _LETTER, _APART = 7.2, 13.0  # pixels of a letter, at most; between two labels, at least
 _NARROW, _WIDE, _LARGE = 2.5, 15.0, 300.0  # of cells without numbers, and of their map
+
+
+def colours_of(
+    values: Float[np.ndarray, "*R"], kind: str, limit: float
+) -> UInt8[np.ndarray, "*R 3"]:
+    """Red, green and blue from 0 to 255.
+
+    Args:
+      kind: `weights` run from 0 to the limit, `signed` from minus the limit.
+    """
+    names = _WEIGHTS if kind == "weights" else _SIGNED
+    stops = np.array([[int(n[i : i + 2], 16) for i in (1, 3, 5)] for n in names], float)
+    shares = values / (limit or 1.0)
+    shares = shares if kind == "weights" else (shares + 1) / 2
+    places = np.clip(shares, 0, 1) * (len(stops) - 1)
+    channels = [np.interp(places, range(len(stops)), stops[:, c]) for c in range(3)]
+    return np.rint(np.stack(channels, -1)).astype(np.uint8)
+
+
+def colour_of(value: float, kind: str, limit: float) -> str:
+    """One colour as `#rrggbb`."""
+    return "#{:02x}{:02x}{:02x}".format(*colours_of(np.asarray(value), kind, limit))
+
+
+def ink_on(colour: str) -> str:
+    """The colour of text on it: the one of the two with more contrast."""
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return "#ffffff" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5 else "#1f2933"
 
 
 def heat_map(panel: Panel, limit: float, *, plain: bool = False) -> str:
@@ -139,17 +174,8 @@ def _spoken(panel: Panel) -> str:
     return "; ".join(lines)
 
 
-def _png(pixels: np.ndarray) -> bytes:
-    """A picture [rows, columns, 3] of bytes as a PNG file."""
-    rows, columns, _ = pixels.shape
-    lines = b"".join(b"\0" + row.tobytes() for row in pixels)
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(lines, 9)),
-        (b"IEND", b""),
-    )
-    packed = (
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+def _png(pixels: UInt8[np.ndarray, "R C 3"]) -> bytes:
+    """A picture as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png", optimize=True)
+    return file.getvalue()

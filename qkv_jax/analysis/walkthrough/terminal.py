@@ -8,10 +8,10 @@ from rich.panel import Panel as Frame
 from rich.table import Table
 from rich.text import Text
 
-from qkv_jax.analysis.walkthrough import Walk
-from qkv_jax.analysis.walkthrough_colours import colour_of, ink_on
-from qkv_jax.analysis.walkthrough_panels import Panel, number
-from qkv_jax.analysis.walkthrough_steps import Step, View
+from qkv_jax.analysis.walkthrough.heat import colour_of, ink_on
+from qkv_jax.analysis.walkthrough.panels import Panel, number
+from qkv_jax.analysis.walkthrough.steps import View
+from qkv_jax.analysis.walkthrough.telling import QUESTION, Telling
 
 _CELL = 6  # columns of the terminal that a number takes
 _WHOLE, _WHOLE_BESIDE = 12, 8  # sides up to which an array is shown whole: alone, beside others
@@ -20,40 +20,39 @@ _HEADS = 2  # shown, where there are more
 _GAP = 2
 
 
-def print_walks(
-    console: Console,
-    about: str,
-    walks: Sequence[Walk],
-    steps: Sequence[Step],
-    remarks: Sequence[Sequence[str]],
-) -> None:
+def print_walks(console: Console, telling: Telling) -> None:
     """Prints the steps of some walks, one under the other, and what is to be seen in them."""
-    console.print(Frame(Text(about), box=box.ROUNDED, expand=False, padding=(0, 1)))
-    for place, step in enumerate(steps, 1):
+    walks = telling.walks
+    console.print(Frame(Text(telling.about), box=box.ROUNDED, expand=False, padding=(0, 1)))
+    for place, step in enumerate(telling.steps, 1):
         console.print()
         heading = Text(f"{place}. {step.title}", style="bold")
         console.print(heading + Text(f"    {step.formula}", style="not bold cyan"))
         console.print(Text(step.sentence, style="dim"))
         for view in step.views:
             _print_view(console, view, alone=len(step.views) == 1)
-    console.print()
-    console.print(Text("What is to be seen", style="bold"))
-    for walk, lines in zip(walks, remarks, strict=True):
+    console.print(Text("\nWhat is to be seen", style="bold"))
+    if len(walks) > 1:
+        console.print(_comparison(telling.comparison))
+    for walk, lines in zip(walks, telling.remarks, strict=True):
         if len(walks) > 1:
             console.print(Text(walk.name, style="bold cyan"))
         for line in lines:
             console.print(_bullet(line))
-    console.print()
-    console.print(Text(checked(walks), style="dim"))
+    console.print(Text(f"\n{QUESTION}", style="bold"))
+    for line in telling.answers:
+        console.print(_bullet(line))
+    console.print(Text(f"\n{telling.checked}", style="dim"))
 
 
-def checked(walks: Sequence[Walk]) -> str:
-    """How far the numbers lie from the model's own."""
-    error = max(walk.error for walk in walks)
-    return (
-        "Checked: weights and output, multiplied out from the numbers above, differ from what the "
-        f"model itself computed by at most {error:.0e}."
-    )
+def _comparison(rows: Sequence[Sequence[str]]) -> Table:
+    heading, *rest = rows
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
+    for place, name in enumerate(heading):
+        table.add_column(name, style="bold cyan" if not place else "", vertical="bottom")
+    for row in rest:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def _print_view(console: Console, view: View, alone: bool) -> None:

@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from qkv_jax.analysis.walkthrough import Walk
+from qkv_jax.analysis.walkthrough.core import Walk
+from qkv_jax.tie import SOURCE_NAMES
 
 Kind = Literal["signed", "weights"]
 TERMS = 3  # of a long sum that are written out
@@ -51,9 +52,7 @@ def pairs(
 
 def is_input(walk: Walk, role: str) -> bool:
     """Whether a role is X itself, without even an adapter."""
-    width = walk.x.shape[1]
-    matrix = dict(zip("QKV", walk.layer[1:4], strict=True))[role].reshape(width, -1)
-    return walk.tie.source(role) == "X" and np.array_equal(matrix, np.eye(width))
+    return walk.tie.source(role) == "X" and SOURCE_NAMES[role] not in walk.adapters
 
 
 def shown(walk: Walk) -> int:
