@@ -32,6 +32,7 @@ def write_page(path: pathlib.Path, telling: Telling) -> None:
         names=[walk.name for walk in walks],
         heading=_GLANCE,
         heads=walks[0].query.shape[1],
+        most=_HEADS,
         cut=_MOST_GLANCE if walks[0].x.shape[1] > _MOST_GLANCE else 0,
         glance=[_glance(walk, most) for walk in walks],
         glance_bars=(scale_bar("signed", 1.0), scale_bar("weights", most)),
@@ -124,8 +125,7 @@ def _groups(panels: Sequence[Panel], limits: dict[str, float]) -> list[list[dict
 def _corner(panel: Panel) -> Panel:
     """The panel without what lies beyond its first rows and columns; scores and weights, a row and
     a column a token, are left whole."""
-    rows, columns = panel.matrix.shape
-    if panel.head is not None and rows == columns:
+    if panel.of_pairs:
         return panel
     return panel._replace(
         matrix=panel.matrix[:_MOST, :_MOST], rows=panel.rows[:_MOST], columns=panel.columns[:_MOST]

@@ -21,6 +21,7 @@ class Panel(NamedTuple):
       kind: `weights` are from 0 to 1 and sum to 1 along a row.
       scale: panels of one name have their colours in common.
       head: counted from 0; None for what all heads share.
+      of_pairs: rows and columns are both tokens, as of scores and weights.
       same_as: words for an earlier panel of this step that holds the same numbers.
     """
 
@@ -30,6 +31,7 @@ class Panel(NamedTuple):
     columns: tuple[str, ...]
     kind: Kind = "signed"
     head: int | None = None
+    of_pairs: bool = False
     same_as: str = ""
     scale: str = "the numbers of this step"
 
@@ -45,7 +47,7 @@ def pairs(
     rows, columns = token_rows(walk), walk.tokens
     scale = "the weights" if kind == "weights" else Panel._field_defaults["scale"]
     return [
-        Panel(f"{title} (head {head + 1})", array, rows, columns, kind, head, scale=scale)
+        Panel(f"{title} (head {head + 1})", array, rows, columns, kind, head, True, scale=scale)
         for head, array in enumerate(arrays, first)
     ]
 

@@ -8,7 +8,6 @@ from qkv_jax.analysis.layers import Layer
 from qkv_jax.analysis.walkthrough.core import Walk
 from qkv_jax.analysis.walkthrough.facts import ROUNDING, cosines, equal_roles, facts_of, movement
 
-_MATRICES = ("W_Q", "W_K", "W_V")
 _NAMED = 6  # tokens up to which each is named
 
 
@@ -29,25 +28,26 @@ def remarks_on(walks: Sequence[Walk], start: Layer | None = None) -> list[list[s
 
 
 def compared(walks: Sequence[Walk], start: Layer | None = None) -> list[tuple[str, ...]]:
-    """A heading and a row a walk, for those who would rather compare than read."""
-    last = "parameters" if start is None else "Q, K, V moved"
-    heading = (
-        "", "same numbers", "max |S − Sᵀ|", "most to oneself", "weight on oneself", "spread", last
-    )  # fmt: skip
-    rows = [heading]
+    """A heading and a row a walk, for those who would rather compare than read. Cells are short and
+    without spaces, so that a narrow terminal breaks headings only."""
+    heading = ("", "same numbers", "max |S−Sᵀ|", "most to itself", "weight on itself",
+               "spread over")  # fmt: skip
+    rows = [(*heading, "parameters" if start is None else "Q, K, V moved, %")]
     for walk in walks:
         found = facts_of(walk)
         groups = ["=".join(group) for group in equal_roles(walk)[0] if len(group) > 1]
-        apart = small(found.asymmetry)
-        if walk.bias is not None and small(found.asymmetry_biased) != apart:
-            apart += f" ({small(found.asymmetry_biased)} with bias)"
         moved = {} if start is None else movement(start, walk)
-        shares = "/".join(f"{100 * moved[w]:.0f}" if w in moved else "–" for w in _MATRICES) + " %"
-        rows.append((
-            walk.name, ", ".join(groups) or "none", apart,
-            f"{found.to_itself} of {len(walk.tokens)}", f"{found.on_itself:.2f}",
-            f"{found.reach:.1f} tokens", str(walk.parameters) if start is None else shares,
-        ))  # fmt: skip
+        shares = (f"{100 * moved[w]:.0f}" if w in moved else "–" for w in ("W_Q", "W_K", "W_V"))
+        row = (
+            walk.name,
+            ", ".join(groups) or "none",
+            small(found.asymmetry),
+            f"{found.to_itself}/{len(walk.tokens)}",
+            f"{found.on_itself:.2f}",
+            f"{found.reach:.1f}",
+            f"{walk.parameters}" if start is None else "/".join(shares),
+        )
+        rows.append(row)
     return rows
 
 

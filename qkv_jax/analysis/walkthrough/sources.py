@@ -49,7 +49,7 @@ def random_walks(
     about = (
         f"“{text}” through one layer of attention that nobody has trained: seed {seed}, width "
         f"{width}, {_plural(heads, 'head')} of {width // heads}, positions {positions}. "
-        f"Tie: {'; '.join(map(_name, ties))}."
+        f"Tie (which of X, Q, K and V are made one): {'; '.join(map(_name, ties))}."
     )
     if positions == "relative":
         about += " The relative bias, zero in a new layer, is drawn at random."

@@ -144,10 +144,11 @@ def _input_text(walk: Walk) -> str:
 
 def _projections_text(walk: Walk) -> str:
     _, heads, width = walk.query.shape
+    alone = ", each of which looks on its own" * (heads > 1)
     return (
         f"Each token's vector is multiplied by each matrix and the result cut into {heads} "
-        f"head{'s' * (heads != 1)} of {width} numbers. The query asks, the key is what a token is "
-        "found by, the value is what it hands over."
+        f"head{'s' * (heads != 1)} of {width} numbers{alone}. "
+        "The query asks, the key is what a token is found by, the value is what it hands over."
     )
 
 

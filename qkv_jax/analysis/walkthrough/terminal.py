@@ -33,7 +33,7 @@ def print_walks(console: Console, telling: Telling) -> None:
             _print_view(console, view, alone=len(step.views) == 1)
     console.print(Text("\nWhat is to be seen", style="bold"))
     if len(walks) > 1:
-        console.print(_comparison(telling.comparison))
+        console.print(_indented(_comparison(telling.comparison)))
     for walk, lines in zip(walks, telling.remarks, strict=True):
         if len(walks) > 1:
             console.print(Text(walk.name, style="bold cyan"))
@@ -47,7 +47,7 @@ def print_walks(console: Console, telling: Telling) -> None:
 
 def _comparison(rows: Sequence[Sequence[str]]) -> Table:
     heading, *rest = rows
-    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
+    table = Table(box=None, header_style="dim", padding=(0, 3, 0, 0))
     for place, name in enumerate(heading):
         table.add_column(name, style="bold cyan" if not place else "", vertical="bottom")
     for row in rest:
@@ -73,7 +73,7 @@ def _print_view(console: Console, view: View, alone: bool) -> None:
         if titles:
             console.print(_indented(Text(f"{titles}: {reason}", style="dim")))
     if heads > most:
-        console.print(_indented(Text(f"… {heads} heads in all", style="dim")))
+        console.print(_indented(Text(f"… of {heads} heads", style="dim")))
     for line in view.lines:
         console.print(_indented(Text(line)))
 
@@ -129,12 +129,12 @@ def _table(panel: Panel, width: int, alone: bool) -> Group:
         table.add_row(Text(f"{panel.rows[row]} "), *cells)
     lines = [Text(panel.title, style="bold"), table]
     if rows < panel.matrix.shape[0]:
-        lines.append(Text(f"… {panel.matrix.shape[0]} rows", style="dim"))
+        lines.append(Text(f"… of {panel.matrix.shape[0]} rows", style="dim"))
     return Group(*lines)
 
 
 def _more(panel: Panel) -> str:
-    return f" … {panel.matrix.shape[1]} columns"
+    return f" … of {panel.matrix.shape[1]} columns"
 
 
 def _number(value: float, kind: str, limit: float) -> Text:
