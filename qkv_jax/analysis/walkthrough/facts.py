@@ -19,8 +19,8 @@ class Facts(NamedTuple):
     Attributes:
       asymmetry: max |S - S^T| of the scores Q K^T; of the scaled scores with their bias, in
         `asymmetry_biased`, and of the weights, in `asymmetry_weights`; `largest` is max |S|.
-      symmetric_share: |S + S^T|^2 / 4 |S|^2, mean over the heads: 1 for a symmetric matrix, 0 for
-        an antisymmetric one; `symmetric_chance` is its mean for independent normal entries.
+      symmetric_share: |S + S^T|^2 / 4 |S|^2 over all heads: 1 for symmetric matrices, 0 for
+        antisymmetric ones; `symmetric_chance` is its mean for independent normal entries.
       own: the weight of each token on itself, mean over heads.
       to_itself, to_others: how many tokens give themselves more than anybody else, mean over heads,
         and how many give somebody else more; the rest give both the same.
@@ -72,11 +72,11 @@ def asymmetry(scores: Float[np.ndarray, "N T T"]) -> float:
 
 
 def symmetric_share(scores: Float[np.ndarray, "N T T"]) -> float:
-    """The share of the squared entries that the symmetric part has, mean over the heads; a head of
-    zeros counts as symmetric."""
-    symmetric = (scores + scores.swapaxes(1, 2)) / 2
-    parts, wholes = (np.square(a).sum((1, 2)) for a in (symmetric, scores))
-    return float(np.where(wholes > 0, parts / np.where(wholes > 0, wholes, 1), 1.0).mean())
+    """The share of the squared entries of all heads that the symmetric parts have; zeros count as
+    symmetric."""
+    whole = np.square(scores).sum()
+    part = np.square((scores + scores.swapaxes(1, 2)) / 2).sum()
+    return float(part / whole) if whole else 1.0
 
 
 def equal_roles(walk: Walk) -> tuple[list[tuple[str, ...]], dict[tuple[str, str], float]]:

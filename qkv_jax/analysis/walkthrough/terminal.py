@@ -47,9 +47,10 @@ def print_walks(console: Console, telling: Telling) -> None:
 
 def _comparison(rows: Sequence[Sequence[str]]) -> Table:
     heading, *rest = rows
-    table = Table(box=None, header_style="dim", padding=(0, 3, 0, 0))
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for place, name in enumerate(heading):
-        table.add_column(name, style="bold cyan" if not place else "", vertical="bottom")
+        longest = max(map(len, name.split()), default=0)
+        table.add_column(name, style="" if place else "bold cyan", min_width=longest)
     for row in rest:
         table.add_row(*map(Text, row))
     return table
