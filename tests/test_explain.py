@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pretrained_folders
 import pytest
-from walks import walk_through
+from walks import quick_compilation, walk_through  # noqa: F401
 
 from qkv_jax.analysis.walkthrough import examples
 from qkv_jax.analysis.walkthrough.panels import number

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from walks import digits_model, walked, walked_digits
+from walks import digits_model, quick_compilation, walked, walked_digits  # noqa: F401
 
 from qkv_jax.analysis.walkthrough.facts import (
     asymmetry,

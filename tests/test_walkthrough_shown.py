@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
-from walks import digits_model, told, walked, walked_digits
+from walks import digits_model, quick_compilation, told, walked, walked_digits  # noqa: F401
 
 from qkv_jax.analysis.walkthrough.heat import colour_of, colours_of, contrast, heat_map, ink_on
 from qkv_jax.analysis.walkthrough.page import write_page

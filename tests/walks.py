@@ -6,6 +6,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from qkv_jax.analysis.walkthrough import core, examples
 from qkv_jax.analysis.walkthrough.sources import Walked
@@ -13,6 +14,14 @@ from qkv_jax.analysis.walkthrough.telling import tell
 from qkv_jax.config import build
 from qkv_jax.model_config import ModelConfig
 from qkv_jax.tasks import make_task
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """For modules that import it: as in the command, small programs are compiled without care."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def walk_through(*args, **options):
