@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pretrained_folders
 import pytest
+from pretrained_folders import tensors
 from walks import quick_compilation, walk_through  # noqa: F401
 
 from qkv_jax.analysis.walkthrough import examples
@@ -93,7 +94,15 @@ def place(tmp_path_factory):
         params = jax.tree.map(lambda leaf, factor=factor: factor * leaf, state.params)
         checkpoints.save(state.replace(step=jnp.int32(step), params=params))
     checkpoints.close()
-    pretrained_folders.write(folder / "bert", pretrained_folders.CONFIGS["bert"])
+    bert = pretrained_folders.BERT
+    pretrained_folders.write(folder / "bert", bert)
+    pretrained_folders.write(folder / "shard", bert)
+    (folder / "shard" / "model.safetensors").unlink()
+    index = {"weight_map": {"embeddings.LayerNorm.bias": "model-00001-of-00001.safetensors"}}
+    (folder / "shard" / "model.safetensors.index.json").write_text(json.dumps(index))
+    pretrained_folders.write(folder / "shapes", bert | {"hidden_size": 24}, tensors(bert))
+    pretrained_folders.write(folder / "words", bert)
+    pretrained_folders.write_tokenizer(folder / "words", words=[f"word{i}" for i in range(30)])
     (folder / "here").mkdir()
     (folder / "none").mkdir()
     (folder / "bare").mkdir()
@@ -170,6 +179,14 @@ REFUSED = [
     (["--pretrained={bert}", "--text= "], "--text: given ' '; is empty: no token beside the "
      "special ones"),
     (["--pretrained={lost}"], "--pretrained: given '{lost}'; is no folder"),
+    (["--pretrained={shard}"], "--pretrained: given '{shard}/model-00001-of-00001.safetensors'; "
+     "is missing; model.safetensors.index.json names it"),
+    (["--pretrained={shapes}"], "--pretrained: given '{shapes}'; tensor embeddings.LayerNorm.bias: "
+     "given (12,); must have the shape (24,), by config.json"),
+    (["--pretrained={words}"], "--pretrained: given '{words}/tokenizer.json'; does not match: it "
+     "has a token 33, the model's table 20 rows"),
+    (["--pretrained={bert}", f"--text={'the ' * 15}the"], f"--text: given '{'the ' * 10}…'; is 18 "
+     "tokens; at most 16"),
     (["--html="], "--html: given ''; is a folder; name a file"),
     (["--run={run}", f"--text={WORDS}"], f"--text: given '{WORDS}'; is 25 tokens; the run's model "
      "reads at most 16"),
@@ -183,7 +200,8 @@ REFUSED = [
 
 def test_bad_input_is_one_line(command, place):
     """The flag, what was given, what is allowed; exit code 2; nothing is written."""
-    names = {name: str(place / name) for name in ("run", "none", "lost", "bare", "bert")}
+    known = ("run", "none", "lost", "bare", "bert", "shard", "shapes", "words")
+    names = {name: str(place / name) for name in known}
     for flags, line in REFUSED:
         code, out, err = command(*(flag.format(**names) for flag in flags))
         assert (code, out, err) == (2, "", f"error: {line.format(**names)}\n")

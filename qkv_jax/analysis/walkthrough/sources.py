@@ -105,7 +105,9 @@ def pretrained_walk(folder: str, *, layer: int, text: str) -> Walked:
     try:
         model = load_pretrained(folder)
     except ConfigError as error:
-        raise _as_flag(error) from None
+        if error.field == "pretrained":
+            raise _as_flag(error) from None
+        raise ConfigError("--pretrained", folder, str(error)) from None  # of a file in it
     config = model.encoder.config
     _check_layer(layer, config.layers)
     example = examples.pretrained_example(model, text)

@@ -48,9 +48,9 @@ def print_walks(console: Console, telling: Telling) -> None:
 def _comparison(rows: Sequence[Sequence[str]]) -> Table:
     heading, *rest = rows
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for place, name in enumerate(heading):
-        longest = max(map(len, name.split()), default=0)
-        table.add_column(name, style="" if place else "bold cyan", min_width=longest)
+    for place, column in enumerate(zip(*rows, strict=True)):
+        longest = max(len(word) for cell in column for word in cell.split())
+        table.add_column(heading[place], style="" if place else "bold cyan", min_width=longest)
     for row in rest:
         table.add_row(*map(Text, row))
     return table
