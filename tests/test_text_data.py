@@ -229,6 +229,7 @@ def test_tables_are_read_as_written(tmp_path):
         (b"text,label\n", "has a header and no rows"),
         (b"body,label\nx,a\n", "has no column 'text'; columns: body, label"),
         (b"text,class\nx,a\n", "has no column 'label'; columns: text, class"),
+        (b"text,label,text\nx,a,y\n", "has 2 columns 'text'"),
         (b"text,label\nx,a\ny\n", "line 3: 1 columns, not 2"),
         (b"text,label\nx,a\ny,  \n", "line 3: no label"),
         (b'text,label\nx,a\n"y,b\n', "line 3: unexpected end of data"),
@@ -257,6 +258,8 @@ def test_a_label_that_was_never_trained_on_is_refused(tmp_path):
         assert line == f"files: given {', '.join(files)!r}; the label {said}"
     listed = {"files": (strange,), "labels": ("negative", "positive")}
     assert refusal("text_classification", listed).endswith("'neutral' is not in `labels`")
+    listed = {"files": (train, strange), "labels": ("negative", "neutral", "positive")}
+    assert refusal("text_classification", listed).endswith("'neutral' is in the test split only")
 
 
 @pytest.mark.parametrize(
