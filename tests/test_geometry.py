@@ -112,6 +112,30 @@ def test_the_cosine_of_a_randomly_turned_matrix_is_zero_on_average():
     assert np.std(found) == pytest.approx(1 / 4, rel=0.15)
 
 
+@given(SEEDS)
+def test_the_best_rotation_is_found_and_leaves_no_basis_to_choose(seed):
+    rng, a, b = kernels(seed)
+    turns = [nulls.rotation(rng, 3) for _ in range(2)]
+    found = geometry.aligned_cosine(a, b)
+    assert geometry.aligned_cosine(a @ turns[0], b @ turns[1]) == pytest.approx(found)
+    assert geometry.aligned_cosine(a, a @ turns[0]) == pytest.approx(1)
+    assert geometry.cosine(a, b @ turns[0]) <= found
+    left, _, right = np.linalg.svd(b.T @ a)
+    assert geometry.cosine(a, b @ left @ right) == pytest.approx(found)
+
+
+@given(SEEDS)
+def test_turned_cosines_are_those_of_the_turned(seed):
+    """Nulls by rotation are computed from the small matrix of cosines alone."""
+    rng, x, y = clouds(seed, widths=(4, 4))
+    turn = nulls.rotation(rng, 4)
+    for matrix, value in (
+        (geometry.mean_cosines, geometry.mean_cosine),
+        (geometry.cosines, geometry.cosine),
+    ):
+        assert np.trace(matrix(x, y) @ turn) == pytest.approx(value(x, y @ turn), abs=1e-12)
+
+
 def test_principal_angles_of_planes_that_share_an_axis():
     a = np.array([[1, 0], [0, 1], [0, 0], [0, 0]])
     b = np.array([[1, 0], [0, np.cos(0.4)], [0, np.sin(0.4)], [0, 0]])
@@ -168,6 +192,7 @@ def test_what_is_undefined_is_nan():
         geometry.linear_cka(cloud[:3], cloud[:3]),
         geometry.mean_cosine(zeros, cloud),
         geometry.cosine(zeros, cloud),
+        geometry.aligned_cosine(zeros, cloud),
         geometry.rms_ratio(cloud, zeros),
         geometry.subspace_overlap(zeros, cloud),
         geometry.effective_rank(zeros),

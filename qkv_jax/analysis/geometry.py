@@ -8,9 +8,28 @@ A cloud is [M, D], a row a token. All arithmetic is in float64; an undefined qua
 without spread, a matrix of zeros) is NaN.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Real
+
+
+class Cloud(NamedTuple):
+    """A cloud made ready for many comparisons: its tokens without their mean, their squared
+    lengths, and its `unbiased_hsic` with itself."""
+
+    centred: Float[np.ndarray, "M D"]
+    squared: Float[np.ndarray, " M"]
+    own: float
+
+
+def cloud(x: Real[np.ndarray, "M D"]) -> Cloud:
+    """The cloud of these tokens."""
+    centred = np.float64(x)
+    centred = centred - centred.mean(0)
+    found = Cloud(centred, np.sum(np.square(centred), axis=1), np.nan)
+    return found._replace(own=_hsic(found, found))
 
 
 def unbiased_hsic(x: Real[np.ndarray, "M D1"], y: Real[np.ndarray, "M D2"]) -> float:
@@ -22,7 +41,7 @@ def unbiased_hsic(x: Real[np.ndarray, "M D1"], y: Real[np.ndarray, "M D2"]) -> f
     with K = x x', L = y y' and zeros on their diagonals. Neither is formed: the sums are those of
     x'y and of the rows' squared lengths, so M may be large. NaN below 4 tokens.
     """
-    return _hsic(*map(_centred, (x, y)))
+    return _hsic(cloud(x), cloud(y))
 
 
 def linear_cka(x: Real[np.ndarray, "M D1"], y: Real[np.ndarray, "M D2"]) -> float:
@@ -34,26 +53,53 @@ def linear_cka(x: Real[np.ndarray, "M D1"], y: Real[np.ndarray, "M D2"]) -> floa
     Invariant to rotation, shift and scale of either cloud and to the order of the tokens, not to
     other changes of basis.
     """
-    x, y = _centred(x), _centred(y)
-    own = _hsic(x, x) * _hsic(y, y)
+    return cka(cloud(x), cloud(y))
+
+
+def cka(x: Cloud, y: Cloud) -> float:
+    """`linear_cka` of clouds that are compared with several others."""
+    own = x.own * y.own
     return _hsic(x, y) / np.sqrt(own) if own > 0 else float("nan")
 
 
 def mean_cosine(x: Real[np.ndarray, "M D"], y: Real[np.ndarray, "M D"]) -> float:
-    """The cosine of the angle between a token's two vectors, mean over the tokens; vectors of zero
-    length are left out. Depends on the basis of each cloud: near 0 for unrelated ones."""
+    """The cosine of the angle between a token's two vectors, mean over the tokens that have both.
+    Depends on the basis of each cloud: turned at random, it is 0 on average."""
+    return float(np.trace(mean_cosines(x, y)))
+
+
+def mean_cosines(
+    x: Real[np.ndarray, "M D1"], y: Real[np.ndarray, "M D2"]
+) -> Float[np.ndarray, "D1 D2"]:
+    """The mean over the tokens of u'v, with u and v of unit length. Its trace is `mean_cosine`, and
+    with y turned to y R it is multiplied by R."""
     x, y = np.float64(x), np.float64(y)
     lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
     seen = lengths > 0
-    return float(np.mean(np.sum(x * y, axis=1)[seen] / lengths[seen])) if seen.any() else np.nan
+    if not seen.any():
+        return np.full((x.shape[1], y.shape[1]), np.nan)
+    return (x[seen] / lengths[seen, None]).T @ y[seen] / seen.sum()
 
 
-def cosine(a: Real[np.ndarray, "*shape"], b: Real[np.ndarray, "*shape"]) -> float:
-    """The cosine of the angle between two arrays as long vectors: <A, B> / |A||B|. Of two weight
-    matrices [D, H] it depends on the basis within the head."""
-    a, b = np.float64(a).ravel(), np.float64(b).ravel()
+def cosine(a: Real[np.ndarray, "D H"], b: Real[np.ndarray, "D H"]) -> float:
+    """The cosine of the angle between two matrices as long vectors: <A, B> / |A||B|. Depends on the
+    basis within the head: turned at random, it is 0 on average."""
+    return float(np.trace(cosines(a, b)))
+
+
+def cosines(a: Real[np.ndarray, "D H1"], b: Real[np.ndarray, "D H2"]) -> Float[np.ndarray, "H1 H2"]:
+    """A'B / |A||B|. Its trace is `cosine`; with B turned to B R it is multiplied by R."""
+    a, b = np.float64(a), np.float64(b)
     lengths = np.linalg.norm(a) * np.linalg.norm(b)
-    return float(a @ b / lengths) if lengths > 0 else float("nan")
+    return a.T @ b / lengths if lengths > 0 else np.full((a.shape[1], b.shape[1]), np.nan)
+
+
+def aligned_cosine(a: Real[np.ndarray, "D H"], b: Real[np.ndarray, "D H"]) -> float:
+    """`cosine` after the rotation of b within the head that makes it largest: the sum of the
+    singular values of A'B / |A||B| (orthogonal Procrustes, Schönemann 1966). Invariant to rotation
+    within either; above 0 for random matrices too."""
+    crossed = cosines(a, b)
+    return float(np.linalg.norm(crossed, "nuc")) if np.isfinite(crossed).all() else float("nan")
 
 
 def rms_ratio(x: Real[np.ndarray, "M D1"], y: Real[np.ndarray, "M D2"]) -> float:
@@ -105,23 +151,17 @@ def spectrum_rank(singular_values: Real[np.ndarray, " n"]) -> float:
 
 def leading_directions(x: Real[np.ndarray, "M D"], count: int) -> Float[np.ndarray, "D count"]:
     """The first principal components of a cloud, as columns: where it spreads most."""
-    centred = _centred(x)
+    centred = cloud(x).centred
     # The eigenvectors of the covariance, which is D x D however many tokens there are.
     _, vectors = np.linalg.eigh(centred.T @ centred)
     return vectors[:, ::-1][:, :count]
 
 
-def _centred(x) -> Float[np.ndarray, "M D"]:
-    x = np.float64(x)
-    return x - x.mean(0)
-
-
-def _hsic(x: Float[np.ndarray, "M D1"], y: Float[np.ndarray, "M D2"]) -> float:
-    """`unbiased_hsic` of centred clouds: without its diagonal, K1 is then minus that diagonal."""
-    tokens = len(x)
+def _hsic(x: Cloud, y: Cloud) -> float:
+    """`unbiased_hsic`. Of centred clouds K1, without its diagonal, is minus that diagonal."""
+    tokens, k, l = len(x.centred), x.squared, y.squared  # noqa: E741 (the paper's letters)
     if tokens < 4:
         return float("nan")
-    k, l = (np.sum(np.square(a), axis=1) for a in (x, y))  # noqa: E741 (the paper's letters)
-    total = np.sum(np.square(x.T @ y)) - k @ l
+    total = np.sum(np.square(x.centred.T @ y.centred)) - k @ l
     total += k.sum() * l.sum() / ((tokens - 1) * (tokens - 2)) - 2 * (k @ l) / (tokens - 2)
     return float(total / (tokens * (tokens - 3)))
