@@ -2,11 +2,14 @@
 what chance gives."""
 
 import itertools
+import os
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import threadpoolctl
 from jaxtyping import Float
 
 from qkv_jax.analysis import circuits, geometry, movement, nulls
@@ -18,6 +21,11 @@ ALL = "all"  # in place of a head: a layer as a whole
 KEYS = ["layer", "head", "quantity", "roles"]
 _NULLS = [f"null_{kind}_{end}" for kind in ("rotation", "random") for end in nulls.Band._fields]
 COLUMNS = [*KEYS, "value", "chance", *_NULLS, "null_untrained", "invariant_to"]
+
+
+# Linear algebra on small matrices: a BLAS of several threads, and NumPy and SciPy have one each,
+# would mostly wait for itself.
+_one_thread = threadpoolctl.threadpool_limits.wrap(limits=1)
 
 
 class Figure(NamedTuple):
@@ -38,6 +46,7 @@ class Figure(NamedTuple):
     random: nulls.Band | None = None
 
 
+@_one_thread
 def measure(
     layers: Sequence[Layer], flows: Sequence[Flow], rng: np.random.Generator, draws: int = 40
 ) -> pd.DataFrame:
@@ -46,17 +55,11 @@ def measure(
     Args:
       draws: of each null; 0 leaves them out.
     """
-    rows = []
-    for number, (layer, flow) in enumerate(zip(layers, flows, strict=True)):
-        chance = _chance(layer, flow.x, rng, draws) if draws else {}
-        for figure in _layer(layer, flow, rng, draws, chance):
-            known = QUANTITIES[figure.quantity]
-            row = {"layer": number, **figure._asdict(), "invariant_to": known.invariant}
-            for kind in ("rotation", "random"):
-                band = row.pop(kind) or nulls.Band(np.nan, np.nan, np.nan)
-                row |= {f"null_{kind}_{end}": value for end, value in band._asdict().items()}
-            rows.append(row)
-    return pd.DataFrame(rows).reindex(columns=COLUMNS)
+    numbers = range(len(layers))
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        each = rng.spawn(len(layers))
+        found = pool.map(_rows, numbers, layers, flows, each, itertools.repeat(draws))
+        return pd.DataFrame(itertools.chain.from_iterable(found)).reindex(columns=COLUMNS)
 
 
 def beside(found: pd.DataFrame, untrained: pd.DataFrame | None) -> pd.DataFrame:
@@ -67,6 +70,7 @@ def beside(found: pd.DataFrame, untrained: pd.DataFrame | None) -> pd.DataFrame:
     return found.drop(columns="null_untrained").merge(start, "left", KEYS)[COLUMNS]
 
 
+@_one_thread
 def spectra(layers: Sequence[Layer]) -> pd.DataFrame:
     """Singular values and eigenvalues of the circuits of each head: layer, head, circuit, index,
     singular_value, eigenvalue_real, eigenvalue_imaginary."""
@@ -80,6 +84,7 @@ def spectra(layers: Sequence[Layer]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*names, "eigenvalue_imaginary"])
 
 
+@_one_thread
 def movements(past: dict[int, Sequence[Layer]]) -> pd.DataFrame:
     """Projections and circuits over training: step, layer, head, quantity, roles, value, chance.
 
@@ -108,6 +113,20 @@ def movements(past: dict[int, Sequence[Layer]]) -> pd.DataFrame:
             rows.append((step, number, head, quantity, circuit, value, chance))
     names = ["step", "layer", "head", "quantity", "roles", "value", "chance"]
     return pd.DataFrame(rows, columns=names)
+
+
+def _rows(
+    number: int, layer: Layer, flow: Flow, rng: np.random.Generator, draws: int
+) -> list[dict]:
+    """The rows of one layer."""
+    rows = []
+    for figure in _layer(layer, flow, rng, draws, _chance(layer, flow.x, rng, draws)):
+        row = figure._asdict()
+        for kind in ("rotation", "random"):
+            band = row.pop(kind) or nulls.Band(np.nan, np.nan, np.nan)
+            row |= {f"null_{kind}_{end}": value for end, value in band._asdict().items()}
+        rows.append({"layer": number, **row, "invariant_to": QUANTITIES[figure.quantity].invariant})
+    return rows
 
 
 def _layer(
