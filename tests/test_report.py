@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 from synthetic_study import RECALL, TEXT, make_family, make_study
 
+from qkv_jax.analysis import figure_style as style
 from qkv_jax.study import families, figures, findings, headlines, wording
-from qkv_jax.study import figure_style as style
 from qkv_jax.study.console import console_table
 from qkv_jax.study.figure_lattice import ROWS, covering_pairs
 from qkv_jax.study.report import markdown, write_report

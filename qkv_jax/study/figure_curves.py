@@ -7,7 +7,7 @@ one panel are a tangle that nobody can read.
 import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from qkv_jax.study import figure_style as style
+from qkv_jax.analysis import figure_style as style
 from qkv_jax.study import wording
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from qkv_jax.analysis import figure_style as style
 from qkv_jax.study import families, wording
-from qkv_jax.study import figure_style as style
 from qkv_jax.study.figure_lattice import colour_map, colour_norm
 
 _MOST_COLUMNS = 14

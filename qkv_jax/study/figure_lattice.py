@@ -3,7 +3,7 @@
 from matplotlib.colors import AsinhNorm, Normalize
 from matplotlib.patches import FancyBboxPatch
 
-from qkv_jax.study import figure_style as style
+from qkv_jax.analysis import figure_style as style
 from qkv_jax.study import wording
 from qkv_jax.tie import Tie, TieError
 

@@ -11,8 +11,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from qkv_jax.analysis import figure_style as style
 from qkv_jax.study import families, wording
-from qkv_jax.study import figure_style as style
 
 _COLUMNS = ("mean", "ci_low", "ci_high"), ("delta", "delta_low", "delta_high")
 _DARK_TO_LIGHT = 0.05, 0.82  # of the colour map of ordered values

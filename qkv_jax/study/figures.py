@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from qkv_jax.study import figure_style as style
+from qkv_jax.analysis import figure_style as style
 from qkv_jax.study import wording
 from qkv_jax.study.figure_curves import learning_curves, learning_rates
 from qkv_jax.study.figure_heat import heat, heat_columns

@@ -1,11 +1,10 @@
 """Which figures a report has, with their captions and descriptions, drawn and made part of it."""
 
-import base64
 import functools
 
+from qkv_jax.analysis.figure_style import LINES, data_uri
 from qkv_jax.study import families, figures, wording
 from qkv_jax.study.axes import short_names
-from qkv_jax.study.figure_style import LINES
 
 MOST_NAMED = len(LINES) + 1  # arms beside the baseline, placebo included, in one panel
 
@@ -134,10 +133,10 @@ def _embed(folder, figure, key, slug, caption, alt, dpi) -> dict | None:
     if figure is None:
         return None
     svg, png = figures.save(figure, folder / f"{key}-{slug}", dpi)
-    uri = "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()
     return {
-        "key": key, "caption": caption, "alt": alt, "uri": uri, "png": f"figures/{png.name}",
-        "svg": f"figures/{svg.name}", "width": round(96 * figure.get_figwidth()),
+        "key": key, "caption": caption, "alt": alt, "uri": data_uri(svg),
+        "svg": f"figures/{svg.name}", "png": f"figures/{png.name}",
+        "width": round(96 * figure.get_figwidth()),
     }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.traverse_util
+import jax
 import numpy as np
 import pandas as pd
 import safetensors.numpy
@@ -31,7 +32,7 @@ import tensorboardX
 
 from qkv_jax.config import ConfigError
 from qkv_jax.study.plan import Arm, Study
-from qkv_jax.tasks import REGISTRY
+from qkv_jax.tasks import REGISTRY, Task
 from qkv_jax.training.population import Finished
 
 RUN_COLUMNS = (
@@ -241,13 +242,31 @@ class StudyResults:
         Raises:
           ConfigError: if the study has no such run, or a task of a kind that is not registered.
         """
+        _, entry = self.find(task, arm)
+        return entry.replica.encoder, {"params": self.workdir.params(task, arm, seed)}
+
+    def untrained(self, task: str, arm: str, seed: int = 0) -> dict:
+        """The variables that an evaluation run started from.
+
+        Raises:
+          ConfigError: as `model`.
+        """
+        _, entry = self.find(task, arm)
+        return {"params": jax.jit(entry.replica.init_params)(seed, entry.salt)}
+
+    def find(self, task: str, arm: str) -> tuple[Task, Arm]:
+        """A task of the study and an arm on it.
+
+        Raises:
+          ConfigError: as `model`.
+        """
         plans = {plan.name: plan for plan in self._plan().tasks}
         if task not in plans:
             raise ConfigError("task", task, f"this study has: {', '.join(plans)}")
         arms = {entry.name: entry for entry in plans[task].arms}
         if arm not in arms:
             raise ConfigError("arm", arm, f"this study has: {', '.join(arms)}")
-        return arms[arm].replica.encoder, {"params": self.workdir.params(task, arm, seed)}
+        return plans[task].task, arms[arm]
 
     def _plan(self) -> Study:
         for name, entry in self.study["config"]["tasks"].items():

@@ -5,6 +5,7 @@ figure says the same thing a second time by marker, border or word. Files are th
 the same data: no dates, a fixed hash salt, and type as paths.
 """
 
+import base64
 import functools
 import pathlib
 
@@ -97,6 +98,11 @@ def save(figure: Figure, path: pathlib.Path, dpi: int = 150) -> tuple[pathlib.Pa
     figure.savefig(svg, bbox_inches=box, metadata={"Date": None, "Creator": None})
     figure.savefig(png, bbox_inches=box, dpi=dpi, metadata={"Software": None})
     return svg, png
+
+
+def data_uri(svg: pathlib.Path) -> str:
+    """An SVG file as an address that a self-contained page can show."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()
 
 
 def text_width(text: str, size: float = 9) -> float:

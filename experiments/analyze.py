@@ -1,0 +1,129 @@
+"""The geometry of X, Q, K and V in a trained model: `python -m experiments.analyze --run=runs/one`.
+
+    --run=runs/one --step=1000        a run of experiments.train; its checkpoints show movement
+    --study=runs/quick --task=relation --arm=K=V --seed=0       a trained model of a study
+    --pretrained=DIR --texts=FILE     a Hugging Face folder, such as that of MiniLM, on a text a
+                                      line (by default sentences of Shakespeare)
+    --sentences=500                   how many texts, or validation examples of the task
+    --workdir=runs/analysis           what to write: tables, figures, report.html
+
+Every figure is invariant to the changes of basis within a head that leave the model as it is, or
+stands beside its null: random bases, random projections, the untrained model.
+"""
+
+import pathlib
+import time
+
+from absl import flags, logging
+from rich.console import Console
+
+from experiments import door
+from qkv_jax.config import ConfigError
+
+_SOURCES = ("run", "study", "pretrained")
+# The flags that only some kinds of model take.
+_MEANT_FOR = {"step": "run", "task": "study", "arm": "study", "texts": "pretrained"}
+
+_RUN = flags.DEFINE_string("run", None, "Folder of a run of experiments.train.")
+_STUDY = flags.DEFINE_string("study", None, "Folder of a study; name --task and --arm.")
+_PRETRAINED = flags.DEFINE_string("pretrained", None, "A Hugging Face folder.")
+_STEP = flags.DEFINE_integer("step", None, "A checkpoint of the run; by default the last.",
+                             lower_bound=0)  # fmt: skip
+_TASK = flags.DEFINE_string("task", None, "A task of the study.")
+_ARM = flags.DEFINE_string("arm", None, "An arm of the study.")
+_TEXTS = flags.DEFINE_string("texts", None, "A file with a text a line, for --pretrained; by "
+                                            "default sentences of Shakespeare.")  # fmt: skip
+_SENTENCES = flags.DEFINE_integer("sentences", 500, "How many texts, or validation examples of "
+                                  "the task.", lower_bound=1)  # fmt: skip
+_SEED = flags.DEFINE_integer("seed", 0, "Of the nulls, the untrained model and the choice of "
+                             "sentences; of a study, also which run.",
+                             lower_bound=0, upper_bound=2**32 - 1)  # fmt: skip
+_WORKDIR = flags.DEFINE_string("workdir", "runs/analysis", "Folder to write; must not hold files.")
+
+
+def main() -> None:
+    source = _checked()
+    folder = pathlib.Path(_WORKDIR.value)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError("--workdir", _WORKDIR.value, "holds files already; name a new folder")
+
+    from qkv_jax.analysis.survey import survey
+    from qkv_jax.analysis.survey_page import write_survey
+    from qkv_jax.analysis.survey_terminal import print_survey
+
+    started = time.monotonic()
+    logging.set_verbosity(logging.ERROR)  # Orbax warns at length of what is refused here
+    subject = {"run": _of_run, "study": _of_study, "pretrained": _of_pretrained}[source]()
+    found = survey(subject, _SEED.value)
+    console = Console(highlight=False)
+    given = {name: flags.FLAGS[name].value for name in (*_SOURCES, *_MEANT_FOR)}
+    record = {name: value for name, value in given.items() if value is not None}
+    page = write_survey(folder, subject, found, record | {"seed": _SEED.value})
+    print_survey(console, subject, found)
+    seconds = time.monotonic() - started
+    console.print(
+        f"\nReport: {page} (every figure in figures.csv beside it; {seconds:.0f} s)",
+        soft_wrap=True, markup=False,
+    )  # fmt: skip
+
+
+def _checked() -> str:
+    """The kind of model that is named; refuses flags that it does not take."""
+    chosen = [name for name in _SOURCES if flags.FLAGS[name].value is not None]
+    if not chosen:
+        raise ConfigError("--run", None, "name a model: --run, --study or --pretrained")
+    if len(chosen) > 1:
+        value = flags.FLAGS[chosen[1]].value
+        raise ConfigError(f"--{chosen[1]}", value, f"--{chosen[0]} is given as well; choose one")
+    for name, kind in _MEANT_FOR.items():
+        value = flags.FLAGS[name].value
+        if value is not None and kind != chosen[0]:
+            raise ConfigError(f"--{name}", value, f"is for --{kind}")
+        if value is None and kind == chosen[0] == "study":
+            raise ConfigError(f"--{name}", None, "a study needs --task and --arm")
+    return chosen[0]
+
+
+def _of_run():
+    from qkv_jax.analysis.survey_subjects import of_run
+
+    return of_run(pathlib.Path(_RUN.value), _STEP.value, _SENTENCES.value)
+
+
+def _of_pretrained():
+    from qkv_jax.analysis import survey_texts
+    from qkv_jax.analysis.survey_subjects import of_pretrained
+
+    if _TEXTS.value is None:
+        texts = survey_texts.shakespeare_sentences(_SENTENCES.value, _SEED.value)
+    else:
+        texts = survey_texts.read_texts(pathlib.Path(_TEXTS.value), _SENTENCES.value)
+    return of_pretrained(pathlib.Path(_PRETRAINED.value), texts, _SEED.value)
+
+
+def _of_study():
+    from qkv_jax.analysis.layers import layer_weights
+    from qkv_jax.analysis.survey_subjects import Subject, about, task_feeds
+    from qkv_jax.study.results import load_study
+
+    task, arm, seed = _TASK.value, _ARM.value, _SEED.value
+    try:
+        study = load_study(_STUDY.value)
+        kind, entry = study.find(task, arm)
+        encoder, variables = study.model(task, arm, seed)
+    except ConfigError as error:
+        field = {"workdir": "--study", "checkpoint": "--seed"}.get(error.field, f"--{error.field}")
+        raise ConfigError(field, error.given, error.allowed) from None
+    start = study.untrained(task, arm, seed)
+    feeds, inputs = task_feeds(encoder, kind, _SENTENCES.value)
+    name = f"{_STUDY.value}, {task}, arm {arm}, seed {seed}: {about(encoder)}"
+    past = {
+        0: layer_weights(encoder, start),
+        entry.replica.config.steps: layer_weights(encoder, variables),
+    }
+    return Subject(name, inputs, encoder, variables, feeds, start,
+                   "the same run before training", past)  # fmt: skip
+
+
+if __name__ == "__main__":
+    door.enter(main)

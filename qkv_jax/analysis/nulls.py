@@ -1,0 +1,36 @@
+"""What chance gives: bases within heads turned at random, projections drawn anew."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Real
+
+
+class Band(NamedTuple):
+    """Mean and the middle 95 % of what chance gives."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def band(values: Real[np.ndarray, " draws"]) -> Band:
+    """The band of some draws."""
+    return Band(float(values.mean()), *map(float, np.quantile(values, (0.025, 0.975))))
+
+
+def rotation(rng: np.random.Generator, size: int) -> Float[np.ndarray, "size size"]:
+    """An orthogonal matrix, each equally likely (Haar measure), reflections included: QR of normal
+    draws with the signs of R taken out (Mezzadri 2007, "How to generate random matrices from the
+    classical compact groups")."""
+    q, r = np.linalg.qr(rng.standard_normal((size, size)))
+    return q * np.sign(np.diag(r))
+
+
+def redrawn(
+    rng: np.random.Generator, kernel: Real[np.ndarray, "*shape"]
+) -> Float[np.ndarray, "*shape"]:
+    """A matrix of the same size |W| and independent normal entries: the projection without what it
+    has learned."""
+    fresh = rng.standard_normal(kernel.shape)
+    return fresh * (np.linalg.norm(kernel) / np.linalg.norm(fresh))

@@ -1,0 +1,158 @@
+"""What a survey shows, in sentences and in a table: every number comes from its figures, means over
+the heads, each with its null behind it."""
+
+import math
+
+import pandas as pd
+
+from qkv_jax.analysis.survey import Survey
+from qkv_jax.analysis.survey_measures import ALL
+
+# Of the short table: quantity, roles, heading, null.
+_TABLE = (
+    ("cka", "XQ", "CKA X·Q", "null_random_mean"),
+    ("cka", "XK", "CKA X·K", "null_random_mean"),
+    ("cka", "XV", "CKA X·V", "null_random_mean"),
+    ("cka", "KV", "CKA K·V", "null_random_mean"),
+    ("antisymmetric_share", "QK", "anti- symm. QK", "chance"),
+    ("copying", "OV", "copy- ing OV", "chance"),
+    ("entropy", "QK", "entropy (nats)", "chance"),
+    ("diagonal", "QK", "weight on itself", "chance"),
+)
+HEADINGS = ("layer", *(heading for _, _, heading, _ in _TABLE))
+NULLS = (
+    "In brackets: for CKA, random projections of the same inputs; for circuits, chance; for "
+    "attention, equal weights on all tokens seen."
+)
+
+
+def select(figures: pd.DataFrame, quantity: str, roles: str) -> pd.DataFrame:
+    """The figures of one quantity and pair, a row a layer and head."""
+    here = (figures["quantity"] == quantity) & (figures["roles"] == roles)
+    return figures[here & (figures["head"] != ALL)]
+
+
+def table(figures: pd.DataFrame) -> list[tuple[str, ...]]:
+    """A row a layer: its number, then mean over the heads and null, as "0.52 (0.50)"."""
+    rows = []
+    for layer in sorted(figures["layer"].unique()):
+        cells = [str(layer)]
+        for quantity, roles, _, null in _TABLE:
+            here = select(figures, quantity, roles)
+            here = here[here["layer"] == layer]
+            cells.append(f"{number(here['value'].mean())} ({number(here[null].mean())})")
+        rows.append(tuple(cells))
+    return rows
+
+
+def remarks(survey: Survey) -> list[str]:
+    """The findings, a sentence or two each."""
+    figures = survey.figures
+    untrained = figures["null_untrained"].notna().any()
+    lines = [
+        _closest(figures, untrained), _key_and_value(figures, untrained), _symmetry(figures),
+        _copying(figures), _attention(figures, untrained), _moved(survey),
+    ]  # fmt: skip
+    return [line for line in lines if line]
+
+
+def number(value: float) -> str:
+    """Two decimals, with a proper minus; a dash for what is not defined."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
+def _closest(figures, untrained) -> str:
+    means = {role: select(figures, "cka", f"X{role}")["value"].mean() for role in "QKV"}
+    order = sorted(means, key=means.get, reverse=True)
+    null = select(figures, "cka", "XQ")
+    line = (
+        f"{order[0]} is closest to X: linear CKA "
+        + ", ".join(f"{number(means[role])} for {role}" for role in order)
+        + f"; a random projection of the same X gives {_band(null)}"
+    )
+    if untrained:
+        start = [select(figures, "cka", f"X{role}")["null_untrained"].mean() for role in order]
+        line += f", the untrained model {', '.join(map(number, start))}"
+    return line + "."
+
+
+def _key_and_value(figures, untrained) -> str:
+    cka, shared = select(figures, "cka", "KV"), select(figures, "overlap", "KV")
+    turned = select(figures, "weight_cosine", "KV")
+    line = f"K and V: CKA {number(cka['value'].mean())} (random projections {_band(cka)}"
+    if untrained:
+        line += f", untrained {number(cka['null_untrained'].mean())}"
+    return line + (
+        f"); overlap of their subspaces {number(shared['value'].mean())} (chance "
+        f"{number(shared['chance'].mean())}), of Q and K "
+        f"{number(select(figures, 'overlap', 'QK')['value'].mean())}. The cosine of their weights, "
+        f"{turned['value'].mean():.3f} in the basis at hand, is {_place(turned)} what random bases "
+        f"give ({turned['null_rotation_low'].mean():.3f} to "
+        f"{turned['null_rotation_high'].mean():.3f}) in most heads."
+    ).replace("-", "−")
+
+
+def _symmetry(figures) -> str:
+    here = select(figures, "antisymmetric_share", "QK")
+    return (
+        f"QK circuit, antisymmetric share by layer: {_by_layer(here)} (chance "
+        f"{number(here['chance'].mean())}; one random head {_range(here)})."
+    )
+
+
+def _copying(figures) -> str:
+    here = select(figures, "copying", "OV")
+    most = (here["value"] > here["null_random_high"]).sum()
+    least = (here["value"] < here["null_random_low"]).sum()
+    return (
+        f"OV circuit, copying score by layer: {_by_layer(here)} (chance 0; one random head "
+        f"{_range(here)}). Of {len(here)} heads {most} copy more than 97.5 % of random ones, "
+        f"{least} less than 2.5 %."
+    )
+
+
+def _attention(figures, untrained) -> str:
+    parts = []
+    names = {"entropy": "entropy {} nats", "diagonal": "weight on itself {}",
+             "distance": "distance {} tokens"}  # fmt: skip
+    for quantity, text in names.items():
+        here = select(figures, quantity, "QK")
+        beside = f"equal weights {number(here['chance'].mean())}"
+        if untrained:
+            beside += f", untrained {number(here['null_untrained'].mean())}"
+        parts.append(f"{text.format(number(here['value'].mean()))} ({beside})")
+    return f"Attention: {'; '.join(parts)}."
+
+
+def _moved(survey) -> str:
+    if not len(survey.movements):
+        return ""
+    moved = survey.movements[survey.movements["quantity"] == "movement"]
+    steps = moved["step"].unique()
+    last = moved[moved["step"] == steps.max()].groupby("roles")["value"].mean()
+    parts = [f"{name} by {number(last[name])}" for name in ("W_Q", "W_K", "W_V", "W_O")]
+    return (
+        f"From step {steps.min()} to {steps.max()} the projections have moved: {', '.join(parts)} "
+        "of their first size (a fresh draw: 1.41), mean over the layers."
+    )
+
+
+def _by_layer(here: pd.DataFrame) -> str:
+    return ", ".join(map(number, here.groupby("layer")["value"].mean()))
+
+
+def _band(here: pd.DataFrame) -> str:
+    return f"{number(here['null_random_mean'].mean())} [{_range(here)}]"
+
+
+def _range(here: pd.DataFrame) -> str:
+    low, high = here["null_random_low"].mean(), here["null_random_high"].mean()
+    return f"{number(low)} to {number(high)}"
+
+
+def _place(here: pd.DataFrame) -> str:
+    low, high = here["null_rotation_low"], here["null_rotation_high"]
+    inside = ((here["value"] >= low) & (here["value"] <= high)).mean()
+    return "within" if inside > 0.5 else "outside"

@@ -1,0 +1,132 @@
+"""What a survey looks at: a model with real inputs, its untrained twin, and its past if any."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qkv_jax.analysis import walkthrough_inputs as runs
+from qkv_jax.analysis.layers import Layer, layer_weights
+from qkv_jax.analysis.survey_flow import Feed, batch_size
+from qkv_jax.config import ConfigError
+from qkv_jax.interop.huggingface import Pretrained, batches, load_pretrained
+from qkv_jax.tasks.base import Task
+from qkv_jax.transformer import Encoder
+
+
+class Subject(NamedTuple):
+    """A model to be surveyed.
+
+    Attributes:
+      name: which model, in a few words.
+      inputs: on what, in a few words.
+      feeds: the inputs in batches.
+      untrained: variables to compare with, and `untrained_is`, in words; None where the model is
+        itself untrained.
+      past: the layers by step, of a run with several checkpoints.
+    """
+
+    name: str
+    inputs: str
+    encoder: Encoder
+    variables: dict[str, Any]
+    feeds: list[Feed]
+    untrained: dict[str, Any] | None
+    untrained_is: str
+    past: dict[int, tuple[Layer, ...]]
+
+
+def of_run(folder: pathlib.Path, step: int | None, most: int) -> Subject:
+    """A run of `experiments.train` at a step, the last by default.
+
+    Raises:
+      ConfigError: if the folder holds no such checkpoint, or one that cannot be read.
+    """
+    known = runs.run_steps(folder)
+    step = known[-1] if step is None else step
+    if step not in known:
+        raise ConfigError("--step", step, f"checkpoints there: {', '.join(map(str, known))}")
+    task = runs.run_task(folder)
+    models = {s: runs.run_model(folder, s) for s in known if s <= step}
+    encoder, variables = models[step]
+    past = {s: layer_weights(*model) for s, model in models.items()} if len(models) > 1 else {}
+    start = models[known[0]][1] if step > known[0] else None
+    name = f"{folder} at step {step}: {about(encoder)}, {task.title.lower()}"
+    feeds, inputs = task_feeds(encoder, task, most)
+    untrained_is = f"the same run at step {known[0]}"
+    return Subject(name, inputs, encoder, variables, feeds, start, untrained_is, past)
+
+
+def of_pretrained(folder: pathlib.Path, texts: Mapping[str, str], seed: int) -> Subject:
+    """A Hugging Face folder on some texts, each named by where it stands.
+
+    Raises:
+      ConfigError: if the folder or a text is refused.
+    """
+    try:
+        model = load_pretrained(folder)
+    except ConfigError as error:
+        # A tensor or a field of config.json is named there, and not the folder.
+        where = "" if error.field == "pretrained" else f" (in {folder})"
+        raise ConfigError(f"--{error.field}", error.given, error.allowed + where) from None
+    feeds = _text_feeds(model, texts)
+    encoder = model.encoder
+    fresh = jax.jit(encoder.init)(jax.random.key(seed), feeds[0].inputs[:1])
+    kind = model.config.get("model_type")
+    name = f"{folder} ({kind}): {about(encoder)}"
+    untrained_is = f"the same architecture with fresh weights of seed {seed}, embeddings too"
+    variables = model.variables
+    return Subject(name, f"{len(texts)} texts", encoder, variables, feeds, fresh, untrained_is, {})
+
+
+def about(encoder: Encoder) -> str:
+    """The sizes of an encoder and its tie."""
+    config = encoder.config
+    ties = list(dict.fromkeys(map(str, config.ties)))
+    layers = f"{config.layers} layer{'s' * (config.layers > 1)}"
+    heads = f"{config.heads} head{'s' * (config.heads > 1)} of {config.features}"
+    return f"{layers}, width {config.width}, {heads}, tie {' | '.join(ties)}"
+
+
+def task_feeds(encoder: Encoder, task: Task, most: int) -> tuple[list[Feed], str]:
+    """Validation examples of a task, evenly spaced, and what they are in words.
+
+    Raises:
+      ConfigError: if the task's data cannot be read.
+    """
+    try:
+        data = task.load()["validation"]
+    except ConfigError as error:
+        raise error.under("task.options") from None
+    total = len(data["inputs"])
+    chosen = np.unique(np.linspace(0, total - 1, min(most, total)).astype(int))
+    size = batch_size(encoder, encoder.max_length)
+    feeds = []
+    for start in range(0, len(chosen), size):
+        rows = chosen[start : start + size]
+        # All batches have one size, so that one program runs them.
+        filled = np.pad(rows, (0, min(size, len(chosen)) - len(rows)), mode="edge")
+        some = {
+            name: jnp.asarray(np.asarray(data[name])[filled])
+            for name in ("inputs", "padding", "read")
+            if name in data
+        }
+        feeds.append(Feed(count=len(rows), **some))
+    return feeds, f"{len(chosen)} validation examples"
+
+
+def _text_feeds(model: Pretrained, texts: Mapping[str, str]) -> list[Feed]:
+    names = list(texts)
+    try:
+        longest = max(map(len, model.reader.tokens(list(texts.values()))))
+        size = batch_size(model.encoder, longest)
+        found = list(batches(model, list(texts.values()), size=size))
+    except ConfigError as error:
+        if error.field.startswith("text "):
+            place = names[int(error.field.split()[1])]
+            raise ConfigError("--texts", error.given, f"{place} {error.allowed}") from None
+        raise ConfigError(f"--{error.field}", error.given, error.allowed) from None
+    return [Feed(batch.inputs, len(batch.rows), batch.padding) for batch in found]
