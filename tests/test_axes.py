@@ -415,7 +415,7 @@ def test_scores_of_other_units_are_not_averaged():
 
 # --- tasks of other people
 
-OWN = """
+OWN = '''
 import dataclasses
 from configs import tree
 from qkv_jax.study.plan import tie_arms
@@ -439,7 +439,7 @@ def get_config():
         "study": {"baseline": "separate", "learning_rates": (1e-3, 1e-2), "tune_seeds": 1,
                   "eval_seeds": 5},
     })
-"""
+'''
 
 
 def test_a_config_file_may_bring_its_own_task(run, tmp_path, monkeypatch):

@@ -102,7 +102,9 @@ class Engine:
             table = family_table(self.record, self.runs)
             self.workdir.write("families.csv", table.to_csv(index=False))
         if self.breakdowns:
-            table = breakdown_table(self.record, self.runs, self.breakdowns, self.workdir.examples)
+            table = breakdown_table(
+                self.record, self.runs, self.breakdowns, self.workdir.examples
+            )
             self.workdir.write("breakdown.csv", table.to_csv(index=False))
         return summary
 

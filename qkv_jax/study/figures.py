@@ -99,16 +99,8 @@ def forest(study: dict, summary, task: str):
         axes.plot((row.get("delta_low", row["delta"]), row.get("delta_high", row["delta"])),
                   (y, y), color=colour, lw=3.2, zorder=3, solid_capstyle="butt")  # fmt: skip
         hollow = bool(wording.role_group(row))
-        axes.plot(
-            row["delta"],
-            y,
-            style.MARKERS[kind],
-            ms=5.5,
-            mfc="white" if hollow else colour,
-            mec=colour if hollow else "white",
-            mew=1.2 if hollow else 0.7,
-            zorder=4,
-        )
+        axes.plot(row["delta"], y, style.MARKERS[kind], ms=5.5, mfc="white" if hollow else colour,
+                  mec=colour if hollow else "white", mew=1.2 if hollow else 0.7, zorder=4)
         low, high = row.get("delta_low"), row.get("delta_high")
         text = wording.number(row["delta"], digits, signed=True)
         if low is not None and high is not None:
@@ -254,11 +246,8 @@ def cost_quality(study: dict, summary, task: str):
         if first is None:
             unit = spec.get("unit") or spec["metric"]
             arrow = "↑" if spec["higher_is_better"] else "↓"
-            axes.set_ylabel(
-                f"mean test {spec['metric']} ({unit}), {arrow} better"
-                if unit != spec["metric"]
-                else f"mean test {unit}, {arrow} better"
-            )
+            axes.set_ylabel(f"mean test {spec['metric']} ({unit}), {arrow} better"
+                            if unit != spec["metric"] else f"mean test {unit}, {arrow} better")
             first = axes
         else:
             axes.tick_params(labelleft=False)
@@ -290,7 +279,8 @@ def non_dominated(points, higher_is_better: bool) -> list[str]:
         arm
         for x, y, arm in points
         if not any(
-            u <= x and sign * v >= sign * y and (u < x or sign * v > sign * y) for u, v, _ in points
+            u <= x and sign * v >= sign * y and (u < x or sign * v > sign * y)
+            for u, v, _ in points
         )
     ]
 

@@ -218,7 +218,7 @@ def _why_group(study, spec, rows):
 
 
 def _item(spec, row, kind):
-    """ "Q=K 0.021 (0.010 to 0.032)", or "copies 0 of 6", with the seeds it would take."""
+    """"Q=K 0.021 (0.010 to 0.032)", or "copies 0 of 6", with the seeds it would take."""
     seeds = wording.seeds_words(row) if kind == "undecided" else ""
     seeds = f", {seeds} would decide" if seeds else ""
     if spec["kind"] == "solve":

@@ -75,7 +75,7 @@ def protocol(study: dict, runs, summary) -> list[str]:
 
 
 def _seeds(seeds) -> str:
-    """ "1, 2" or "100 to 105"."""
+    """"1, 2" or "100 to 105"."""
     seeds = sorted(seeds)
     if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
         return f"{seeds[0]} to {seeds[-1]}"

@@ -134,7 +134,7 @@ def _sections(tasks) -> list[dict]:
 
 
 def _size(tasks, grids) -> str:
-    """ "3 tasks", or "2 tasks, 13 cells" with a grid among them."""
+    """"3 tasks", or "2 tasks, 13 cells" with a grid among them."""
     count = len(grids) + sum(task["family"] is None for task in tasks)
     text = f"{count} task{'s' if count != 1 else ''}"
     return f"{text}, {len(tasks)} cells" if grids else text

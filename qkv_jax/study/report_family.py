@@ -77,7 +77,7 @@ def verdict_counts(rows: dict) -> dict[str, collections.Counter]:
 
 
 def counted_signs(counter: collections.Counter) -> str:
-    """ "▼ 10 ? 2": how often each verdict was given."""
+    """"▼ 10 ? 2": how often each verdict was given."""
     return "  ".join(f"{sign}\u00a0{counter[k]}" for k, sign in wording.SIGNS.items()
                      if counter.get(k) and k != "baseline")  # fmt: skip
 

@@ -96,10 +96,8 @@ def draw_family(folder, study, summary, scores, family, dpi) -> list[dict]:
     for field in numeric[:1] if two else numeric:
         others = [other for other in values if other != field]
         by = others[0] if two else None
-        rest = (
-            ""
-            if two or not others
-            else (f", the mean over {wording.join([named[other] for other in others])}")
+        rest = "" if two or not others else (
+            f", the mean over {wording.join([named[other] for other in others])}"
         )
         caption = (
             f"Test score and difference to {base} against {named[field]}{rest}. Bands and bars: "

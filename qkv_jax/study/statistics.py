@@ -275,19 +275,10 @@ def _summarise_task(study, name, table, chosen, level, costs, examples) -> list[
         cost = ((costs or {}).get(name) or {}).get(arm) or {}
         rows.append(
             dict(
-                task=name,
-                arm=arm,
-                tie=spec["tie"],
-                role=spec["role"],
-                baseline=base,
-                learning_rate=rates[arm].learning_rate,
-                edge=rates[arm].edge,
-                margin=task.get("margin"),
-                look=level.look,
-                alpha_look=level.alpha,
-                note="",
-                seeds_to_decide="",
-                verdict="baseline" if arm == base else "",
+                task=name, arm=arm, tie=spec["tie"], role=spec["role"], baseline=base,
+                learning_rate=rates[arm].learning_rate, edge=rates[arm].edge,
+                margin=task.get("margin"), look=level.look, alpha_look=level.alpha, note="",
+                seeds_to_decide="", verdict="baseline" if arm == base else "",
                 **{key: column[row] for key, column in columns.items()},
                 **{key: math.nan if cost.get(key) is None else cost[key] for key in COSTS},
             )  # fmt: skip
