@@ -18,9 +18,11 @@ from qkv_jax.tie import Tie
 
 
 class Walked(NamedTuple):
-    """Attributes:
-    about: a sentence or two on what is walked.
-    start: the layer before training, for a run that has kept it.
+    """Walks of one example.
+
+    Attributes:
+      about: a sentence or two on what is walked.
+      start: the layer before training, for a run that has kept it.
     """
 
     about: str

@@ -138,7 +138,7 @@ def _input_text(walk: Walk) -> str:
     if not np.array_equal(walk.embedded, walk.placed):
         inner += ", and a vector for its place is added"
     if not np.array_equal(walk.placed, walk.x):
-        inner += "; a norm brings each row to the same size"
+        inner += "; a norm evens out the sizes of the rows"
     return f"Each token gets {inner}: {size}."
 
 
@@ -172,7 +172,7 @@ def _turn_formula(walk: Walk) -> str:
 
 def _turn_text(walk: Walk) -> str:
     said = {
-        "norm": "A norm gives every query and key one size.",
+        "norm": "A norm evens out the sizes of queries and keys.",
         "rotary": "Rotary positions turn pairs of their numbers by an angle that grows with the "
         "place, so that a score knows how far apart two tokens are.",
     }
@@ -187,8 +187,8 @@ def _scale_formula(walks: Sequence[Walk]) -> str:
 def _scale_text(walks: Sequence[Walk]) -> str:
     width = walks[0].query.shape[2]
     text = (
-        f"The sum has a term for each of the d_k = {width} numbers of a head, so it grows with "
-        f"the head's width; divided by √{width}, scores keep one size whatever the width."
+        f"The sum has a term for each of the d_k = {width} numbers of a head, so it tends "
+        f"to grow with the head's width; divided by √{width}, scores keep about one size."
     )
     if not all(map(views.usual_scale, walks)):
         text = "The scores are multiplied by the layer's scale, a number for each head."
