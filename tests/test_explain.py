@@ -1,19 +1,11 @@
 """The command: its texts and examples, what it refuses, what it prints and writes."""
 
 import html.parser
-import json
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import pretrained_folders
 import pytest
-from pretrained_folders import tensors
+import small_models
 from walks import quick_compilation, walk_through  # noqa: F401
 
 from qkv_jax.analysis.walkthrough import examples
@@ -23,9 +15,7 @@ from qkv_jax.model_config import ModelConfig
 from qkv_jax.positions import POSITIONS
 from qkv_jax.tasks import make_task
 from qkv_jax.tie import Tie
-from qkv_jax.training.checkpoint import Checkpoints, replica_of
 
-ROOT = pathlib.Path(__file__).parent.parent
 EXPLAIN = "experiments.explain"
 TIES = ", ".join(repr(str(tie)) for tie in Tie.all())
 
@@ -75,65 +65,14 @@ def test_examples_of_other_tasks_have_labels():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """An empty folder, a run in which all parameters shrink by a quarter in 10 steps and are 1.5
-    times as large after 20, and folders that are no runs."""
-    folder = tmp_path_factory.mktemp("explain")
-    (folder / "text").write_bytes(b"the cat sat on the mat. " * 80)
-    values = {
-        "task": {"kind": "masked_bytes",
-                 "options": {"length": 16, "files": (str(folder / "text"),)}},
-        "model": {"layers": 2, "width": 8, "heads": 2},
-        "train": {"steps": 20, "report_every": 10, "batch_size": 8, "learning_rate": 0.01},
-    }  # fmt: skip
-    replica = replica_of(values)
-    state = replica.init(0, 0.01)
-    (folder / "run").mkdir()
-    (folder / "run" / "config.json").write_text(json.dumps(values))
-    checkpoints = Checkpoints(folder / "run" / "checkpoints")
-    for step, factor in ((0, 1.0), (10, 0.75), (20, 1.5)):
-        params = jax.tree.map(lambda leaf, factor=factor: factor * leaf, state.params)
-        checkpoints.save(state.replace(step=jnp.int32(step), params=params))
-    checkpoints.close()
-    bert = pretrained_folders.BERT
-    pretrained_folders.write(folder / "bert", bert)
-    pretrained_folders.write(folder / "shard", bert)
-    (folder / "shard" / "model.safetensors").unlink()
-    index = {"weight_map": {"embeddings.LayerNorm.bias": "model-00001-of-00001.safetensors"}}
-    (folder / "shard" / "model.safetensors.index.json").write_text(json.dumps(index))
-    pretrained_folders.write(folder / "shapes", bert | {"hidden_size": 24}, tensors(bert))
-    pretrained_folders.write(folder / "words", bert)
-    pretrained_folders.write_tokenizer(folder / "words", words=[f"word{i}" for i in range(30)])
-    (folder / "here").mkdir()
-    (folder / "none").mkdir()
-    (folder / "bare").mkdir()
-    (folder / "bare" / "config.json").write_text(json.dumps(values))
-    (folder / "torn" / "checkpoints" / "0").mkdir(parents=True)
-    (folder / "torn" / "config.json").write_text('{"task": ')
-    (folder / "broken" / "checkpoints" / "20").mkdir(parents=True)
-    (folder / "broken" / "config.json").write_text(json.dumps(values))
-    return folder
+    return small_models.write(tmp_path_factory.mktemp("explain"))
 
 
 @pytest.fixture(scope="module")
 def command(place):
     """`command(*flags)` gives exit code, stdout and stderr."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "door_server.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=place / "here",
-        env=environment,
-    ) as server:
-
-        def run(*flags):
-            server.stdin.write(json.dumps([EXPLAIN, *map(str, flags)]) + "\n")
-            server.stdin.flush()
-            return json.loads(server.stdout.readline())
-
-        yield run
-        server.stdin.close()
+    with small_models.server(place / "here") as run:
+        yield lambda *flags: run(EXPLAIN, *flags)
 
 
 WORDS = " ".join("abcdefghijklm")

@@ -76,13 +76,15 @@ def run_walks(
     Raises:
       ConfigError: for a folder that is no run or is damaged, and for what it does not have.
     """
-    known = examples.run_steps(folder)
+    from qkv_jax.analysis import runs  # with Orbax, which takes a second
+
+    known = runs.run_steps(folder)
     for step in steps:
         if step not in known:
             raise ConfigError("--steps", step, f"checkpoints there: {', '.join(map(str, known))}")
-    steps, task = steps or known[-1:], examples.run_task(folder)
+    steps, task = steps or known[-1:], runs.run_task(folder)
     chosen, what = _example_of(task, text, example)
-    models = {s: examples.run_model(folder, s) for s in {*steps, 0} & {*known}}
+    models = {s: runs.run_model(folder, s) for s in {*steps, 0} & {*known}}
     config = models[steps[0]][0].config
     _check_layer(layer, config.layers)
     walks = [

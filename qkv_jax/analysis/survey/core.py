@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from qkv_jax.analysis.layers import layer_weights
-from qkv_jax.analysis.survey_flow import gather
-from qkv_jax.analysis.survey_measures import beside, measure, movements, spectra
-from qkv_jax.analysis.survey_subjects import Subject
+from qkv_jax.analysis.survey.flow import gather
+from qkv_jax.analysis.survey.measures import beside, measure, movements, spectra
+from qkv_jax.analysis.survey.subjects import Subject
 
 MOST_TOKENS = 20_000  # of which the clouds are made
 DRAWS = 40  # of each null
@@ -23,9 +23,9 @@ class Survey(NamedTuple):
     """What was found.
 
     Attributes:
-      figures: see `survey_measures.measure`.
-      spectra: of the circuits, see `survey_measures.spectra`.
-      movements: over training, see `survey_measures.movements`; empty without checkpoints.
+      figures: see `measures.measure`.
+      spectra: of the circuits, see `measures.spectra`.
+      movements: over training, see `measures.movements`; empty without checkpoints.
       tokens: how many made the clouds.
     """
 

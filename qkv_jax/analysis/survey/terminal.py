@@ -5,9 +5,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from qkv_jax.analysis.survey import Survey
-from qkv_jax.analysis.survey_remarks import HEADINGS, NULLS, remarks, table
-from qkv_jax.analysis.survey_subjects import Subject
+from qkv_jax.analysis.survey.core import Survey
+from qkv_jax.analysis.survey.remarks import HEADINGS, NULLS, remarks, table
+from qkv_jax.analysis.survey.subjects import Subject
 
 
 def print_survey(console: Console, subject: Subject, survey: Survey) -> None:

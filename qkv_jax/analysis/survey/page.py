@@ -9,13 +9,13 @@ import jinja2
 from matplotlib.figure import Figure
 
 from qkv_jax.analysis import figure_style as style
-from qkv_jax.analysis import survey_plots as plots
-from qkv_jax.analysis.survey import DRAWS, Survey
-from qkv_jax.analysis.survey_quantities import PAIRS, QUANTITIES
-from qkv_jax.analysis.survey_remarks import HEADINGS, NULLS, remarks, table
-from qkv_jax.analysis.survey_subjects import Subject
+from qkv_jax.analysis.survey import plots
+from qkv_jax.analysis.survey.core import DRAWS, Survey
+from qkv_jax.analysis.survey.quantities import PAIRS, QUANTITIES
+from qkv_jax.analysis.survey.remarks import HEADINGS, NULLS, remarks, table
+from qkv_jax.analysis.survey.subjects import Subject
 
-_TEMPLATES = pathlib.Path(__file__).parent / "templates"
+_TEMPLATES = pathlib.Path(__file__).parents[1] / "templates"
 
 
 class Section(NamedTuple):

@@ -14,8 +14,8 @@ from jaxtyping import Float
 
 from qkv_jax.analysis import circuits, geometry, movement, nulls
 from qkv_jax.analysis.layers import Layer
-from qkv_jax.analysis.survey_flow import Flow
-from qkv_jax.analysis.survey_quantities import PAIRS, QUANTITIES
+from qkv_jax.analysis.survey.flow import Flow
+from qkv_jax.analysis.survey.quantities import PAIRS, QUANTITIES
 
 ALL = "all"  # in place of a head: a layer as a whole
 KEYS = ["layer", "head", "quantity", "roles"]

@@ -5,8 +5,8 @@ import math
 
 import pandas as pd
 
-from qkv_jax.analysis.survey import Survey
-from qkv_jax.analysis.survey_measures import ALL
+from qkv_jax.analysis.survey.core import Survey
+from qkv_jax.analysis.survey.measures import ALL
 
 # Of the short table: quantity, roles, heading, null.
 _TABLE = (

@@ -7,8 +7,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from qkv_jax.analysis import figure_style as style
-from qkv_jax.analysis.survey_quantities import PAIRS, QUANTITIES, ROLES
-from qkv_jax.analysis.survey_remarks import number, select
+from qkv_jax.analysis.survey.quantities import PAIRS, QUANTITIES, ROLES
+from qkv_jax.analysis.survey.remarks import number, select
 
 _SHADES = LinearSegmentedColormap.from_list("shades", ["#f6f8f9", "#8fbbdb", style.BLUE, "#08385e"])
 _BAND = "#dfe4e8"

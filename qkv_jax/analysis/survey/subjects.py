@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qkv_jax.analysis import walkthrough_inputs as runs
 from qkv_jax.analysis.layers import Layer, layer_weights
-from qkv_jax.analysis.survey_flow import Feed, batch_size
+from qkv_jax.analysis.survey.flow import Feed, batch_size
 from qkv_jax.config import ConfigError
 from qkv_jax.interop.huggingface import Pretrained, batches, load_pretrained
 from qkv_jax.tasks.base import Task
@@ -45,6 +44,8 @@ def of_run(folder: pathlib.Path, step: int | None, most: int) -> Subject:
     Raises:
       ConfigError: if the folder holds no such checkpoint, or one that cannot be read.
     """
+    from qkv_jax.analysis import runs  # with Orbax, which takes a second
+
     known = runs.run_steps(folder)
     step = known[-1] if step is None else step
     if step not in known:
@@ -69,9 +70,9 @@ def of_pretrained(folder: pathlib.Path, texts: Mapping[str, str], seed: int) -> 
     try:
         model = load_pretrained(folder)
     except ConfigError as error:
-        # A tensor or a field of config.json is named there, and not the folder.
-        where = "" if error.field == "pretrained" else f" (in {folder})"
-        raise ConfigError(f"--{error.field}", error.given, error.allowed + where) from None
+        if error.field == "pretrained":
+            raise ConfigError("--pretrained", error.given, error.allowed) from None
+        raise ConfigError("--pretrained", str(folder), str(error)) from None  # of a file in it
     feeds = _text_feeds(model, texts)
     encoder = model.encoder
     fresh = jax.jit(encoder.init)(jax.random.key(seed), feeds[0].inputs[:1])
