@@ -1,0 +1,141 @@
+"""A tie imposed on a trained model: `python -m experiments.surgery --run=runs/one --tie=K=V`.
+
+    --run=runs/one                    a run of experiments.train, measured by its task's test metric
+    --pretrained=DIR --texts=FILE     a Hugging Face folder, measured on every other text
+    --method=fit --method=average     also keep_query, keep_key, keep_value; average, fit by default
+    --layers=0,2                      which layers may be tied; all by default
+    --steps=500 --learning_rate=1e-3  how long the tied model, and the original beside it, are
+                                      trained on; 0 by default
+    --workdir=runs/surgery            tables, a figure, report.html, and the tied models
+
+A tied model comes back by `qkv_jax.analysis.surgery.store.load_tied("runs/surgery/models/fit")`.
+"""
+
+import pathlib
+import time
+
+from absl import flags, logging
+from rich.console import Console
+
+from experiments import door
+from qkv_jax.config import ConfigError
+from qkv_jax.tie import Tie, TieError
+
+_RUN = flags.DEFINE_string("run", None, "Folder of a run of experiments.train.")
+_PRETRAINED = flags.DEFINE_string("pretrained", None, "A Hugging Face folder.")
+_TEXTS = flags.DEFINE_string("texts", None, "A file with a text a line, for --pretrained; by "
+                                            "default sentences of Shakespeare.")  # fmt: skip
+_SENTENCES = flags.DEFINE_integer("sentences", 200, "How many texts.", lower_bound=4)
+_TIE = flags.DEFINE_string("tie", "K=V", "The tie to impose.")
+_METHOD = flags.DEFINE_multi_string("method", ["average", "fit"], "How; give it again for several.")
+_LAYERS = flags.DEFINE_list("layers", None, "Numbers of layers, from 0; all by default.")
+_STEPS = flags.DEFINE_integer("steps", 0, "Steps of further training.", lower_bound=0)
+_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Of further training.", lower_bound=0.0)
+_WORKDIR = flags.DEFINE_string("workdir", "runs/surgery", "Folder to write; must not hold files.")
+
+
+def main() -> None:
+    tie = _tie()
+    folder = pathlib.Path(_WORKDIR.value)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError("--workdir", _WORKDIR.value, "holds files already; name a new folder")
+    chosen = [name for name in ("run", "pretrained") if flags.FLAGS[name].value is not None]
+    if len(chosen) != 1:
+        given = _PRETRAINED.value if chosen else None
+        raise ConfigError("--run", given, "name one model: --run or --pretrained")
+    if _TEXTS.value is not None and chosen != ["pretrained"]:
+        raise ConfigError("--texts", _TEXTS.value, "is for --pretrained")
+
+    from qkv_jax.analysis.surgery.impose import check
+
+    started = time.monotonic()
+    logging.set_verbosity(logging.ERROR)  # Orbax warns at length of what is refused here
+    patient = _of_run() if chosen == ["run"] else _of_pretrained()
+    methods = tuple(dict.fromkeys(_METHOD.value))
+    try:
+        check(patient.encoder, tie, methods)
+    except ConfigError as error:
+        field = error.field if error.field.startswith("--") else f"--{chosen[0]}"
+        raise ConfigError(field, error.given, error.allowed) from None
+    found = _operate(patient, tie, methods, _layers(patient.encoder.config.layers), folder)
+
+    from qkv_jax.analysis.surgery.page import console_table, write_surgery
+
+    record = {"methods": methods, "steps": _STEPS.value, "learning_rate": _RATE.value}
+    page = write_surgery(folder, patient, str(tie), found, record)
+    console = Console(highlight=False)
+    console.print(patient.name, console_table(found, patient, str(tie)), sep="\n")
+    seconds = time.monotonic() - started
+    console.print(f"\nReport: {page} ({seconds:.0f} s)", soft_wrap=True, markup=False)
+
+
+def _operate(patient, tie: Tie, methods, layers: list[int], folder: pathlib.Path):
+    """A row a tie of one layer or of all, before and after further training."""
+    import pandas as pd
+
+    from qkv_jax.analysis.surgery.page import ALL, ORIGINAL
+    from qkv_jax.analysis.surgery.store import save_tied
+
+    names = [metric.name for metric in patient.metrics]
+    rows = []
+
+    def note(method: str, layers, trained: int, values) -> None:
+        row = {"method": method, "layers": layers, "trained": trained}
+        rows.append(row | dict(zip(names, values, strict=True)))
+
+    source = pathlib.Path(_RUN.value or _PRETRAINED.value)
+    note(ORIGINAL, "", 0, patient.damage({}))
+    for method in methods:
+        edits = patient.edits(tie, method, layers)
+        for number in layers if len(layers) > 1 else ():
+            note(method, number, 0, patient.damage({number: edits[number]}))
+        note(method, ALL, 0, patient.damage(edits))
+        encoder, variables = patient.recover(edits, _STEPS.value)
+        if _STEPS.value:
+            note(method, ALL, _STEPS.value, patient.measure(encoder, variables))
+        save_tied(folder / "models" / method, source, encoder, variables)
+    if _STEPS.value:
+        note(ORIGINAL, "", _STEPS.value, patient.measure(*patient.recover({}, _STEPS.value)))
+    return pd.DataFrame(rows)
+
+
+def _of_run():
+    from qkv_jax.analysis.surgery.damage import patient_of_run
+
+    return patient_of_run(pathlib.Path(_RUN.value), _RATE.value)
+
+
+def _of_pretrained():
+    from qkv_jax.analysis.surgery.damage import patient_of_pretrained
+    from qkv_jax.analysis.survey import texts
+
+    if _TEXTS.value is None:
+        some = texts.shakespeare_sentences(_SENTENCES.value, 0)
+    else:
+        some = texts.read_texts(pathlib.Path(_TEXTS.value), _SENTENCES.value)
+    if len(some) < 4:
+        raise ConfigError("--texts", _TEXTS.value, "must hold 4 texts at least")
+    return patient_of_pretrained(pathlib.Path(_PRETRAINED.value), some, _RATE.value)
+
+
+def _tie() -> Tie:
+    try:
+        tie = Tie.parse(_TIE.value)
+    except TieError as error:
+        raise ConfigError("--tie", _TIE.value, str(error)) from None
+    if tie == Tie.parse("separate"):
+        raise ConfigError("--tie", _TIE.value, "ties nothing")
+    return tie
+
+
+def _layers(count: int) -> list[int]:
+    if _LAYERS.value is None:
+        return list(range(count))
+    for given in _LAYERS.value:
+        if not given.strip().isdecimal() or int(given) >= count:
+            raise ConfigError("--layers", given, f"the model has layers 0 to {count - 1}")
+    return sorted({int(given) for given in _LAYERS.value})
+
+
+if __name__ == "__main__":
+    door.enter(main)

@@ -1,0 +1,8 @@
+"""Ties imposed on trained models, which `experiments.surgery` does and measures.
+
+impose     a layer under a tie by keeping, averaging or fitting; the model with that tie
+fit        the least-squares shared projection after the best change of basis within each head
+damage     what a run or a pretrained model loses, layer by layer, and what training gives back
+store      tied models on disk
+page       tables, a figure and a page of it
+"""

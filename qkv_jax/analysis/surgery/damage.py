@@ -1,0 +1,202 @@
+"""What a model loses to a tie that is imposed on it, and what further training gives back.
+
+A `Patient` is a model with a way to measure it and a way to train it on: a run of
+`experiments.train` is measured by its task's test metric and trained on its task; a pretrained
+model by how far its last hidden states and its sentence embeddings move from what they were, and
+trained to give back the original's hidden states (distillation) on other texts.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from qkv_jax.analysis.layers import Layer, layer_weights
+from qkv_jax.analysis.surgery.fit import Moments
+from qkv_jax.analysis.surgery.impose import impose, spread, tied
+from qkv_jax.analysis.survey.flow import Feed, gather
+from qkv_jax.analysis.survey.subjects import of_pretrained, task_feeds
+from qkv_jax.tasks.streaming import next_batches
+from qkv_jax.tie import Tie
+from qkv_jax.training.step import Replica
+from qkv_jax.transformer import Encoder
+
+EXAMPLES = 256  # of a task, from which the moments of the layers' inputs are taken
+_BLOCK = 256  # test examples a call
+_TOKENS = 20_000
+Variables = dict[str, Any]
+
+
+class Metric(NamedTuple):
+    """What is measured, as it is printed."""
+
+    name: str
+    higher_is_better: bool
+
+
+class Patient(NamedTuple):
+    """A model before surgery.
+
+    Attributes:
+      name: which model, in a few words.
+      metrics: of `measure`, the first being the one that is drawn.
+      measure: (encoder, variables) -> a number a metric.
+      train_on: (encoder, variables, steps) -> variables.
+      layers, moments: the matrices of every layer, and the moments of its inputs.
+    """
+
+    name: str
+    encoder: Encoder
+    variables: Variables
+    metrics: tuple[Metric, ...]
+    measure: Callable[[Encoder, Variables], tuple[float, ...]]
+    train_on: Callable[[Encoder, Variables, int], Variables]
+    layers: tuple[Layer, ...]
+    moments: tuple[Moments, ...]
+
+    def edits(self, tie: Tie, method: str, numbers: Sequence[int]) -> dict[int, Layer]:
+        """The layers of those numbers under the tie."""
+        rotary = self.encoder.config.positions == "rotary"
+        return {n: impose(self.layers[n], tie, method, self.moments[n], rotary) for n in numbers}
+
+    def damage(self, edits: Mapping[int, Layer]) -> tuple[float, ...]:
+        """The metrics of the model with these layers in place of its own."""
+        every = dict(enumerate(self.layers)) | dict(edits)
+        return self.measure(*spread(self.encoder, self.variables, every))
+
+    def recover(self, edits: Mapping[int, Layer], steps: int):
+        """The model with the tie, trained on: (encoder, variables). Without edits, the control."""
+        encoder, variables = tied(self.encoder, self.variables, edits)
+        return encoder, self.train_on(encoder, variables, steps)
+
+
+def patient_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> Patient:
+    """The last model of a run of `experiments.train`.
+
+    Raises:
+      ConfigError: if the folder holds none.
+    """
+    from qkv_jax.analysis import runs
+    from qkv_jax.training.checkpoint import replica_of
+
+    step = runs.run_steps(folder)[-1]
+    encoder, variables = runs.run_model(folder, step)
+    replica = replica_of(json.loads((folder / "config.json").read_text()))
+    data, outcome = replica.task.load(), replica.task.outcome
+    training = {name: x for name, x in data.items() if name not in ("validation", "test")}
+    feeds, _ = task_feeds(encoder, replica.task, EXAMPLES)
+
+    def measure(changed: Encoder, params: Variables) -> tuple[float, ...]:
+        evaluate, test = _evaluate(_with(replica, changed)), data["test"]
+        starts = range(0, len(test["targets"]), _BLOCK)
+        blocks = (jax.tree.map(lambda a, s=s: a[s : s + _BLOCK], test) for s in starts)
+        scores = [np.asarray(evaluate(params["params"], block)) for block in blocks]
+        return (float(np.concatenate(scores).astype(np.float64).mean()),)
+
+    def train_on(changed: Encoder, params: Variables, steps: int) -> Variables:
+        every = replica.config.report_every
+        config = dataclasses.replace(
+            replica.config, steps=-(-steps // every) * every, learning_rate=learning_rate
+        )
+        again = dataclasses.replace(_with(replica, changed), config=config)
+        state = again.init(seed, learning_rate)
+        state = state.replace(params=jax.tree.map(jnp.asarray, params["params"]))
+        state = state.replace(opt_state=again.optimizer.init(state.params))
+        stream = again.task.stream(training, seed, config.batch_size)
+        train, schedule = jax.jit(again.train), jax.jit(again.schedule)
+        for _ in range(0, config.steps, every):
+            entries = schedule(state.seed, state.step, training)
+            entries = entries | next_batches(stream, every) if stream else entries
+            state, _ = train(state, entries, training)
+        return {"params": state.params}
+
+    return Patient(
+        f"{folder} at step {step}, {replica.task.title.lower()}", encoder, variables,
+        (Metric(f"test {outcome.metric}", outcome.higher_is_better),), measure, train_on,
+        layer_weights(encoder, variables), _moments(encoder, variables, feeds),
+    )  # fmt: skip
+
+
+def patient_of_pretrained(
+    folder: pathlib.Path, texts: Mapping[str, str], learning_rate: float
+) -> Patient:
+    """A pretrained model of texts. Every other text is for measuring; the rest are for the moments
+    and for training.
+
+    Raises:
+      ConfigError: if the folder or a text is refused.
+    """
+    names = list(texts)
+    ours, others = ({n: texts[n] for n in names[start::2]} for start in (0, 1))
+    subject, held_out = (of_pretrained(folder, some, 0) for some in (ours, others))
+    encoder, variables = subject.encoder, subject.variables
+    targets = [_hidden(encoder, variables, feed) for feed in held_out.feeds]
+
+    def measure(changed: Encoder, params: Variables) -> tuple[float, ...]:
+        gone = size = 0.0
+        cosines = []
+        for feed, then in zip(held_out.feeds, targets, strict=True):
+            now, seen = _hidden(changed, params, feed), np.asarray(feed.padding)[: feed.count]
+            gone += np.sum(np.square(now - then)[seen])
+            size += np.sum(np.square(then)[seen])
+            pooled = [(a * seen[:, :, None]).sum(1) for a in (now, then)]
+            lengths = np.prod([np.linalg.norm(a, axis=1) for a in pooled], axis=0)
+            cosines.append(np.sum(pooled[0] * pooled[1], axis=1) / lengths)
+        return float(np.sqrt(gone / size)), float(np.concatenate(cosines).mean())
+
+    def train_on(changed: Encoder, params: Variables, steps: int) -> Variables:
+        optimizer = optax.adamw(optax.cosine_decay_schedule(learning_rate, steps))
+        wanted = [_apply(encoder, variables, feed.inputs, feed.padding) for feed in subject.feeds]
+
+        @jax.jit
+        def step(params, state, inputs, padding, target):
+            def loss(params):
+                now = changed.apply(params, inputs, padding)
+                return jnp.mean(jnp.square(now - target), where=padding[:, :, None])
+
+            updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+            return optax.apply_updates(params, updates), state
+
+        state = optimizer.init(params)
+        order = np.random.default_rng(0)
+        for _ in range(steps):
+            pick = order.integers(len(subject.feeds))
+            feed = subject.feeds[pick]
+            params, state = step(params, state, feed.inputs, feed.padding, wanted[pick])
+        return params
+
+    return Patient(
+        f"{subject.name}, {len(others)} held-out texts", encoder, variables,
+        (Metric("change of hidden states", False), Metric("cosine of embeddings", True)), measure,
+        train_on, layer_weights(encoder, variables), _moments(encoder, variables, subject.feeds),
+    )  # fmt: skip
+
+
+def _with(replica: Replica, encoder: Encoder) -> Replica:
+    return dataclasses.replace(replica, model=encoder.config)
+
+
+@functools.lru_cache(maxsize=8)
+def _evaluate(replica: Replica) -> Callable:
+    return jax.jit(replica.evaluate)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(encoder: Encoder, variables: Variables, inputs, padding):
+    return encoder.apply(variables, inputs, padding)
+
+
+def _hidden(encoder: Encoder, variables: Variables, feed: Feed) -> np.ndarray:
+    return np.asarray(_apply(encoder, variables, feed.inputs, feed.padding))[: feed.count]
+
+
+def _moments(encoder: Encoder, variables: Variables, feeds: Sequence[Feed]) -> tuple[Moments, ...]:
+    flows = gather(encoder, variables, feeds, np.random.default_rng(0), _TOKENS)
+    return tuple(Moments.of(flow.x) for flow in flows)

@@ -1,0 +1,162 @@
+"""The best matrices of an attention layer under a tie, in the sense of least squares.
+
+What a head computes stands still under a change of basis within it: W_Q A with W_K A^-T, and W_V A
+with A^-1 W_O, for any invertible A. A shared matrix P must therefore not be compared with W_K or
+W_V themselves but by what the head then computes: its scores x (W_Q W_K') y', the QK circuit, and
+its outputs x (W_V W_O), the OV circuit (Elhage et al. 2021). Errors are those expected over inputs
+x, y drawn independently with the given moments, and each circuit counts as a share of its size.
+Whatever the tie leaves free is solved for: the projection that faces P in the scores, and W_O.
+
+    K=V, Q=V     P spans the H leading eigenvectors of the sum of both circuits' second moments on
+                 the shared side (Eckart and Young 1936); the rest is linear: exact.
+    Q=K          P P' is the positive part of rank H of the symmetric part of W_Q W_K', the
+                 nearest symmetric one that a head can have (Higham 1988): exact.
+    Q=K=V        first the subspace, as for K=V, from both; then P P' within it: in two steps.
+    =X           the role is given; the projection that faces it and W_O are linear: exact.
+
+Under rotary positions queries and keys have no basis to change. Where they share, P is their mean
+after their sizes are made equal; otherwise they stay as they are, and W_O alone is solved for.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from qkv_jax.tie import Tie
+
+_RIDGE = 1e-4  # of the mean variance, so that directions without inputs stay defined
+_UNSEEN = 1e-3  # weight of a constant that does not show: of all keys, or of all values
+
+
+class Moments(NamedTuple):
+    """Of the inputs x of a layer: mean, and covariance about it."""
+
+    mean: Float[np.ndarray, " D"]
+    covariance: Float[np.ndarray, "D D"]
+
+    @classmethod
+    def of(cls, tokens: Float[np.ndarray, "M D"]) -> "Moments":
+        tokens = np.float64(tokens)
+        mean = tokens.mean(0)
+        return cls(mean, (tokens - mean).T @ (tokens - mean) / len(tokens))
+
+
+class Head(NamedTuple):
+    """One head; the last row of a projection is its constant (0 where there are no biases)."""
+
+    query: Float[np.ndarray, "D1 H"]
+    key: Float[np.ndarray, "D1 H"]
+    value: Float[np.ndarray, "D1 H"]
+    out: Float[np.ndarray, "H D"]
+
+
+def fit_head(head: Head, given: Float[np.ndarray, "D1 H"], tie: Tie, moments: Moments,
+             rotary: bool) -> Head:  # fmt: skip
+    """The head under the tie that is nearest to it.
+
+    Args:
+      head: constants are those at the mean input: W' mean + b.
+      given: the same of X cut into heads, for the roles that equal X.
+      rotary: whether queries and keys are rotated.
+    """
+    roles = {role: tie.source(role) for role in ("Q", "K", "V")}
+    shared = lambda one, other: roles[one] == roles[other] and roles[one] != "X"
+    # A constant of all keys or of all values does not show (softmax, the bias of W_O): it counts
+    # only where queries share the matrix, or rotation turns it differently at every distance.
+    counts = rotary or shared("Q", "K") or shared("Q", "V")
+    white, back = _whitening(moments, 1.0 if counts else _UNSEEN)
+    white_q, back_q = _whitening(moments, 1.0)
+    query, key, value = white_q(head.query), white(head.key), white(head.value)
+    fixed_q, fixed = white_q(given), white(given)
+    moved = value @ head.out
+    if roles["Q"] == "X" or roles["K"] == "X":
+        if not rotary:
+            query, key = (
+                _facing(query @ key.T, fixed) if roles["K"] == "X" else query,
+                _facing(key @ query.T, fixed_q) if roles["Q"] == "X" else key,
+            )
+        query = fixed_q if roles["Q"] == "X" else query
+        key = fixed if roles["K"] == "X" else key
+    elif shared("Q", "K"):
+        values = moved if shared("K", "V") else None
+        query = key = _balanced(query, key) if rotary else _symmetric(query, key, values)
+    elif shared("K", "V") and not rotary:
+        key, query = _spanning(key, query, moved)
+    elif shared("Q", "V") and not rotary:
+        query, key = _spanning(query, key, moved)
+    for role, matrix in (("Q", query), ("K", key), ("X", fixed)):
+        if roles["V"] == (role if role == "X" else roles[role]):
+            value = matrix
+    out = head.out if value.shape == head.value.shape and roles["V"] == "value" else (
+        np.linalg.lstsq(value, moved, rcond=1e-8)[0]
+    )  # fmt: skip
+    return Head(back_q(query), back(key), back(value), out)
+
+
+def _whitening(moments: Moments, constant: float):
+    """To coordinates in which the inputs are white, the constant with a weight; and back."""
+    size = len(moments.mean)
+    ridge = _RIDGE * np.trace(moments.covariance) / size
+    root = np.linalg.cholesky(moments.covariance + ridge * np.eye(size)).T
+    whole = np.block([[root, np.zeros((size, 1))], [np.zeros((1, size)), constant]])
+    return (lambda matrix: whole @ matrix), (lambda matrix: np.linalg.solve(whole, matrix))
+
+
+def _facing(circuit, given):
+    """The matrix F for which F given' is nearest to a circuit."""
+    return np.linalg.lstsq(given, circuit.T, rcond=1e-8)[0].T
+
+
+def _spanning(shared, other, moved):
+    """P for a role that the values share, and the matrix that faces it in the scores."""
+    scores = shared @ other.T
+    basis, _ = np.linalg.qr(np.concatenate([shared, moved_basis(moved, shared.shape[1])], axis=1))
+    energy = sum(_energy(basis.T @ circuit, circuit) for circuit in (scores, moved))
+    _, vectors = np.linalg.eigh(energy)
+    size = np.linalg.norm(shared) / shared.shape[1] ** 0.5
+    found = basis @ vectors[:, -shared.shape[1]:] * size
+    return found, _facing(scores.T, found)
+
+
+def moved_basis(moved, rank):
+    """The directions of the inputs that a head of this width moves."""
+    return np.linalg.svd(moved, full_matrices=False)[0][:, :rank]
+
+
+def _symmetric(query, key, moved):
+    """P with P P' nearest to the scores; where the values share it too, within the subspace that
+    serves both circuits best."""
+    rank = query.shape[1]
+    parts = [query, key] + ([] if moved is None else [moved_basis(moved, rank)])
+    basis, _ = np.linalg.qr(np.concatenate(parts, axis=1))
+    left, right = basis.T @ query, basis.T @ key
+    scores = (left @ right.T + right @ left.T) / 2
+    if moved is None:
+        return basis @ _root(scores, rank)
+    positive = _root(scores, len(scores))
+    positive = positive @ positive.T
+    energy = _energy(positive, left @ right.T) + _energy(basis.T @ moved, moved)
+    _, vectors = np.linalg.eigh(energy)
+    inner = vectors[:, -rank:]
+    core = inner.T @ scores @ inner
+    # No direction is lost to the values because the scores have no use for it.
+    floor = 1e-3 * np.linalg.norm(core) / rank**0.5 * np.eye(rank)
+    root = _root(core, rank)
+    return basis @ inner @ np.linalg.cholesky(root @ root.T + floor)
+
+
+def _root(symmetric, rank):
+    """R [n, rank] for which R R' is the nearest positive matrix of that rank."""
+    values, vectors = np.linalg.eigh(symmetric)
+    return vectors[:, -rank:] * np.sqrt(np.maximum(values[-rank:], 0))
+
+
+def _energy(part, whole):
+    return part @ part.T / max(np.sum(np.square(whole)), 1e-300)
+
+
+def _balanced(query, key):
+    """Their mean after their sizes, which scores leave open, are made equal."""
+    ratio = np.sqrt(np.linalg.norm(key) / max(np.linalg.norm(query), 1e-300))
+    return (query * ratio + key / max(ratio, 1e-300)) / 2
