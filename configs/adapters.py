@@ -63,7 +63,7 @@ def get_config() -> ConfigDict:
                 },
                 "shakespeare": {
                     "kind": "masked_bytes",
-                    "options": {"length": 32},
+                    "options": {"length": 32, "files": ()},
                     "model": {"width": 64, "heads": 4},
                     "train": {"steps": 1000},
                 },

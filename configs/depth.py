@@ -23,22 +23,39 @@ WHERE = {
 }
 
 
-def get_config() -> ConfigDict:
+SIZES = {
+    "full": {
+        "ties": ("Q=K", "K=V", "Q=K=V"), "where": tuple(WHERE), "width": 64, "heads": 4,
+        "length": 64, "steps": 1000, "tune_seeds": 4,
+    },
+    "small": {
+        "ties": ("Q=K", "K=V"), "where": ("everywhere", "lower half", "upper half"), "width": 32,
+        "heads": 2, "length": 32, "steps": 500, "tune_seeds": 2,
+    },
+}  # fmt: skip
+
+
+def get_config(size: str = "full") -> ConfigDict:
+    if size not in SIZES:
+        raise ValueError(f"size {size!r}: choose full or small")
+    sizes = SIZES[size]
     arms: dict[str, dict] = {"separate": {}}
-    for tie in ("Q=K", "K=V", "Q=K=V"):
-        for where, schedule in WHERE.items():
-            arms[f"{tie}, {where}"] = {"model": {"tie": schedule.format(tie=tie)}}
+    for tie in sizes["ties"]:
+        for where in sizes["where"]:
+            arms[f"{tie}, {where}"] = {"model": {"tie": WHERE[where].format(tie=tie)}}
+    model = {"layers": 4, "width": sizes["width"], "heads": sizes["heads"], "positions": "learned"}
+    options = {"length": sizes["length"], "files": ()}
     return tree(
         {
-            "name": "depth",
+            "name": "depth" if size == "full" else f"depth-{size}",
             "arms": arms,
-            "model": {"layers": 4, "width": 64, "heads": 4, "positions": "learned"},
-            "train": {"batch_size": 32, "report_every": 100, "steps": 1000},
-            "tasks": {"shakespeare": {"kind": "masked_bytes", "options": {"length": 64}}},
+            "model": model,
+            "train": {"batch_size": 32, "report_every": 100, "steps": sizes["steps"]},
+            "tasks": {"shakespeare": {"kind": "masked_bytes", "options": options}},
             "study": {
                 "baseline": "separate",
                 "learning_rates": (1e-3, 3e-3, 1e-2, 3e-2),
-                "tune_seeds": 4,
+                "tune_seeds": sizes["tune_seeds"],
                 "eval_seeds": 6,
                 "match": "none",
                 "packing": placeholder(int),

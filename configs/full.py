@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
                 "mnist5k": {"kind": "mnist5k", "options": {"patch": 4}, "train": {"steps": 3000}},
                 "shakespeare": {
                     "kind": "masked_bytes",
-                    "options": {"length": 128, "test_examples": 1900},
+                    "options": {"length": 128, "test_examples": 1900, "files": ()},
                     "train": {"steps": 10000, "report_every": 1000},
                 },
             },

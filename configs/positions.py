@@ -57,7 +57,7 @@ def get_config() -> ConfigDict:
                 },
                 "shakespeare": {
                     "kind": "masked_bytes",
-                    "options": {"length": 32},
+                    "options": {"length": 32, "files": ()},
                     "arms": TIES,
                     "model": {"width": 64, "heads": 4},
                     "train": {"steps": 500},

@@ -16,11 +16,19 @@ from ml_collections.config_dict import placeholder
 from configs import tree
 from qkv_jax.study.plan import tie_arms
 
+SIZES = {
+    "full": {"steps": (200, 800, 3200), "width": (16, 32, 64)},
+    "small": {"steps": (200, 1600), "width": (16, 32)},
+}
 
-def get_config() -> ConfigDict:
+
+def get_config(size: str = "full") -> ConfigDict:
+    if size not in SIZES:
+        raise ValueError(f"size {size!r}: choose full or small")
+    sizes = SIZES[size]
     return tree(
         {
-            "name": "scaling",
+            "name": "scaling" if size == "full" else f"scaling-{size}",
             "arms": tie_arms("separate", "K=V", "Q=K", "Q=K=V", "copies"),
             "model": {"layers": 1, "heads": 2},
             "train": {"batch_size": 32, "report_every": 100},
@@ -29,8 +37,8 @@ def get_config() -> ConfigDict:
                     "kind": "relation",
                     "options": {"length": 16, "names": 64, "outcome_kind": "mean"},
                     "axes": {
-                        "train": {"steps": (200, 800, 3200)},
-                        "model": {"width": (16, 32, 64)},
+                        "train": {"steps": sizes["steps"]},
+                        "model": {"width": sizes["width"]},
                     },
                 },
             },

@@ -14,7 +14,7 @@ from configs import tree
 def get_config() -> ConfigDict:
     return tree(
         {
-            "task": {"kind": "masked_bytes", "options": {"length": 64}},
+            "task": {"kind": "masked_bytes", "options": {"length": 64, "files": ()}},
             "model": {
                 "tie": "separate",
                 "preset": "",

@@ -132,6 +132,11 @@ def _check_overrides(argv: list[str], config: ConfigDict) -> None:
             field = ".".join(path[: depth + 1])
             if not isinstance(here, ConfigDict):
                 raise ConfigError(field, given, f"{'.'.join(path[:depth])} has no fields")
+            whole = f"{name}={given}"  # what follows the first = may be the rest of a name
+            meant = [key for key in here if "=" in key and whole.startswith(key)]
+            if name not in here and depth == len(path) - 1 and meant:
+                allowed = "a name that holds = cannot be set on the command line; edit the file"
+                raise ConfigError(".".join([*path[:depth], meant[0]]), given, allowed)
             if name not in here:
                 allowed = f"the config file has no such field; {_nearest(name, here.keys())}"
                 raise ConfigError(field, given, allowed)

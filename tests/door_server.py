@@ -1,7 +1,8 @@
 """Runs commands as `python -m` does, one after the other, for the price of importing JAX once.
 
 Reads a line of JSON, [module, arguments...], from stdin; forks, before any JAX backend has started,
-and runs the module as `__main__`; answers [exit code, stdout, stderr]. For tests/test_door.py.
+and runs the module as `__main__`; answers [exit code, stdout, stderr]. For tests/test_door.py and
+tests/test_explain.py.
 """
 
 import json
@@ -13,6 +14,8 @@ import traceback
 
 # What the commands need, imported before the forks.
 import experiments.door  # noqa: F401
+import qkv_jax.analysis.walkthrough.page
+import qkv_jax.analysis.walkthrough.terminal
 import qkv_jax.study.display
 import qkv_jax.study.report
 import qkv_jax.training.loop  # noqa: F401

@@ -460,7 +460,10 @@ def test_a_config_file_may_bring_its_own_task(run, tmp_path, monkeypatch):
     record = work.record | {"command": "python -m experiments.ablate --config=own.py"}
     path = write_report(tmp_path / "study", record, work.runs, study.summary, study.curve,
                         dpi=30)  # fmt: skip
-    assert "Somebody et al. 2026, table 1" in path.read_text()
+    published = {"Somebody et al. 2026, table 1": {"copies": 0.5}}
+    assert all(spec["published"] == published for spec in work.record["tasks"].values())
+    # As a column of the tables, not only among the words of the config.
+    assert 'class="published">Somebody et al. 2026, table 1</th>' in path.read_text()
     encoder, _ = study.model("mine, width=16", "copies")
     assert encoder.config.width == 16
     monkeypatch.delitem(REGISTRY, "my_own_task")

@@ -13,7 +13,9 @@ import sys
 
 import pytest
 
-from qkv_jax.config import as_dict
+from configs import tree
+from experiments import door
+from qkv_jax.config import ConfigError, as_dict
 from qkv_jax.study.plan import Study
 from qkv_jax.tasks import REGISTRY
 from qkv_jax.tie import Tie
@@ -467,3 +469,14 @@ def test_commands_exit_with_2_and_no_traceback(tmp_path):
         assert done.returncode == 2
         assert done.stderr.startswith(line) and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_holds_an_equals_sign_is_named_whole():
+    """Its override would be read as another field's: the line says what can be done."""
+    config = tree({"arms": {"Q=K": {"model": {"tie": "Q=K"}}, "separate": {"model": {}}}})
+    with pytest.raises(ConfigError) as refusal:
+        door._check_overrides(["ablate", "--config.arms.Q=K.model.tie=K=V"], config)
+    assert str(refusal.value) == (
+        "arms.Q=K: given 'K.model.tie=K=V'; a name that holds = cannot be set on the command "
+        "line; edit the file"
+    )

@@ -391,6 +391,12 @@ def test_damaged_cifar_files_are_refused_by_name(tmp_path):
     file.unlink()
     line = refusal({"folder": str(file.parent)}, "cifar")
     assert line == f"folder: given {str(file.parent)!r}; holds no data_batch_2"
+    write_cifar(tmp_path / "rows", 10, "binary")
+    file = tmp_path / "rows" / "data_batch_3.bin"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) - 3073])  # cut between two images
+    line = refusal({"folder": str(file.parent)}, "cifar")
+    assert line.startswith(f"folder: given {str(file)!r}; holds ") and "data_batch_1.bin" in line
     write_cifar(tmp_path / "binary", 100, "binary")
     file = tmp_path / "binary" / "train.bin"
     file.write_bytes(file.read_bytes()[:-1])

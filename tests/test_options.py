@@ -19,6 +19,7 @@ from qkv_jax.positions import (
     alibi_bias,
     alibi_slopes,
     relative_buckets,
+    rotate,
 )
 from qkv_jax.transformer import Encoder, ModelConfig, SwiGlu, TokenStem
 
@@ -193,9 +194,12 @@ def test_the_norm_comes_before_rotation_and_spares_values():
     raw = (X @ params["query"]["kernel"].reshape(WIDTH, -1)).reshape(2, LENGTH, HEADS, -1)
     assert_close(seen["value"], raw)
     unit = raw / np.sqrt((np.asarray(raw) ** 2).mean(-1, keepdims=True) + 1e-6)
-    # Place 0 is not turned.
-    assert_close(seen["query"][:, 0], (unit * params["query_norm"]["scale"])[:, 0], 1e-4)
-    assert_close(seen["key"][:, 0], (unit * params["key_norm"]["scale"])[:, 0], 1e-4)
+    for name in ("query", "key"):
+        scaled = jnp.asarray(unit * params[f"{name}_norm"]["scale"], jnp.float32)
+        assert_close(seen[name], rotate(scaled), 1e-4)
+        # The scale differs between coordinates, so that the other order is another layer.
+        other = rotate(jnp.asarray(unit, jnp.float32)) * params[f"{name}_norm"]["scale"]
+        assert not np.allclose(seen[name], other, atol=1e-2)
 
 
 @pytest.mark.parametrize("is_causal", [False, True])

@@ -3,6 +3,7 @@ read as they were written, splits that are what they say, and refusals of one li
 
 import builtins
 import io
+import logging
 import subprocess
 import sys
 import tarfile
@@ -228,6 +229,7 @@ def test_tables_are_read_as_written(tmp_path):
         (b"text,label\n", "has a header and no rows"),
         (b"body,label\nx,a\n", "has no column 'text'; columns: body, label"),
         (b"text,class\nx,a\n", "has no column 'label'; columns: text, class"),
+        (b"text,label,text\nx,a,y\n", "has 2 columns 'text'"),
         (b"text,label\nx,a\ny\n", "line 3: 1 columns, not 2"),
         (b"text,label\nx,a\ny,  \n", "line 3: no label"),
         (b'text,label\nx,a\n"y,b\n', "line 3: unexpected end of data"),
@@ -256,6 +258,8 @@ def test_a_label_that_was_never_trained_on_is_refused(tmp_path):
         assert line == f"files: given {', '.join(files)!r}; the label {said}"
     listed = {"files": (strange,), "labels": ("negative", "positive")}
     assert refusal("text_classification", listed).endswith("'neutral' is not in `labels`")
+    listed = {"files": (train, strange), "labels": ("negative", "neutral", "positive")}
+    assert refusal("text_classification", listed).endswith("'neutral' is in the test split only")
 
 
 @pytest.mark.parametrize(
@@ -342,6 +346,20 @@ def test_batches_are_the_rows_of_the_schedule(table):
         assert task.classes_in_order[batch["targets"][place]] == train.labels[row]
 
 
+def test_byte_pairs_of_texts_are_learned_from_training_texts_alone(tmp_path):
+    """Pairs that are frequent in test texts only are no token; tokens spell the texts they cut."""
+    rows, strange = reviews(40), [("qzqz " * 60, label) for _, label in reviews(9)]
+    files = [write_table(tmp_path / f"{i}.csv", part) for i, part in enumerate((rows, strange))]
+    options = {"files": tuple(files), "tokenizer": "bpe", "vocabulary": 280, "length": 24}
+    task = make_task("text_classification", options)
+    data, train = task.load(), task.splits()["train"]
+    tokenizer = train_byte_pairs(tuple(text.encode() for text in train.texts), 280)
+    for row, text in zip(data["train"]["tokens"], train.texts, strict=True):
+        tokens = row[row < 280]
+        assert text.encode().startswith(tokenizer.decode(tokens)) and tokens.max() >= 256
+    assert np.asarray(data["test"]["inputs"]).max() < 256  # no pair of them was seen in training
+
+
 def test_padding_does_not_reach_the_logits(table):
     """Whatever stands in padded places, the answer is the same; in a real place it is not."""
     task = make_task("text_classification", {"files": (table,), "length": 64})
@@ -370,6 +388,19 @@ def test_references_are_scored_on_the_same_test_set(table):
     assert bag.value == 1.0 and "C = " in bag.note
     splits = {name: part._replace(labels=part.labels[::-1]) for name, part in task.splits().items()}
     assert bag_of_words(splits)[1] < 1.0
+
+
+def test_the_bag_of_words_is_chosen_on_validation(monkeypatch):
+    """Scores of either split that peak at another C: the one of validation decides."""
+    from sklearn.linear_model import LogisticRegression
+
+    texts = Labelled(["good film", "bad film"] * 3, ["a", "b"] * 3)
+    splits = {"train": texts, "validation": texts, "test": Labelled(*(x[:2] for x in texts))}
+    scores = {6: {3.0: 0.9}, 2: {3.0: 0.4, 30.0: 0.8}}  # by the size of the split, and C
+    monkeypatch.setattr(
+        LogisticRegression, "score", lambda self, x, _: scores[x.shape[0]].get(self.C, 0.1)
+    )
+    assert bag_of_words(splits) == (3.0, 0.4)
 
 
 def test_texts_without_words_have_no_bag_of_words(tmp_path):
@@ -455,6 +486,27 @@ def test_data_sets_that_cannot_be_are_refused(saved, tmp_path, monkeypatch):
     line = refusal("masked_bytes", {"dataset": str(place / "splits"), "text_column": "body"})
     said = "its train split has no column 'body'; columns: text, label"
     assert line == f"dataset: given {str(place / 'splits')!r}; {said}"
+
+
+def test_loading_says_nothing_but_the_refusal(tmp_path, monkeypatch, capfd, caplog):
+    """No bar of progress over a folder of tables; no warning for each attempt at the network."""
+    import datasets
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "data").mkdir()
+    write_table(tmp_path / "data" / "train.csv", reviews(30))
+    make_task("text_classification", {"dataset": str(tmp_path / "data")}).load()
+
+    def unreachable(*_):
+        logging.getLogger("huggingface_hub").warning("Retrying in 1s [Retry 1/5].")
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    line = refusal("masked_bytes", {"dataset": "nobody/nothing"})
+    assert line.endswith("cannot be loaded: ConnectionError: no network")
+    assert capfd.readouterr() == ("", "") and not caplog.messages
+    logging.getLogger("huggingface_hub").warning("heard again")
+    assert caplog.messages == ["heard again"]
 
 
 @pytest.mark.parametrize("column", ["text", "label"])

@@ -29,24 +29,34 @@ PUBLISHED = {
 }
 
 
-def get_config() -> ConfigDict:
+SIZES = {
+    "full": {"layers": 2, "length": 64, "steps": 1500, "tune_seeds": 3},
+    "small": {"layers": 1, "length": 32, "steps": 1000, "tune_seeds": 2},
+}
+
+
+def get_config(size: str = "full") -> ConfigDict:
+    if size not in SIZES:
+        raise ValueError(f"size {size!r}: choose full or small")
+    sizes = SIZES[size]
+    model = {"layers": sizes["layers"], "width": 64, "heads": 4, "positions": "learned"}
     return tree(
         {
-            "name": "courtois2024",
+            "name": "courtois2024" if size == "full" else f"courtois2024-{size}",
             "arms": {name: {"model": model} for name, model in ARMS.items()},
-            "model": {"layers": 2, "width": 64, "heads": 4, "positions": "learned"},
-            "train": {"batch_size": 32, "report_every": 100, "steps": 1500},
+            "model": model,
+            "train": {"batch_size": 32, "report_every": 100, "steps": sizes["steps"]},
             "tasks": {
                 "shakespeare": {
                     "kind": "masked_bytes",
-                    "options": {"length": 64},
+                    "options": {"length": sizes["length"], "files": ()},
                     "published": PUBLISHED,
                 }
             },
             "study": {
                 "baseline": "separate",
                 "learning_rates": (1e-3, 3e-3, 1e-2, 3e-2),
-                "tune_seeds": 3,
+                "tune_seeds": sizes["tune_seeds"],
                 "eval_seeds": 6,
                 "match": "none",
                 "packing": placeholder(int),

@@ -34,6 +34,7 @@ class Display:
         self.engine: Engine | None = None
         self.summary: pd.DataFrame | None = None  # of the task in progress
         self.summarised = ""
+        self.tuning = ("", "")  # task and arm last printed as being tuned
         self.started = time.monotonic()
         self.work = _Workload(study)
         self.bar = Progress(
@@ -70,6 +71,10 @@ class Display:
             self._redraw(news)
         elif news.arm_finished:
             self._print_line(news)
+        elif news.phase == "tune" and news.step and (news.task, news.arm) != self.tuning:
+            self.tuning = news.task, news.arm
+            line = f"[{self.work.share:4.0%}] {news.task}: tuning {news.arm}"
+            self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def _redraw(self, news: News) -> None:
         doing = {"tune": "tuning", "eval": "evaluating"}[news.phase]

@@ -140,11 +140,15 @@ class TextClassification(Task):
         """Tokens [N, T], padded, and targets [N] of each split."""
         splits = self.splits()
         numbers = {label: number for number, label in enumerate(self.classes_in_order)}
+        given = self.dataset or ", ".join(self.files)
         for name in _SPLITS:
-            if new := sorted(set(splits[name].labels) - set(numbers)):
-                where = "not in `labels`" if self.labels else f"in the {name} split only"
-                given = self.dataset or ", ".join(self.files)
-                raise ConfigError(self._source_field, given, f"the label {new[0]!r} is {where}")
+            for label in sorted(set(splits[name].labels)):
+                if label not in numbers and self.labels:
+                    what = f"the label {label!r} is not in `labels`"
+                    raise ConfigError(self._source_field, given, what)
+                if label not in splits["train"].labels:
+                    what = f"the label {label!r} is in the {name} split only"
+                    raise ConfigError(self._source_field, given, what)
         train = [text.encode() for text in splits["train"].texts]
         encode = make_tokenizer(self.tokenizer, self.vocabulary, train).encode
         dtype = np.uint16 if self.symbols < 2**16 else np.int32

@@ -3,8 +3,11 @@
 Needs the package `datasets` (extra `text`), which only those who name a data set import.
 """
 
+import contextlib
 import functools
+import logging
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from qkv_jax.config import ConfigError
@@ -38,7 +41,8 @@ def read_splits(dataset: str, subset: str, columns: tuple[str, ...]) -> dict[str
         advice = "needs the package 'datasets': pip install 'qkv_jax[text]'"
         raise ConfigError("dataset", dataset, advice) from None
     try:
-        found = _load(datasets, dataset, subset)
+        with _silence(datasets):
+            found = _load(datasets, dataset, subset)
     except Exception as error:  # hub, network, file formats: each has exceptions of its own
         lines = str(error).strip().splitlines() or [""]
         what = f"cannot be loaded: {type(error).__name__}: {lines[0]}"
@@ -56,6 +60,21 @@ def read_splits(dataset: str, subset: str, columns: tuple[str, ...]) -> dict[str
         if not table[columns[0]]:
             raise ConfigError("dataset", dataset, f"its {split} split is empty")
     return tables
+
+
+@contextlib.contextmanager
+def _silence(datasets: Any) -> Iterator[None]:
+    """Without bars of progress and, where there is no network, a warning for each attempt: they
+    would stand in the midst of the study's display, or before the one line of a refusal."""
+    bars, level = datasets.is_progress_bar_enabled(), logging.root.manager.disable
+    datasets.disable_progress_bars()
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+        if bars:
+            datasets.enable_progress_bars()
 
 
 def _load(datasets: Any, dataset: str, subset: str) -> Any:

@@ -69,4 +69,6 @@ def _place(path: pathlib.Path, header: list[str], name: str) -> int:
     if name not in header:
         what = f"has no column {name!r}; columns: {', '.join(header)}"
         raise ConfigError("files", str(path), what)
+    if header.count(name) > 1:
+        raise ConfigError("files", str(path), f"has {header.count(name)} columns {name!r}")
     return header.index(name)

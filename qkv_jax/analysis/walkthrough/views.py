@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from qkv_jax.analysis.walkthrough import Walk
-from qkv_jax.analysis.walkthrough_panels import (
+from qkv_jax.analysis.walkthrough.core import Walk
+from qkv_jax.analysis.walkthrough.panels import (
     TERMS,
     Panel,
     counted,
@@ -56,10 +56,37 @@ def of_matrices(walk: Walk) -> Shown:
         flat = matrix.reshape(width, -1)
         title = f"{' = '.join(shared)} [{width} × {flat.shape[1]}]"
         panels.append(Panel(title, flat, rows, head_columns(*matrix.shape[1:])))
+    lines += _made_of(walk)
     biases = [walk.layer.query_bias, walk.layer.key_bias, walk.layer.value_bias]
     if any(bias.any() for bias in biases):
         lines.append("A bias is added to each projection as well.")
     return panels, lines
+
+
+def _made_of(walk: Walk) -> list[str]:
+    """What the matrices shown are products or repetitions of."""
+    config, lines = walk.config, []
+    if walk.adapters:
+        given = " and ".join(f"{spec} on the {role}" for role, spec in walk.adapters.items())
+        lines.append(f"Multiplied in: the adapter{'s' * (len(walk.adapters) > 1)} {given}.")
+    if config.latent_dim:
+        lines.append(f"W_K and W_V lead through {config.latent_dim} numbers that they share.")
+    if config.kv_heads and config.kv_heads < config.heads:
+        lines.append(
+            f"Keys and values have {config.kv_heads} head{'s' * (config.kv_heads > 1)}, repeated "
+            f"here for the {config.heads} heads of the queries."
+        )
+    return lines
+
+
+def usual_scale(walk: Walk) -> bool:
+    """Whether every head divides by the root of its width."""
+    return bool(np.allclose(walk.scale, walk.query.shape[2] ** -0.5))
+
+
+def seen_by_scores(walk: Walk) -> tuple[str, str]:
+    """What a query and a key are called once norm or rotation has changed them."""
+    return ("q̃", "k̃") if walk.between else ("q", "k")
 
 
 def of_projections(walk: Walk) -> Shown:
@@ -94,10 +121,10 @@ def of_turned(walk: Walk) -> Shown:
 
 def of_scores(walk: Walk) -> Shown:
     """q_i . k_j."""
-    i = shown(walk)
+    i, (q, k) = shown(walk), seen_by_scores(walk)
     written = products(walk.query[i, 0], walk.key[0, 0])
     line = (
-        f"{subscripted('q', i)}·{subscripted('k', 0)} = {written} = "
+        f"{subscripted(q, i)}·{subscripted(k, 0)} = {written} = "
         f"{number(walk.scores[0, i, 0])}  (head 1: {named(walk, i)} looks at {named(walk, 0)})"
     )
     return pairs(walk, "S", walk.scores), [line]
@@ -112,11 +139,13 @@ def of_scaled(walk: Walk) -> Shown:
                 panels += pairs(walk, title, array[head : head + 1], first=head)
     width = walk.query.shape[2]
     line = f"{number(walk.scores[0, i, 0])} × {walk.scale[0]:.3f}"
-    if np.isclose(walk.scale[0], width**-0.5):
+    if usual_scale(walk):
         line = f"{number(walk.scores[0, i, 0])} / √{width}"
     if walk.bias is not None:
         line += f" {signed(walk.bias[0, i, 0])}"
-    lines = [f"{line} = {number(walk.scaled[0, i, 0])}"]
+    lines = [f"{line} = {number(walk.scaled[0, i, 0])}  (head 1)"]
+    if not usual_scale(walk):
+        lines.append(f"Scale by head: {', '.join(f'{factor:.3f}' for factor in walk.scale)}")
     if walk.hidden is not None:
         lines.append("The diagonal mask then hides each token from itself.")
     return panels, lines

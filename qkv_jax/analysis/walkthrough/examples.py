@@ -1,5 +1,7 @@
 """What `experiments.explain` walks: words through a layer at random, or an example of a run."""
 
+import dataclasses
+import functools
 import json
 import pathlib
 from typing import NamedTuple
@@ -18,6 +20,7 @@ from qkv_jax.tasks.text import MaskedBytes
 from qkv_jax.tasks.tokenization import Tokenizer, make_tokenizer
 from qkv_jax.transformer import Encoder, PatchStem, TokenStem
 
+TEXT = "the cat sat"  # unless another is given
 MOST_WORDS = 12  # through a random layer, so that every number can be shown
 _LABEL = 10  # characters of a token
 _SIGNS = {" ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥"}
@@ -57,14 +60,28 @@ def random_layer(config: ModelConfig, seed: int) -> tuple[Encoder, dict]:
     A learned relative bias starts at zero, where it would have nothing to show; here it is drawn
     from a normal distribution.
     """
-    stem = TokenStem((MOST_WORDS,), config.width)
-    encoder = Encoder(config, stem, classes=0, max_length=MOST_WORDS)
-    variables = encoder.init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))
+    encoder = _encoder(config)
+    # Initial values depend on seed and path only, so those of `separate` serve every tie.
+    drawn = _drawn(dataclasses.replace(config, tie="separate"), seed)
+    shapes = jax.eval_shape(encoder.init, jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))
+    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in drawn}
+    return encoder, jax.tree.map_with_path(lambda p, _: leaves[jax.tree_util.keystr(p)], shapes)
+
+
+def _encoder(config: ModelConfig) -> Encoder:
+    return Encoder(config, TokenStem((MOST_WORDS,), config.width), 0, MOST_WORDS)
+
+
+@functools.lru_cache(maxsize=1)
+def _drawn(config: ModelConfig, seed: int) -> list[tuple]:
+    """The leaves of a new encoder with their paths."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    variables = jax.jit(_encoder(config).init)(jax.random.key(seed), tokens)
     if config.positions == "relative":
         relative = variables["params"]["layer_0"]["attention"]["relative"]
         shape = relative["buckets"].shape
         relative["buckets"] = jnp.float32(np.random.default_rng(seed).normal(size=shape))
-    return encoder, variables
+    return jax.tree.leaves_with_path(variables)
 
 
 def run_steps(folder: pathlib.Path) -> list[int]:

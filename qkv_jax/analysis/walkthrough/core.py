@@ -7,6 +7,7 @@ step itself is multiplied out here in float64, and `Walk.error` says how far the
 the model computed.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -32,9 +33,9 @@ class Walk(NamedTuple):
       embedded, placed: what the stem makes of the tokens, and that with positions added; None above
         the first layer.
       x: X, what attention receives.
-      layer: its matrices.
+      layer: its matrices, adapters multiplied in.
+      config: of the model.
       projected: queries, keys and values as projected.
-      between: what queries and keys go through before the scores: of "norm" and "rotary".
       query, key: as the scores see them, after that.
       scores: q_i . k_j.
       scale, bias: the scaled scores are `scale * scores + bias`; no bias is None.
@@ -52,8 +53,8 @@ class Walk(NamedTuple):
     placed: Float[np.ndarray, "T D"] | None
     x: Float[np.ndarray, "T D"]
     layer: Layer
+    config: ModelConfig
     projected: QKV
-    between: tuple[str, ...]
     query: Float[np.ndarray, "T N H"]
     key: Float[np.ndarray, "T N H"]
     scores: Float[np.ndarray, "N T T"]
@@ -66,6 +67,17 @@ class Walk(NamedTuple):
     output: Float[np.ndarray, "T D"]
     parameters: int
     error: float
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """Those of this layer: role to adapter."""
+        return dict(self.config.adapters.where_shared(self.tie).items())
+
+    @property
+    def between(self) -> tuple[str, ...]:
+        """What queries and keys go through before the scores: of "norm" and "rotary"."""
+        passed = {"norm": self.config.qk_norm, "rotary": self.config.positions == "rotary"}
+        return tuple(name for name, used in passed.items() if used)
 
     @property
     def value(self) -> Float[np.ndarray, "T N H"]:
@@ -91,13 +103,7 @@ def walk_through(
     """
     config, (tie, *kernels) = encoder.config, layer_weights(encoder, variables)[layer]
     matrices = Layer(tie, *(kernel.astype(np.float64) for kernel in kernels))
-    ours = lambda module, _: (
-        isinstance(module, MultiHeadAttention | AddPositions) or (module.name == "stem")
-    )
-    _, collected = encoder.apply(
-        variables, inputs, padding, mutable="intermediates", capture_intermediates=ours
-    )
-    seen, length = collected["intermediates"], len(tokens)
+    seen, length = _collected(encoder, variables, inputs, padding), len(tokens)
     of = lambda sown: np.asarray(sown[0][0].astype(jnp.float32), np.float64)
     attention = seen[f"layer_{layer}"]["attention"]
     probes = {key: of(sown) for key, sown in attention["probes"].items()}
@@ -129,8 +135,8 @@ def walk_through(
         placed=of(seen["positions"]["__call__"])[:length] if layer == 0 else None,
         x=x,
         layer=matrices,
+        config=config,
         projected=projected,
-        between=("norm",) * config.qk_norm + ("rotary",) * (config.positions == "rotary"),
         query=query,
         key=key,
         scores=scores,
@@ -144,6 +150,17 @@ def walk_through(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         error=max(float(np.abs(ours - theirs).max()) for ours, theirs in ends),
     )
+
+
+@functools.partial(jax.jit, static_argnums=0)  # one small program, not hundreds of calls
+def _collected(encoder: Encoder, variables: dict, inputs, padding) -> dict:
+    """What the model's probes collect, and what stem, positions and attention return."""
+    returning = MultiHeadAttention | AddPositions
+    ours = lambda module, method: (
+        method == "__call__" and (isinstance(module, returning) or module.name == "stem")
+    )
+    options = {"mutable": "intermediates", "capture_intermediates": ours}
+    return encoder.apply(variables, inputs, padding, **options)[1]["intermediates"]
 
 
 def softmax(scores: Float[np.ndarray, "*N T S"]) -> Float[np.ndarray, "*N T S"]:

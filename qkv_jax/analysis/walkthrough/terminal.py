@@ -8,10 +8,10 @@ from rich.panel import Panel as Frame
 from rich.table import Table
 from rich.text import Text
 
-from qkv_jax.analysis.walkthrough import Walk
-from qkv_jax.analysis.walkthrough_colours import colour_of, ink_on
-from qkv_jax.analysis.walkthrough_panels import Panel, number
-from qkv_jax.analysis.walkthrough_steps import Step, View
+from qkv_jax.analysis.walkthrough.heat import colour_of, ink_on
+from qkv_jax.analysis.walkthrough.panels import Panel, number
+from qkv_jax.analysis.walkthrough.steps import View
+from qkv_jax.analysis.walkthrough.telling import QUESTION, Telling
 
 _CELL = 6  # columns of the terminal that a number takes
 _WHOLE, _WHOLE_BESIDE = 12, 8  # sides up to which an array is shown whole: alone, beside others
@@ -20,40 +20,40 @@ _HEADS = 2  # shown, where there are more
 _GAP = 2
 
 
-def print_walks(
-    console: Console,
-    about: str,
-    walks: Sequence[Walk],
-    steps: Sequence[Step],
-    remarks: Sequence[Sequence[str]],
-) -> None:
+def print_walks(console: Console, telling: Telling) -> None:
     """Prints the steps of some walks, one under the other, and what is to be seen in them."""
-    console.print(Frame(Text(about), box=box.ROUNDED, expand=False, padding=(0, 1)))
-    for place, step in enumerate(steps, 1):
+    walks = telling.walks
+    console.print(Frame(Text(telling.about), box=box.ROUNDED, expand=False, padding=(0, 1)))
+    for place, step in enumerate(telling.steps, 1):
         console.print()
         heading = Text(f"{place}. {step.title}", style="bold")
         console.print(heading + Text(f"    {step.formula}", style="not bold cyan"))
         console.print(Text(step.sentence, style="dim"))
         for view in step.views:
             _print_view(console, view, alone=len(step.views) == 1)
-    console.print()
-    console.print(Text("What is to be seen", style="bold"))
-    for walk, lines in zip(walks, remarks, strict=True):
+    console.print(Text("\nWhat is to be seen", style="bold"))
+    if len(walks) > 1:
+        console.print(_indented(_comparison(telling.comparison)))
+    for walk, lines in zip(walks, telling.remarks, strict=True):
         if len(walks) > 1:
             console.print(Text(walk.name, style="bold cyan"))
         for line in lines:
             console.print(_bullet(line))
-    console.print()
-    console.print(Text(checked(walks), style="dim"))
+    console.print(Text(f"\n{QUESTION}", style="bold"))
+    for line in telling.answers:
+        console.print(_bullet(line))
+    console.print(Text(f"\n{telling.checked}", style="dim"))
 
 
-def checked(walks: Sequence[Walk]) -> str:
-    """How far the numbers lie from the model's own."""
-    error = max(walk.error for walk in walks)
-    return (
-        "Checked: weights and output, multiplied out from the numbers above, differ from what the "
-        f"model itself computed by at most {error:.0e}."
-    )
+def _comparison(rows: Sequence[Sequence[str]]) -> Table:
+    heading, *rest = rows
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for place, column in enumerate(zip(*rows, strict=True)):
+        longest = max(len(word) for cell in column for word in cell.split())
+        table.add_column(heading[place], style="" if place else "bold cyan", min_width=longest)
+    for row in rest:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def _print_view(console: Console, view: View, alone: bool) -> None:
@@ -74,7 +74,7 @@ def _print_view(console: Console, view: View, alone: bool) -> None:
         if titles:
             console.print(_indented(Text(f"{titles}: {reason}", style="dim")))
     if heads > most:
-        console.print(_indented(Text(f"… {heads} heads in all", style="dim")))
+        console.print(_indented(Text(f"… of {heads} heads", style="dim")))
     for line in view.lines:
         console.print(_indented(Text(line)))
 
@@ -130,12 +130,12 @@ def _table(panel: Panel, width: int, alone: bool) -> Group:
         table.add_row(Text(f"{panel.rows[row]} "), *cells)
     lines = [Text(panel.title, style="bold"), table]
     if rows < panel.matrix.shape[0]:
-        lines.append(Text(f"… {panel.matrix.shape[0]} rows", style="dim"))
+        lines.append(Text(f"… of {panel.matrix.shape[0]} rows", style="dim"))
     return Group(*lines)
 
 
 def _more(panel: Panel) -> str:
-    return f" … {panel.matrix.shape[1]} columns"
+    return f" … of {panel.matrix.shape[1]} columns"
 
 
 def _number(value: float, kind: str, limit: float) -> Text:

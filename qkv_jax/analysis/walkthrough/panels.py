@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from qkv_jax.analysis.walkthrough import Walk
+from qkv_jax.analysis.walkthrough.core import Walk
+from qkv_jax.tie import SOURCE_NAMES
 
 Kind = Literal["signed", "weights"]
 TERMS = 3  # of a long sum that are written out
@@ -20,6 +21,7 @@ class Panel(NamedTuple):
       kind: `weights` are from 0 to 1 and sum to 1 along a row.
       scale: panels of one name have their colours in common.
       head: counted from 0; None for what all heads share.
+      of_pairs: rows and columns are both tokens, as of scores and weights.
       same_as: words for an earlier panel of this step that holds the same numbers.
     """
 
@@ -29,6 +31,7 @@ class Panel(NamedTuple):
     columns: tuple[str, ...]
     kind: Kind = "signed"
     head: int | None = None
+    of_pairs: bool = False
     same_as: str = ""
     scale: str = "the numbers of this step"
 
@@ -44,16 +47,14 @@ def pairs(
     rows, columns = token_rows(walk), walk.tokens
     scale = "the weights" if kind == "weights" else Panel._field_defaults["scale"]
     return [
-        Panel(f"{title} (head {head + 1})", array, rows, columns, kind, head, scale=scale)
+        Panel(f"{title} (head {head + 1})", array, rows, columns, kind, head, True, scale=scale)
         for head, array in enumerate(arrays, first)
     ]
 
 
 def is_input(walk: Walk, role: str) -> bool:
     """Whether a role is X itself, without even an adapter."""
-    width = walk.x.shape[1]
-    matrix = dict(zip("QKV", walk.layer[1:4], strict=True))[role].reshape(width, -1)
-    return walk.tie.source(role) == "X" and np.array_equal(matrix, np.eye(width))
+    return walk.tie.source(role) == "X" and SOURCE_NAMES[role] not in walk.adapters
 
 
 def shown(walk: Walk) -> int:

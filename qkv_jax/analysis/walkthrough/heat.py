@@ -1,22 +1,66 @@
-"""Heat maps as SVG text: small arrays with their numbers, large ones as an embedded picture."""
+"""Heat maps as SVG text: small arrays with their numbers, large ones as an embedded picture.
+
+Colours are blue below zero and orange above it, or from pale to dark green for weights. Both scales
+change in lightness all the way, so that they are read with any colour vision and in print.
+"""
 
 import base64
+import io
 import math
-import struct
-import zlib
 from html import escape
 
 import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
 
-from qkv_jax.analysis.walkthrough_colours import colour_of, colours_of, ink_on
-from qkv_jax.analysis.walkthrough_panels import Panel, number
+from qkv_jax.analysis.walkthrough.panels import Panel, number
+
+_SIGNED = ("#0b5394", "#6fa8d6", "#f6f6f4", "#f0a35e", "#b34700")
+_WEIGHTS = ("#f6f6f4", "#b7dccb", "#5fae93", "#007a5e", "#003d2e")
 
 _WRITTEN = 12  # rows and columns up to which numbers are written into the cells
 _CELL, _HIGH = 40.0, 25.0  # pixels of a cell with a number
 _TEXT, _SMALL = 12.5, 11.5
-_INK, _SOFT, _LINE = "#1f2933", "#55616b", "#ffffff"
+_BLACK, _SOFT, _WHITE = "#000000", "#55616b", "#ffffff"
 _LETTER, _APART = 7.2, 13.0  # pixels of a letter, at most; between two labels, at least
 _NARROW, _WIDE, _LARGE = 2.5, 15.0, 300.0  # of cells without numbers, and of their map
+
+
+def colours_of(
+    values: Float[np.ndarray, "*R"], kind: str, limit: float
+) -> UInt8[np.ndarray, "*R 3"]:
+    """Red, green and blue from 0 to 255.
+
+    Args:
+      kind: `weights` run from 0 to the limit, `signed` from minus the limit.
+    """
+    names = _WEIGHTS if kind == "weights" else _SIGNED
+    stops = np.array([[int(n[i : i + 2], 16) for i in (1, 3, 5)] for n in names], float)
+    shares = values / (limit or 1.0)
+    shares = shares if kind == "weights" else (shares + 1) / 2
+    places = np.clip(shares, 0, 1) * (len(stops) - 1)
+    channels = [np.interp(places, range(len(stops)), stops[:, c]) for c in range(3)]
+    return np.rint(np.stack(channels, -1)).astype(np.uint8)
+
+
+def colour_of(value: float, kind: str, limit: float) -> str:
+    """One colour as `#rrggbb`."""
+    return "#{:02x}{:02x}{:02x}".format(*colours_of(np.asarray(value), kind, limit))
+
+
+def ink_on(colour: str) -> str:
+    """The colour of text on it: the one of the two with more contrast."""
+    return max((_WHITE, _BLACK), key=lambda ink: contrast(ink, colour))
+
+
+def contrast(one: str, other: str) -> float:
+    """From 1, no difference, to 21, black on white; text needs 4.5 (WCAG 2.2, 1.4.3)."""
+    levels = []
+    for colour in (one, other):
+        shares = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+        levels.append(float(linear @ (0.2126, 0.7152, 0.0722)))
+    return (max(levels) + 0.05) / (min(levels) + 0.05)
 
 
 def heat_map(panel: Panel, limit: float, *, plain: bool = False) -> str:
@@ -28,12 +72,16 @@ def heat_map(panel: Panel, limit: float, *, plain: bool = False) -> str:
     """
     rows, columns = panel.matrix.shape
     written = not plain and rows <= _WRITTEN and columns <= _WRITTEN
-    wide, high = (_CELL, _HIGH) if written else (_side(rows, columns),) * 2
+    wide, high = (_CELL, _HIGH) if written else (_side(columns), _side(rows))
+    if plain:  # of the same width in the overview; not too flat to be seen
+        wide = high = _side(max(rows, columns))
+        high *= np.clip(0.4 * columns / rows, 1, 3)
     longest = max(map(len, panel.columns)) * _LETTER
-    slanted = not plain and longest > wide + 6
+    slanted = not plain and panel.of_pairs and longest > wide + 6
     left = 0.0 if plain else 10 + _LETTER * max(map(len, panel.rows))
     top = 0.0 if plain else 14 + 0.75 * longest if slanted else 20.0
     width, height = left + wide * columns + (0.75 * top if slanted else 0.0), top + high * rows
+    height += 0.0 if plain or high >= _APART else 4.0  # the last label is higher than its row
     parts = [_cells(panel, limit, left, top, wide, high)]
     if written:
         parts += _numbers(panel, limit, left, top)
@@ -65,8 +113,9 @@ def scale_bar(kind: str, limit: float) -> str:
     )
 
 
-def _side(rows: int, columns: int) -> float:
-    return max(_NARROW, min(_WIDE, _LARGE / max(rows, columns)))
+def _side(count: int) -> float:
+    """Of a cell in a row or column of so many."""
+    return max(_NARROW, min(_WIDE, _LARGE / count))
 
 
 def _cells(panel: Panel, limit: float, left: float, top: float, wide: float, high: float) -> str:
@@ -81,7 +130,7 @@ def _cells(panel: Panel, limit: float, left: float, top: float, wide: float, hig
     return "".join(
         f'<rect x="{left + wide * c:.1f}" y="{top + high * r:.1f}" width="{wide:.1f}" '
         f'height="{high:.1f}" fill="{colour_of(panel.matrix[r, c], panel.kind, limit)}" '
-        f'stroke="{_LINE}" stroke-width="1"/>'
+        f'stroke="{_WHITE}" stroke-width="1"/>'
         for r in range(rows)
         for c in range(columns)
     )
@@ -92,7 +141,8 @@ def _labels(
 ) -> list[str]:
     """Above and to the left; where cells are narrow, of every second, third ... one."""
     parts = []
-    for column in range(0, len(panel.columns), max(1, math.ceil(_APART / wide))):
+    apart = _APART if slanted else 6 + max(map(len, panel.columns)) * _LETTER
+    for column in range(0, len(panel.columns), max(1, math.ceil(apart / wide))):
         x = left + wide * (column + 0.5)
         turn = f' transform="rotate(-48 {x:.0f} {top - 6:.0f})"' if slanted else ""
         anchor = "start" if slanted else "middle"
@@ -139,17 +189,8 @@ def _spoken(panel: Panel) -> str:
     return "; ".join(lines)
 
 
-def _png(pixels: np.ndarray) -> bytes:
-    """A picture [rows, columns, 3] of bytes as a PNG file."""
-    rows, columns, _ = pixels.shape
-    lines = b"".join(b"\0" + row.tobytes() for row in pixels)
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(lines, 9)),
-        (b"IEND", b""),
-    )
-    packed = (
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+def _png(pixels: UInt8[np.ndarray, "R C 3"]) -> bytes:
+    """A picture as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png", optimize=True)
+    return file.getvalue()

@@ -7,19 +7,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qkv_jax.analysis import walkthrough_views as views
-from qkv_jax.analysis.walkthrough import Walk
-from qkv_jax.analysis.walkthrough_panels import Panel
-from qkv_jax.analysis.walkthrough_remarks import at
+from qkv_jax.analysis.walkthrough import views
+from qkv_jax.analysis.walkthrough.core import Walk
+from qkv_jax.analysis.walkthrough.panels import Panel
+from qkv_jax.analysis.walkthrough.remarks import at
 
 _SCORES = (
-    "How well query i fits key j: the sum of the products of their numbers. A row is the token "
-    "that looks, a column the token looked at."
+    "How well the query of token i fits the key of token j: number by number multiplied and summed "
+    "up (a dot product). A row is the token that looks, a column the token looked at."
 )
 _WEIGHTS = (
     "Each row of scaled scores becomes shares that sum to 1: how much of token j goes into token i."
 )
-_MIXED = "Each token receives the average of all values, weighted by its row."
+_MIXED = (
+    "Each token receives an average of all values, in which value j counts as much as its weight "
+    "in the token's row of A."
+)
 _OUTPUT = (
     "The heads are laid side by side and mixed by one more matrix, W_O, if the layer has it. This "
     "is what the layer returns."
@@ -42,15 +45,16 @@ class Step(NamedTuple):
     views: tuple[View, ...]  # one a walk, in their order
 
 
-def steps(walks: Sequence[Walk]) -> tuple[Step, ...]:
+def steps_of(walks: Sequence[Walk]) -> tuple[Step, ...]:
     """The steps of walks that have their tokens and their number of heads in common."""
     first = walks[0]
+    q, k = views.seen_by_scores(first)
     told = [
         ("input", _input_title(first), _input_formula(first), _input_text(first), views.of_input),
         (
             "matrices",
-            "The learned matrices",
-            "W_Q, W_K, W_V",
+            "The matrices W_Q, W_K and W_V",
+            "Q = X·W_Q    K = X·W_K    V = X·W_V",
             _matrices_text(first),
             views.of_matrices,
         ),
@@ -68,8 +72,8 @@ def steps(walks: Sequence[Walk]) -> tuple[Step, ...]:
             _turn_text(first),
             views.of_turned,
         ),
-        ("scores", "Scores", "Sᵢⱼ = qᵢ·kⱼ", _SCORES, views.of_scores),
-        ("scaled", "Scaled scores", _scale_formula(first), _scale_text(first), views.of_scaled),
+        ("scores", "Scores", f"Sᵢⱼ = {q}ᵢ·{k}ⱼ", _SCORES, views.of_scores),
+        ("scaled", "Scaled scores", _scale_formula(walks), _scale_text(walks), views.of_scaled),
         (
             "weights",
             "Softmax: attention weights",
@@ -140,18 +144,20 @@ def _input_text(walk: Walk) -> str:
 
 def _projections_text(walk: Walk) -> str:
     _, heads, width = walk.query.shape
+    alone = ", each of which looks on its own" * (heads > 1)
     return (
         f"Each token's vector is multiplied by each matrix and the result cut into {heads} "
-        f"head{'s' * (heads != 1)} of {width} numbers. The query asks, the key is what a token is "
-        "found by, the value is what it hands over."
+        f"head{'s' * (heads != 1)} of {width} numbers{alone}. "
+        "The query asks, the key is what a token is found by, the value is what it hands over."
     )
 
 
 def _matrices_text(walk: Walk) -> str:
     width, heads, head_dim = walk.layer.query.shape
     return (
-        f"The weights that training changes; {width} numbers in, {heads} × {head_dim} out. A tie "
-        "makes some of them one and the same, or leaves them out. Column 2.1 is number 1 of head 2."
+        f"What X is multiplied by: {width} numbers of a token in, {heads} × {head_dim} out. A tie "
+        "makes some of these matrices one and the same, or leaves them out. Column 2.1 is number 1 "
+        "of head 2."
     )
 
 
@@ -173,18 +179,17 @@ def _turn_text(walk: Walk) -> str:
     return " ".join(said[what] for what in walk.between) + " Values stay as they are."
 
 
-def _scale_formula(walk: Walk) -> str:
-    usual = np.allclose(walk.scale, walk.query.shape[2] ** -0.5)
-    bias = " + biasᵢⱼ" if walk.bias is not None else ""
-    return ("Sᵢⱼ / √d_k" if usual else "scale·Sᵢⱼ") + bias
+def _scale_formula(walks: Sequence[Walk]) -> str:
+    bias = " + biasᵢⱼ" if walks[0].bias is not None else ""
+    return ("Sᵢⱼ / √d_k" if all(map(views.usual_scale, walks)) else "scale·Sᵢⱼ") + bias
 
 
-def _scale_text(walk: Walk) -> str:
+def _scale_text(walks: Sequence[Walk]) -> str:
+    width = walks[0].query.shape[2]
     text = (
-        f"Long vectors have large products: divided by the root of the head's width, √"
-        f"{walk.query.shape[2]}, scores keep one size."
+        f"The sum has a term for each of the d_k = {width} numbers of a head, so it grows with "
+        f"the head's width; divided by √{width}, scores keep one size whatever the width."
     )
-    if not np.allclose(walk.scale, walk.query.shape[2] ** -0.5):
-        factors = ", ".join(f"{factor:.3f}" for factor in walk.scale)
-        text = f"The scores are multiplied by the layer's scale, by head: {factors}."
-    return text + (" The position bias is added." if walk.bias is not None else "")
+    if not all(map(views.usual_scale, walks)):
+        text = "The scores are multiplied by the layer's scale, a number for each head."
+    return text + (" The position bias is added." if walks[0].bias is not None else "")

@@ -7,42 +7,41 @@ from collections.abc import Sequence
 import jinja2
 import numpy as np
 
-from qkv_jax.analysis.walkthrough import Walk
-from qkv_jax.analysis.walkthrough_heat import heat_map, scale_bar
-from qkv_jax.analysis.walkthrough_panels import Panel
-from qkv_jax.analysis.walkthrough_steps import Step
-from qkv_jax.analysis.walkthrough_terminal import checked
+from qkv_jax.analysis.walkthrough.core import Walk
+from qkv_jax.analysis.walkthrough.heat import heat_map, scale_bar
+from qkv_jax.analysis.walkthrough.panels import Panel
+from qkv_jax.analysis.walkthrough.steps import Step
+from qkv_jax.analysis.walkthrough.telling import QUESTION, Telling
 
-_TEMPLATES = pathlib.Path(__file__).parent / "templates"
+_TEMPLATES = pathlib.Path(__file__).parents[1] / "templates"
 _HEADS = 4  # shown, where there are more
 _MOST, _MOST_GLANCE = 64, 32  # rows and columns shown of large arrays; columns in the overview
 _GLANCE = ("X", "Q", "K", "V", "scaled scores", "weights", "output")
 
 
-def write_page(
-    path: pathlib.Path,
-    about: str,
-    walks: Sequence[Walk],
-    steps: Sequence[Step],
-    remarks: Sequence[Sequence[str]],
-) -> None:
+def write_page(path: pathlib.Path, telling: Telling) -> None:
     """Writes the page; nothing in it is loaded from elsewhere."""
     loader = jinja2.FileSystemLoader(_TEMPLATES)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    walks = telling.walks
     most = max(float(walk.weights.max()) for walk in walks)
     page = environment.get_template("explain.html.jinja").render(
-        about=about,
+        about=telling.about,
         names=[walk.name for walk in walks],
         heading=_GLANCE,
         heads=walks[0].query.shape[1],
+        most=_HEADS,
         cut=_MOST_GLANCE if walks[0].x.shape[1] > _MOST_GLANCE else 0,
         glance=[_glance(walk, most) for walk in walks],
         glance_bars=(scale_bar("signed", 1.0), scale_bar("weights", most)),
-        steps=[_shown(step) for step in steps],
-        remarks=list(zip([walk.name for walk in walks], remarks, strict=True)),
-        checked=checked(walks),
+        steps=[_shown(step) for step in telling.steps],
+        comparison=telling.comparison,
+        remarks=list(zip([walk.name for walk in walks], telling.remarks, strict=True)),
+        question=QUESTION,
+        answers=telling.answers,
+        checked=telling.checked,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
@@ -126,8 +125,7 @@ def _groups(panels: Sequence[Panel], limits: dict[str, float]) -> list[list[dict
 def _corner(panel: Panel) -> Panel:
     """The panel without what lies beyond its first rows and columns; scores and weights, a row and
     a column a token, are left whole."""
-    rows, columns = panel.matrix.shape
-    if panel.head is not None and rows == columns:
+    if panel.of_pairs:
         return panel
     return panel._replace(
         matrix=panel.matrix[:_MOST, :_MOST], rows=panel.rows[:_MOST], columns=panel.columns[:_MOST]
