@@ -10,10 +10,14 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 CONFIG  ?= configs/quick.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
-.PHONY: ablation test lint benchmark calibration reviews setup clean
+.PHONY: ablation claims test lint benchmark calibration reviews setup clean
 
 ablation: $(READY)
 	$(BIN)/python -m experiments.ablate --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
+
+# The usual answer, claim by claim.
+claims: $(READY)
+	$(BIN)/python -m experiments.ablate --config=configs/claims.py --workdir=runs/claims $(ARGS)
 
 test: $(TESTS) lint
 	$(BIN)/python -m pytest $(ARGS)

@@ -22,6 +22,8 @@ from qkv_jax.training.state import model_inputs
 from qkv_jax.training.step import Replica
 from qkv_jax.transformer import Block, ModelConfig
 
+Match = Literal["none", "params", "flops"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Costs:

@@ -15,6 +15,7 @@ from qkv_jax.study.console import console_table
 from qkv_jax.study.engine import Engine
 from qkv_jax.study.engine import Progress as News
 from qkv_jax.study.plan import Study, TaskPlan
+from qkv_jax.study.report_ledger import console_ledger, ledger_context
 from qkv_jax.study.results import Workdir
 from qkv_jax.training.population import wave_shape
 
@@ -210,6 +211,9 @@ def print_end(record: dict, summary: pd.DataFrame, path: pathlib.Path) -> None:
     console = Console()
     averages = Workdir(path.parent).table("families.csv")
     console.print(console_table(record, summary, console.width, averages))
+    ledger = ledger_context(path.parent)
+    if ledger:
+        console.print("", console_ledger(ledger, console.width))
     console.print(f"\n{record['seconds'] / 60:.1f} minutes. Report: {path}", soft_wrap=True)
 
 

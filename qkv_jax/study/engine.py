@@ -18,6 +18,8 @@ import qkv_jax
 from qkv_jax.study import costs, statistics
 from qkv_jax.study.breakdown import breakdown_table, read_breakdown
 from qkv_jax.study.families import families, family_table
+from qkv_jax.study.ledger import write_ledger
+from qkv_jax.study.measures import MEASURE_COLUMNS, lookup, measure
 from qkv_jax.study.plan import Arm, Study, TaskPlan
 from qkv_jax.study.results import KEY, Workdir
 from qkv_jax.tasks import Data, Task
@@ -61,6 +63,7 @@ class Engine:
         self.done = {tuple(row) for row in self.runs[list(KEY)].itertuples(index=False)}
         self.populations: dict[Any, Population] = {}
         self.breakdowns: dict[str, Breakdown] = {}  # of the tasks that tell examples apart
+        self.measures: list[dict] = []  # of trained models, as the claims ask for them
         self._loaded: tuple[Task, Data, DeviceData] | None = None
         self.progress = Progress()
         self.record = {
@@ -94,6 +97,7 @@ class Engine:
                 self.workdir.write_study(self.record)
                 self._tell(plan, arm, "eval", arm_finished=True)
             self.populations.clear()  # compiled programs and data of this task
+            self.measures += self._measure(plan)
         self.record["complete"] = True
         self.workdir.write_study(self.record)
         summary = self.summary()
@@ -106,6 +110,8 @@ class Engine:
                 self.record, self.runs, self.breakdowns, self.workdir.examples
             )
             self.workdir.write("breakdown.csv", table.to_csv(index=False))
+        if self.study.claims:
+            self._judge()
         return summary
 
     def summary(self, task: str | None = None) -> pd.DataFrame:
@@ -115,6 +121,41 @@ class Engine:
             record = {**record, "tasks": {task: record["tasks"][task]}}
         examples = lambda task, arm: self.workdir.examples(task, arm, seeds)
         return statistics.summarise(record, self.runs, self.costs(), examples)
+
+    def _judge(self) -> None:
+        """The ledger of claims, from the runs and the models that there are."""
+        measures = pd.DataFrame(self.measures, columns=MEASURE_COLUMNS)
+        seeds = self.study.eval_seeds
+        table, judgements = write_ledger(
+            self.record, self.study.claims, self.runs,
+            lambda task, arm: self.workdir.examples(task, arm, seeds),
+            {name: breakdown.groups for name, breakdown in self.breakdowns.items()},
+            lookup(measures, seeds),
+        )  # fmt: skip
+        self.workdir.write("measures.csv", measures.to_csv(index=False))
+        self.workdir.write("claims.csv", table.to_csv(index=False))
+        claims = [dataclasses.asdict(judgement) for judgement in judgements]
+        self.workdir.write("claims.json", json.dumps(claims, indent=1, ensure_ascii=False))
+
+    def _measure(self, plan: TaskPlan) -> list[dict]:
+        """What the claims ask of the trained models of a task."""
+        wanted: dict[str, list[str]] = {}
+        for claim in self.study.claims.values():
+            for entry in claim.evidence.values():
+                if entry.measure and plan.name in entry.tasks:
+                    wanted.setdefault(entry.arm, []).append(entry.measure)
+        done = self.runs[(self.runs["phase"] == "eval") & (self.runs["status"] == "done")]
+        rows = []
+        for arm in (arm for arm in plan.arms if arm.name in wanted):
+            mine = done[(done["task"] == plan.name) & (done["arm"] == arm.name)]
+            for seed in sorted({*mine["seed"]} & {*self.study.eval_seeds}):
+                params = self.workdir.params(plan.name, arm.name, seed)
+                names = dict.fromkeys(wanted[arm.name])
+                found = measure(arm.replica, seed, arm.salt, params, self._loaded[1]["test"], names)
+                for name, (trained, untrained) in found.items():
+                    values = (plan.name, arm.name, seed, name, trained, untrained)
+                    rows.append(dict(zip(MEASURE_COLUMNS, values, strict=True)))
+        return rows
 
     def costs(self) -> dict:
         """costs.json with the step times measured so far, as ratios to the baseline's."""

@@ -65,6 +65,8 @@ def learning_rates(study: dict, runs, summary, task: str):
     limits = _limits(done["value"]) or (0.0, 1.0)
     rates = sorted(set(spec["learning_rates"]) | set(runs["learning_rate"]))
     worst = limits[0] if spec["higher_is_better"] else limits[1]
+    # Before anything is drawn: a grid of one rate has no width to scale to.
+    axes[0].set(xscale="log", xlim=(rates[0] / 1.5, rates[-1] * 1.5), ylim=limits)
     for axis, arm in zip(axes, order, strict=True):
         _rate_panel(axis, runs[runs["arm"] == arm], means, arm, study, rows[arm], worst)
         if rows[arm].get("edge"):
@@ -75,9 +77,6 @@ def learning_rates(study: dict, runs, summary, task: str):
             )  # fmt: skip
         _title(axis, arm, rows[arm])
         axis.grid(axis="y")
-    axes[0].set_xscale("log")
-    axes[0].set_xlim(rates[0] / 1.5, rates[-1] * 1.5)
-    axes[0].set_ylim(*limits)
     for axis in axes:  # a label at every second rate where they would touch
         shown = rates if len(rates) <= 4 else rates[:: -(-len(rates) // 4)]
         axis.xaxis.set_major_locator(FixedLocator(shown))

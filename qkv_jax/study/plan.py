@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from qkv_jax.config import ConfigError, as_dict, build, require_choice, require_positive
 from qkv_jax.study import costs
 from qkv_jax.study.axes import PARTS, Cell, check_arm, expand, is_number
+from qkv_jax.study.claims import read_claims
 from qkv_jax.tasks import REGISTRY, Task, make_task
 from qkv_jax.tie import Tie
 from qkv_jax.training.population import Run, wave_shape
@@ -34,12 +35,12 @@ class StudyConfig:
     learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
     tune_seeds: int = 2
     eval_seeds: int = 6
-    match: Literal["none", "params", "flops"] = "none"
+    match: costs.Match = "none"
     packing: int | None = None  # replicas a device; by default chosen for the backend
 
     def __post_init__(self):
         require_positive(self, "tune_seeds", "eval_seeds", "packing")
-        require_choice(self, "match", ("none", "params", "flops"))
+        require_choice(self, "match", get_args(costs.Match))
         if self.eval_seeds > _FIRST_TUNE_SEED:
             allowed = f"at most {_FIRST_TUNE_SEED}: tuning seeds start there"
             raise ConfigError("eval_seeds", self.eval_seeds, allowed)
@@ -80,6 +81,7 @@ class ArmEntry:
     train: dict[str, Any] = dataclasses.field(default_factory=dict)
     role: Literal["arm", "control"] = "arm"
     note: str = ""
+    match: costs.Match = "none"  # widen its MLP to the baseline's parameters or FLOPs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +94,7 @@ class StudyFile:
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     train: dict[str, Any] = dataclasses.field(default_factory=dict)
     study: StudyConfig = StudyConfig()
+    claims: dict[str, Any] = dataclasses.field(default_factory=dict)  # see `claims.py`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +152,8 @@ class Study:
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError("tasks", name, "two tasks would have this name; rename one")
+        arms = {plan.name: (plan.task, [arm.name for arm in plan.arms]) for plan in self.tasks}
+        self.claims = read_claims(self.file.claims, arms, self.config.baseline)
 
     @property
     def tune_seeds(self) -> tuple[int, ...]:
@@ -212,6 +217,7 @@ class Study:
             "wave": wave_shape(self.config.packing),
             "arms": arms,
             "tasks": {plan.name: _describe_task(plan) for plan in self.tasks},
+            "claims": as_dict(self.claims),
             "config": as_dict(self.file),
         }
 
@@ -251,7 +257,10 @@ class Study:
         baseline = self.config.baseline
         others = [n for n in self.arm_entries if n != baseline and n in (entry.arms or [n])]
         make = functools.partial(self._arm, task, entry, prefix)
-        arms = [make(baseline, "baseline"), *(make(n, self.arm_entries[n].role) for n in others)]
+        arms = [make(baseline, "baseline")]
+        for other in others:
+            arm, what = make(other, self.arm_entries[other].role), self.arm_entries[other].match
+            arms.append(_widen(arm, arms[0], what))
         arms += self._matched(arms)
         arms.append(dataclasses.replace(
             arms[0], name=PLACEBO, role="placebo", salt=_PLACEBO_SALT,
@@ -276,16 +285,12 @@ class Study:
     def _matched(self, arms: list[Arm]) -> list[Arm]:
         """Each smaller arm again, its MLP widened to the baseline's parameters or FLOPs."""
         what = self.config.match
-        matched = []
-        for arm in arms[1:] if what != "none" else ():
-            widened, residual = costs.match(arm.replica, arms[0].replica, what)
-            if widened != arm.replica:
-                note = (
-                    f"MLP width {widened.model.mlp_width}: {residual:+.2%} {what} of the baseline"
-                )
-                name = f"{arm.name} ({what} matched)"
-                matched.append(Arm(name, "matched", widened, note=note))
-        return matched
+        matched = [_widen(arm, arms[0], what) for arm in arms[1:]]
+        return [
+            dataclasses.replace(wide, name=f"{arm.name} ({what} matched)", role="matched")
+            for arm, wide in zip(arms[1:], matched, strict=True)
+            if wide.replica != arm.replica
+        ]
 
     def _describe_arm(self, arm: Arm) -> dict:
         ties = set(arm.replica.model.ties)
@@ -296,6 +301,18 @@ class Study:
             "note": arm.note,
             "overrides": as_dict({"model": entry.model, "train": entry.train}) if entry else {},
         }
+
+
+def _widen(arm: Arm, baseline: Arm, what: costs.Match) -> Arm:
+    """The arm with its MLP widened to cost what the baseline does, if it is cheaper."""
+    if what == "none":
+        return arm
+    widened, residual = costs.match(arm.replica, baseline.replica, what)
+    if widened == arm.replica:
+        return arm
+    note = f"MLP width {widened.model.mlp_width}: {residual:+.2%} {what} of the baseline"
+    note = "; ".join(filter(None, (arm.note, note)))
+    return dataclasses.replace(arm, replica=widened, note=note)
 
 
 def _describe_task(plan: TaskPlan) -> dict:

@@ -20,6 +20,8 @@ from qkv_jax.study.families import families, family_of, family_table
 from qkv_jax.study.protocol import protocol
 from qkv_jax.study.report_family import counted_signs, family_context, verdict_counts
 from qkv_jax.study.report_figures import draw_family, draw_task
+from qkv_jax.study.report_ledger import SIGNS as LEDGER_SIGNS
+from qkv_jax.study.report_ledger import ledger_context
 from qkv_jax.study.results import Workdir
 from qkv_jax.study.statistics import seed_scores
 
@@ -36,7 +38,7 @@ def write_report(
     """Writes report.html, report.md and figures/*.svg|png into the workdir of a study.
 
     Args:
-      workdir: an existing folder; breakdown.csv in it is shown, if there is one.
+      workdir: an existing folder; breakdown.csv and the ledger in it are shown, if there are any.
       study, runs, summary: the dict of study.json, the runs, and `statistics.summarise` of them.
         An unfinished study is reported as far as it goes, under a banner.
       curve: (task, arm, phase, learning_rate, seed) -> DataFrame(step, value) or None.
@@ -48,6 +50,7 @@ def write_report(
     folder = workdir / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     context = _context(study, runs, summary)
+    context |= {"ledger": ledger_context(workdir), "ledger_signs": LEDGER_SIGNS}
     groups = Workdir(workdir).table("breakdown.csv")
     for task in context["tasks"]:
         table = None if groups is None else groups[groups["task"] == task["name"]]

@@ -9,6 +9,7 @@
     costs.json, summary.csv, report.html, report.md, figures/
     families.csv      averages over the cells of tasks with axes, where there are such
     breakdown.csv     scores by group of test examples, of tasks that tell them apart
+    claims.csv, claims.json, measures.csv: the ledger, where the study states claims
 
 Whole files are replaced atomically; a row cut off by a crash is dropped and its run is repeated.
 """
@@ -40,6 +41,11 @@ RUN_COLUMNS = (
     "steps_to_solve", "seconds",
 )  # fmt: skip
 KEY = ("task", "arm", "phase", "learning_rate", "seed")
+# Of the tables beside the summary.
+TEXT_COLUMNS = {
+    "family", "task", "arm", "by", "measure", "claim", "evidence", "control", "against", "expect",
+    "outcome", "finding", "unit", "seeds_to_decide", "note",
+}  # fmt: skip
 
 
 class Workdir:
@@ -179,13 +185,13 @@ class Workdir:
         return np.stack([np.load(file) for file in files])
 
     def table(self, name: str) -> pd.DataFrame | None:
-        """families.csv or breakdown.csv; None if the study has none."""
+        """One of the tables beside the summary; None if the study has none."""
         file = self.path / name
         if not file.exists():
             return None
         # Names such as "None" or "1" are names.
         frame = pd.read_csv(file, dtype=str, keep_default_na=False)
-        for column in set(frame) - {"family", "task", "arm", "by"}:
+        for column in set(frame) - TEXT_COLUMNS:
             frame[column] = pd.to_numeric(frame[column])
         return frame
 
@@ -223,7 +229,7 @@ class Workdir:
 
 class StudyResults:
     """A study for a notebook: `study`, `runs`, `summary`, `curve(...)`, `examples(...)`,
-    `model(...)`; `families` and `breakdown` where the study has them, else None."""
+    `model(...)`; `families`, `breakdown` and `claims` where the study has them, else None."""
 
     def __init__(self, path: str | os.PathLike):
         self.workdir = Workdir(path)
@@ -233,6 +239,7 @@ class StudyResults:
         self.summary = pd.read_csv(summary, keep_default_na=True) if summary.exists() else None
         self.families = self.workdir.table("families.csv")
         self.breakdown = self.workdir.table("breakdown.csv")
+        self.claims = self.workdir.table("claims.csv")
         self.curve, self.examples = self.workdir.curve, self.workdir.examples
 
     def model(self, task: str, arm: str, seed: int = 0) -> tuple[Any, dict]:
@@ -304,6 +311,7 @@ def _identity(study: Mapping[str, Any]) -> Any:
     """What makes two studies the same: all of the config but the number of evaluation seeds."""
     config = json.loads(json.dumps(study["config"]))
     config["study"].pop("eval_seeds", None)
+    config.setdefault("claims", {})  # studies from before there were any
     return {"format": study["format"], **config}
 
 

@@ -42,6 +42,17 @@ class _Choice(NamedTuple):
     seeds: int  # tuning seeds at the chosen rate
 
 
+class Evaluated(NamedTuple):
+    """The evaluation runs of one arm on one task, by seed, and how its learning rate was chosen."""
+
+    values: np.ndarray  # [S]; the failure value where a run failed, NaN where there is none
+    status: np.ndarray  # [S] of done, diverged, failed, or ""
+    rate: float
+    edge: str
+    lead: float  # of the chosen rate over the next best, validation mean
+    seeds: int  # tuning seeds at the chosen rate
+
+
 class _Run(NamedTuple):
     learning_rate: float
     seed: int
@@ -212,17 +223,27 @@ def summarise(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def seed_scores(study: dict, runs: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
-    """{task: {arm: [S] scores of the evaluation seeds of this look}}, as `summarise` reads them.
-
-    A run that diverged or failed counts with the task's failure value; NaN marks a missing one.
-    """
+def evaluations(study: dict, runs: pd.DataFrame) -> dict[tuple[str, str], Evaluated]:
+    """{(task, arm): the evaluation runs of this look}, as `summarise` reads them."""
     table = _by_arm(study, runs)
     chosen = _choices(study, table)
-    scores = {}
+    found = {}
     for name, task in study["tasks"].items():
-        values = _evaluations(study, name, table, chosen)[0]
-        scores[name] = dict(zip(task["arms"], values, strict=True))
+        values, _, status, rates = _evaluations(study, name, table, chosen)
+        for row, arm in enumerate(task["arms"]):
+            choice = rates[arm]
+            found[name, arm] = Evaluated(
+                values[row], status[row], choice.learning_rate, choice.edge, choice.lead,
+                choice.seeds,
+            )  # fmt: skip
+    return found
+
+
+def seed_scores(study: dict, runs: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
+    """{task: {arm: [S] scores of the evaluation seeds of this look}}."""
+    scores: dict[str, dict[str, np.ndarray]] = {name: {} for name in study["tasks"]}
+    for (task, arm), evaluated in evaluations(study, runs).items():
+        scores[task][arm] = evaluated.values
     return scores
 
 

@@ -120,7 +120,8 @@ def compare_means(values, baseline, *, margin, level, higher_is_better, refuse_e
     """Paired comparison of means with a baseline, and the verdict on each arm.
 
     Args:
-      values: [A, S] scores; baseline: [S] scores of the baseline at the same seeds.
+      values: [A, S] scores; baseline: [S] scores of the baseline at the same seeds, or [A, S] if
+        each arm has one of its own.
       margin: equivalence margin in the metric's unit, or None for no equivalence test.
       level: the `Level` of this look.
       higher_is_better: direction of the metric.
@@ -131,7 +132,8 @@ def compare_means(values, baseline, *, margin, level, higher_is_better, refuse_e
       over the A arms at the level of the look), p_value (paired t-test), p_holm, p_equivalence
       (two one-sided tests, Schuirmann 1987, after a Holm of their own), seeds_to_decide, verdict.
     """
-    values, baseline = np.asarray(values, float), np.asarray(baseline, float)
+    values = np.asarray(values, float)
+    baseline = np.broadcast_to(np.asarray(baseline, float), values.shape)
     arms = len(values)
     refuse = np.zeros(arms, bool) if refuse_equivalence is None else np.asarray(refuse_equivalence)
     difference = values - baseline
@@ -147,7 +149,7 @@ def compare_means(values, baseline, *, margin, level, higher_is_better, refuse_e
     p = np.where(spread, 2 * stats.t.sf(np.abs(delta) / error, df), np.nan)
     for i in np.flatnonzero((n >= 2) & (sd == 0) & (delta != 0)):
         paired = ~np.isnan(difference[i])
-        p[i] = _exact_p(values[i, paired], baseline[paired])
+        p[i] = _exact_p(values[i, paired], baseline[i, paired])
     p_holm = holm(p)
 
     p_equivalence = np.full(arms, np.nan)
