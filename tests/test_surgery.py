@@ -3,13 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
+import small_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkv_jax.analysis.layers import Layer, heads, layer_weights
 from qkv_jax.analysis.surgery.fit import Moments
 from qkv_jax.analysis.surgery.impose import METHODS, check, impose, spread, tied
+from qkv_jax.analysis.surgery.store import load_tied
 from qkv_jax.config import ConfigError
 from qkv_jax.model_config import ModelConfig
 from qkv_jax.tie import Tie
@@ -198,3 +201,78 @@ def test_what_cannot_be_is_refused(options, tie, method, said):
         check(encoder(**options), Tie.parse(tie), (method,))
     assert said in str(refused.value)
     assert len(METHODS) == 5
+
+
+# --- the command
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = small_models.write(tmp_path_factory.mktemp("surgery"))
+    (folder / "lines").write_text("the cat sat\nsat on the mat\n" * 6)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def command(place):
+    """`command(*flags)` gives exit code, stdout and stderr."""
+    with small_models.server(place / "here") as run:
+        yield lambda *flags: run("experiments.surgery", *flags)
+
+
+def test_bad_input_to_the_command_is_one_line(command, place):
+    for flags, line in [
+        ([], "--run: given None; name one model: --run or --pretrained"),
+        (["--run={none}"], "--run: given '{none}'; is no run of experiments.train: no config.json"),
+        (["--run={run}", "--tie=separate"], "--tie: given 'separate'; ties nothing"),
+        (["--run={run}", "--texts=a"], "--texts: given 'a'; is for --pretrained"),
+        (["--run={run}", "--layers=2"], "--layers: given '2'; the model has layers 0 to 1"),
+        (["--run={run}", "--method=mean"], "--method: given 'mean'; allowed: "
+         + ", ".join(METHODS)),
+        (["--run={run}", "--workdir={bare}"], "--workdir: given '{bare}'; holds files already; "
+         "name a new folder"),
+    ]:  # fmt: skip
+        names = {path.name: str(path) for path in place.iterdir()}
+        code, out, err = command(*(flag.format(**names) for flag in flags))
+        assert (code, out, err) == (2, "", f"error: {line.format(**names)}\n")
+    assert not list((place / "here").iterdir())
+
+
+def test_a_run_is_tied_measured_trained_on_and_kept(command, place):
+    """Every layer alone, all of them, and after training; the tied model comes back and is tied."""
+    folder = place / "operated"
+    code, out, err = command(
+        f"--run={place / 'run'}", "--tie=K=V", "--method=fit", "--steps=10", f"--workdir={folder}"
+    )
+    assert (code, err) == (0, "") and "K=V imposed" in out
+    found = pd.read_csv(folder / "surgery.csv", dtype={"layers": str}, keep_default_na=False)
+    shown = found[["method", "layers", "trained"]].to_numpy().tolist()
+    assert shown == [
+        ["original", "", 0], ["fit", "0", 0], ["fit", "1", 0], ["fit", "all", 0],
+        ["fit", "all", 10], ["original", "", 10],
+    ]  # fmt: skip
+    assert np.isfinite(found["test loss"]).all()
+    page = (folder / "report.html").read_text()
+    assert "<script" not in page and "data:image/svg+xml" in page
+    encoder, variables = load_tied(folder / "models" / "fit")
+    assert [str(tie) for tie in encoder.config.ties] == ["K=V", "K=V"]
+    attention = variables["params"]["layer_0"]["attention"]
+    assert {*attention} == {"query", "key", "out"}
+    assert encoder.apply(variables, jnp.zeros((1, 16), jnp.int32)).shape[0] == 1
+
+
+def test_a_pretrained_model_loses_nothing_where_nothing_is_changed(command, place):
+    folder = place / "pretrained"
+    code, out, err = command(
+        f"--pretrained={place / 'bert'}", f"--texts={place / 'lines'}", "--method=average",
+        "--method=fit", "--steps=3", f"--workdir={folder}",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    found = pd.read_csv(folder / "surgery.csv").set_index(["method", "trained"])
+    change, cosine = "change of hidden states", "cosine of embeddings"
+    assert found.loc[("original", 0), change].max() < 1e-5
+    assert found.loc[("original", 0), cosine].min() > 0.9999
+    whole = found[found["layers"] == "all"]
+    assert whole.loc[("fit", 0), change] < whole.loc[("average", 0), change]
+    encoder, variables = load_tied(folder / "models" / "average")
+    assert {str(tie) for tie in encoder.config.ties} == {"K=V"}

@@ -28,7 +28,8 @@ def ledger_context(workdir: pathlib.Path) -> list[dict] | None:
     for claim in json.loads(file.read_text()):
         mine = table[table["claim"] == claim["claim"]].to_dict("records")
         counts = collections.Counter(row["outcome"] for row in mine if row["control"] == "False")
-        found.append(claim | {"rows": [_evidence(row) for row in mine], "counts": dict(counts)})
+        ordered = {outcome: counts[outcome] for outcome in ("for", "against", "open")}
+        found.append(claim | {"rows": [_evidence(row) for row in mine], "counts": ordered})
     return found
 
 

@@ -74,7 +74,7 @@ def damage_figure(found: pd.DataFrame, patient: Patient) -> Figure:
     untrained = found[(found["trained"] == 0) & (found["method"] != ORIGINAL)]
     layers = [str(n) for n in range(patient.encoder.config.layers)]
     places = [*layers, ALL]
-    figure = Figure(figsize=(max(4.8, 0.55 * len(places) + 2.6), 3.0))
+    figure = style.new_figure(max(4.8, 0.55 * len(places) + 2.6), 3.0)
     axes = figure.subplots()
     for colour, marker, (method, part) in zip(
         style.LINES, "osD^v", untrained.groupby("method", sort=False), strict=False
