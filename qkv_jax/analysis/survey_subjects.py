@@ -69,9 +69,10 @@ def of_pretrained(folder: pathlib.Path, texts: Mapping[str, str], seed: int) -> 
     try:
         model = load_pretrained(folder)
     except ConfigError as error:
-        # A tensor or a field of config.json is named there, and not the folder.
-        where = "" if error.field == "pretrained" else f" (in {folder})"
-        raise ConfigError(f"--{error.field}", error.given, error.allowed + where) from None
+        if error.field == "pretrained":
+            raise ConfigError("--pretrained", error.given, error.allowed) from None
+        # A tensor or a field of config.json: the folder belongs to the line.
+        raise ConfigError("--pretrained", str(folder), str(error)) from None
     feeds = _text_feeds(model, texts)
     encoder = model.encoder
     fresh = jax.jit(encoder.init)(jax.random.key(seed), feeds[0].inputs[:1])
