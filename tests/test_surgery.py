@@ -265,7 +265,7 @@ def test_a_pretrained_model_loses_nothing_where_nothing_is_changed(command, plac
     folder = place / "pretrained"
     code, out, err = command(
         f"--pretrained={place / 'bert'}", f"--texts={place / 'lines'}", "--method=average",
-        "--method=fit", "--steps=3", f"--workdir={folder}",
+        "--method=fit", f"--workdir={folder}",
     )  # fmt: skip
     assert (code, err) == (0, "")
     found = pd.read_csv(folder / "surgery.csv").set_index(["method", "trained"])

@@ -74,7 +74,7 @@ class Patient(NamedTuple):
     def recover(self, edits: Mapping[int, Layer], steps: int):
         """The model with the tie, trained on: (encoder, variables). Without edits, the control."""
         encoder, variables = tied(self.encoder, self.variables, edits)
-        return encoder, self.train_on(encoder, variables, steps)
+        return encoder, self.train_on(encoder, variables, steps) if steps else variables
 
 
 def patient_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> Patient:

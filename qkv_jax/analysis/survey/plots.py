@@ -1,5 +1,7 @@
 """The figures of a survey. Dots are heads, lines their mean; grey is what chance gives."""
 
+import textwrap
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -28,23 +30,20 @@ def similarity(figures: pd.DataFrame) -> Figure:
             row, column = ROLES.index(pair[1]), ROLES.index(pair[0])
             means = select(here, "cka", pair)[["value", "null_random_mean"]].mean()
             cells[row, column], cells[column, row] = means
-        panel.imshow(cells, cmap=_SHADES, vmin=0, vmax=1)
+        panel.imshow(cells, cmap=_SHADES, vmin=0, vmax=1)  # what is below 0 is white
         for (row, column), value in np.ndenumerate(cells):
-            if row == column:
-                panel.text(column, row, ROLES[row], ha="center", va="center", color=style.SOFT)
-                continue
-            null = row < column
-            panel.text(column, row, number(value), ha="center", va="center", fontsize=8,
-                       color="white" if value > 0.5 else style.SOFT if null else style.INK,
-                       fontstyle="italic" if null else "normal",
-                       fontweight="normal" if null else "bold")  # fmt: skip
+            text, style_of = ROLES[row], {"color": style.SOFT, "fontsize": 10}
+            if row != column:
+                text = number(value)
+                style_of = {"color": "white" if value > 0.55 else style.INK, "fontsize": 8}
+                style_of |= {"fontstyle": "italic"} if row < column else {"fontweight": "bold"}
+            panel.text(column, row, text, ha="center", va="center", **style_of)
         panel.set_title(f"layer {layer}")
-        panel.set(xticks=range(4), yticks=range(4), xticklabels=ROLES, yticklabels=ROLES)
-        panel.tick_params(length=0, labelbottom=True)
+        panel.set(xticks=[], yticks=[])
         panel.spines[:].set_visible(False)
     figure.text(0.01, 0.01, "linear CKA, mean over heads. Below the diagonal (bold): the model; "
-                "above (italic): random projections of its X", fontsize=8, color=style.SOFT,
-                wrap=True)  # fmt: skip
+                "above (italic): random projections of its X", fontsize=8,
+                color=style.SOFT)  # fmt: skip
     return figure
 
 
@@ -61,12 +60,19 @@ def strips(figures: pd.DataFrame, items: list[Item], columns: int) -> Figure:
         drawn |= _strip(panel, figures, item)
     for panel in panels[len(items) :]:
         panel.axis("off")
-    for i, panel in enumerate(panels[: len(items)]):
+    for i, (panel, (quantity, _, _)) in enumerate(zip(panels, items, strict=False)):
         below = i + columns >= len(items)
         panel.tick_params(labelbottom=below)
         panel.set_xlabel("layer" if below else "")
+        if i % columns == 0 or items[i - 1][0] != quantity:
+            panel.set_ylabel(textwrap.fill(QUANTITIES[quantity].title, 20), fontsize=8)
+        # One scale for what is to be compared; the rank of X is of another order than a head's.
+        if quantity != "effective_rank":
+            alike = [p for p, item in zip(panels, items, strict=False) if item[0] == quantity]
+            ends = np.array([p.get_ylim() for p in alike])
+            panel.set_ylim(ends[:, 0].min(), ends[:, 1].max())
     figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=min(3, len(drawn)))
-    return figure
+    return _laid_out(figure)
 
 
 def _strip(panel, figures, item: Item) -> dict:
@@ -100,7 +106,6 @@ def _strip(panel, figures, item: Item) -> dict:
                          alpha=0.45, lw=0)  # fmt: skip
     mean = panel.plot(layers, means["value"], color=style.BLUE, lw=1.6, marker="o", ms=3.5)[0]
     panel.set_title(title)
-    panel.set_ylabel(QUANTITIES[quantity].title, fontsize=8)
     panel.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=8))
     panel.set_xlim(layers.min() - 0.5, layers.max() + 0.5)
     panel.grid(axis="y")
@@ -133,7 +138,7 @@ def spectra(found: pd.DataFrame) -> Figure:
     handles, labels = panels[0].get_legend_handles_labels()
     some = slice(None, None, max(1, len(layers) // 8))
     figure.legend(handles[some], labels[some], loc="outside right center")
-    return figure
+    return _laid_out(figure)
 
 
 @style.styled
@@ -162,7 +167,7 @@ def circuits_over_training(found: pd.DataFrame) -> Figure:
         panel.grid(axis="y")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center")
-    return figure
+    return _laid_out(figure)
 
 
 def _over_steps(found, quantity, roles, title, chance) -> Figure:
@@ -192,4 +197,10 @@ def _over_steps(found, quantity, roles, title, chance) -> Figure:
         panel.set_ylabel(title)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center")
+    return _laid_out(figure)
+
+
+def _laid_out(figure: Figure) -> Figure:
+    """The figure with all things where they go, before anybody measures it."""
+    figure.draw_without_rendering()
     return figure

@@ -56,21 +56,23 @@ def remarks(survey: Survey) -> list[str]:
     return [line for line in lines if line]
 
 
-def number(value: float) -> str:
+def number(value: float, digits: int = 2) -> str:
     """Two decimals, with a proper minus; a dash for what is not defined."""
     if not math.isfinite(value):
         return "–"
-    return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+    # Adding 0 takes the sign off a zero.
+    return f"{round(value, digits) + 0:.{digits}f}".replace("-", "−")
 
 
 def _closest(figures, untrained) -> str:
     means = {role: select(figures, "cka", f"X{role}")["value"].mean() for role in "QKV"}
     order = sorted(means, key=means.get, reverse=True)
-    null = select(figures, "cka", "XQ")
+    parts = []
+    for role in order:
+        here = select(figures, "cka", f"X{role}")
+        parts.append(f"{role} {number(means[role])} ({_outside(here)})")
     line = (
-        f"{order[0]} is closest to X: linear CKA "
-        + ", ".join(f"{number(means[role])} for {role}" for role in order)
-        + f"; a random projection of the same X gives {_band(null)}"
+        f"Linear CKA to X: {'; '.join(parts)}. Random projections of the same X give {_band(here)}"
     )
     if untrained:
         start = [select(figures, "cka", f"X{role}")["null_untrained"].mean() for role in order]
@@ -84,32 +86,30 @@ def _key_and_value(figures, untrained) -> str:
     line = f"K and V: CKA {number(cka['value'].mean())} (random projections {_band(cka)}"
     if untrained:
         line += f", untrained {number(cka['null_untrained'].mean())}"
+    low, high = turned["null_rotation_low"], turned["null_rotation_high"]
+    inside = ((turned["value"] >= low) & (turned["value"] <= high)).sum()
     return line + (
         f"); overlap of their subspaces {number(shared['value'].mean())} (chance "
-        f"{number(shared['chance'].mean())}), of Q and K "
-        f"{number(select(figures, 'overlap', 'QK')['value'].mean())}. The cosine of their weights, "
-        f"{turned['value'].mean():.3f} in the basis at hand, is {_place(turned)} what random bases "
-        f"give ({turned['null_rotation_low'].mean():.3f} to "
-        f"{turned['null_rotation_high'].mean():.3f}) in most heads."
-    ).replace("-", "−")
+        f"{number(shared['chance'].mean())}), of those of Q and K "
+        f"{number(select(figures, 'overlap', 'QK')['value'].mean())}. The cosine of the weights "
+        f"W_K and W_V is {number(turned['value'].mean(), 3)}; {inside} of {len(turned)} heads are "
+        f"within what random bases give ({number(low.mean(), 3)} to {number(high.mean(), 3)})."
+    )
 
 
 def _symmetry(figures) -> str:
     here = select(figures, "antisymmetric_share", "QK")
     return (
         f"QK circuit, antisymmetric share by layer: {_by_layer(here)} (chance "
-        f"{number(here['chance'].mean())}; one random head {_range(here)})."
+        f"{number(here['chance'].mean())}; random heads {_range(here)}): {_outside(here)}."
     )
 
 
 def _copying(figures) -> str:
     here = select(figures, "copying", "OV")
-    most = (here["value"] > here["null_random_high"]).sum()
-    least = (here["value"] < here["null_random_low"]).sum()
     return (
-        f"OV circuit, copying score by layer: {_by_layer(here)} (chance 0; one random head "
-        f"{_range(here)}). Of {len(here)} heads {most} copy more than 97.5 % of random ones, "
-        f"{least} less than 2.5 %."
+        f"OV circuit, copying score by layer: {_by_layer(here)} (chance 0; random heads "
+        f"{_range(here)}): {_outside(here)}."
     )
 
 
@@ -149,10 +149,12 @@ def _band(here: pd.DataFrame) -> str:
 
 def _range(here: pd.DataFrame) -> str:
     low, high = here["null_random_low"].mean(), here["null_random_high"].mean()
-    return f"{number(low)} to {number(high)}"
+    digits = 2 if high - low > 0.02 else 3
+    return f"{number(low, digits)} to {number(high, digits)}"
 
 
-def _place(here: pd.DataFrame) -> str:
-    low, high = here["null_rotation_low"], here["null_rotation_high"]
-    inside = ((here["value"] >= low) & (here["value"] <= high)).mean()
-    return "within" if inside > 0.5 else "outside"
+def _outside(here: pd.DataFrame) -> str:
+    """How many heads leave the band of random projections."""
+    above = (here["value"] > here["null_random_high"]).sum()
+    below = (here["value"] < here["null_random_low"]).sum()
+    return f"{above} of {len(here)} heads above the band, {below} below"
