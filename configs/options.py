@@ -4,7 +4,7 @@ mean little: a task this easy tells few options apart.
     python -m experiments.ablate --config=configs/options.py --workdir=runs/options
 
 Measured on two busy CPU cores: 3.2 minutes (2 by `--plan`); as much on a GPU, which compiles 24
-programs no faster. Result: every option runs, and every one solves the task on 6 of 6 seeds. The
+programs no faster. Result: all of them run; in 100 steps none to all of 6 seeds solve the task. The
 tests run every option in five arms.
 """
 

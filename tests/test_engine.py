@@ -371,7 +371,7 @@ append = Workdir.append_runs
 
 def append_and_rest(self, rows):
     append(self, rows)
-    time.sleep(0.3)
+    time.sleep(1.0)
 
 
 if append.__name__ == "append_runs":  # the file is read twice
