@@ -2,7 +2,8 @@
 
     python -m experiments.ablate --config=configs/full.py --workdir=runs/full
 
-Not measured: 2392 runs, for an accelerator; `--plan` estimates 63 hours for two CPU cores. Four
+Not run, and without a result: 2392 runs, for an accelerator; `--plan` estimates 63 hours for two
+CPU cores, and the arithmetic in the README about an hour on a GPU. Four
 tuning seeds instead of two: with two, a rate chosen by luck costs power (`experiments.calibrate`).
 """
 

@@ -4,9 +4,11 @@
     python -m experiments.ablate --config=configs/quick.py --workdir=runs/quick
 
 Measured on two CPU cores: 8.2 minutes (9.0 by `make ablation` from a fresh clone), 502 runs, first
-arm after 2.0. Result: on directed relation every tie that equates Q with K is worse (accuracy 0.36
-to 0.46 against 1.00) and every other one is equivalent; on masked bytes (2.22 nats) Q=K costs 0.20,
-copies 0.33, Q=K=V 0.36, K=V 0.38; MNIST-5k is undecided. Tables: README.
+arm after 2.0; on a GPU about 3 minutes, by the arithmetic in the README.
+
+Result: on directed relation every tie that equates Q with K is worse (accuracy 0.36 to 0.46 against
+1.00) and every other one is equivalent; on masked bytes (2.22 nats) Q=K costs 0.20, copies 0.33,
+Q=K=V 0.36, K=V 0.38; MNIST-5k is undecided. Tables: README.
 """
 
 from ml_collections import ConfigDict
