@@ -1,12 +1,13 @@
 """The door of every command: flags and config in, one clear line and exit code 2 for bad input.
 
-Left alone, absl exits 1 on a flag error, an unknown config key prints a traceback, and a missing
-config file goes unnoticed until a field is read. Here the config file is read and the names of the
-overrides are looked up before absl sees them, and every refusal says the field, what was given and
-what is allowed.
+Left alone, absl exits 1 on a flag error, an unknown config key prints a traceback, a missing config
+file goes unnoticed until a field is read, and an arm called `Q=K` cannot be overridden. Here the
+config file is read and the overrides are looked up in it, and spelled so that every name can be
+read, before absl sees them; every refusal says the field, what was given and what is allowed.
 """
 
 import difflib
+import keyword
 import pathlib
 import re
 import runpy
@@ -18,11 +19,14 @@ from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags import config_path
 
 from qkv_jax.config import ConfigError
 
 BAD_INPUT = 2
 
+# What ml_collections reads overrides from: nothing before `_parse`, and no default file either.
+_ARGV = ["", "--config="]
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
 
@@ -47,9 +51,8 @@ def enter(main: Callable[[], int | None]) -> None:
 
 def config_flag(default: str) -> Callable[[], ConfigDict]:
     """Defines --config (a file, whose fields --config.a.b=value override); returns a getter."""
-    holder = config_flags.DEFINE_config_file(
-        "config", default, "Config file; override fields by --config.FIELD=VALUE.", lock_config=True
-    )
+    about = "Config file; override fields by --config.FIELD=VALUE."
+    holder = config_flags.DEFINE_config_file("config", default, about, sys_argv=_ARGV)
     return lambda: holder.value
 
 
@@ -63,7 +66,12 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         if "config" in flags.FLAGS:
             given = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
-            _check_overrides(given, _read_config(_config_path(given)))
+            path = _config_path(given)
+            config = _read_config(path)
+            argv = [given[0], *(_respelled(flag, config) for flag in given[1:])]
+            if not any(re.match("--?config(=|$)", flag) for flag in given[1:]):
+                argv.insert(1, f"--config={path}")
+            _ARGV[:] = argv
         left = _read_flags(argv)
         if left[1:]:
             raise ConfigError("command line", " ".join(left[1:]), "flags look like --name=value")
@@ -82,7 +90,7 @@ def _read_flags(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         # Whatever ml_collections still finds wrong with an override, in its own words.
-        raise ConfigError("command line", " ".join(argv[1:]), str(error)) from None
+        raise ConfigError("command line", " ".join(sys.argv[1:]), str(error)) from None
 
 
 def _config_path(argv: list[str]) -> str:
@@ -120,27 +128,46 @@ def _read_config(path: str) -> ConfigDict:
     return config
 
 
-def _check_overrides(argv: list[str], config: ConfigDict) -> None:
-    """Refuses --config.a.b where the file has no a.b, saying what there is."""
-    for flag in argv[1:]:
-        match = re.match(r"--?(?:no)?config\.([^=]*)(=.*)?", flag)
-        if not match:
-            continue
-        here: Any = config
-        path, given = match[1].split("."), (match[2] or "=")[1:]
-        for depth, name in enumerate(path):
-            field = ".".join(path[: depth + 1])
+def _respelled(flag: str, config: ConfigDict) -> str:
+    """--config.arms.Q=K.model.tie=K=V as ml_collections reads it, `arms["Q\\U0000003dK"]…`.
+
+    Raises:
+      ConfigError: where the file has no such field, saying what there is.
+    """
+    match = re.match(r"(--?(?:no)?config)\.(.*)", flag, re.DOTALL)
+    if not match:
+        return flag
+    spelled, rest = match.groups()
+    here: Any = config
+    path: list[str] = []
+    mark = "."
+    while mark == ".":
+        names = list(here) if isinstance(here, ConfigDict) else []
+        name, mark, rest = _first_name(rest, names)
+        path.append(name)
+        if name not in names:
+            allowed = f"the config file has no such field; {_nearest(name, names)}"
             if not isinstance(here, ConfigDict):
-                raise ConfigError(field, given, f"{'.'.join(path[:depth])} has no fields")
-            whole = f"{name}={given}"  # what follows the first = may be the rest of a name
-            meant = [key for key in here if "=" in key and whole.startswith(key)]
-            if name not in here and depth == len(path) - 1 and meant:
-                allowed = "a name that holds = cannot be set on the command line; edit the file"
-                raise ConfigError(".".join([*path[:depth], meant[0]]), given, allowed)
-            if name not in here:
-                allowed = f"the config file has no such field; {_nearest(name, here.keys())}"
-                raise ConfigError(field, given, allowed)
-            here = here[name]
+                allowed = f"{'.'.join(path[:-1])} has no fields"
+            given = rest if mark == "=" else rest.partition("=")[2]
+            raise ConfigError(".".join(path), given, allowed)
+        here = here[name]
+        plain = name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
+        escaped = "".join(c if c.isalnum() else f"\\U{ord(c):08x}" for c in name)
+        spelled += f".{name}" if plain else f'["{escaped}"]'
+    return f"{spelled}{mark}{rest}"
+
+
+def _first_name(path: str, names: list[str]) -> tuple[str, str, str]:
+    """The first name of a path, the mark that ends it (".", "=" or none), and what follows."""
+    # The longest that there is: names like "Q=K" or "model.width" hold the marks that end names.
+    for name in sorted(names, key=len, reverse=True):
+        if path == name or path.startswith((f"{name}.", f"{name}=")):
+            break
+    else:
+        marks = "." if "." in path and any("=" in name for name in names) else ".="
+        name = re.match(f"[^{marks}]*", path)[0]
+    return name, path[len(name) :][:1], path[len(name) + 1 :]
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
@@ -166,5 +193,7 @@ def _reworded(error: flags.IllegalFlagValueError) -> str:
     allowed = f"must be {_KINDS[parser.flag_type()]}" if parser.flag_type() in _KINDS else reason
     if getattr(parser, "lower_bound", None) is not None:
         allowed = f"allowed: {parser.syntactic_help}"
-    field = name.removeprefix("config.") if name.startswith("config.") else f"--{name}"
+    field = f"--{name}"
+    if name.startswith("config."):
+        field = ".".join(config_path.split(name)[1:])
     return str(ConfigError(field, given, allowed))

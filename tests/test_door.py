@@ -12,10 +12,14 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_path
 
 from configs import tree
 from experiments import door
-from qkv_jax.config import ConfigError, as_dict
+from qkv_jax.config import as_dict
 from qkv_jax.study.plan import Study
 from qkv_jax.tasks import REGISTRY
 from qkv_jax.tie import Tie
@@ -334,6 +338,65 @@ def test_a_batch_larger_than_the_data_is_refused_before_anything_starts(refused,
     )
 
 
+# --- names with signs in them
+
+TIED = {"separate": {"model": {"tie": "separate"}}, "Q=K": {"model": {"tie": "Q=K"}},
+        "Q=K=V, no. 1": {"model": {"tie": "Q=K=V", "heads": 2}}}  # fmt: skip
+
+
+@pytest.fixture
+def tied_study(place):
+    """A study whose arms are named as ties are written."""
+    file = place / "files" / "tied.py"
+    study = {**STUDY, "arms": TIED}
+    file.write_text(f"from configs import tree\ndef get_config():\n    return tree({study})\n")
+    return f"--config={file}"
+
+
+def test_arms_named_as_ties_are_written_can_be_overridden(command, tied_study):
+    """The tie of both becomes that of `separate`, so that four arms are one program; a value
+    may follow as a word of its own, and its number of heads is read as a number."""
+    flags = ["--config.arms.Q=K.model.tie=separate", "--config.arms.Q=K=V, no. 1.model.heads=2",
+             "--config.arms.Q=K=V, no. 1.model.tie", "separate"]  # fmt: skip
+    for overrides, programs in ([], "3"), (flags, "1"):
+        code, out, err = command(ABLATE, tied_study, "--plan", *overrides)
+        assert (code, err) == (0, "")
+        (row,) = (line for line in out.splitlines() if line.split()[1:2] == ["one"])
+        assert [cell for cell in row.split() if cell.isdigit()][-1] == programs
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("arms.Q=K.model.tie=K=Z", "tasks.one, arm 'Q=K': model.tie: given 'K=Z'; 'K=Z' is not a "
+                                   f"tie; write one of {TIES}, or 'copies' for the last"),
+        ("arms.Q=K=V, no. 1.model.heads=x", "arms.Q=K=V, no. 1.model.heads: given 'x'; must be a "
+                                            "whole number"),
+        ("arms.Q=K=V, no. 1.model.width=8", "arms.Q=K=V, no. 1.model.width: given '8'; the config "
+                                            "file has no such field; allowed: tie, heads"),
+        ("arms.Q=V.model.tie=K=V", "arms.Q=V: given 'K=V'; the config file has no such field; did "
+                                   "you mean 'Q=K'? allowed: separate, Q=K, Q=K=V, no. 1"),
+    ],
+)  # fmt: skip
+def test_names_with_signs_are_said_whole_in_refusals(override, line, refused, tied_study):
+    assert refused(ABLATE, tied_study, f"--config.{override}") == line
+
+
+# No attributes of a ConfigDict: ml_collections takes those for attributes.
+NAMES = st.text(st.characters(exclude_categories=["C"]), min_size=1)
+NAMES = NAMES.filter(lambda name: not hasattr(ConfigDict(), name))
+
+
+@given(outer=NAMES, inner=NAMES)
+def test_every_name_is_spelled_so_that_ml_collections_reads_it(outer, inner):
+    """Whatever signs it has: the path leads to the field, and the value is left as it was."""
+    config = tree({"arms": {outer: {inner: 1, f"{inner}=": 2}}})
+    spelled = door._respelled(f"--config.arms.{outer}.{inner}=K=V", config)
+    flag, value = spelled.split("=", 1)
+    assert value == "K=V" and " " not in flag
+    assert config_path.get_value(flag.removeprefix("--config."), config) == 1
+
+
 # --- folders
 
 
@@ -469,14 +532,3 @@ def test_commands_exit_with_2_and_no_traceback(tmp_path):
         assert done.returncode == 2
         assert done.stderr.startswith(line) and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
-
-
-def test_a_name_that_holds_an_equals_sign_is_named_whole():
-    """Its override would be read as another field's: the line says what can be done."""
-    config = tree({"arms": {"Q=K": {"model": {"tie": "Q=K"}}, "separate": {"model": {}}}})
-    with pytest.raises(ConfigError) as refusal:
-        door._check_overrides(["ablate", "--config.arms.Q=K.model.tie=K=V"], config)
-    assert str(refusal.value) == (
-        "arms.Q=K: given 'K.model.tie=K=V'; a name that holds = cannot be set on the command "
-        "line; edit the file"
-    )
