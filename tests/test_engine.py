@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import functools
+import io
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import jax
 import numpy as np
@@ -19,9 +21,11 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from qkv_jax.config import ConfigError
 from qkv_jax.study import engine as engine_module
+from qkv_jax.study.display import Display
 from qkv_jax.study.engine import Engine
 from qkv_jax.study.plan import Study, tie_arms
 from qkv_jax.study.results import RUN_COLUMNS, Workdir, load_study
@@ -630,7 +634,33 @@ def test_every_task_is_tuned_and_evaluated_on_its_own(scripted, tmp_path):
     assert study.summary["task"].tolist() == ["reverse"] * 3 + ["again"] * 2
 
 
-# --- plans
+# --- progress
+
+
+def test_without_a_terminal_every_arm_is_named_when_tuned_and_with_its_result(tmp_path):
+    """A line each, whatever signs a name holds; a resumed study does not say again what is done."""
+    arms = {"separate": {}, "copies [raw]": {"model": {"tie": "copies"}}}
+    study = Study(VALUES | {"arms": arms})
+    shown_arms = [*arms, "placebo"]
+    said = []
+    for stop_after in ("copies [raw]", None):
+        out = io.StringIO()
+        workdir = Workdir(tmp_path / "study")
+
+        def hear(news, stop_after=stop_after):
+            shown.hear(news)  # noqa: B023
+            if news.arm_finished and news.arm == stop_after:
+                raise KeyboardInterrupt
+
+        with Display(study, Console(file=out)) as shown, suppress(KeyboardInterrupt):
+            work = Engine(study, workdir, workdir.open(study.describe()), hear)
+            shown.watch(work)
+            work.run()
+        said.append([line.partition("] reverse: ")[2] for line in out.getvalue().splitlines()])
+    tuned, judged = ([x for x in said[0] if x.startswith("tuning ") == t] for t in (True, False))
+    assert tuned[:3] == [f"tuning {arm}" for arm in shown_arms]
+    assert [line.partition(": mean ")[0] for line in judged] == shown_arms[:2]
+    assert [line.partition(": mean ")[0] for line in said[1]] == shown_arms
 
 
 def test_the_listener_hears_of_all_waves(scripted, tmp_path):
@@ -642,6 +672,9 @@ def test_the_listener_hears_of_all_waves(scripted, tmp_path):
     assert heard[-1].waves_done == heard[-1].waves_total
     assert heard[-1].waves_total > heard[0].waves_total
     assert [news.arm for news in heard if news.arm_finished] == list(ARMS)
+
+
+# --- plans
 
 
 def test_matching_adds_arms_of_equal_size():

@@ -27,7 +27,7 @@ _SECONDS_A_STEP, _FLOPS_A_SECOND, _SECONDS_A_COMPILATION = 8e-4, 5e10, 4.0
 
 class Display:
     """Listens to an engine; a context manager. On a terminal the table of the task in progress is
-    redrawn; otherwise one line is printed for every arm."""
+    redrawn; otherwise a line is printed for every arm that is tuned, and one for its result."""
 
     def __init__(self, study: Study, console: Console | None = None):
         self.study, self.console = study, console or Console()
@@ -73,8 +73,7 @@ class Display:
             self._print_line(news)
         elif news.phase == "tune" and news.step and (news.task, news.arm) != self.tuning:
             self.tuning = news.task, news.arm
-            line = f"[{self.work.share:4.0%}] {news.task}: tuning {news.arm}"
-            self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+            self._print(news, f"tuning {news.arm}")
 
     def _redraw(self, news: News) -> None:
         doing = {"tune": "tuning", "eval": "evaluating"}[news.phase]
@@ -90,12 +89,12 @@ class Display:
 
     def _print_line(self, news: News) -> None:
         row = self.summary.query("task == @news.task and arm == @news.arm").iloc[0]
-        self.console.print(
-            f"[{self.work.share:4.0%}] {news.task}: {news.arm}: mean {row['mean']:.4f}, "
-            f"{row['verdict']} ({self._time_left()})",
-            highlight=False,
-            soft_wrap=True,
-        )
+        what = f"{news.arm}: mean {row['mean']:.4f}, {row['verdict']} ({self._time_left()})"
+        self._print(news, what)
+
+    def _print(self, news: News, what: str) -> None:
+        line = f"[{self.work.share:4.0%}] {news.task}: {what}"
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def _time_left(self) -> str:
         spent = time.monotonic() - self.started
