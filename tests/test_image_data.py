@@ -371,6 +371,16 @@ def test_idx_sets_at_odds_with_each_other_are_refused(tmp_path):
         assert line.startswith(f"folder: given {str(file)!r}; is truncated or no gzip file: ")
 
 
+@pytest.mark.parametrize(("cut", "longest"), [(1, 2), (3, 1)])
+def test_a_cifar_batch_that_is_cut_between_two_images_is_refused(tmp_path, cut, longest):
+    """Every row that is left reads well: only the other batches tell, the first being no better."""
+    write_cifar(tmp_path, 10, "binary")
+    file = tmp_path / f"data_batch_{cut}.bin"
+    file.write_bytes(file.read_bytes()[:3073])
+    said = f"holds 1 images, not 2 as data_batch_{longest}.bin"
+    assert refusal({"folder": str(tmp_path)}, "cifar") == f"folder: given {str(file)!r}; {said}"
+
+
 def test_damaged_cifar_files_are_refused_by_name(tmp_path):
     """Missing, truncated, of another size, of another count, with a label too high, no batch."""
     good = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}
@@ -391,12 +401,6 @@ def test_damaged_cifar_files_are_refused_by_name(tmp_path):
     file.unlink()
     line = refusal({"folder": str(file.parent)}, "cifar")
     assert line == f"folder: given {str(file.parent)!r}; holds no data_batch_2"
-    write_cifar(tmp_path / "rows", 10, "binary")
-    file = tmp_path / "rows" / "data_batch_3.bin"
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) - 3073])  # cut between two images
-    line = refusal({"folder": str(file.parent)}, "cifar")
-    assert line.startswith(f"folder: given {str(file)!r}; holds ") and "data_batch_1.bin" in line
     write_cifar(tmp_path / "binary", 100, "binary")
     file = tmp_path / "binary" / "train.bin"
     file.write_bytes(file.read_bytes()[:-1])

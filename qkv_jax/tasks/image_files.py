@@ -120,10 +120,12 @@ def read_cifar_folder(folder: str) -> ImageFiles:
     sets = {}
     for split, names in _CIFAR[classes].items():
         parts = [read(_existing(place / f"{name}{suffix}"), classes) for name in names]
-        for name, (some, _) in zip(names, parts, strict=True):
-            if len(some) != len(parts[0][0]):  # a binary file cut between two rows reads well
-                what = f"holds {len(some)} images, {names[0]}{suffix} {len(parts[0][0])}"
-                raise ConfigError("folder", str(place / f"{name}{suffix}"), what)
+        sizes = {f"{name}{suffix}": len(some) for name, (some, _) in zip(names, parts, strict=True)}
+        whole = max(sizes, key=sizes.get)
+        for name, size in sizes.items():
+            if size != sizes[whole]:  # a binary file cut between two rows reads well
+                what = f"holds {size} images, not {sizes[whole]} as {whole}"
+                raise ConfigError("folder", str(place / name), what)
         images = np.concatenate([images for images, _ in parts])
         # Stored as three planes; wanted as pixels of three channels.
         images = np.ascontiguousarray(images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
