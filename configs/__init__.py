@@ -15,3 +15,14 @@ def tree(values: Mapping[str, Any]) -> ConfigDict:
     for name, value in values.items():
         config[name] = tree(value) if isinstance(value, Mapping) else value
     return config
+
+
+def choose(sizes: Mapping[str, Any], name: str) -> Any:
+    """The one of a file's sizes that the command names, --config=configs/FILE.py:NAME.
+
+    Raises:
+      ValueError: with the names that there are.
+    """
+    if name not in sizes:
+        raise ValueError(f"{name!r}: choose {' or '.join(sizes)}")
+    return sizes[name]

@@ -9,7 +9,7 @@ and ten seeds.
 
 Measured on two busy CPU cores: 47 minutes, 54 of CPU time; 23.5 minutes by `--plan` (grids that
 were extended at an edge come on top), 1702 runs. `large`, not run: 65 hours by `--plan`, 2034 runs,
-23 PFLOP of matrix products; by the arithmetic in the README about an hour on a GPU.
+23 PFLOP of matrix products. On a GPU, by the arithmetic in the README, 9 minutes and about an hour.
 
 Result. One claim is supported, and the others depend on what is asked (README has the ledger):
 queries and keys must differ where a relation has a direction; the rest is task by task.
@@ -18,7 +18,7 @@ queries and keys must differ where a relation has a direction; the rest is task 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs import tree
+from configs import choose, tree
 from qkv_jax.study.plan import tie_arms
 
 ARMS = {
@@ -76,9 +76,7 @@ SIZES = {
 
 
 def get_config(size: str = "small") -> ConfigDict:
-    if size not in SIZES:
-        raise ValueError(f"size {size!r}: choose small or large")
-    sizes = SIZES[size]
+    sizes = choose(SIZES, size)
     short, long = sizes["budgets"]
     by_place = {"length": 24, "max_distance": 8, "queries": 8, "outcome_kind": "mean"}
     relation = {"length": 16, "names": 64, "outcome_kind": "mean"}

@@ -3,8 +3,8 @@
     python -m experiments.ablate --config=configs/full.py --workdir=runs/full
 
 Not run, and without a result: 2392 runs, for an accelerator; `--plan` estimates 63 hours for two
-CPU cores, and the arithmetic in the README about an hour on a GPU. Four
-tuning seeds instead of two: with two, a rate chosen by luck costs power (`experiments.calibrate`).
+CPU cores, and the arithmetic in the README a good hour on a GPU. Four tuning seeds instead of two:
+with two, a rate chosen by luck costs power (`experiments.calibrate`).
 """
 
 from ml_collections import ConfigDict

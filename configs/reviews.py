@@ -9,8 +9,8 @@ split 70/10/20 by a fixed seed; byte pairs learned from the training split. Byte
 as long: --config.tasks.reviews.options.tokenizer=bytes --config.tasks.reviews.options.length=192.
 
 Estimated: 12 minutes on two CPU cores (`--plan`), 84 runs; by the arithmetic in the README a minute
-on a GPU. Result: not run yet; the bag of words
-(TF-IDF and logistic regression) reaches 0.780 on the same test split, the larger class 0.504.
+on a GPU. Result: not run yet; the bag of words (TF-IDF and logistic regression) reaches 0.780 on
+the same test split, the larger class 0.504.
 """
 
 from ml_collections import ConfigDict

@@ -7,8 +7,8 @@ A gap that closes with more steps is one of speed; one that stays is one of abil
 relation the number of names, 64, lies well above the width of a head, 8 to 32, so that names can
 hardly be learned by heart. The report draws the curves.
 
-`small`, measured on two CPU cores: 5.2 minutes, 408 runs. Not run whole: 21 minutes by `--plan`,
-756 runs; by the arithmetic in the README about 6 minutes on a GPU.
+`small` (two widths, two budgets), measured on two CPU cores: 5.2 minutes, 408 runs. Not run whole:
+21 minutes by `--plan`, 756 runs. On a GPU, by the arithmetic in the README, 2 and 6 minutes.
 
 Result of `small`, accuracy (`separate` 0.999 or more in every cell), from 200 to 1600 steps: what
 K=V lacks at width 16 (-0.194, undecided) is gone, a gap of speed. Q=K goes from -0.712 to -0.430 at
@@ -20,7 +20,7 @@ left is larger where heads are narrower.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs import tree
+from configs import choose, tree
 from qkv_jax.study.plan import tie_arms
 
 SIZES = {
@@ -30,9 +30,7 @@ SIZES = {
 
 
 def get_config(size: str = "full") -> ConfigDict:
-    if size not in SIZES:
-        raise ValueError(f"size {size!r}: choose full or small")
-    sizes = SIZES[size]
+    sizes = choose(SIZES, size)
     return tree(
         {
             "name": "scaling" if size == "full" else f"scaling-{size}",

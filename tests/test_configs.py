@@ -8,8 +8,9 @@ import sys
 import pandas as pd
 import pytest
 
+from configs import depth, scaling, train
 from configs.options import OPTIONS, get_config
-from configs.papers import kayyam2026
+from configs.papers import courtois2024, kayyam2026
 from qkv_jax.study.plan import Study
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -20,15 +21,52 @@ FILES = sorted(
 )
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_every_study_resolves_and_says_its_command(name):
+# Each file with each of its sizes.
+STUDIES = [
+    (name, size)
+    for name in FILES
+    for size in getattr(importlib.import_module(name), "SIZES", (None,))
+]
+
+
+def config_of(name, size=None):
+    return importlib.import_module(name).get_config(*[size] if size else [])
+
+
+@pytest.mark.parametrize(("name", "size"), STUDIES)
+def test_every_study_resolves_and_says_its_command(name, size):
     """Arms, cells and protocol are legal together; data is not read."""
-    module = importlib.import_module(name)
     if name != "configs.reviews":  # its data is not there until it is fetched
-        study = Study(module.get_config().to_dict())
+        study = Study(config_of(name, size).to_dict())
         assert study.tasks and all(plan.arms for plan in study.tasks)
+    said = importlib.import_module(name).__doc__
     command = f"python -m experiments.ablate --config={name.replace('.', '/')}.py"
-    assert command in module.__doc__
+    assert f"{command} " in said and "GPU" in said
+    if size and config_of(name, size)["name"] != config_of(name)["name"]:
+        assert f"{command}:{size} " in said or f"`:{size}`" in said
+
+
+def test_texts_of_your_own_can_be_named_wherever_bytes_are_masked():
+    """`--config.tasks.NAME.options.files=…`: only what the file has can be set there."""
+    for name, size in STUDIES:
+        for task in config_of(name, size)["tasks"].values():
+            assert task["kind"] != "masked_bytes" or task["options"]["files"] == ()
+    assert train.get_config().task.options.files == ()
+
+
+@pytest.mark.parametrize("name", sorted({name for name, size in STUDIES if size}))
+def test_sizes_of_a_study_have_names_of_their_own_and_no_others_are_taken(name):
+    """Their folders, runs/NAME, differ."""
+    sizes = [size for other, size in STUDIES if other == name]
+    assert len({config_of(name, size)["name"] for size in sizes}) == len(sizes) > 1
+    with pytest.raises(ValueError, match=f"'tiny': choose {' or '.join(sizes)}"):
+        config_of(name, "tiny")
+
+
+@pytest.mark.parametrize("module", [depth, scaling, courtois2024])
+def test_the_small_size_of_a_study_runs_arms_of_the_whole(module):
+    small, full = (module.get_config(size).to_dict()["arms"] for size in ("small", "full"))
+    assert small.items() <= full.items()
 
 
 def test_the_small_grid_of_a_paper_is_part_of_the_whole():
