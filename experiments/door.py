@@ -1,9 +1,9 @@
 """The door of every command: flags and config in, one clear line and exit code 2 for bad input.
 
-Left alone, absl exits 1 on a flag error, an unknown config key prints a traceback, a missing config
-file goes unnoticed until a field is read, and an arm called `Q=K` cannot be overridden. Here the
-config file is read and the overrides are looked up in it, and spelled so that every name can be
-read, before absl sees them; every refusal says the field, what was given and what is allowed.
+Left alone, absl exits 1 on a flag error, an unknown config key prints a traceback, and a missing
+config file goes unnoticed until a field is read. Here the config file is read and the names of the
+overrides are looked up before absl sees them, and every refusal says the field, what was given and
+what is allowed.
 """
 
 import difflib
@@ -25,9 +25,9 @@ from qkv_jax.config import ConfigError
 
 BAD_INPUT = 2
 
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 # What ml_collections reads overrides from: nothing before `_parse`, and no default file either.
 _ARGV = ["", "--config="]
-_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
 
 def enter(main: Callable[[], int | None]) -> None:
@@ -129,7 +129,8 @@ def _read_config(path: str) -> ConfigDict:
 
 
 def _respelled(flag: str, config: ConfigDict) -> str:
-    """--config.arms.Q=K.model.tie=K=V as ml_collections reads it, `arms["Q\\U0000003dK"]…`.
+    """--config.arms.Q=K.model.tie=K=V as `--config.arms["Q\\U0000003dK"].model.tie=K=V`, since absl
+    takes the first = for the end of the name, and ml_collections reads a path as Python does.
 
     Raises:
       ConfigError: where the file has no such field, saying what there is.
