@@ -4,8 +4,9 @@
     --pretrained=DIR --texts=FILE     a Hugging Face folder, measured on every other text
     --method=fit --method=average     also keep_query, keep_key, keep_value; average, fit by default
     --layers=0,2                      which layers may be tied; all by default
-    --steps=500 --learning_rate=1e-3  how long the tied model, and the original beside it, are
-                                      trained on; 0 by default
+    --steps=500 --learning_rate=1e-3  how long the tied model is trained on: on the run's task, the
+                                      original beside it, or by distilling a pretrained original's
+                                      hidden states; 0 by default
     --workdir=runs/surgery            tables, a figure, report.html, and the tied models
 
 A tied model comes back by `qkv_jax.analysis.surgery.store.load_tied("runs/surgery/models/fit")`.
@@ -95,7 +96,7 @@ def _operate(patient, tie: Tie, methods, layers: list[int], folder: pathlib.Path
         if _STEPS.value:
             note(method, ALL, _STEPS.value, patient.measure(encoder, variables))
         save_tied(folder / "models" / method, source, encoder, variables)
-    if _STEPS.value:
+    if _STEPS.value and patient.has_control:
         note(ORIGINAL, "", _STEPS.value, patient.measure(*patient.recover({}, _STEPS.value)))
     return pd.DataFrame(rows)
 

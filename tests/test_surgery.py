@@ -389,7 +389,7 @@ def test_a_pretrained_model_loses_by_what_is_changed_and_distillation_gives_back
     whole = found[found["layers"] == "all"]
     assert whole.loc[("fit", 0), change] < whole.loc[("average", 0), change]
     # Distillation: the tied model nears the original, which has nothing to learn from itself.
+    assert ("original", 40) not in found.index
     assert whole.loc[("average", 40), change] < 0.9 * whole.loc[("average", 0), change]
-    assert found.loc[("original", 40), change].max() < 1e-3
     encoder, variables = load_tied(folder / "models" / "average")
     assert {str(tie) for tie in encoder.config.ties} == {"K=V"}

@@ -51,6 +51,8 @@ class Patient(NamedTuple):
       measure: (encoder, variables) -> a number a metric.
       train_on: (encoder, variables, steps) -> variables.
       layers, moments: the matrices of every layer, and the moments of its inputs.
+      has_control: whether the original can be trained on as well. What is distilled from it has
+        nothing to teach it: Adam would only blow up the rounding of a gradient of zero.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Patient(NamedTuple):
     train_on: Callable[[Encoder, Variables, int], Variables]
     layers: tuple[Layer, ...]
     moments: tuple[Moments, ...]
+    has_control: bool
 
     def edits(self, tie: Tie, method: str, numbers: Sequence[int]) -> dict[int, Layer]:
         """The layers of those numbers under the tie."""
@@ -126,7 +129,7 @@ def patient_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) ->
     return Patient(
         f"{folder} at step {step}, {replica.task.title.lower()}", encoder, variables,
         (Metric(f"test {outcome.metric}", outcome.higher_is_better),), measure, train_on,
-        layer_weights(encoder, variables), _moments(encoder, variables, feeds),
+        layer_weights(encoder, variables), _moments(encoder, variables, feeds), has_control=True,
     )  # fmt: skip
 
 
@@ -182,6 +185,7 @@ def patient_of_pretrained(
         f"{subject.name}, {len(others)} held-out texts", encoder, variables,
         (Metric("change of hidden states", False), Metric("cosine of embeddings", True)), measure,
         train_on, layer_weights(encoder, variables), _moments(encoder, variables, subject.feeds),
+        has_control=False,
     )  # fmt: skip
 
 
