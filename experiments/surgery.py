@@ -4,8 +4,9 @@
     --pretrained=DIR --texts=FILE     a Hugging Face folder, measured on every other text
     --method=fit --method=average     also keep_query, keep_key, keep_value; average, fit by default
     --layers=0,2                      which layers may be tied; all by default
-    --steps=500 --learning_rate=1e-3  how long the tied model, and the original beside it, are
-                                      trained on; 0 by default
+    --steps=500 --learning_rate=1e-3  how long the tied model is trained on: on the run's task, the
+                                      original beside it, or by distilling a pretrained original's
+                                      hidden states; 0 by default
     --workdir=runs/surgery            tables, a figure, report.html, and the tied models
 
 A tied model comes back by `qkv_jax.analysis.surgery.store.load_tied("runs/surgery/models/fit")`.
@@ -30,12 +31,13 @@ _TIE = flags.DEFINE_string("tie", "K=V", "The tie to impose.")
 _METHOD = flags.DEFINE_multi_string("method", ["average", "fit"], "How; give it again for several.")
 _LAYERS = flags.DEFINE_list("layers", None, "Numbers of layers, from 0; all by default.")
 _STEPS = flags.DEFINE_integer("steps", 0, "Steps of further training.", lower_bound=0)
-_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Of further training.", lower_bound=0.0)
+_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Of further training.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/surgery", "Folder to write; must not hold files.")
 
 
 def main() -> None:
     tie = _tie()
+    _check_rate()
     folder = pathlib.Path(_WORKDIR.value)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError("--workdir", _WORKDIR.value, "holds files already; name a new folder")
@@ -94,7 +96,7 @@ def _operate(patient, tie: Tie, methods, layers: list[int], folder: pathlib.Path
         if _STEPS.value:
             note(method, ALL, _STEPS.value, patient.measure(encoder, variables))
         save_tied(folder / "models" / method, source, encoder, variables)
-    if _STEPS.value:
+    if _STEPS.value and patient.has_control:
         note(ORIGINAL, "", _STEPS.value, patient.measure(*patient.recover({}, _STEPS.value)))
     return pd.DataFrame(rows)
 
@@ -128,9 +130,16 @@ def _tie() -> Tie:
     return tie
 
 
+def _check_rate() -> None:
+    if not 0 < _RATE.value < float("inf"):  # nan is neither
+        raise ConfigError("--learning_rate", _RATE.value, "must be positive and finite")
+
+
 def _layers(count: int) -> list[int]:
     if _LAYERS.value is None:
         return list(range(count))
+    if not _LAYERS.value:
+        raise ConfigError("--layers", "", f"the model has layers 0 to {count - 1}")
     for given in _LAYERS.value:
         if not given.strip().isdecimal() or int(given) >= count:
             raise ConfigError("--layers", given, f"the model has layers 0 to {count - 1}")

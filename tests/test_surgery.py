@@ -1,5 +1,8 @@
 """Ties imposed on trained layers: what is exact, what stands still, what is refused."""
 
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,16 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkv_jax.analysis.layers import Layer, heads, layer_weights
+from qkv_jax.analysis.surgery import rotary
+from qkv_jax.analysis.surgery.damage import patient_of_run
 from qkv_jax.analysis.surgery.fit import Moments
 from qkv_jax.analysis.surgery.impose import METHODS, check, impose, spread, tied
 from qkv_jax.analysis.surgery.store import load_tied
 from qkv_jax.config import ConfigError
 from qkv_jax.model_config import ModelConfig
+from qkv_jax.positions import rotate
 from qkv_jax.tie import Tie
+from qkv_jax.training.checkpoint import replica_of
 from qkv_jax.transformer import Encoder, TokenStem
 
 D, N, H = 8, 2, 4
 SEPARATE = Tie.parse("separate")
+TURNS = rotary.Turns.of(6, H)
 
 
 def layer(seed=0, biased=True):
@@ -35,9 +43,10 @@ def moments(seed=0, mean=1.0):
     return Moments.of(tokens + mean)
 
 
-def attend(found, x):
-    """What a layer gives for inputs [B, T, D], without scale or positions."""
-    query, key, value = (np.float64(a) for a in heads(found, jnp.float32(x)))
+def attend(found, x, turned=lambda a: a):
+    """What a layer gives for inputs [B, T, D], without scale; `turned` are rotary positions."""
+    query, key, value = map(jnp.asarray, heads(found, jnp.float32(x)))
+    query, key, value = (np.float64(a) for a in (turned(query), turned(key), value))
     scores = np.einsum("btnh,bsnh->bnts", query, key) / 10
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
@@ -49,16 +58,20 @@ def inputs(seed=5):
     return np.random.default_rng(seed).normal(size=(2, 6, D)) + 1
 
 
-def damage(found, old):
-    x = inputs()
-    return np.linalg.norm(attend(found, x) - attend(old, x)) / np.linalg.norm(attend(old, x))
+def damage(found, old, turned=lambda a: a):
+    now, then = (attend(each, inputs(), turned) for each in (found, old))
+    return np.linalg.norm(now - then) / np.linalg.norm(then)
 
 
-def rebased(old, seed=1):
+def rebased(old, seed=1, rotary=False):
     """The same function in another basis within each head."""
     rng = np.random.default_rng(seed)
     fields = {}
     a, b = (rng.normal(size=(N, H, H)) + 2 * np.eye(H) for _ in range(2))
+    if rotary:  # what commutes with rotations: a complex number for each pair of coordinates
+        real, imaginary = rng.normal(size=(2, N, 1, H // 2))
+        real, imaginary = (part * np.eye(H // 2) for part in (real + 2, imaginary))
+        a = np.block([[real, imaginary], [-imaginary, real]])
     for role, turns in (("query", a), ("key", np.linalg.inv(a).swapaxes(1, 2)), ("value", b)):
         fields[role] = np.float32(np.einsum("dnh,nhk->dnk", getattr(old, role), turns))
         bias = np.einsum("nh,nhk->nk", getattr(old, f"{role}_bias"), turns)
@@ -119,6 +132,80 @@ def test_the_fit_does_not_see_the_basis_within_heads(tie, seed):
     np.testing.assert_allclose(attend(one, inputs()), attend(other, inputs()), rtol=0.02, atol=0.05)
 
 
+@settings(max_examples=15)
+@given(st.sampled_from(["K=V", "Q=K", "Q=V", "Q=K=V", "K=X"]), st.integers(0, 100))
+def test_nor_the_bases_that_rotary_positions_leave(tie, seed):
+    tie, old, other = Tie.parse(tie), layer(seed), rebased(layer(seed), seed + 1, rotary=True)
+    np.testing.assert_allclose(
+        attend(old, inputs(), rotate), attend(other, inputs(), rotate), atol=1e-2
+    )
+    one, other = (impose(each, tie, "fit", moments(), turns=TURNS) for each in (old, other))
+    assert damage(other, one, rotate) < 0.02
+
+
+def test_turns_are_the_mean_over_all_pairs_of_places():
+    """||q R_o k'||^2 by the model's own rotation, at every two places of a sequence."""
+    rng = np.random.default_rng(0)
+    query, key = rng.normal(size=(2, 3, H))
+    turned = [np.asarray(rotate(jnp.tile(jnp.float32(m), (6, 1, 1)))) for m in (query, key)]
+    scores = np.einsum("iah,jbh->ijab", *turned)
+    expected = np.square(scores).sum((2, 3)).mean()
+    assert TURNS.size(query, key) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("tie", ["K=V", "Q=V"])
+def test_values_tied_to_what_is_rotated_lose_less_than_with_its_matrix_as_it_is(tie):
+    """In another basis the values cost nothing; else alternation improves on where it starts."""
+    shared = {"K=V": "key", "Q=V": "query"}[tie]
+    tie = Tie.parse(tie)
+    turn, old = np.random.default_rng(3).normal(size=(N, H, H)), layer()
+    same = old._replace(
+        value=np.float32(np.einsum("dnh,nhk->dnk", getattr(old, shared), turn)),
+        value_bias=np.float32(np.einsum("nh,nhk->nk", getattr(old, f"{shared}_bias"), turn)),
+    )
+    assert damage(impose(same, tie, "fit", moments(), turns=TURNS), same, rotate) < 5e-3
+
+    key, query, moved = np.random.default_rng(1).normal(size=(3, D, H))
+    found, faces = rotary.spanning(key, query, moved, TURNS)
+
+    def lost(found, faces):
+        out = np.linalg.lstsq(found, moved, rcond=None)[0]
+        turned = lambda m: np.asarray(rotate(jnp.tile(jnp.float32(m), (6, 1, 1))))
+        scores = lambda q, k: np.einsum("iah,jbh->ijab", turned(q), turned(k))
+        share = np.sum((scores(faces, found) - scores(query, key)) ** 2)
+        share /= np.sum(scores(query, key) ** 2)
+        return share + np.sum((found @ out - moved) ** 2) / np.sum(moved**2)
+
+    least = lost(found, faces)
+    assert least < 0.8 * lost(key, query)
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        steps = 0.02 * rng.normal(size=(2, D, H))
+        assert lost(found + steps[0], faces + steps[1]) > least - 1e-4
+
+
+def test_a_key_that_is_the_input_is_faced_through_rotations():
+    """Where W_K is X in another basis that rotations leave, K=X costs the scores nothing."""
+    own = np.eye(D, dtype=np.float32).reshape(D, N, H)
+    old = layer(biased=False)._replace(key=own)
+    old = rebased(old, rotary=True)
+    assert np.abs(old.key - own).max() > 0.1
+    found = impose(old, Tie.parse("K=X"), "fit", moments(mean=0.0), turns=TURNS)
+    assert damage(found, old, rotate) < 5e-3
+
+
+def test_heads_that_share_keys_are_fitted_together():
+    """Two query heads read one key/value head, and V = K A: K=V costs nothing."""
+    turn, old = np.random.default_rng(3).normal(size=(H, H)), layer(biased=False)
+    key = old.key[:, :1].repeat(N, 1)
+    old = old._replace(key=key, value=np.float32(key @ turn))
+    found = impose(old, Tie.parse("K=V"), "fit", moments(mean=0.0), kv_heads=1)
+    assert damage(found, old) < 2e-3
+    assert (found.key[:, 0] == found.key[:, 1]).all() and (found.value == found.key).all()
+    with_x = impose(old, Tie.parse("Q=X"), "fit", moments(mean=0.0), kv_heads=1)
+    assert (with_x.key[:, 0] == with_x.key[:, 1]).all()
+
+
 @pytest.mark.parametrize("tie", ["K=V", "Q=V", "Q=K", "V=X", "K=X"])
 def test_no_other_shared_matrix_is_nearer(tie):
     """Of the error that the fit is said to minimise: random steps away from it only add to it."""
@@ -159,14 +246,18 @@ def encoder(**options):
     return Encoder(config, TokenStem((10,), D), 5, 6)
 
 
-@pytest.mark.parametrize("tie", ["K=V", "Q=K=V", "V=X,Q=K", "copies"])
-def test_the_tied_model_computes_what_was_imposed(tie):
+@pytest.mark.parametrize(
+    ("tie", "kv_heads"),
+    [("K=V", N), ("Q=K=V", N), ("V=X,Q=K", N), ("copies", N), ("K=V", 1), ("Q=X,K=V", 1)],
+)
+def test_the_tied_model_computes_what_was_imposed(tie, kv_heads):
     """Tied in one layer, with one leaf a source; the same function as with a leaf a role."""
-    model = encoder(use_bias=True)
+    model = encoder(use_bias=True, kv_heads=kv_heads)
     tokens = jnp.arange(12).reshape(2, 6) % 10
     variables = model.init(jax.random.key(0), tokens)
     tie = Tie.parse(tie)
-    edit = {1: impose(layer_weights(model, variables)[1], tie, "fit", moments())}
+    old = layer_weights(model, variables)[1]
+    edit = {1: impose(old, tie, "fit", moments(), kv_heads=kv_heads)}
     small, smaller = tied(model, variables, edit)
     assert small.config.ties == (SEPARATE, tie)
     attention = smaller["params"]["layer_1"]["attention"]
@@ -177,12 +268,14 @@ def test_the_tied_model_computes_what_was_imposed(tie):
     np.testing.assert_allclose(one, other, atol=1e-4)
     fresh = jax.eval_shape(small.init, jax.random.key(0), tokens)
     assert jax.tree.structure(fresh) == jax.tree.structure(smaller)
+    assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, smaller)
 
 
 @pytest.mark.parametrize(
     ("options", "tie", "method", "said"),
     [
-        ({"kv_heads": 1}, "K=V", "fit", "as many key/value heads as query heads"),
+        ({"kv_heads": 1}, "Q=K", "fit", "as many key/value heads as query heads, not 1 and 2"),
+        ({"frozen": ("value",)}, "K=V", "fit", "frozen source 'value'"),
         ({"tie": "Q=K", "adapters": {"query": "head"}}, "Q=K", "fit", "surgery knows none"),
         ({"qk_norm": True}, "K=V", "fit", "qk_norm = True"),
         ({"head_dim": 2}, "V=X", "fit", "needs a width of heads x head width, not 8"),
@@ -227,6 +320,9 @@ def test_bad_input_to_the_command_is_one_line(command, place):
         (["--run={run}", "--tie=separate"], "--tie: given 'separate'; ties nothing"),
         (["--run={run}", "--texts=a"], "--texts: given 'a'; is for --pretrained"),
         (["--run={run}", "--layers=2"], "--layers: given '2'; the model has layers 0 to 1"),
+        (["--run={run}", "--layers="], "--layers: given ''; the model has layers 0 to 1"),
+        (["--run={run}", "--learning_rate=nan"],
+         "--learning_rate: given nan; must be positive and finite"),
         (["--run={run}", "--method=mean"], "--method: given 'mean'; allowed: "
          + ", ".join(METHODS)),
         (["--run={run}", "--workdir={bare}"], "--workdir: given '{bare}'; holds files already; "
@@ -261,11 +357,29 @@ def test_a_run_is_tied_measured_trained_on_and_kept(command, place):
     assert encoder.apply(variables, jnp.zeros((1, 16), jnp.int32)).shape[0] == 1
 
 
-def test_a_pretrained_model_loses_nothing_where_nothing_is_changed(command, place):
+def test_a_run_is_trained_on_for_as_many_steps_as_asked(place):
+    """7, where the run reported every 10: the same parameters as 7 single steps give."""
+    patient = patient_of_run(place / "run", 0.01)
+    _, found = patient.recover({}, 7)
+    replica = replica_of(json.loads((place / "run" / "config.json").read_text()))
+    config = dataclasses.replace(replica.config, steps=7, report_every=1)
+    replica = dataclasses.replace(replica, config=config)
+    data = {k: v for k, v in replica.task.load().items() if k not in ("validation", "test")}
+    state = replica.init(0, 0.01).replace(params=patient.variables["params"])
+    state = state.replace(opt_state=replica.optimizer.init(state.params))
+    train, schedule = jax.jit(replica.train), jax.jit(replica.schedule)
+    for _ in range(7):
+        state, _ = train(state, schedule(state.seed, state.step, data), data)
+    difference = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), found["params"],
+                              state.params)  # fmt: skip
+    assert max(jax.tree.leaves(difference)) < 1e-4
+
+
+def test_a_pretrained_model_loses_by_what_is_changed_and_distillation_gives_back(command, place):
     folder = place / "pretrained"
     code, out, err = command(
         f"--pretrained={place / 'bert'}", f"--texts={place / 'lines'}", "--method=average",
-        "--method=fit", f"--workdir={folder}",
+        "--method=fit", "--steps=40", f"--workdir={folder}",
     )  # fmt: skip
     assert (code, err) == (0, "")
     found = pd.read_csv(folder / "surgery.csv").set_index(["method", "trained"])
@@ -274,5 +388,8 @@ def test_a_pretrained_model_loses_nothing_where_nothing_is_changed(command, plac
     assert found.loc[("original", 0), cosine].min() > 0.9999
     whole = found[found["layers"] == "all"]
     assert whole.loc[("fit", 0), change] < whole.loc[("average", 0), change]
+    # Distillation: the tied model nears the original, which has nothing to learn from itself.
+    assert ("original", 40) not in found.index
+    assert whole.loc[("average", 40), change] < 0.9 * whole.loc[("average", 0), change]
     encoder, variables = load_tied(folder / "models" / "average")
     assert {str(tie) for tie in encoder.config.ties} == {"K=V"}

@@ -21,6 +21,7 @@ import optax
 from qkv_jax.analysis.layers import Layer, layer_weights
 from qkv_jax.analysis.surgery.fit import Moments
 from qkv_jax.analysis.surgery.impose import impose, spread, tied
+from qkv_jax.analysis.surgery.rotary import Turns
 from qkv_jax.analysis.survey.flow import Feed, gather
 from qkv_jax.analysis.survey.subjects import of_pretrained, task_feeds
 from qkv_jax.tasks.streaming import next_batches
@@ -50,6 +51,8 @@ class Patient(NamedTuple):
       measure: (encoder, variables) -> a number a metric.
       train_on: (encoder, variables, steps) -> variables.
       layers, moments: the matrices of every layer, and the moments of its inputs.
+      has_control: whether the original can be trained on as well. What is distilled from it has
+        nothing to teach it: Adam would only blow up the rounding of a gradient of zero.
     """
 
     name: str
@@ -60,11 +63,15 @@ class Patient(NamedTuple):
     train_on: Callable[[Encoder, Variables, int], Variables]
     layers: tuple[Layer, ...]
     moments: tuple[Moments, ...]
+    has_control: bool
 
     def edits(self, tie: Tie, method: str, numbers: Sequence[int]) -> dict[int, Layer]:
         """The layers of those numbers under the tie."""
-        rotary = self.encoder.config.positions == "rotary"
-        return {n: impose(self.layers[n], tie, method, self.moments[n], rotary) for n in numbers}
+        config = self.encoder.config
+        rotary = config.positions == "rotary"
+        turns = Turns.of(self.encoder.max_length, config.features) if rotary else None
+        whole = {"kv_heads": config.kv_heads, "turns": turns}
+        return {n: impose(self.layers[n], tie, method, self.moments[n], **whole) for n in numbers}
 
     def damage(self, edits: Mapping[int, Layer]) -> tuple[float, ...]:
         """The metrics of the model with these layers in place of its own."""
@@ -101,9 +108,11 @@ def patient_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) ->
         return (float(np.concatenate(scores).astype(np.float64).mean()),)
 
     def train_on(changed: Encoder, params: Variables, steps: int) -> Variables:
-        every = replica.config.report_every
+        # As many steps a program as divide `steps`: it is `steps` that the table says.
+        most = min(steps, replica.config.report_every)
+        every = next(n for n in range(most, 0, -1) if steps % n == 0)
         config = dataclasses.replace(
-            replica.config, steps=-(-steps // every) * every, learning_rate=learning_rate
+            replica.config, steps=steps, report_every=every, learning_rate=learning_rate
         )
         again = dataclasses.replace(_with(replica, changed), config=config)
         state = again.init(seed, learning_rate)
@@ -120,7 +129,7 @@ def patient_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) ->
     return Patient(
         f"{folder} at step {step}, {replica.task.title.lower()}", encoder, variables,
         (Metric(f"test {outcome.metric}", outcome.higher_is_better),), measure, train_on,
-        layer_weights(encoder, variables), _moments(encoder, variables, feeds),
+        layer_weights(encoder, variables), _moments(encoder, variables, feeds), has_control=True,
     )  # fmt: skip
 
 
@@ -176,6 +185,7 @@ def patient_of_pretrained(
         f"{subject.name}, {len(others)} held-out texts", encoder, variables,
         (Metric("change of hidden states", False), Metric("cosine of embeddings", True)), measure,
         train_on, layer_weights(encoder, variables), _moments(encoder, variables, subject.feeds),
+        has_control=False,
     )  # fmt: skip
 
 

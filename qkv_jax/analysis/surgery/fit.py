@@ -14,8 +14,11 @@ Whatever the tie leaves free is solved for: the projection that faces P in the s
     Q=K=V        first the subspace, as for K=V, from both; then P P' within it: in two steps.
     =X           the role is given; the projection that faces it and W_O are linear: exact.
 
-Under rotary positions queries and keys have no basis to change. Where they share, P is their mean
-after their sizes are made equal; otherwise they stay as they are, and W_O alone is solved for.
+Under rotary positions scores are no longer those of one matrix W_Q W_K': see `rotary.py`, where
+K=V and Q=V are solved by alternation, =X is exact, and Q=K and Q=K=V by a mean.
+
+Grouped keys and values: the query heads that read one key/value head are fitted together, their
+rows and outputs side by side; the shares are those of the group.
 """
 
 from typing import NamedTuple
@@ -23,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from qkv_jax.analysis.surgery import rotary
 from qkv_jax.tie import Tie
 
 _RIDGE = 1e-4  # of the mean variance, so that directions without inputs stay defined
@@ -43,55 +47,60 @@ class Moments(NamedTuple):
 
 
 class Head(NamedTuple):
-    """One head; the last row of a projection is its constant (0 where there are no biases)."""
+    """A key/value head and the G query heads that read it; the last row of a projection is its
+    constant (0 where there are no biases)."""
 
-    query: Float[np.ndarray, "D1 H"]
+    query: Float[np.ndarray, "G D1 H"]
     key: Float[np.ndarray, "D1 H"]
     value: Float[np.ndarray, "D1 H"]
-    out: Float[np.ndarray, "H D"]
+    out: Float[np.ndarray, "G H D"]
 
 
-def fit_head(head: Head, given: Float[np.ndarray, "D1 H"], tie: Tie, moments: Moments,
-             rotary: bool) -> Head:  # fmt: skip
+def fit_head(head: Head, given: Float[np.ndarray, "G D1 H"], tie: Tie, moments: Moments,
+             turns: rotary.Turns | None) -> Head:  # fmt: skip
     """The head under the tie that is nearest to it.
 
     Args:
       head: constants are those at the mean input: W' mean + b.
       given: the same of X cut into heads, for the roles that equal X.
-      rotary: whether queries and keys are rotated.
+      turns: the rotations between queries and keys, under rotary positions.
     """
     roles = {role: tie.source(role) for role in ("Q", "K", "V")}
     shared = lambda one, other: roles[one] == roles[other] and roles[one] != "X"
     # A constant of all keys or of all values does not show (softmax, the bias of W_O): it counts
     # only where queries share the matrix, or rotation turns it differently at every distance.
-    counts = rotary or shared("Q", "K") or shared("Q", "V")
+    counts = turns is not None or shared("Q", "K") or shared("Q", "V")
     white, back = _whitening(moments, 1.0 if counts else _UNSEEN)
     white_q, back_q = _whitening(moments, 1.0)
-    query, key, value = white_q(head.query), white(head.key), white(head.value)
-    fixed_q, fixed = white_q(given), white(given)
-    moved = value @ head.out
+    query, key, value = _rows(white_q(head.query)), white(head.key), white(head.value)
+    # X as a key or a value has as many heads as X as a query, or the tie is none.
+    fixed_q, fixed = _rows(white_q(given)), white(given[0])
+    moved = np.concatenate(list(value @ head.out), axis=1)
     if roles["Q"] == "X" or roles["K"] == "X":
-        if not rotary:
-            query, key = (
-                _facing(query @ key.T, fixed) if roles["K"] == "X" else query,
-                _facing(key @ query.T, fixed_q) if roles["Q"] == "X" else key,
-            )
-        query = fixed_q if roles["Q"] == "X" else query
-        key = fixed if roles["K"] == "X" else key
+        query, key = (
+            fixed_q if roles["Q"] == "X" else
+            _facing(query, key, fixed, turns) if roles["K"] == "X" else query,
+            fixed if roles["K"] == "X" else _facing(key, query, fixed_q, turns),
+        )  # fmt: skip
     elif shared("Q", "K"):
         values = moved if shared("K", "V") else None
-        query = key = _balanced(query, key) if rotary else _symmetric(query, key, values)
-    elif shared("K", "V") and not rotary:
-        key, query = _spanning(key, query, moved)
-    elif shared("Q", "V") and not rotary:
-        query, key = _spanning(query, key, moved)
+        query = key = rotary.balanced(query, key) if turns else _symmetric(query, key, values)
+    elif shared("K", "V"):
+        key, query = _spanning(key, query, moved, turns)
+    elif shared("Q", "V"):
+        query, key = _spanning(query, key, moved, turns)
     for role, matrix in (("Q", query), ("K", key), ("X", fixed)):
         if roles["V"] == (role if role == "X" else roles[role]):
             value = matrix
     out = head.out if value.shape == head.value.shape and roles["V"] == "value" else (
-        np.linalg.lstsq(value, moved, rcond=1e-8)[0]
+        np.stack(np.split(np.linalg.lstsq(value, moved, rcond=1e-8)[0], len(head.out), axis=1))
     )  # fmt: skip
-    return Head(back_q(query), back(key), back(value), out)
+    return Head(back_q(query.reshape(head.query.shape)), back(key), back(value), out)
+
+
+def _rows(stacked):
+    """[G, D1, H] as [G D1, H]."""
+    return stacked.reshape(-1, stacked.shape[-1])
 
 
 def _whitening(moments: Moments, constant: float):
@@ -103,20 +112,24 @@ def _whitening(moments: Moments, constant: float):
     return (lambda matrix: whole @ matrix), (lambda matrix: np.linalg.solve(whole, matrix))
 
 
-def _facing(circuit, given):
-    """The matrix F for which F given' is nearest to a circuit."""
-    return np.linalg.lstsq(given, circuit.T, rcond=1e-8)[0].T
+def _facing(own, other, given, turns):
+    """The matrix F for which F given' is nearest to own other'."""
+    if turns:
+        return rotary.facing(own, other, given, turns)
+    return np.linalg.lstsq(given, other @ own.T, rcond=1e-8)[0].T
 
 
-def _spanning(shared, other, moved):
+def _spanning(shared, other, moved, turns):
     """P for a role that the values share, and the matrix that faces it in the scores."""
+    if turns:
+        return rotary.spanning(shared, other, moved, turns)
     scores = shared @ other.T
     basis, _ = np.linalg.qr(np.concatenate([shared, moved_basis(moved, shared.shape[1])], axis=1))
     energy = sum(_energy(basis.T @ circuit, circuit) for circuit in (scores, moved))
     _, vectors = np.linalg.eigh(energy)
     size = np.linalg.norm(shared) / shared.shape[1] ** 0.5
     found = basis @ vectors[:, -shared.shape[1]:] * size
-    return found, _facing(scores.T, found)
+    return found, _facing(other, shared, found, None)
 
 
 def moved_basis(moved, rank):
@@ -154,9 +167,3 @@ def _root(symmetric, rank):
 
 def _energy(part, whole):
     return part @ part.T / max(np.sum(np.square(whole)), 1e-300)
-
-
-def _balanced(query, key):
-    """Their mean after their sizes, which scores leave open, are made equal."""
-    ratio = np.sqrt(np.linalg.norm(key) / max(np.linalg.norm(query), 1e-300))
-    return (query * ratio + key / max(ratio, 1e-300)) / 2

@@ -14,6 +14,7 @@ import numpy as np
 from qkv_jax.adapters import Adapters
 from qkv_jax.analysis.layers import Layer
 from qkv_jax.analysis.surgery.fit import Head, Moments, fit_head
+from qkv_jax.analysis.surgery.rotary import Turns
 from qkv_jax.config import ConfigError
 from qkv_jax.projections import check_scheme
 from qkv_jax.tie import SOURCE_NAMES, Tie
@@ -36,10 +37,10 @@ def check(encoder: Encoder, tie: Tie, methods: tuple[str, ...]) -> None:
     for field in ("adapters", "latent_dim", "qk_norm"):
         if getattr(config, field) not in (Adapters(), None, False):
             raise ConfigError("model", f"{field} = {getattr(config, field)}", "surgery knows none")
-    if config.kv_heads not in (None, heads):
-        what = f"surgery needs as many key/value heads as query heads, {heads}"
-        raise ConfigError("model", f"kv_heads = {config.kv_heads}", what)
-    check_scheme(tie, heads, heads)
+    try:
+        check_scheme(tie, heads, config.kv_heads or heads, config.frozen)
+    except ValueError as error:
+        raise ConfigError("--tie", given, str(error)) from None
     if any(tie.equates(role, "X") for role in "QKV") and width != heads * config.features:
         raise ConfigError("--tie", given, f"needs a width of heads x head width, not {width}")
     for method in methods:
@@ -53,7 +54,13 @@ def check(encoder: Encoder, tie: Tie, methods: tuple[str, ...]) -> None:
 
 
 def impose(
-    layer: Layer, tie: Tie, method: str, moments: Moments | None = None, rotary: bool = False
+    layer: Layer,
+    tie: Tie,
+    method: str,
+    moments: Moments | None = None,
+    *,
+    kv_heads: int | None = None,
+    turns: Turns | None = None,
 ) -> Layer:
     """The layer's matrices under a tie.
 
@@ -61,12 +68,14 @@ def impose(
       method: `keep_*` gives a role's matrix to all that share it; `average` gives their mean; `fit`
         is that of `fit.py`. A role that equals X becomes X cut into heads.
       moments: of the layer's inputs, for `fit`; by default mean 0 and variance 1.
-      rotary: for `fit`, whether queries and keys are rotated.
+      kv_heads: how many heads of keys and values the layer's are repeated from; all by default.
+      turns: for `fit`, the rotations between queries and keys, under rotary positions.
     """
     width, heads, _ = layer.query.shape
     own = np.eye(width).reshape(width, heads, -1) if _takes_x(tie) else np.zeros_like(layer.query)
     if method == "fit":
-        return _fitted(layer, own, tie, moments or Moments(np.zeros(width), np.eye(width)), rotary)
+        moments = moments or Moments(np.zeros(width), np.eye(width))
+        return _fitted(layer, own, tie, moments, kv_heads or heads, turns)
     matrices = {role: (getattr(layer, name), getattr(layer, f"{name}_bias"))
                 for role, name in _ROLES.items()}  # fmt: skip
     found = {}
@@ -109,28 +118,30 @@ def spread(
     return tied(encoder, variables, {n: layer._replace(tie=alone) for n, layer in edits.items()})
 
 
-def _fitted(layer: Layer, own, tie: Tie, moments: Moments, rotary: bool) -> Layer:
+def _fitted(layer: Layer, own, tie: Tie, moments: Moments, kv_heads: int, turns) -> Layer:
+    group = layer.query.shape[1] // kv_heads
     constant = lambda kernel, bias: np.concatenate(
         [np.float64(kernel), (moments.mean @ np.float64(kernel) + bias)[None]]
     )
     heads = []
-    for n in range(layer.query.shape[1]):
-        head = Head(
-            *(constant(getattr(layer, name)[:, n], getattr(layer, f"{name}_bias")[n])
-              for name in _ROLES.values()),
-            np.float64(layer.out[n]),
-        )  # fmt: skip
-        found = fit_head(head, constant(own[:, n], 0.0), tie, moments, rotary)
-        heads.append((head, found))
+    for first in range(0, layer.query.shape[1], group):
+        readers = range(first, first + group)
+        query = [constant(layer.query[:, n], layer.query_bias[n]) for n in readers]
+        given = [constant(own[:, n], 0.0) for n in readers]
+        key = constant(layer.key[:, first], layer.key_bias[first])
+        value = constant(layer.value[:, first], layer.value_bias[first])
+        head = Head(np.stack(query), key, value, np.float64(layer.out[first : first + group]))
+        heads.append((head, fit_head(head, np.stack(given), tie, moments, turns)))
     stacked = {
-        role: np.stack([getattr(found, name) for _, found in heads], 1)
-        for role, name in _ROLES.items()
+        "Q": np.concatenate([found.query for _, found in heads]).swapaxes(0, 1),
+        "K": np.stack([found.key for _, found in heads], 1).repeat(group, 1),
+        "V": np.stack([found.value for _, found in heads], 1).repeat(group, 1),
     }
     fields = {role: (m[:-1], m[-1] - moments.mean @ m[:-1].swapaxes(0, 1))
               for role, m in stacked.items()}  # fmt: skip
     # What all values have in common goes through attention as it is: the bias of W_O makes up.
-    change = sum(old.value[-1] @ old.out - new.value[-1] @ new.out for old, new in heads)
-    out = np.float32(np.stack([found.out for _, found in heads]))
+    change = sum((old.value[-1] @ old.out - new.value[-1] @ new.out).sum(0) for old, new in heads)
+    out = np.float32(np.concatenate([found.out for _, found in heads]))
     bias = np.float32(layer.out_bias + change)
     return layer._replace(tie=tie, out=out, out_bias=bias, **_fields(fields))
 
@@ -149,8 +160,11 @@ def _leaves(old: Mapping[str, Any], layer: Layer, config) -> dict[str, Any]:
     biased = lambda kernel, bias: {"kernel": jnp.asarray(kernel)} | (
         {"bias": jnp.asarray(bias)} if config.use_bias else {}
     )
+    group = config.heads // (config.kv_heads or config.heads)
     for source in layer.tie.sources:
-        kept[source] = biased(getattr(layer, source), getattr(layer, f"{source}_bias"))
+        every = 1 if source == layer.tie.source("Q") else group  # `Layer` repeats grouped heads
+        kernel, bias = getattr(layer, source), getattr(layer, f"{source}_bias")
+        kept[source] = biased(kernel[:, ::every], bias[::every])
     if config.output_projection:
         kept["out"] = biased(layer.out, layer.out_bias)
     return kept
