@@ -12,6 +12,7 @@ pre-norm, after the norm. Parameters are float32; the layers compute in the conf
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -113,7 +114,7 @@ class Block(nn.Module):
     tie: Tie
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], mask, *, train: bool) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "B T D"], mask, train: bool) -> Float[Array, "B T D"]:
         config = self.config
         attention = MultiHeadAttention(
             num_heads=config.heads,
@@ -142,6 +143,19 @@ class Block(nn.Module):
             else:
                 x = norm(x + drop(part(x)))
         return x
+
+
+# By what a block leaves for the backward pass to compute again; parameters are the same.
+_TRAIN = 3  # the place of `train` among a block's arguments: a number of Python, not of JAX
+BLOCKS = {
+    "none": Block,
+    "block": nn.remat(Block, static_argnums=_TRAIN),
+    "dots": nn.remat(
+        Block,
+        static_argnums=_TRAIN,
+        policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    ),
+}
 
 
 class Encoder(nn.Module):
@@ -183,7 +197,7 @@ class Encoder(nn.Module):
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
         mask = None if padding is None else padding[:, None, None, :]
         for layer, tie in enumerate(config.ties):
-            x = Block(config, tie, name=f"layer_{layer}")(x, mask, train=train)
+            x = BLOCKS[config.remat](config, tie, name=f"layer_{layer}")(x, mask, train)
         if read is not None:
             x = jnp.take_along_axis(x, read[:, :, None], axis=1)
         x = x[:, 0] if self.readout == "class" else x
