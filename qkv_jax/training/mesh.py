@@ -163,21 +163,19 @@ class MeshProgram:
         ]
         return np.concatenate(blocks)
 
-    def schedule_shapes(self) -> Any:
-        """What `train` gets as its schedule, as shapes with shardings: to compile without data."""
-        state, task = self.abstract(), self.replica.task
-        shapes = jax.eval_shape(self.replica.schedule, state.seed, state.step, self._training)
-        whole = self._described(shapes, PartitionSpec())
-        stream = task.stream(self._training, 0, self.replica.config.batch_size)
-        if stream:
-            rows = next_batches(stream, self.replica.config.report_every)
-            whole |= self._described(rows, PartitionSpec(None, *BATCH))
-        return whole
-
-    def data_shapes(self) -> Any:
-        """What `train` gets as its data, likewise."""
+    def shapes(self) -> tuple[TrainState, Any, Any]:
+        """The arguments of `train` as shapes with shardings: to compile it without the devices."""
+        state = self.abstract()
         training = {name: x for name, x in self._data.items() if name not in _HELD_OUT}
-        return self._described(training, PartitionSpec())
+        data = self._described(training, PartitionSpec())
+        schedule = jax.eval_shape(self.replica.schedule, state.seed, state.step, data)
+        schedule = self._described(schedule, PartitionSpec())
+        config = self.replica.config
+        stream = self.replica.task.stream(training, 0, config.batch_size)
+        if stream:
+            rows = next_batches(stream, config.report_every)
+            schedule |= self._described(rows, PartitionSpec(None, *BATCH))
+        return state, schedule, data
 
     def _train(self, state, schedule, data):
         with self._activations_by_rows():

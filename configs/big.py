@@ -1,0 +1,41 @@
+"""Encoders that fill a slice of accelerators, on masked bytes: about 100 million, 1 billion and
+7 billion parameters.
+
+    python -m experiments.train --config=configs/big.py:1b --compile_only=v5e:8x8
+    python -m experiments.train --config=configs/big.py:7b --workdir=runs/7b --distributed=auto
+
+Not trained: no accelerator was at hand. docs/compile_only.md says where each fits, and what its
+compiler makes of it.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import train, tree
+
+# Layers, width, heads: heads are 64 or 128 wide.
+SIZES = {"100m": (14, 768, 12), "1b": (20, 2048, 16), "7b": (34, 4096, 32)}
+
+
+def get_config(size: str = "100m") -> ConfigDict:
+    if size not in SIZES:
+        raise ValueError(f"allowed: {', '.join(SIZES)}, not {size!r}")
+    layers, width, heads = SIZES[size]
+    config = train.get_config().to_dict()
+    config["task"]["options"]["length"] = 1024
+    config["model"] |= {
+        "layers": layers,
+        "width": width,
+        "heads": heads,
+        "dtype": "bfloat16",
+        "positions": "rotary",
+        "remat": "dots",
+    }
+    config["train"] |= {
+        "steps": 100_000,
+        "report_every": 100,
+        "batch_size": 256,
+        "learning_rate": 3e-4,
+        "warmup": 0.02,
+    }
+    config["mesh"] |= {"data": 1, "fsdp": -1, "tensor": 1}
+    return tree(config)
