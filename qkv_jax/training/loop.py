@@ -5,16 +5,14 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 import tensorboardX
 
 from qkv_jax.config import ConfigError, as_dict
-from qkv_jax.tasks.streaming import next_batches
+from qkv_jax.tasks import Data
 from qkv_jax.training.checkpoint import Checkpoints
+from qkv_jax.training.program import LoneProgram, Program
 from qkv_jax.training.step import Replica
-
-_EVAL_BLOCK = 256  # examples a call, so that long sequences fit
 
 
 def train_run(
@@ -24,6 +22,7 @@ def train_run(
     *,
     config: dict[str, Any],
     checkpoint_steps: tuple[int, ...] = (),
+    make_program: Callable[[Replica, Data], Program] = LoneProgram,
     on_report: Callable[[dict], None] = lambda row: None,
 ) -> dict:
     """Trains one replica from its seed and writes into `workdir`:
@@ -49,12 +48,8 @@ def train_run(
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(as_dict(config), indent=1))
 
-    train = jax.jit(replica.train, donate_argnums=0)
-    schedule = jax.jit(replica.schedule)
-    evaluate = jax.jit(replica.evaluate)
-    training_data = {name: x for name, x in data.items() if name not in ("validation", "test")}
-    state = replica.init(seed, replica.config.learning_rate)
-    stream = replica.task.stream(training_data, seed, replica.config.batch_size)
+    program = make_program(replica, data)
+    state, stream = program.start(seed), program.stream(seed)
     checkpoints = Checkpoints(workdir / "checkpoints")
     keep = {0, last, *checkpoint_steps}
     checkpoints.save(state, stream)
@@ -65,11 +60,8 @@ def train_run(
     ):
         curve.write("step,train_loss,gradient_norm,value\n")
         for step in range(every, last + 1, every):
-            entries = schedule(state.seed, state.step, training_data)
-            if stream:
-                entries |= next_batches(stream, every)
-            state, metrics = train(state, entries, training_data)
-            value = _mean_score(evaluate, state.params, data["validation"])
+            state, metrics = program.advance(state, stream)
+            value = _mean(program.scores(state, "validation"))
             row = {
                 "step": step,
                 "train_loss": float(metrics["loss"]),
@@ -92,16 +84,11 @@ def train_run(
         "metric": outcome.metric,
         "unit": outcome.unit,
         "validation": value,
-        "test": _mean_score(evaluate, state.params, data["test"]),
+        "test": _mean(program.scores(state, "test")),
     }
     (workdir / "result.json").write_text(json.dumps(result, indent=1))
     return result
 
 
-def _mean_score(evaluate: Callable, params: Any, split: dict) -> float:
-    total = split["targets"].shape[0]
-    blocks = [
-        np.asarray(evaluate(params, jax.tree.map(lambda a, s=s: a[s : s + _EVAL_BLOCK], split)))
-        for s in range(0, total, _EVAL_BLOCK)
-    ]
-    return float(np.concatenate(blocks).astype(np.float64).mean())
+def _mean(scores: np.ndarray) -> float:
+    return float(scores.astype(np.float64).mean())
