@@ -14,6 +14,11 @@ from configs import train, tree
 
 # Layers, width, heads: heads are 64 or 128 wide.
 SIZES = {"100m": (14, 768, 12), "1b": (20, 2048, 16), "7b": (34, 4096, 32)}
+MESHES = {
+    "100m": {"data": -1, "fsdp": 1, "tensor": 1},
+    "1b": {"data": -1, "fsdp": 8, "tensor": 1},
+    "7b": {"data": 1, "fsdp": -1, "tensor": 1},
+}
 
 
 def get_config(size: str = "100m") -> ConfigDict:
@@ -29,6 +34,7 @@ def get_config(size: str = "100m") -> ConfigDict:
         "dtype": "bfloat16",
         "positions": "rotary",
         "remat": "dots",
+        "scan_layers": True,
     }
     config["train"] |= {
         "steps": 100_000,
@@ -37,5 +43,5 @@ def get_config(size: str = "100m") -> ConfigDict:
         "learning_rate": 3e-4,
         "warmup": 0.02,
     }
-    config["mesh"] |= {"data": 1, "fsdp": -1, "tensor": 1}
+    config["mesh"] |= MESHES[size]
     return tree(config)

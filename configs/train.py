@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
                 "dtype": "float32",
                 "implementation": "auto",
                 "remat": "none",
+                "scan_layers": False,
             },
             "train": {
                 "steps": 1000,

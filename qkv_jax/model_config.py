@@ -51,6 +51,9 @@ class ModelConfig:
     # What the forward pass leaves to be computed again in the backward pass (Chen et al. 2016):
     # nothing; all of a block but its input; or all but its input and its matrix products.
     remat: Literal["none", "block", "dots"] = "none"
+    # One block compiled for all layers, for deep models; parameters keep their paths and are
+    # stacked in every step. Dropout then draws other numbers.
+    scan_layers: bool = False
 
     def __post_init__(self):
         sizes = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "latent_dim")
@@ -81,6 +84,8 @@ class ModelConfig:
             except ValueError as error:
                 raise ConfigError("tie", self.tie, f"layer {layer}: {error}") from None
         self._check_adapters(ties)
+        if self.scan_layers and len(set(ties)) > 1:
+            raise ConfigError("scan_layers", True, f"needs one tie for all layers, not {self.tie}")
 
     @property
     def ties(self) -> tuple[Tie, ...]:
