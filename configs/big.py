@@ -2,7 +2,7 @@
 7 billion parameters.
 
     python -m experiments.train --config=configs/big.py:1b --compile_only=v5e:8x8
-    python -m experiments.train --config=configs/big.py:7b --workdir=runs/7b --distributed=auto
+    python -m experiments.train --config=configs/big.py:7b --workdir=runs/7b --distributed
 
 Not trained: no accelerator was at hand. docs/compile_only.md says where each fits, and what its
 compiler makes of it.
@@ -10,10 +10,15 @@ compiler makes of it.
 
 from ml_collections import ConfigDict
 
-from configs import train, tree
+from configs import train
 
-# Layers, width, heads: heads are 64 or 128 wide.
-SIZES = {"100m": (14, 768, 12), "1b": (20, 2048, 16), "7b": (34, 4096, 32)}
+# Layers, width, heads (64 or 128 wide), and what the backward pass computes again: the products of
+# the larger ones do not fit on one host's chips.
+SIZES = {
+    "100m": (14, 768, 12, "dots"),
+    "1b": (20, 2048, 16, "block"),
+    "7b": (34, 4096, 32, "block"),
+}
 MESHES = {
     "100m": {"data": -1, "fsdp": 1, "tensor": 1},
     "1b": {"data": -1, "fsdp": 8, "tensor": 1},
@@ -24,24 +29,20 @@ MESHES = {
 def get_config(size: str = "100m") -> ConfigDict:
     if size not in SIZES:
         raise ValueError(f"allowed: {', '.join(SIZES)}, not {size!r}")
-    layers, width, heads = SIZES[size]
-    config = train.get_config().to_dict()
-    config["task"]["options"]["length"] = 1024
-    config["model"] |= {
-        "layers": layers,
-        "width": width,
-        "heads": heads,
-        "dtype": "bfloat16",
-        "positions": "rotary",
-        "remat": "dots",
-        "scan_layers": True,
-    }
-    config["train"] |= {
-        "steps": 100_000,
-        "report_every": 100,
-        "batch_size": 256,
-        "learning_rate": 3e-4,
-        "warmup": 0.02,
-    }
-    config["mesh"] |= MESHES[size]
-    return tree(config)
+    layers, width, heads, remat = SIZES[size]
+    config = train.get_config()
+    config.task.options.length = 1024
+    config.model.update(
+        layers=layers,
+        width=width,
+        heads=heads,
+        dtype="bfloat16",
+        positions="rotary",
+        remat=remat,
+        scan_layers=True,
+    )
+    config.train.update(
+        steps=100_000, report_every=100, batch_size=256, learning_rate=3e-4, warmup=0.02
+    )
+    config.mesh.update(MESHES[size])
+    return config

@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 from qkv_jax.config import ConfigError, build
 from qkv_jax.tasks import make_task
 from qkv_jax.tasks.streaming import BatchStream
+from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.state import TrainConfig, TrainState
 from qkv_jax.training.step import Replica
 from qkv_jax.transformer import Encoder, ModelConfig
@@ -70,16 +71,18 @@ class Checkpoints:
 
 
 def replica_of(values: dict[str, Any]) -> Replica:
-    """The program that a run's config describes: `task`, `model`, `train`.
+    """The program that a run's config describes: `task`, `model`, `train`; and `mesh`, if any.
 
     Raises:
       ConfigError: naming the field, for anything that cannot be run.
     """
     task = values["task"]
+    mesh = build(MeshConfig, values.get("mesh") or {}, "mesh")
     return Replica(
         build(ModelConfig, values["model"], "model"),
         make_task(task.get("kind"), task.get("options", {}), "task"),
         build(TrainConfig, values["train"], "train"),
+        "by_leaf" if mesh.is_given else "joined",
     )
 
 

@@ -11,7 +11,6 @@ replacing the handler that was there, and with it a process could not be ended b
 
 import contextlib
 import dataclasses
-import os
 from typing import Any
 
 import jax
@@ -117,8 +116,6 @@ def leave() -> None:
 
 def _initialize(given: str, **arguments: Any) -> None:
     jax.config.update("jax_enable_preemption_service", False)
-    if os.environ.get("JAX_PLATFORMS") == "cpu":
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
             heartbeat_timeout_seconds=_HEARTBEAT, shutdown_timeout_seconds=_SHUTDOWN, **arguments

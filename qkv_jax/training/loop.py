@@ -1,6 +1,7 @@
 """One run with everything kept: curve, TensorBoard events, Orbax checkpoints, test result."""
 
 import json
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import tensorboardX
 from qkv_jax.config import ConfigError, as_dict
 from qkv_jax.tasks import Data
 from qkv_jax.training.checkpoint import Checkpoints
+from qkv_jax.training.distributed import alike, is_primary
 from qkv_jax.training.program import LoneProgram, Program
 from qkv_jax.training.step import Replica
 
@@ -39,24 +41,29 @@ def train_run(
         if step % every or not 0 <= step <= last:
             allowed = f"must be a multiple of report_every = {every}, at most {last}"
             raise ConfigError("checkpoint_steps", step, allowed)
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise ConfigError("workdir", str(workdir), "holds files already; name a new folder")
-    try:
-        data = replica.task.load()
-    except ConfigError as error:
-        raise error.under("task.options") from None
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(json.dumps(as_dict(config), indent=1))
-
-    program = make_program(replica, data)
+    with alike("workdir"):
+        occupied = workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir()))
+        if is_primary() and occupied:
+            raise ConfigError("workdir", str(workdir), "holds files already; name a new folder")
+    with alike("task"):
+        try:
+            data = replica.task.load()
+        except ConfigError as error:
+            raise error.under("task.options") from None
+        program = make_program(replica, data)
+    if is_primary():
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "config.json").write_text(json.dumps(as_dict(config), indent=1))
     state, stream = program.start(seed), program.stream(seed)
     checkpoints = Checkpoints(workdir / "checkpoints")
     keep = {0, last, *checkpoint_steps}
     checkpoints.save(state, stream)
     outcome = replica.task.outcome
+    # Of several processes all take part in everything, and one has files to write it to.
+    here = workdir if is_primary() else pathlib.Path(os.devnull)
     with (
-        tensorboardX.SummaryWriter(str(workdir), write_to_disk=True) as events,
-        (workdir / "curve.csv").open("w", buffering=1) as curve,
+        tensorboardX.SummaryWriter(str(here), write_to_disk=is_primary()) as events,
+        (workdir / "curve.csv" if is_primary() else here).open("w", buffering=1) as curve,
     ):
         curve.write("step,train_loss,gradient_norm,value\n")
         for step in range(every, last + 1, every):
@@ -86,7 +93,8 @@ def train_run(
         "validation": value,
         "test": _mean(program.scores(state, "test")),
     }
-    (workdir / "result.json").write_text(json.dumps(result, indent=1))
+    if is_primary():
+        (workdir / "result.json").write_text(json.dumps(result, indent=1))
     return result
 
 

@@ -28,9 +28,9 @@ _SMALL = (
     (r"stem/class_token/embedding", WHOLE),
 )
 _STEMS = (
-    (r"stem/field_\d+/embedding", (None, "fsdp")),
-    (r"positions/embedding", (None, "fsdp")),
-    (r"stem/patch/kernel", (None, "fsdp")),
+    (r"stem/field_\d+/embedding", (None, "tensor")),
+    (r"positions/embedding", (None, "tensor")),
+    (r"stem/patch/kernel", (None, "tensor")),
 )
 
 # What `rules` of a mesh may say by name. `megatron` cuts heads and the hidden layer of the MLP over
