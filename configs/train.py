@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
                 "fsdp": placeholder(int),
                 "tensor": placeholder(int),
                 "rules": "megatron",
+                "by": "jit",
             },
             "seed": 0,
             "checkpoint_steps": (),

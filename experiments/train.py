@@ -13,19 +13,24 @@ import functools
 import math
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
+import jax
 from absl import flags
 from rich.console import Console
 
 from experiments import compile_only, door
 from qkv_jax.config import ConfigError, build
+from qkv_jax.tasks import Data
 from qkv_jax.training import distributed
 from qkv_jax.training.checkpoint import replica_of
+from qkv_jax.training.data_parallel import PmapProgram
 from qkv_jax.training.devices import use_virtual_devices
 from qkv_jax.training.loop import train_run
 from qkv_jax.training.mesh import MeshConfig, MeshProgram
-from qkv_jax.training.program import LoneProgram
+from qkv_jax.training.program import LoneProgram, Program
+from qkv_jax.training.step import Replica
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/one", "Folder of the run; must not hold files.")
 _COMPILE_ONLY = flags.DEFINE_string(
@@ -68,7 +73,6 @@ def main() -> None:
         print("\n".join(compile_only.describe(found)))
         return
     join_processes(mesh)
-    make_program = functools.partial(MeshProgram, config=mesh) if mesh.is_given else LoneProgram
     console = Console(quiet=not distributed.is_primary())
     unit = replica.task.outcome.unit
 
@@ -86,11 +90,21 @@ def main() -> None:
         workdir,
         config=values,
         checkpoint_steps=file.checkpoint_steps,
-        make_program=make_program,
+        make_program=program_maker(mesh),
         on_report=show,
     )
     console.print(f"{result['status']}: test {result['test']:.4f} {unit}. Written to {workdir}")
     distributed.leave()
+
+
+def program_maker(mesh: MeshConfig) -> Callable[[Replica, Data], Program]:
+    """The way of running that a mesh asks for."""
+    if not mesh.is_given:
+        return LoneProgram
+    if mesh.by == "pmap":
+        mesh.sizes(jax.device_count())  # refuses what does not fit
+        return PmapProgram
+    return functools.partial(MeshProgram, config=mesh)
 
 
 def join_processes(mesh: MeshConfig) -> None:

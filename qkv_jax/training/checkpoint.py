@@ -39,7 +39,8 @@ class Checkpoints:
         self._manager.save(int(state.step), args=ocp.args.StandardSave(state), force=True)
 
     def restore(self, like: TrainState, step: int | None = None) -> TrainState:
-        """The state at `step` (the last by default), with the shapes and types of `like`.
+        """The state at `step` (the last by default), with the shapes and types of `like`, on the
+        devices that it names by its shardings, or on one; whatever devices it was saved from.
 
         Raises:
           ConfigError: if there is no such checkpoint.
@@ -48,7 +49,13 @@ class Checkpoints:
         if step not in self.steps:
             known = ", ".join(map(str, self.steps)) or "none"
             raise ConfigError("checkpoint step", step, f"checkpoints there: {known}")
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here
+            ),
+            like,
+        )
         return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
 
     def restore_stream(self, stream: BatchStream, step: int) -> None:

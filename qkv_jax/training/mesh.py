@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from qkv_jax.config import ConfigError, require_positive
+from qkv_jax.config import ConfigError, require_choice, require_positive
 from qkv_jax.tasks import Batch, Data
 from qkv_jax.tasks.streaming import BatchStream, next_batches
 from qkv_jax.training.program import Split
@@ -45,6 +45,7 @@ class MeshConfig:
       fsdp: parts of the parameters, each gathered when it is needed; cuts the batch as well.
       tensor: parts of heads and hidden layers that work on the same rows of the batch.
       rules: the name of a set or a list of [pattern, spec], see `training.rules`.
+      by: `jit`, or `pmap` for plain data parallelism (see `training.data_parallel`).
 
     One axis may be -1: as many devices as the others leave. Sizes left out are 1; with all of them
     left out there is no mesh.
@@ -57,13 +58,17 @@ class MeshConfig:
     fsdp: int | None = None
     tensor: int | None = None
     rules: Any = DEFAULT_RULES
+    by: Literal["jit", "pmap"] = "jit"
 
     def __post_init__(self):
+        require_choice(self, "by", ("jit", "pmap"))
         given = [axis for axis in AXES if getattr(self, axis) == _REST]
         if len(given) > 1:
             raise ConfigError(given[1], _REST, f"only one axis can take what is left: {given[0]}")
         require_positive(self, *(axis for axis in AXES if axis not in given))
         parse_rules(self.rules)
+        if self.by == "pmap" and {self.fsdp, self.tensor} - {None, 1}:
+            raise ConfigError("by", "pmap", "has the axis data alone; fsdp and tensor need 'jit'")
 
     @property
     def is_given(self) -> bool:

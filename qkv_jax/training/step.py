@@ -76,6 +76,8 @@ class Replica:
     ) -> tuple[TrainState, Metrics]:
         """One update. With `axis_name`, gradients are averaged over that axis of devices."""
         key = jax.random.fold_in(purpose_key(state.seed, "dropout"), state.step)
+        if axis_name is not None:  # other rows, other units to drop
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         loss, gradients = self.gradients(state.params, batch, key)
         if axis_name is not None:
             loss, gradients = jax.lax.pmean((loss, gradients), axis_name)
