@@ -137,12 +137,13 @@ class Workdir:
         self.write("study.json", json.dumps(study, indent=1))
 
     def runs(self) -> pd.DataFrame:
-        """runs.csv without a last row that a crash cut off."""
+        """runs.csv without a last row that a crash cut off, or that is being written just now.
+
+        Nothing is changed: another process may be appending.
+        """
         file = self.path / "runs.csv"
         text = file.read_text() if file.exists() else ""
         whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            self.write("runs.csv", whole)
         if not whole:
             return pd.DataFrame(columns=RUN_COLUMNS)
         # Names such as "None" or "NA" are names. Python reads floats to the bit, pandas does not,
@@ -153,8 +154,9 @@ class Workdir:
         return frame.assign(**whole_numbers, **{name: frame[name].map(float) for name in floats})
 
     def append_runs(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Appends rows in one write and waits until the disk has them."""
+        """Appends rows to the whole ones in one write and waits until the disk has them."""
         file = self.path / "runs.csv"
+        _drop_cut_row(file)
         text = io.StringIO()
         writer = csv.DictWriter(text, RUN_COLUMNS, lineterminator="\n")
         if not file.exists() or not file.stat().st_size:
@@ -286,6 +288,13 @@ def load_study(workdir: str | os.PathLike) -> StudyResults:
       ConfigError: if it holds no study.
     """
     return StudyResults(workdir)
+
+
+def _drop_cut_row(file: pathlib.Path) -> None:
+    content = file.read_bytes() if file.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    if whole != len(content):
+        os.truncate(file, whole)
 
 
 def _curve_name(task: str, arm: str, phase: str, learning_rate: float, seed: int) -> str:

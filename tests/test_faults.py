@@ -1,0 +1,17 @@
+"""A few of the faults of `make faults`: kills at points of each kind, inside checkpoints, and at any
+time; two processes on one folder. What is left must end equal to an undisturbed run."""
+
+import pathlib
+import subprocess
+import sys
+
+
+def test_killed_commands_end_as_if_nothing_had_been():
+    """Run and study, in a process that forks before JAX starts; see faults.py."""
+    script = pathlib.Path(__file__).parent / "faults.py"
+    ended = subprocess.run(
+        [sys.executable, str(script), "--few"], capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    kills, _, verdict = ended.stdout.strip().rpartition("\n")
+    assert kills.startswith("8 kills: ") and "nothing lost, nothing doubled" in verdict
