@@ -236,9 +236,9 @@ class Harness:
 
         def strike(child: Child) -> None:
             skip = self.dice.randrange(3)
-            known: set[str] = set(map(str, folder.rglob("*.orbax-checkpoint-tmp*")))
+            known = _being_saved(folder)
             while child.running:
-                new = set(map(str, folder.rglob("*.orbax-checkpoint-tmp*"))) - known
+                new = _being_saved(folder) - known
                 known |= new
                 if new and not skip:
                     time.sleep(self.dice.uniform(0, 0.02))
@@ -430,6 +430,16 @@ class Harness:
             assert child.wait().code in (-signal.SIGINT, 0)
             self.finish(case, folder)
         return f"{stops} signals"
+
+
+def _being_saved(folder: pathlib.Path) -> set[str]:
+    """The checkpoints, and parts of such, that have a temporary name just now."""
+    return {
+        os.path.join(place, name)
+        for place, names, _ in os.walk(folder)  # does not mind what goes under its eyes
+        for name in names
+        if ".orbax-checkpoint-tmp" in name
+    }
 
 
 def _run(*command: str) -> None:

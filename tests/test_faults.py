@@ -1,5 +1,5 @@
-"""A few of the faults of `make faults`: kills at points of each kind, inside checkpoints, and at any
-time; two processes on one folder. What is left must end equal to an undisturbed run."""
+"""A few of the faults of `make faults`: kills at points where files change, inside checkpoints and
+at any time; two processes on one folder. It must end equal to what was not disturbed."""
 
 import pathlib
 import subprocess

@@ -6,6 +6,7 @@ is renamed when it is whole, so that a crash leaves all of it or nothing.
 """
 
 import contextlib
+import gc
 import json
 import os
 import pathlib
@@ -59,8 +60,8 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, arrays: Any, notes: Any = None, step: int | None = None) -> None:
-        """Starts to write a checkpoint, of the arrays' own step by default, which may be used up
-        as soon as this returns; waits for the one before.
+        """Starts to write a checkpoint, of the arrays' own step by default; waits for the one
+        before. The arrays may be used up as soon as this returns; the notes must not be changed.
 
         Raises:
           OSError: if this one or the one before cannot be written, naming the folder.
@@ -119,6 +120,10 @@ class Checkpoints:
         Raises:
           ConfigError: if there are checkpoints and none is whole; they stay as they are.
         """
+        with _quiet_threads():
+            return self._restore_last(like)
+
+    def _restore_last(self, like: Callable[[int], Any]) -> tuple[int, Any, Any] | None:
         broken: dict[int, str] = {}
         for step in reversed(self.steps):
             found = None
@@ -210,6 +215,18 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
+
+
+@contextlib.contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """A read that fails leaves others that nobody waits for; Python would print what they raise."""
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        yield
+    finally:
+        gc.collect()
+        sys.unraisablehook = before
 
 
 def replica_of(values: dict[str, Any]) -> Replica:

@@ -185,7 +185,8 @@ def _train(
 
         def save() -> None:
             place = stream.get_state() if stream else None
-            checkpoints.save(state, {"curve": curve, "stream": place}, step)
+            # A list of its own: notes are written in the background, while the curve grows.
+            checkpoints.save(state, {"curve": list(curve), "stream": place}, step)
             watch.saved()
 
         if found is None:
