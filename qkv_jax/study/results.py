@@ -30,11 +30,11 @@ import flax.traverse_util
 import numpy as np
 import pandas as pd
 import safetensors.numpy
-import tensorboardX
 
 from qkv_jax.config import ConfigError, first_difference
 from qkv_jax.study.plan import Arm, Study
 from qkv_jax.tasks import REGISTRY
+from qkv_jax.training.events import Events
 from qkv_jax.training.files import held, named, others, write_whole
 from qkv_jax.training.population import Finished, Run
 
@@ -232,10 +232,10 @@ class Workdir:
     def _write_events(folder: pathlib.Path, curve: pd.DataFrame) -> None:
         """The curve for TensorBoard. Steps stand for wall times, so that reruns write the same."""
         shutil.rmtree(folder, ignore_errors=True)
-        with tensorboardX.SummaryWriter(str(folder)) as events:
+        with Events(folder) as events:
             for step, loss, value in curve.itertuples(index=False):
-                events.add_scalar("train/loss", loss, step, walltime=step)
-                events.add_scalar("validation/value", value, step, walltime=step)
+                events.add("train/loss", loss, step, time=step)
+                events.add("validation/value", value, step, time=step)
 
     def write(self, name: str, content: str | bytes) -> None:
         """Writes or replaces a file as a whole: a crash leaves the old one or the new one."""

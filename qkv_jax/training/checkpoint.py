@@ -8,6 +8,7 @@ is renamed when it is whole, so that a crash leaves all of it or nothing.
 import contextlib
 import gc
 import json
+import logging
 import os
 import pathlib
 import re
@@ -16,9 +17,9 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
+import absl.logging
 import jax
 import orbax.checkpoint as ocp
-from absl import logging
 from orbax.checkpoint import checkpoint_managers as ocp_managers
 
 from qkv_jax.config import ConfigError, build
@@ -50,10 +51,9 @@ class Checkpoints:
             preservation_policy=_Kept(kept) if kept else ocp_managers.LatestN(n=None),
             enable_async_checkpointing=True,
         )
-        with _quiet():
-            self._manager = ocp.CheckpointManager(
-                self.folder, item_names=("arrays", "notes"), options=options
-            )
+        self._manager = ocp.CheckpointManager(
+            self.folder, item_names=("arrays", "notes"), options=options
+        )
 
     @property
     def steps(self) -> list[int]:
@@ -99,14 +99,12 @@ class Checkpoints:
             known = ", ".join(map(str, self.steps)) or "none"
             raise ConfigError("checkpoint step", step, f"checkpoints there: {known}")
         arguments = ocp.args.StandardRestore(jax.tree.map(_target, like))
-        with _quiet():
-            return self._manager.restore(step, args=ocp.args.Composite(arrays=arguments)).arrays
+        return self._manager.restore(step, args=ocp.args.Composite(arrays=arguments)).arrays
 
     def notes(self, step: int) -> Any:
         """What was saved beside the arrays."""
         arguments = ocp.args.Composite(notes=ocp.args.JsonRestore())
-        with _quiet():
-            return self._manager.restore(step, args=arguments).notes
+        return self._manager.restore(step, args=arguments).notes
 
     def restore_last(self, like: Callable[[int], Any]) -> tuple[int, Any, Any] | None:
         """Step, arrays and notes of the newest checkpoint that is whole; None if there is none.
@@ -172,8 +170,7 @@ class Checkpoints:
     def _naming(self) -> Iterator[None]:
         """What the system says of a write as an OSError, whoever wraps it."""
         try:
-            with _quiet():
-                yield
+            yield
         except OSError as error:
             where = error.filename or self.folder
             raise OSError(error.errno, error.strerror, str(where)) from None
@@ -206,15 +203,14 @@ def _target(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Orbax logs on its own what it also raises."""
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.FATAL)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
+class _NotFromOrbax(logging.Filter):
+    """Orbax logs on its own, also from its threads, what it raises as well."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "orbax" not in pathlib.Path(record.pathname).parts
+
+
+absl.logging.get_absl_logger().addFilter(_NotFromOrbax())
 
 
 @contextlib.contextmanager

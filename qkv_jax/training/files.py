@@ -23,12 +23,12 @@ def named(file: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(file)) from None
+        raise OSError(error.errno, error.strerror, error.filename or str(file)) from None
 
 
 def write_whole(file: pathlib.Path, content: str | bytes) -> None:
-    """Writes or replaces a file: a crash leaves the old one or the new one, and it is on the disk
-    when this returns."""
+    """Writes or replaces a file: a crash leaves the old one or the new one, whose content is on the
+    disk before it has its name."""
     part = file.with_name(file.name + ".part")
     with named(file):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import tensorboardX
 
 from qkv_jax.config import ConfigError, as_dict, first_difference, require_positive
 from qkv_jax.tasks import Data
 from qkv_jax.training.checkpoint import Checkpoints
 from qkv_jax.training.distributed import alike, any_process, is_primary
+from qkv_jax.training.events import Events
 from qkv_jax.training.files import held, named, others, write_whole
 from qkv_jax.training.interruption import Watch
 from qkv_jax.training.program import LoneProgram, Program
@@ -240,22 +240,26 @@ class _Curve:
     then row by row. Of several processes one has files to write them to."""
 
     def __init__(self, workdir: pathlib.Path, metric: str, rows: list[Row]):
-        self._metric = metric
-        file = workdir / "curve.csv"
-        if is_primary():
-            for old in workdir.glob("events.out.tfevents.*"):
-                old.unlink()
-            lines = [",".join(_COLUMNS), *map(self._line, rows)]
-            write_whole(file, "".join(f"{line}\n" for line in lines))
-        self._file = (file if is_primary() else pathlib.Path(os.devnull)).open("a", buffering=1)
-        self._events = tensorboardX.SummaryWriter(str(workdir), write_to_disk=is_primary())
+        self._metric, self._path = metric, workdir / "curve.csv"
+        if not is_primary():
+            return
+        for old in workdir.glob("events.out.tfevents.*"):
+            old.unlink()
+        lines = [",".join(_COLUMNS), *map(self._line, rows)]
+        write_whole(self._path, "".join(f"{line}\n" for line in lines))
+        self._file = self._path.open("a")
+        self._events = Events(workdir)
         for row in rows:
             self._tell(row)
 
     def add(self, row: Row) -> None:
-        with named(pathlib.Path(self._file.name)):
+        if not is_primary():
+            return
+        with named(self._path):
             self._file.write(self._line(row) + "\n")
+            self._file.flush()
         self._tell(row)
+        self._events.flush()
 
     def _line(self, row: Row) -> str:
         return ",".join(repr(row[name]) for name in _COLUMNS)
@@ -266,17 +270,16 @@ class _Curve:
             ("train/gradient_norm", "gradient_norm"),
             (f"validation/{self._metric}", "value"),
         ):
-            self._events.add_scalar(tag, row[name], row["step"], walltime=row["time"])
+            self._events.add(tag, row[name], row["step"], row["time"])
 
     def __enter__(self) -> "_Curve":
         return self
 
     def __exit__(self, *_exception) -> None:
-        self._events.close()
-        self._file.flush()
         if is_primary():
-            os.fsync(self._file.fileno())
-        self._file.close()
+            with named(self._path), self._file, self._events:
+                self._file.flush()
+                os.fsync(self._file.fileno())
 
 
 def _mean(scores: np.ndarray) -> float:
