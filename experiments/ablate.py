@@ -15,6 +15,7 @@ from qkv_jax.study import display, engine, report
 from qkv_jax.study.plan import Study
 from qkv_jax.study.results import Workdir
 from qkv_jax.training.devices import use_cpu_cores
+from qkv_jax.training.files import named
 from qkv_jax.training.interruption import Watch
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of results; runs/NAME by default.")
@@ -44,7 +45,8 @@ def run(study: Study, workdir: Workdir, watch: Watch) -> None:
         work = engine.Engine(study, workdir, record, shown.hear, watch)
         shown.watch(work)
         summary = work.run()
-    path = report.write_report(workdir.path, work.record, work.runs, summary, workdir.curve)
+    with named(workdir.path):
+        path = report.write_report(workdir.path, work.record, work.runs, summary, workdir.curve)
     display.print_end(work.record, summary, path)
 
 

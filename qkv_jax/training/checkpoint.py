@@ -50,6 +50,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Kept(kept) if kept else ocp_managers.LatestN(n=None),
             enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE),
         )
         self._manager = ocp.CheckpointManager(
             self.folder, item_names=("arrays", "notes"), options=options
@@ -172,6 +173,8 @@ class Checkpoints:
         try:
             yield
         except OSError as error:
+            if error.errno is None:  # a TimeoutError of Orbax's own
+                raise
             where = error.filename or self.folder
             raise OSError(error.errno, error.strerror, str(where)) from None
         except Exception as error:
@@ -181,6 +184,8 @@ class Checkpoints:
             raise OSError(int(code[1]), os.strerror(int(code[1])), str(self.folder)) from None
 
 
+# Seconds. Orbax measures them by a clock that may be set; by default it gives up after ten minutes.
+_PATIENCE = 10**9
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of folders that are not yet whole
 
 
@@ -211,6 +216,21 @@ class _NotFromOrbax(logging.Filter):
 
 
 absl.logging.get_absl_logger().addFilter(_NotFromOrbax())
+
+
+def _not_too_late(otherwise: Callable[[Any], object]) -> Callable[[Any], None]:
+    """A hook for what cannot be raised, without TensorStore's answers to an Orbax that, after
+    the first error, no longer waits for them; they come from its own threads, at any time."""
+
+    def hear(unraisable: Any) -> None:
+        late = isinstance(unraisable.exc_value, RuntimeError) and unraisable.object is None
+        if not (late and str(unraisable.exc_value) == "Event loop is closed"):
+            otherwise(unraisable)
+
+    return hear
+
+
+sys.unraisablehook = _not_too_late(sys.unraisablehook)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what a file system wi
 
 @contextlib.contextmanager
 def named(file: pathlib.Path) -> Iterator[None]:
-    """Errors of a full disk come without the name of the file."""
+    """Errors of a full disk come without the name of the file, or of the folder that it is in."""
     try:
         yield
     except OSError as error:
