@@ -6,6 +6,7 @@ is renamed when it is whole, so that a crash leaves all of it or nothing.
 """
 
 import contextlib
+import errno
 import gc
 import json
 import logging
@@ -50,7 +51,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Kept(kept) if kept else ocp_managers.LatestN(n=None),
             enable_async_checkpointing=True,
-            async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE),
+            async_options=_patience(),
         )
         self._manager = ocp.CheckpointManager(
             self.folder, item_names=("arrays", "notes"), options=options
@@ -173,10 +174,9 @@ class Checkpoints:
         try:
             yield
         except OSError as error:
-            if error.errno is None:  # a TimeoutError of Orbax's own
-                raise
             where = error.filename or self.folder
-            raise OSError(error.errno, error.strerror, str(where)) from None
+            code = error.errno or errno.ETIMEDOUT  # Orbax's own TimeoutError has none
+            raise OSError(code, os.strerror(code), str(where)) from None
         except Exception as error:
             code = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's way
             if not code:
@@ -184,8 +184,6 @@ class Checkpoints:
             raise OSError(int(code[1]), os.strerror(int(code[1])), str(self.folder)) from None
 
 
-# Seconds. Orbax measures them by a clock that may be set; by default it gives up after ten minutes.
-_PATIENCE = 10**9
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of folders that are not yet whole
 
 
@@ -231,6 +229,12 @@ def _not_too_late(otherwise: Callable[[Any], object]) -> Callable[[Any], None]:
 
 
 sys.unraisablehook = _not_too_late(sys.unraisablehook)
+
+
+def _patience() -> ocp.AsyncOptions | None:
+    """How long a save may take. Orbax measures by a clock that may be set, ten minutes by default;
+    where no other process has to be waited for, it need not give up."""
+    return ocp.AsyncOptions(timeout_secs=10**9) if jax.process_count() == 1 else None
 
 
 @contextlib.contextmanager
