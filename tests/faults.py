@@ -260,8 +260,9 @@ class Harness:
             time.sleep(0.001)
 
     def kill(self, kills: int) -> None:
-        """Kills until there were so many, half of each case: each of its points once, if `kills`
-        allows, and then by time."""
+        """Kills until there were so many more, half of each case: at points, two of three, as far
+        as there are such, and then by time."""
+        kills += sum(self.kills.values())
         for number, case in enumerate(self.cases):
             wanted = sum(self.kills.values()) + (kills - sum(self.kills.values())) // (2 - number)
             # In the order in which a run comes to them, several times over: the next one is
@@ -457,16 +458,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="faults") as place:
         harness = Harness(pathlib.Path(place), given.seed)
         harness.prepare()
-        harness.kill(8 if given.few else given.kills)
-        others = [harness.two_processes()]
+        stages = [harness.two_processes]
         if not given.few:
-            others += [
-                harness.full_disk(), harness.read_only(), harness.jumping_clocks(),
-                harness.signals(),
+            stages += [
+                harness.full_disk, harness.read_only, harness.jumping_clocks, harness.signals,
             ]  # fmt: skip
+        for stage in stages:
+            print(stage(), flush=True)
+        harness.kill(8 if given.few else given.kills)
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(harness.kills.items()))
     print(f"{sum(harness.kills.values())} kills: {kinds}")
-    print("; ".join(others))
     print(
         f"all {harness.finished} runs that were disturbed ended equal to undisturbed ones: nothing "
         f"lost, nothing doubled ({time.monotonic() - started:.0f} s)"
