@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 CONFIG  ?= configs/quick.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
-.PHONY: ablation claims test lint benchmark calibration reviews setup clean
+.PHONY: ablation claims test lint faults benchmark calibration reviews setup clean
 
 ablation: $(READY)
 	$(BIN)/python -m experiments.ablate --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
@@ -25,6 +25,10 @@ test: $(TESTS) lint
 lint: $(TESTS)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --config setup.cfg
+
+# Kills training more than a hundred times, fills disks, and looks for what is lost: ten minutes.
+faults: $(TESTS)
+	$(BIN)/python tests/faults.py $(ARGS)
 
 benchmark: $(READY)
 	$(BIN)/python -m experiments.benchmark population

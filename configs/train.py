@@ -43,17 +43,30 @@ def get_config() -> ConfigDict:
                 "dropout": 0.0,
                 "dtype": "float32",
                 "implementation": "auto",
+                "remat": "none",
+                "scan_layers": False,
             },
             "train": {
                 "steps": 1000,
                 "report_every": 100,
                 "batch_size": 32,
+                "accumulate": 1,
                 "learning_rate": 1e-2,
                 "warmup": 0.1,
                 "decay": "linear",
                 "weight_decay": 0.01,
             },
+            # Devices along each axis; with none given, one device.
+            "mesh": {
+                "data": placeholder(int),
+                "fsdp": placeholder(int),
+                "tensor": placeholder(int),
+                "rules": "megatron",
+                "by": "jit",
+            },
             "seed": 0,
             "checkpoint_steps": (),
+            "checkpoint_every": 0,
+            "checkpoints_kept": 3,
         }
     )

@@ -1,23 +1,52 @@
 """Trains one model: `python -m experiments.train --config=configs/train.py --workdir=runs/one`.
 
 Writes the curve, TensorBoard events and Orbax checkpoints; load the model back with
-`qkv_jax.training.checkpoint.load_run("runs/one")`.
+`qkv_jax.training.checkpoint.load_run("runs/one")`. Stopped (SIGTERM, Ctrl-C, `--max_hours`: exit
+code 75) or killed, it goes on with the same command and ends with the same bits.
+
+With `--config.mesh.data=2 --config.mesh.fsdp=4` it is sharded over devices, with `--coordinator`,
+`--processes` and `--process`, or `--distributed`, over processes as well: docs/scaling.md. With
+`--compile_only=v5e:4x4` nothing is trained: docs/compile_only.md.
 """
 
 import dataclasses
+import functools
+import math
+import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
+import jax
 from absl import flags
 from rich.console import Console
 
-from experiments import door
-from qkv_jax.config import ConfigError, build
+from experiments import compile_only, door
+from qkv_jax.config import ConfigError, build, require_positive
+from qkv_jax.tasks import Data
+from qkv_jax.training import distributed
 from qkv_jax.training.checkpoint import replica_of
-from qkv_jax.training.loop import train_run
+from qkv_jax.training.data_parallel import PmapProgram
+from qkv_jax.training.devices import use_virtual_devices
+from qkv_jax.training.loop import Keep, train_run
+from qkv_jax.training.mesh import MeshConfig, MeshProgram
+from qkv_jax.training.program import LoneProgram, Program
+from qkv_jax.training.step import Replica
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/one", "Folder of the run; must not hold files.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/one", "Folder of the run, new or to go on with.")
+_COMPILE_ONLY = flags.DEFINE_string(
+    "compile_only", "", "A TPU topology such as v5e:4x4: compile for it, say what comes out, stop."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join the processes that srun or a TPU pod has started."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of process 0, where several processes are started by hand."
+)
+_PROCESSES = flags.DEFINE_integer("processes", 1, "How many they are.")
+_PROCESS = flags.DEFINE_integer("process", 0, "Which one this is, from 0.")
 _CONFIG = door.config_flag("configs/train.py")
+_WATCH = door.watch_flags()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +56,14 @@ class TrainFile:
     task: dict[str, Any]
     model: dict[str, Any]
     train: dict[str, Any]
+    mesh: MeshConfig | None = None  # by default one device
     seed: int = 0
     checkpoint_steps: tuple[int, ...] = ()
+    checkpoint_every: int = 0  # steps between further ones; 0: none
+    checkpoints_kept: int = 3  # the newest of those, beside the best
 
     def __post_init__(self):
+        require_positive(self, "checkpoints_kept")
         if not 0 <= self.seed < 2**32:
             raise ConfigError("seed", self.seed, "must be a whole number, 0 or above, below 2**32")
 
@@ -39,7 +72,16 @@ def main() -> None:
     values = _CONFIG().to_dict()
     file = build(TrainFile, values)
     replica = replica_of(values)
-    console, unit = Console(), replica.task.outcome.unit
+    keep = Keep(file.checkpoint_steps, file.checkpoint_every, file.checkpoints_kept)
+    mesh = file.mesh or MeshConfig()
+    if _COMPILE_ONLY.value:
+        found = compile_only.look(replica, mesh, _COMPILE_ONLY.value)
+        print("\n".join(compile_only.describe(found)))
+        return
+    join_processes(mesh)
+    watch = _WATCH()
+    console = Console(quiet=not distributed.is_primary())
+    unit = replica.task.outcome.unit
 
     def show(row: dict) -> None:
         console.print(
@@ -54,10 +96,51 @@ def main() -> None:
         file.seed,
         workdir,
         config=values,
-        checkpoint_steps=file.checkpoint_steps,
+        keep=keep,
+        watch=watch,
+        make_program=program_maker(mesh),
         on_report=show,
     )
     console.print(f"{result['status']}: test {result['test']:.4f} {unit}. Written to {workdir}")
+    distributed.leave()
+
+
+def program_maker(mesh: MeshConfig) -> Callable[[Replica, Data], Program]:
+    """The way of running that a mesh asks for."""
+    if not mesh.is_given:
+        return LoneProgram
+    if mesh.by == "pmap":
+        mesh.sizes(jax.device_count())  # refuses what does not fit
+        return PmapProgram
+    return functools.partial(MeshProgram, config=mesh)
+
+
+def join_processes(mesh: MeshConfig) -> None:
+    """Joins the other processes, if there are any, and makes the CPU devices that a mesh needs.
+
+    Raises:
+      ConfigError: if the flags do not fit together.
+    """
+    several = _DISTRIBUTED.value or bool(_COORDINATOR.value)
+    if _PROCESSES.value != 1 and not _COORDINATOR.value:
+        allowed = "needs --coordinator=HOST:PORT (--distributed asks the environment instead)"
+        raise ConfigError("--processes", _PROCESSES.value, allowed)
+    if several and not mesh.is_given:
+        allowed = "several processes train on one mesh: give --config.mesh.data or another axis"
+        raise ConfigError("mesh", None, allowed)
+    if several and _DISTRIBUTED.value and _COORDINATOR.value:
+        raise ConfigError("--coordinator", _COORDINATOR.value, "not beside --distributed")
+    sizes = (mesh.data or 1, mesh.fsdp or 1, mesh.tensor or 1)
+    processes = _PROCESSES.value
+    if _DISTRIBUTED.value:
+        processes = int(os.environ.get("SLURM_NTASKS", "1"))
+    if mesh.is_given and min(sizes) > 0 and math.prod(sizes) % max(processes, 1) == 0:
+        use_virtual_devices(math.prod(sizes) // max(processes, 1))
+    if _DISTRIBUTED.value:
+        distributed.join_detected()
+    elif several:
+        given = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        distributed.join(distributed.Processes(*given))
 
 
 if __name__ == "__main__":

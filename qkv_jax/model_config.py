@@ -48,6 +48,12 @@ class ModelConfig:
     dropout: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; parameters are float32
     implementation: str = "auto"  # of attention: auto, einsum, xla, cudnn
+    # What the forward pass leaves to be computed again in the backward pass (Chen et al. 2016):
+    # nothing; all of a block but its input; or all but its input and its matrix products.
+    remat: Literal["none", "block", "dots"] = "none"
+    # One block compiled for all layers, for deep models; parameters keep their paths and are
+    # stacked in every step. Dropout then draws other numbers.
+    scan_layers: bool = False
 
     def __post_init__(self):
         sizes = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "latent_dim")
@@ -59,6 +65,7 @@ class ModelConfig:
         require_choice(self, "norm", ("layer", "rms"))
         require_choice(self, "norm_position", ("pre", "post"))
         require_choice(self, "dtype", ("float32", "bfloat16"))
+        require_choice(self, "remat", ("none", "block", "dots"))
         self._check_scale()
         if self.preset:
             self._apply_preset()
@@ -77,6 +84,8 @@ class ModelConfig:
             except ValueError as error:
                 raise ConfigError("tie", self.tie, f"layer {layer}: {error}") from None
         self._check_adapters(ties)
+        if self.scan_layers and len(set(ties)) > 1:
+            raise ConfigError("scan_layers", True, f"needs one tie for all layers, not {self.tie}")
 
     @property
     def ties(self) -> tuple[Tie, ...]:

@@ -12,6 +12,7 @@ pre-norm, after the norm. Parameters are float32; the layers compute in the conf
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -113,7 +114,7 @@ class Block(nn.Module):
     tie: Tie
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], mask, *, train: bool) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "B T D"], mask, train: bool) -> Float[Array, "B T D"]:
         config = self.config
         attention = MultiHeadAttention(
             num_heads=config.heads,
@@ -142,6 +143,19 @@ class Block(nn.Module):
             else:
                 x = norm(x + drop(part(x)))
         return x
+
+
+# By what a block leaves for the backward pass to compute again; parameters are the same.
+_TRAIN = 3  # the place of `train` among a block's arguments: a number of Python, not of JAX
+BLOCKS = {
+    "none": Block,
+    "block": nn.remat(Block, static_argnums=_TRAIN),
+    "dots": nn.remat(
+        Block,
+        static_argnums=_TRAIN,
+        policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    ),
+}
 
 
 class Encoder(nn.Module):
@@ -182,8 +196,13 @@ class Encoder(nn.Module):
             x = _norm(config, "embedding_norm", x.dtype)(x)
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
         mask = None if padding is None else padding[:, None, None, :]
-        for layer, tie in enumerate(config.ties):
-            x = Block(config, tie, name=f"layer_{layer}")(x, mask, train=train)
+        # Parameters are made, and probes read, layer by layer.
+        by_layer = self.is_initializing() or self.is_mutable_collection("intermediates")
+        if config.scan_layers and not by_layer:
+            x = self._scan(x, mask, train)
+        else:
+            for layer, tie in enumerate(config.ties):
+                x = BLOCKS[config.remat](config, tie, name=f"layer_{layer}")(x, mask, train)
         if read is not None:
             x = jnp.take_along_axis(x, read[:, :, None], axis=1)
         x = x[:, 0] if self.readout == "class" else x
@@ -192,3 +211,21 @@ class Encoder(nn.Module):
         if self.classes:
             x = nn.Dense(self.classes, dtype=x.dtype, name="readout")(x)
         return x.astype(jnp.float32)  # the loss is not to be rounded
+
+    def _scan(self, x: Float[Array, "B T D"], mask, train: bool) -> Float[Array, "B T D"]:
+        """The layers as one loop over their parameters, stacked."""
+        config = self.config
+        block = BLOCKS[config.remat](config, config.ties[0], parent=None)
+        params = self.variables["params"]
+        layers = [params[f"layer_{layer}"] for layer in range(config.layers)]
+        keys = None
+        if train and config.dropout:
+            keys = jax.random.split(self.make_rng("dropout"), config.layers)
+
+        def layer(x, own):
+            params, key = own
+            rngs = None if key is None else {"dropout": key}
+            return block.apply({"params": params}, x, mask, train, rngs=rngs), None
+
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+        return jax.lax.scan(layer, x, (stacked, keys))[0]

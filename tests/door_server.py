@@ -2,7 +2,7 @@
 
 Reads a line of JSON, [module, arguments...], from stdin; forks, before any JAX backend has started,
 and runs the module as `__main__`; answers [exit code, stdout, stderr]. For tests/test_door.py and
-tests/test_explain.py.
+tests/test_explain.py; tests/faults.py forks likewise.
 """
 
 import json
@@ -37,20 +37,26 @@ def run(module: str, arguments: list[str]) -> int:
     return 0
 
 
-for line in sys.stdin:
-    module, *arguments = json.loads(line)
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        child = os.fork()
-        if not child:
-            os.dup2(out.fileno(), 1)
-            os.dup2(err.fileno(), 2)
-            code = run(module, arguments)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        texts = []
-        for stream in (out, err):
-            stream.seek(0)
-            texts.append(stream.read().decode())
-    print(json.dumps([code, *texts]), flush=True)
+def serve() -> None:
+    """Answers lines until stdin ends."""
+    for line in sys.stdin:
+        module, *arguments = json.loads(line)
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            child = os.fork()
+            if not child:
+                os.dup2(out.fileno(), 1)
+                os.dup2(err.fileno(), 2)
+                code = run(module, arguments)
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            texts = []
+            for stream in (out, err):
+                stream.seek(0)
+                texts.append(stream.read().decode())
+        print(json.dumps([code, *texts]), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

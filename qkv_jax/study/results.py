@@ -2,6 +2,8 @@
 
     study.json        what is studied and on what; written first
     runs.csv          one row a run; a row is appended only after the run's other files are there
+    waves/            TASK/ARM/...: checkpoints of the wave under way, gone when its rows are there
+    .lock             held by the process that writes here; goes with it
     curves/           TASK/ARM/PHASE_lrRATE_seedSEED.csv: step, train_loss, value (validation)
     examples/         TASK/ARM/seedSEED.npy: the metric of every test example
     checkpoints/      TASK/ARM/seedSEED.safetensors: final parameters of evaluation runs
@@ -11,7 +13,8 @@
     breakdown.csv     scores by group of test examples, of tasks that tell them apart
     claims.csv, claims.json, measures.csv: the ledger, where the study states claims
 
-Whole files are replaced atomically; a row cut off by a crash is dropped and its run is repeated.
+Whole files are replaced atomically and are on the disk before the row that stands for them; a row
+cut off by a crash is dropped and its run is repeated.
 """
 
 import contextlib
@@ -29,12 +32,13 @@ import jax
 import numpy as np
 import pandas as pd
 import safetensors.numpy
-import tensorboardX
 
-from qkv_jax.config import ConfigError
+from qkv_jax.config import ConfigError, first_difference
 from qkv_jax.study.plan import Arm, Study
 from qkv_jax.tasks import REGISTRY, Task
-from qkv_jax.training.population import Finished
+from qkv_jax.training.events import Events
+from qkv_jax.training.files import held, named, others, write_whole
+from qkv_jax.training.population import Finished, Run
 
 RUN_COLUMNS = (
     "task", "arm", "phase", "learning_rate", "seed", "status", "metric", "value", "steps",
@@ -58,6 +62,23 @@ class Workdir:
     def study_file(self) -> pathlib.Path:
         return self.path / "study.json"
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes from writing here; to be held from before `open` to the end.
+
+        Raises:
+          ConfigError: if another process holds it, or the folder holds other files or is read-only.
+        """
+        self._refuse_other_files()
+        with held(self.path):
+            yield
+
+    def _refuse_other_files(self) -> None:
+        if self.study_file.exists() or not self.path.exists():
+            return
+        if not self.path.is_dir() or others(self.path, self.study_file.name):
+            raise ConfigError("workdir", str(self.path), "holds other files; name a new folder")
+
     def open(self, study: Mapping[str, Any]) -> dict:
         """Starts the folder, or picks up the same study where it stopped; returns study.json.
 
@@ -67,16 +88,15 @@ class Workdir:
           ConfigError: if the folder holds another study or other files, or was started on other
             devices, if fewer seeds are asked for than were run, or more before it is finished.
         """
+        self._refuse_other_files()
         if not self.study_file.exists():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-                raise ConfigError("workdir", str(self.path), "holds other files; name a new folder")
             self.path.mkdir(parents=True, exist_ok=True)
             started = {**study, "looks": [len(study["eval_seeds"])], "complete": False}
             self.write_study(started)
             return started
         known = self.read_study()
         if _identity(known) != _identity(study):
-            different = _first_difference(_identity(known), _identity(study))
+            different = first_difference(_identity(known), _identity(study))
             allowed = f"holds another study ({different}); name another folder"
             raise ConfigError("workdir", str(self.path), allowed)
         if known["wave"] != study["wave"]:
@@ -124,12 +144,13 @@ class Workdir:
         self.write("study.json", json.dumps(study, indent=1))
 
     def runs(self) -> pd.DataFrame:
-        """runs.csv without a last row that a crash cut off."""
+        """runs.csv without a last row that a crash cut off, or that is being written just now.
+
+        Nothing is changed: another process may be appending.
+        """
         file = self.path / "runs.csv"
         text = file.read_text() if file.exists() else ""
         whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            self.write("runs.csv", whole)
         if not whole:
             return pd.DataFrame(columns=RUN_COLUMNS)
         # Names such as "None" or "NA" are names. Python reads floats to the bit, pandas does not,
@@ -140,15 +161,16 @@ class Workdir:
         return frame.assign(**whole_numbers, **{name: frame[name].map(float) for name in floats})
 
     def append_runs(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Appends rows in one write and waits until the disk has them."""
+        """Appends rows to the whole ones in one write and waits until the disk has them."""
         file = self.path / "runs.csv"
+        _drop_cut_row(file)
         text = io.StringIO()
         writer = csv.DictWriter(text, RUN_COLUMNS, lineterminator="\n")
         if not file.exists() or not file.stat().st_size:
             writer.writeheader()
         for row in rows:
             writer.writerow({k: repr(v) if isinstance(v, float) else v for k, v in row.items()})
-        with _named(file), file.open("a") as stream:
+        with named(file), file.open("a") as stream:
             stream.write(text.getvalue())
             stream.flush()
             os.fsync(stream.fileno())
@@ -169,6 +191,11 @@ class Workdir:
             flat = {path: np.asarray(leaf) for path, leaf in leaves.items()}  # scalars too
             self.write(f"checkpoints/{stem}.safetensors", safetensors.numpy.save(flat))
             self._write_events(self.path / "events" / stem, curve)
+
+    def wave_folder(self, task: str, arm: Arm, phase: str, first: Run) -> pathlib.Path:
+        """Where the wave that begins with a run keeps its checkpoints while it is under way."""
+        name = f"{phase}_lr{first.learning_rate:g}_seed{first.seed}"
+        return self.path / "waves" / task / arm.name / name
 
     def curve(
         self, task: str, arm: str, phase: str, learning_rate: float, seed: int
@@ -212,19 +239,14 @@ class Workdir:
     def _write_events(folder: pathlib.Path, curve: pd.DataFrame) -> None:
         """The curve for TensorBoard. Steps stand for wall times, so that reruns write the same."""
         shutil.rmtree(folder, ignore_errors=True)
-        with tensorboardX.SummaryWriter(str(folder)) as events:
+        with Events(folder) as events:
             for step, loss, value in curve.itertuples(index=False):
-                events.add_scalar("train/loss", loss, step, walltime=step)
-                events.add_scalar("validation/value", value, step, walltime=step)
+                events.add("train/loss", loss, step, time=step)
+                events.add("validation/value", value, step, time=step)
 
     def write(self, name: str, content: str | bytes) -> None:
         """Writes or replaces a file as a whole: a crash leaves the old one or the new one."""
-        file = self.path / name
-        part = file.with_name(file.name + ".part")
-        with _named(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(content.encode() if isinstance(content, str) else content)
-            os.replace(part, file)
+        write_whole(self.path / name, content)
 
 
 class StudyResults:
@@ -294,13 +316,11 @@ def load_study(workdir: str | os.PathLike) -> StudyResults:
     return StudyResults(workdir)
 
 
-@contextlib.contextmanager
-def _named(file: pathlib.Path) -> Iterator[None]:
-    """Errors of a full disk come without the name of the file."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(file)) from None
+def _drop_cut_row(file: pathlib.Path) -> None:
+    content = file.read_bytes() if file.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    if whole != len(content):
+        os.truncate(file, whole)
 
 
 def _curve_name(task: str, arm: str, phase: str, learning_rate: float, seed: int) -> str:
@@ -313,13 +333,3 @@ def _identity(study: Mapping[str, Any]) -> Any:
     config["study"].pop("eval_seeds", None)
     config.setdefault("claims", {})  # studies from before there were any
     return {"format": study["format"], **config}
-
-
-def _first_difference(known: Any, asked: Any, path: str = "") -> str:
-    if isinstance(known, dict) and isinstance(asked, dict):
-        for key in [*known, *(k for k in asked if k not in known)]:
-            if known.get(key) != asked.get(key):
-                return _first_difference(
-                    known.get(key), asked.get(key), f"{path}.{key}".lstrip(".")
-                )
-    return f"its {path} is {known!r}, not {asked!r}"

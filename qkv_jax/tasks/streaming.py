@@ -60,22 +60,35 @@ class BatchStream(Iterator[Row]):
     """Endless batches [B, ...]: shuffled anew every epoch, what does not fill a batch left out.
 
     The order depends on the seed only. `get_state` is JSON; an iterator made alike goes on exactly
-    there after `set_state`.
+    there after `set_state`, and so does one with another share.
+
+    Args:
+      share: (index, count): of every batch only that of `count` equal parts is read.
 
     Raises:
       ConfigError: if there are fewer examples than a batch holds.
     """
 
-    def __init__(self, rows: Rows, seed: int, batch_size: int):
+    def __init__(self, rows: Rows, seed: int, batch_size: int, share: tuple[int, int] = (0, 1)):
         import grain  # a second; only those whose data are large pay for it
 
         if len(rows) < batch_size:
             allowed = f"must be at most the {len(rows)} examples"
             raise ConfigError("batch_size", batch_size, allowed)
+        self._made = (rows, seed, batch_size)
+        index, count = share
         dataset = grain.MapDataset.source(rows).seed(seed).shuffle()
-        dataset = dataset.batch(batch_size, drop_remainder=True).repeat()
+        dataset = dataset.batch(batch_size // count, drop_remainder=True)
+        if count > 1:
+            # Parts of batches, in order; those of a last batch that is not whole are left out.
+            dataset = dataset[: len(rows) // batch_size * count][index::count]
+        dataset = dataset.repeat()
         reading = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)  # of each replica
         self._iterator = iter(dataset.to_iter_dataset(reading))
+
+    def share(self, index: int, count: int) -> "BatchStream":
+        """A stream of one of `count` equal parts of the same batches, from the beginning."""
+        return BatchStream(*self._made, (index, count))
 
     def __next__(self) -> Row:
         return next(self._iterator)

@@ -22,3 +22,16 @@ def use_cpu_cores(count: int | None = None) -> int:
     if count is not None:
         jax.config.update("jax_num_cpu_devices", count)
     return jax.device_count("cpu")
+
+
+def use_virtual_devices(count: int) -> None:
+    """Makes `count` CPU devices, to try a mesh where there is no accelerator; before JAX starts.
+
+    A user's own choice stands (`--xla_force_host_platform_device_count` in XLA_FLAGS).
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    # XLA has as many threads as NPROC says, or cores. Each device of a collective waits in one of
+    # its own: with fewer of them than devices they wait for ever.
+    os.environ.setdefault("NPROC", str(max(16, 2 * count)))
+    jax.config.update("jax_num_cpu_devices", count)

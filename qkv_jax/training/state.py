@@ -16,6 +16,8 @@ from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray, UInt32
 from qkv_jax.config import ConfigError, require_choice, require_positive, require_range
 
 Purpose = Literal["init", "data", "dropout"]
+# How the optimiser holds its moments: one vector of all parameters, or a tree like theirs.
+Moments = Literal["joined", "by_leaf"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,7 @@ class TrainConfig:
     steps: int = 1000
     report_every: int = 100  # steps fused into one program between two validations
     batch_size: int = 32
+    accumulate: int = 1  # microbatches a step: their gradients are averaged before the update
     learning_rate: float = 3e-3  # the peak; a study tunes it
     warmup: float = 0.1  # share of the steps
     decay: Literal["linear", "cosine", "constant"] = "linear"  # to zero at the last step
@@ -39,6 +42,7 @@ class TrainConfig:
 
     def __post_init__(self):
         require_positive(self, "steps", "report_every", "batch_size", "learning_rate", "clip_norm")
+        require_positive(self, "accumulate")
         require_range(self, "warmup", 0.0, 1.0)
         require_choice(self, "decay", ("linear", "cosine", "constant"))
         for name in ("beta1", "beta2"):
@@ -47,6 +51,9 @@ class TrainConfig:
         if self.steps % self.report_every:
             allowed = f"must be a multiple of report_every = {self.report_every}"
             raise ConfigError("steps", self.steps, allowed)
+        if self.batch_size % self.accumulate:
+            allowed = f"must divide batch_size = {self.batch_size}"
+            raise ConfigError("accumulate", self.accumulate, allowed)
 
 
 # Not checked at run time: JAX and Orbax make states of stacked arrays, of specs and of nothing.
@@ -73,18 +80,21 @@ def model_inputs(batch: dict) -> dict:
     return {name: batch[name] for name in ("inputs", "padding", "read") if name in batch}
 
 
-def make_optimizer(config: TrainConfig, frozen: tuple[str, ...]) -> optax.GradientTransformation:
+def make_optimizer(
+    config: TrainConfig, frozen: tuple[str, ...], moments: Moments = "joined"
+) -> optax.GradientTransformation:
     """AdamW of learning rate 1: `train_step` multiplies by the state's rate and the schedule.
 
-    Clipping and Adam see all parameters as one vector: a small model's thirty leaves would cost a
-    fifth more time a step, and as much again to compile.
+    With `joined` moments, clipping and Adam see all parameters as one vector: a small model's
+    thirty leaves would cost a fifth more time a step, and as much again to compile. On a mesh one
+    vector would gather every parameter onto every device: moments `by_leaf` are cut as they are.
     """
     adam = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(config.beta1, config.beta2),
     )
     decay = optax.add_decayed_weights(config.weight_decay, lambda tree: decay_mask(tree, frozen))
-    return optax.chain(optax.flatten(adam), decay)
+    return optax.chain(optax.flatten(adam) if moments == "joined" else adam, decay)
 
 
 def decay_mask(params: Any, frozen: tuple[str, ...]) -> Any:

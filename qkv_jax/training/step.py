@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from qkv_jax.tasks import Batch, Data, Task
 from qkv_jax.training.state import (
+    Moments,
     TrainConfig,
     TrainState,
     make_optimizer,
@@ -36,6 +37,7 @@ class Replica:
     model: ModelConfig
     task: Task
     config: TrainConfig
+    moments: Moments = "joined"
 
     @functools.cached_property
     def encoder(self):
@@ -43,7 +45,7 @@ class Replica:
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
-        return make_optimizer(self.config, self.model.frozen_leaves)
+        return make_optimizer(self.config, self.model.frozen_leaves, self.moments)
 
     def init(
         self, seed: Array | int, learning_rate: Array | float, salt: Array | int = 0
@@ -73,13 +75,10 @@ class Replica:
         self, state: TrainState, batch: Batch, *, axis_name: str | None = None
     ) -> tuple[TrainState, Metrics]:
         """One update. With `axis_name`, gradients are averaged over that axis of devices."""
-
-        def mean_loss(params):
-            key = jax.random.fold_in(purpose_key(state.seed, "dropout"), state.step)
-            apply = functools.partial(self.encoder.apply, train=True, rngs={"dropout": key})
-            return self.task.loss(apply({"params": params}, **model_inputs(batch)), batch).mean()
-
-        loss, gradients = jax.value_and_grad(mean_loss)(state.params)
+        key = jax.random.fold_in(purpose_key(state.seed, "dropout"), state.step)
+        if axis_name is not None:  # other rows, other units to drop
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        loss, gradients = self.gradients(state.params, batch, key)
         if axis_name is not None:
             loss, gradients = jax.lax.pmean((loss, gradients), axis_name)
         updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
@@ -91,6 +90,28 @@ class Replica:
             diverged=state.diverged | ~jnp.isfinite(loss),
         ), {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
 
+    def gradients(self, params: Any, batch: Batch, key: PRNGKeyArray) -> tuple[Array, Any]:
+        """Mean loss of a batch and its gradients, microbatch by microbatch if `accumulate` asks."""
+
+        def mean_loss(params, batch, key):
+            apply = functools.partial(self.encoder.apply, train=True, rngs={"dropout": key})
+            return self.task.loss(apply({"params": params}, **model_inputs(batch)), batch).mean()
+
+        parts = self.config.accumulate
+        if parts == 1:
+            return jax.value_and_grad(mean_loss)(params, batch, key)
+
+        def add(sums, part):
+            found = jax.value_and_grad(mean_loss)(params, *part)
+            return jax.tree.map(jnp.add, sums, found), None
+
+        # Every `parts`-th row: a device that holds neighbouring rows has its share of each part.
+        cut = lambda rows: rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1)
+        microbatches = jax.tree.map(cut, batch), jax.random.split(key, parts)
+        zeros = jnp.float32(0), jax.tree.map(jnp.zeros_like, params)
+        sums, _ = jax.lax.scan(add, zeros, microbatches)
+        return jax.tree.map(lambda total: total / parts, sums)
+
     def schedule(self, seed: Array, step: Array, data: Data) -> Any:
         """The entries of the next `report_every` batches: a tree with that leading axis.
 
@@ -100,9 +121,24 @@ class Replica:
         key, config = purpose_key(seed, "data"), self.config
         return self.task.schedule(data, key, step, config.report_every, config.batch_size)
 
-    def train(self, state: TrainState, schedule: Any, data: Data) -> tuple[TrainState, Metrics]:
-        """The steps of a schedule as one scan; metrics are their means, and whether it diverged."""
-        step = lambda state, entry: self.train_step(state, self.task.batch(data, entry))
+    def train(
+        self,
+        state: TrainState,
+        schedule: Any,
+        data: Data,
+        *,
+        axis_name: str | None = None,
+        place: Callable[[Batch], Batch] = lambda batch: batch,
+    ) -> tuple[TrainState, Metrics]:
+        """The steps of a schedule as one scan; metrics are their means, and whether it diverged.
+
+        `place` says what becomes of a batch on several devices: their share, or its layout.
+        """
+
+        def step(state, entry):
+            batch = place(self.task.batch(data, entry))
+            return self.train_step(state, batch, axis_name=axis_name)
+
         state, metrics = jax.lax.scan(step, state, schedule)
         return state, jax.tree.map(jnp.mean, metrics) | {"diverged": state.diverged}
 

@@ -1,0 +1,142 @@
+"""The tables of docs/compile_only.md: sizes x topologies x ties, and rules and meshes compared.
+
+    python -m experiments.compile_table            # or: make compile-table
+
+Every cell is a compilation of minutes; it is written to docs/compile_only.jsonl as soon as it is
+there, and a second start goes on with the cells that are missing.
+"""
+
+import itertools
+import json
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from configs import big
+from experiments import compile_only, door
+from qkv_jax.config import ConfigError, build
+from qkv_jax.training.checkpoint import replica_of
+from qkv_jax.training.mesh import MeshConfig
+
+_CELLS = flags.DEFINE_string("cells", "docs/compile_only.jsonl", "What was compiled, a cell a line.")
+_PAGE = flags.DEFINE_string("page", "docs/compile_only.md", "The page whose tables are rewritten.")
+_MOST = flags.DEFINE_integer("most", 1000, "Cells to compile at most; 0 only rewrites the tables.", 0)
+
+TOPOLOGIES = ("v5e:2x4", "v5e:8x8", "v5e:16x16")
+TIES = ("separate", "K=V")
+# Of one cell, the meshes and rules from which the defaults of configs/big.py were chosen.
+COMPARED = ("1b", "v5e:8x8", "separate")
+MESHES = (
+    {"data": 64, "rules": "replicated"},
+    {"data": 8, "fsdp": 8},
+    {"fsdp": 64},
+    {"fsdp": 64, "rules": "inner"},
+    {"data": 8, "fsdp": 8, "rules": "inner"},
+    {"fsdp": 16, "tensor": 4},
+)
+_MARKS = {name: (f"<!-- {name}:begin -->", f"<!-- {name}:end -->") for name in ("sizes", "meshes")}
+
+
+def cells() -> list[dict[str, Any]]:
+    """What is to be compiled: size, topology, tie, and the mesh where it is not the config's."""
+    sizes = itertools.product(big.SIZES, TOPOLOGIES, TIES)
+    table = [{"size": s, "topology": where, "tie": tie, "mesh": {}} for s, where, tie in sizes]
+    size, where, tie = COMPARED
+    return table + [{"size": size, "topology": where, "tie": tie, "mesh": m} for m in MESHES]
+
+
+def compile_cell(cell: dict[str, Any]) -> dict[str, Any]:
+    """What the compiler makes of a cell, or why there is nothing to compile."""
+    values = big.get_config(cell["size"]).to_dict()
+    values["model"]["tie"] = cell["tie"]
+    given = cell["mesh"] or values["mesh"]
+    try:
+        mesh = build(MeshConfig, given, "mesh")
+        found = compile_only.look(replica_of(values), mesh, cell["topology"])
+    except ConfigError as error:
+        found = {"refusal": str(error)}
+    return cell | {"found": found}
+
+
+def tables(done: list[dict[str, Any]]) -> dict[str, str]:
+    """Both tables, in Markdown."""
+    found = lambda cell: next((d["found"] for d in done if same(cell, d)), None)
+    heads = {
+        "sizes": ("size", "chips", "tie"),
+        "meshes": ("mesh", "rules"),
+    }
+    rows: dict[str, list[str]] = {"sizes": [], "meshes": []}
+    for cell in cells():
+        result = found(cell)
+        if cell["mesh"]:
+            sizes = {axis: n for axis, n in cell["mesh"].items() if axis != "rules"}
+            mesh = " x ".join(f"{axis} {n}" for axis, n in sizes.items())
+            first, table = (mesh, cell["mesh"].get("rules", "megatron")), "meshes"
+        else:
+            first, table = (cell["size"], cell["topology"], cell["tie"]), "sizes"
+        rows[table].append("| " + " | ".join([*first, *_columns(result)]) + " |")
+    return {name: "\n".join([*_head(heads[name]), *rows[name]]) for name in rows}
+
+
+def same(cell: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(cell[key] == other[key] for key in ("size", "topology", "tie", "mesh"))
+
+
+_COLUMNS = (
+    "fits", "memory a chip", "FLOPs a step", "memory traffic", "gathered and scattered",
+    "reduced", "permuted", "arithmetic", "memory", "links", "step",
+)  # fmt: skip
+
+
+def _head(first: tuple[str, ...]) -> list[str]:
+    line = " | ".join([*first, *_COLUMNS])
+    rule = "|".join(["---"] * len(first) + ["---:"] * len(_COLUMNS))
+    return [f"| {line} |", f"|{rule}|"]
+
+
+def _columns(found: dict[str, Any] | None) -> list[str]:
+    empty = [""] * (len(_COLUMNS) - 1)
+    if found is None:
+        return ["not compiled", *empty]
+    if found["refusal"]:
+        return [f"no: {found['refusal']}", *empty]
+    giga = lambda number: f"{number / 1e9:.2f} GB"
+    moved = lambda *kinds: giga(sum(found["traffic"].get(kind, (0, 0))[1] for kind in kinds))
+    times = found["seconds"]
+    return [
+        "yes",
+        giga(found["memory"]),
+        f"{found['flops']:.3g}",
+        giga(found["touched"]),
+        moved("all-gather", "reduce-scatter", "all-to-all"),
+        moved("all-reduce"),
+        moved("collective-permute"),
+        *(f"{1e3 * times[what]:.0f} ms" for what in ("arithmetic", "memory", "links")),
+        f"{1e3 * max(times.values()):.0f} to {1e3 * sum(times.values()):.0f} ms",
+    ]
+
+
+def _write_page(page: pathlib.Path, done: list[dict[str, Any]]) -> None:
+    text = page.read_text()
+    for name, table in tables(done).items():
+        begin, end = _MARKS[name]
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
+    page.write_text(text)
+
+
+def main() -> None:
+    file, page = pathlib.Path(_CELLS.value), pathlib.Path(_PAGE.value)
+    done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    missing = [cell for cell in cells() if not any(same(cell, d) for d in done)]
+    for cell in missing[: _MOST.value]:
+        print(*(str(cell[key]) for key in ("size", "topology", "tie", "mesh")), flush=True)
+        done.append(compile_cell(cell))
+        with file.open("a") as out:
+            out.write(json.dumps(done[-1]) + "\n")
+    _write_page(page, done)
+
+
+if __name__ == "__main__":
+    door.enter(main)

@@ -1,0 +1,93 @@
+"""What the loop of a lone run needs of a way to run it, and the plain way: jit on one device.
+
+`loop.train_run` owns what is written and when (curve, events, checkpoints, result); a program owns
+where the state lies and how it advances. `training.mesh` has the other one, sharded over devices.
+"""
+
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from qkv_jax.tasks import Data
+from qkv_jax.tasks.streaming import BatchStream, next_batches
+from qkv_jax.training.state import TrainState
+from qkv_jax.training.step import Replica
+
+Split = Literal["validation", "test"]
+Reported = dict[str, Array]
+
+_EVAL_BLOCK = 256  # examples a call, so that long sequences fit
+
+
+@runtime_checkable
+class Program(Protocol):
+    """One replica, placed on its devices."""
+
+    replica: Replica
+
+    def start(self, seed: int) -> TrainState:
+        """The state before the first step, on the devices."""
+
+    def abstract(self) -> TrainState:
+        """Such a state as `jax.ShapeDtypeStruct`s with shardings: what a restore aims at."""
+
+    def stream(self, seed: int) -> BatchStream | None:
+        """This process's training data from the beginning, where they do not lie on the devices."""
+
+    def advance(self, state: TrainState, stream: BatchStream | None) -> tuple[TrainState, Reported]:
+        """`report_every` steps as one call; the state that is passed in is used up. The metrics are
+        means over the steps: `loss`, `gradient_norm`, and `diverged` as in the state."""
+
+    def scores(self, state: TrainState, split: Split) -> np.ndarray:
+        """The outcome's metric of every example of a split, [examples]."""
+
+
+class LoneProgram:
+    """One replica on the default device.
+
+    Args:
+      replica: the program.
+      data: its task's data, as `Task.load` returned them.
+    """
+
+    def __init__(self, replica: Replica, data: Data):
+        self.replica = replica
+        self._held_out = {name: data[name] for name in ("validation", "test")}
+        self._training = {name: x for name, x in data.items() if name not in self._held_out}
+        self._train = jax.jit(replica.train, donate_argnums=0)
+        self._schedule = jax.jit(replica.schedule)
+        self._evaluate = jax.jit(replica.evaluate)
+
+    def start(self, seed: int) -> TrainState:
+        return self.replica.init(seed, self.replica.config.learning_rate)
+
+    def abstract(self) -> TrainState:
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shapes = jax.eval_shape(lambda: self.replica.init(0, 0.0))
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes
+        )
+
+    def stream(self, seed: int) -> BatchStream | None:
+        return self.replica.task.stream(self._training, seed, self.replica.config.batch_size)
+
+    def advance(self, state: TrainState, stream: BatchStream | None) -> tuple[TrainState, Reported]:
+        schedule: Any = self._schedule(state.seed, state.step, self._training)
+        if stream:
+            schedule |= next_batches(stream, self.replica.config.report_every)
+        return self._train(state, schedule, self._training)
+
+    def scores(self, state: TrainState, split: Split) -> np.ndarray:
+        examples = self._held_out[split]
+        total = examples["targets"].shape[0]
+        blocks = [
+            np.asarray(
+                self._evaluate(
+                    state.params, jax.tree.map(lambda a, s=s: a[s : s + _EVAL_BLOCK], examples)
+                )
+            )
+            for s in range(0, total, _EVAL_BLOCK)
+        ]
+        return np.concatenate(blocks)
