@@ -130,6 +130,7 @@ def main() -> None:
     file, page = pathlib.Path(_CELLS.value), pathlib.Path(_PAGE.value)
     done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     missing = [cell for cell in cells() if not any(same(cell, d) for d in done)]
+    missing.sort(key=lambda cell: cell["tie"] != "separate")  # the baseline and its meshes first
     for cell in missing[: _MOST.value]:
         print(*(str(cell[key]) for key in ("size", "topology", "tie", "mesh")), flush=True)
         done.append(compile_cell(cell))
