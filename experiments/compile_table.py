@@ -19,9 +19,9 @@ from qkv_jax.config import ConfigError, build
 from qkv_jax.training.checkpoint import replica_of
 from qkv_jax.training.mesh import MeshConfig
 
-_CELLS = flags.DEFINE_string("cells", "docs/compile_only.jsonl", "What was compiled, a cell a line.")
+_CELLS = flags.DEFINE_string("cells", "docs/compile_only.jsonl", "What was compiled so far.")
 _PAGE = flags.DEFINE_string("page", "docs/compile_only.md", "The page whose tables are rewritten.")
-_MOST = flags.DEFINE_integer("most", 1000, "Cells to compile at most; 0 only rewrites the tables.", 0)
+_MOST = flags.DEFINE_integer("most", 1000, "Cells to compile; 0 only rewrites the tables.", 0)
 
 TOPOLOGIES = ("v5e:2x4", "v5e:8x8", "v5e:16x16")
 TIES = ("separate", "K=V")

@@ -1,4 +1,4 @@
-"""Runs one small model in every parallel way on 8 virtual CPU devices; prints what came out as JSON.
+"""Runs one small model in every parallel way on 8 virtual CPU devices; prints JSON.
 
 A process of its own for tests/test_mesh.py, since collectives over virtual devices want settings
 that must be made before JAX starts: `NPROC=16 timeout -s KILL 300 python tests/mesh_worker.py DIR`.
@@ -126,7 +126,8 @@ def main(folder):
         if name in ("jit, one device", "mesh, fsdp 8"):
             scores[name] = program.scores(state, "test").tolist()
     own = programs["mesh, fsdp 8"].start(SEED)
-    differ = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - b).max()), own.params, start.params)
+    difference = lambda a, b: float(np.abs(np.asarray(a) - b).max())
+    differ = jax.tree.map(difference, own.params, start.params)
     found = {
         "losses": losses,
         "layouts": layouts,

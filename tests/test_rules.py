@@ -1,5 +1,7 @@
 """Sharding rules: first match wins, nothing is left uncovered, what does not fit is one line."""
 
+import functools
+
 import jax
 import pytest
 from hypothesis import given
@@ -11,8 +13,8 @@ from qkv_jax.config import ConfigError, build
 from qkv_jax.tasks import make_task
 from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.rules import RULE_SETS, parse_rules, partition
-from qkv_jax.training.step import Replica
 from qkv_jax.training.state import TrainConfig
+from qkv_jax.training.step import Replica
 from qkv_jax.transformer import ModelConfig
 
 TREE = {
@@ -95,8 +97,10 @@ def test_every_set_covers_every_option_of_the_encoder(rules):
     task = make_task("reverse", {"length": 8})
     sizes = {"data": 1, "fsdp": 2, "tensor": 1}
     for option in ({}, *OPTIONS.values()):
-        model = build(ModelConfig, {"layers": 1, "width": 16, "heads": 2, "mlp_width": 48, **option})
-        params = jax.eval_shape(lambda r=Replica(model, task, TrainConfig()): r.init_params(0))
+        sizes_of_model = {"layers": 1, "width": 16, "heads": 2, "mlp_width": 48}
+        model = build(ModelConfig, sizes_of_model | option)
+        replica = Replica(model, task, TrainConfig())
+        params = jax.eval_shape(functools.partial(replica.init_params, 0))
         found = partition(parse_rules(rules), params, sizes)
         assert len(jax.tree.leaves(found)) == len(jax.tree.leaves(params))
 
