@@ -63,5 +63,7 @@ def get_config() -> ConfigDict:
             },
             "seed": 0,
             "checkpoint_steps": (),
+            "checkpoint_every": 0,
+            "checkpoints_kept": 3,
         }
     )

@@ -1,7 +1,8 @@
 """Runs a study: `python -m experiments.ablate --config=configs/quick.py --workdir=runs/quick`.
 
 Tunes every arm, evaluates it on fresh seeds, and writes tables, figures and a report into the work
-directory. Interrupted, it goes on with the same command. `--plan` says what would be run.
+directory. Stopped (SIGTERM, Ctrl-C, `--max_hours`: exit code 75) or killed, it goes on with the
+same command and ends with the same tables. `--plan` says what would be run.
 """
 
 import shlex
@@ -14,10 +15,12 @@ from qkv_jax.study import display, engine, report
 from qkv_jax.study.plan import Study
 from qkv_jax.study.results import Workdir
 from qkv_jax.training.devices import use_cpu_cores
+from qkv_jax.training.interruption import Watch
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of results; runs/NAME by default.")
 _PLAN = flags.DEFINE_bool("plan", False, "Print runs, compilations and time; start nothing.")
 _CONFIG = door.config_flag("configs/quick.py")
+_WATCH = door.watch_flags()
 
 
 def main() -> None:
@@ -27,11 +30,18 @@ def main() -> None:
     if _PLAN.value:
         display.print_plan(study)
         return
+    watch = _WATCH()
     workdir = Workdir(_WORKDIR.value or f"runs/{study.file.name}")
+    with workdir.held():
+        run(study, workdir, watch)
+
+
+def run(study: Study, workdir: Workdir, watch: Watch) -> None:
+    """Starts the study, or goes on with it, to the end."""
     record = workdir.open(study.describe())
     record["command"] = shlex.join(["python", "-m", "experiments.ablate", *sys.argv[1:]])
     with display.Display(study) as shown:
-        work = engine.Engine(study, workdir, record, shown.hear)
+        work = engine.Engine(study, workdir, record, shown.hear, watch)
         shown.watch(work)
         summary = work.run()
     path = report.write_report(workdir.path, work.record, work.runs, summary, workdir.curve)

@@ -4,9 +4,13 @@ Left alone, absl exits 1 on a flag error, an unknown config key prints a traceba
 config file goes unnoticed until a field is read. Here the config file is read and the names of the
 overrides are looked up before absl sees them, and every refusal says the field, what was given and
 what is allowed.
+
+Commands that can go on where they stopped ask for a `Watch` here: SIGTERM, SIGINT and a time limit
+end them with exit code 75 (EX_TEMPFAIL, "try again") once what they have is saved.
 """
 
 import difflib
+import os
 import pathlib
 import re
 import runpy
@@ -20,8 +24,10 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from qkv_jax.config import ConfigError
+from qkv_jax.training.interruption import Interrupted, Watch
 
 BAD_INPUT = 2
+RESUME = os.EX_TEMPFAIL  # 75: stopped as asked; the same command goes on
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
@@ -38,8 +44,11 @@ def enter(main: Callable[[], int | None]) -> None:
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             return refuse(f"{where}{error.strerror or error}; what was finished is intact")
+        except Interrupted as stopped:
+            print(f"{stopped}; the same command goes on from here", file=sys.stderr)
+            return RESUME
         except KeyboardInterrupt:
-            print("interrupted; the same command goes on from here", file=sys.stderr)
+            print("interrupted", file=sys.stderr)
             return 128 + signal.SIGINT
 
     app.run(guarded, flags_parser=_parse)
@@ -51,6 +60,37 @@ def config_flag(default: str) -> Callable[[], ConfigDict]:
         "config", default, "Config file; override fields by --config.FIELD=VALUE.", lock_config=True
     )
     return lambda: holder.value
+
+
+def watch_flags() -> Callable[[], Watch]:
+    """Defines --max_hours and --checkpoint_minutes; returns what makes the watch that they and the
+    signals of this process govern."""
+    hours = flags.DEFINE_float(
+        "max_hours", None, "Save and stop after so many hours, with exit code 75.", lower_bound=0.0
+    )
+    minutes = flags.DEFINE_float(
+        "checkpoint_minutes",
+        10.0,
+        "Save so often what is under way, which kill -9 would cost otherwise.",
+        lower_bound=0.0,
+    )
+
+    def make() -> Watch:
+        watch = Watch(minutes.value, hours.value)
+
+        def handle(number: int, _frame: Any) -> None:
+            watch.stop(f"interrupted by {signal.Signals(number).name}")
+            if number == signal.SIGINT:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second one ends it at once
+                if os.isatty(2):
+                    # The display may have hidden the cursor.
+                    os.write(2, b"\x1b[?25h\nsaving; Ctrl-C once more to end at once\n")
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, handle)
+        return watch
+
+    return make
 
 
 def refuse(line: str) -> int:

@@ -1,7 +1,8 @@
 """Trains one model: `python -m experiments.train --config=configs/train.py --workdir=runs/one`.
 
 Writes the curve, TensorBoard events and Orbax checkpoints; load the model back with
-`qkv_jax.training.checkpoint.load_run("runs/one")`.
+`qkv_jax.training.checkpoint.load_run("runs/one")`. Stopped (SIGTERM, Ctrl-C, `--max_hours`: exit
+code 75) or killed, it goes on with the same command and ends with the same bits.
 
 With `--config.mesh.data=2 --config.mesh.fsdp=4` it is sharded over devices, with `--coordinator`,
 `--processes` and `--process`, or `--distributed`, over processes as well: docs/scaling.md. With
@@ -21,18 +22,18 @@ from absl import flags
 from rich.console import Console
 
 from experiments import compile_only, door
-from qkv_jax.config import ConfigError, build
+from qkv_jax.config import ConfigError, build, require_positive
 from qkv_jax.tasks import Data
 from qkv_jax.training import distributed
 from qkv_jax.training.checkpoint import replica_of
 from qkv_jax.training.data_parallel import PmapProgram
 from qkv_jax.training.devices import use_virtual_devices
-from qkv_jax.training.loop import train_run
+from qkv_jax.training.loop import Keep, train_run
 from qkv_jax.training.mesh import MeshConfig, MeshProgram
 from qkv_jax.training.program import LoneProgram, Program
 from qkv_jax.training.step import Replica
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/one", "Folder of the run; must not hold files.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/one", "Folder of the run, new or to go on with.")
 _COMPILE_ONLY = flags.DEFINE_string(
     "compile_only", "", "A TPU topology such as v5e:4x4: compile for it, say what comes out, stop."
 )
@@ -45,6 +46,7 @@ _COORDINATOR = flags.DEFINE_string(
 _PROCESSES = flags.DEFINE_integer("processes", 1, "How many they are.")
 _PROCESS = flags.DEFINE_integer("process", 0, "Which one this is, from 0.")
 _CONFIG = door.config_flag("configs/train.py")
+_WATCH = door.watch_flags()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +59,11 @@ class TrainFile:
     mesh: MeshConfig | None = None  # by default one device
     seed: int = 0
     checkpoint_steps: tuple[int, ...] = ()
+    checkpoint_every: int = 0  # steps between further ones; 0: none
+    checkpoints_kept: int = 3  # the newest of those, beside the best
 
     def __post_init__(self):
+        require_positive(self, "checkpoints_kept")
         if not 0 <= self.seed < 2**32:
             raise ConfigError("seed", self.seed, "must be a whole number, 0 or above, below 2**32")
 
@@ -67,12 +72,14 @@ def main() -> None:
     values = _CONFIG().to_dict()
     file = build(TrainFile, values)
     replica = replica_of(values)
+    keep = Keep(file.checkpoint_steps, file.checkpoint_every, file.checkpoints_kept)
     mesh = file.mesh or MeshConfig()
     if _COMPILE_ONLY.value:
         found = compile_only.look(replica, mesh, _COMPILE_ONLY.value)
         print("\n".join(compile_only.describe(found)))
         return
     join_processes(mesh)
+    watch = _WATCH()
     console = Console(quiet=not distributed.is_primary())
     unit = replica.task.outcome.unit
 
@@ -89,7 +96,8 @@ def main() -> None:
         file.seed,
         workdir,
         config=values,
-        checkpoint_steps=file.checkpoint_steps,
+        keep=keep,
+        watch=watch,
         make_program=program_maker(mesh),
         on_report=show,
     )

@@ -98,6 +98,17 @@ def as_dict(config: Any) -> Any:
     return config
 
 
+def first_difference(known: Any, asked: Any, path: str = "") -> str:
+    """In words, where two trees of plain values differ first."""
+    if isinstance(known, dict) and isinstance(asked, dict):
+        for key in [*known, *(k for k in asked if k not in known)]:
+            if known.get(key) != asked.get(key):
+                return first_difference(
+                    known.get(key), asked.get(key), f"{path}.{key}".lstrip(".")
+                )
+    return f"its {path} is {known!r}, not {asked!r}"
+
+
 def _convert(hint: Any, value: Any, path: str) -> Any:
     """`value` as the annotated type, or a ConfigError."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)

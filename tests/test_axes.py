@@ -226,7 +226,7 @@ class Scripted(Population):
     def __init__(self, rule, replica, data, packing):
         self.rule, self.replica = rule, replica
 
-    def train(self, wave, *, test, on_report):
+    def train(self, wave, *, test, on_report, saves):
         finished = []
         for one in wave:
             copies = str(self.replica.model.ties[0]) == "Q=K=V=X"

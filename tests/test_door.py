@@ -241,9 +241,9 @@ def test_a_run_that_cannot_be_is_refused(override, line, refused, place):
     ("flags", "line"),
     [
         (["--frobnicate"], "command line: given '--frobnicate'; no such flag; allowed: --workdir, "
-                           "--plan, --config"),
+                           "--plan, --config, --max_hours, --checkpoint_minutes"),
         (["--paln"], "command line: given '--paln'; no such flag; did you mean '--plan'? allowed: "
-                     "--workdir, --plan, --config"),
+                     "--workdir, --plan, --config, --max_hours, --checkpoint_minutes"),
         (["stray"], "command line: given 'stray'; flags look like --name=value"),
         (["--plan", "a", "b"], "command line: given 'a b'; flags look like --name=value"),
         (["--plan=maybe"], "--plan: given 'maybe'; must be true or false"),
@@ -381,7 +381,7 @@ def test_folders_with_other_things_in_them_are_refused(refused, place, wave):
     start_study(study, complete=True, wave={"devices": 99, "packing": 1, "size": 99})
     more = "--config.study.eval_seeds=7"
     assert "same devices" in refused(ABLATE, config, f"--workdir={study}", more)
-    assert "holds files already" in refused(
+    assert "holds other files" in refused(
         TRAIN, f"--config={place / 'files' / 'run.py'}", f"--workdir={other_files}",
         f"--config.task.options.files=('{place / 'files' / 'good'}',)",
     )  # fmt: skip

@@ -115,7 +115,7 @@ class Scripted(Population):
     def __init__(self, rule, replica, data, packing):
         self.rule, self.replica = rule, replica
 
-    def train(self, wave, *, test, on_report):
+    def train(self, wave, *, test, on_report, saves):
         tie, steps = str(self.replica.model.ties[0]), np.array([4, 8])
         finished = []
         for one in wave:
@@ -416,8 +416,8 @@ def test_a_killed_study_ends_with_equal_tables(finished, tmp_path):
         process.send_signal(blow)
         said = process.communicate()[1]
         assert not json.loads((folder / "study.json").read_text())["complete"]
-    assert process.returncode == 130
-    assert said == "interrupted; the same command goes on from here\n"
+    assert process.returncode == 75
+    assert said == "interrupted by SIGINT; the same command goes on from here\n"
     run(folder)
     assert tables(folder) == tables(finished)
 

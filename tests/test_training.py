@@ -16,7 +16,7 @@ from untied import assert_close, leaves
 from qkv_jax.config import ConfigError, as_dict
 from qkv_jax.tasks import make_task
 from qkv_jax.training.checkpoint import load_run
-from qkv_jax.training.loop import train_run
+from qkv_jax.training.loop import Keep, train_run
 from qkv_jax.training.state import (
     TrainConfig,
     decay_mask,
@@ -55,7 +55,7 @@ def finished(tmp_path_factory):
         5,
         folder,
         config=config_of(replica),
-        checkpoint_steps=(100,),
+        keep=Keep((100,)),
         on_report=heard.append,
     )
     return folder, result, replica, heard
@@ -384,7 +384,7 @@ def test_checkpoints_between_reports_are_refused(step, tmp_path):
     config = dataclasses.replace(TRAIN, steps=20, report_every=5)
     replica = dataclasses.replace(REPLICA, config=config)
     with pytest.raises(ConfigError, match=f"checkpoint_steps: given {step}; must be a multiple"):
-        train_run(replica, 0, tmp_path / "run", config={}, checkpoint_steps=(5, step))
+        train_run(replica, 0, tmp_path / "run", config={}, keep=Keep((5, step)))
     assert not (tmp_path / "run").exists()
 
 
@@ -393,8 +393,10 @@ def test_an_occupied_folder_is_refused(finished, tmp_path):
     folder, _, replica, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     (tmp_path / "file").write_text("mine")
-    for occupied in (folder, tmp_path, tmp_path / "file"):
-        with pytest.raises(ConfigError, match="workdir: given .*; holds files already"):
+    for occupied, held in (
+        (folder, "another run"), (tmp_path, "other files"), (tmp_path / "file", "other files")
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"workdir: given .*; holds {held}"):
             train_run(replica, 0, occupied, config={})
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert (tmp_path / "file").read_text() == "mine"

@@ -1,5 +1,5 @@
 """Runs a study: tune, extend, evaluate, wave by wave; interrupted at any point, it goes on where it
-stopped and ends with equal tables."""
+stopped, within a wave as well, and ends with equal tables."""
 
 import dataclasses
 import datetime
@@ -22,7 +22,9 @@ from qkv_jax.study.plan import Arm, Study, TaskPlan
 from qkv_jax.study.results import KEY, Workdir
 from qkv_jax.tasks import Data, Task
 from qkv_jax.tasks.base import Breakdown
+from qkv_jax.training.interruption import Interrupted, Watch
 from qkv_jax.training.population import DeviceData, Finished, Population, Run
+from qkv_jax.training.waves import WaveSaves
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "statsmodels")
 
@@ -53,10 +55,19 @@ class Engine:
       workdir: an opened `Workdir`.
       record: study.json as `Workdir.open` returned it.
       listener: hears of progress.
+      watch: says when to save a wave under way and when to stop.
     """
 
-    def __init__(self, study: Study, workdir: Workdir, record: dict, listener: Listener):
+    def __init__(
+        self,
+        study: Study,
+        workdir: Workdir,
+        record: dict,
+        listener: Listener,
+        watch: Watch | None = None,
+    ):
         self.study, self.workdir, self.listener = study, workdir, listener
+        self.watch = watch or Watch()
         self.runs = workdir.runs()
         self.done = {tuple(row) for row in self.runs[list(KEY)].itertuples(index=False)}
         self.populations: dict[Any, Population] = {}
@@ -75,14 +86,18 @@ class Engine:
         self.workdir.write_study(self.record)
 
     def run(self) -> pd.DataFrame:
-        """Runs what is missing; returns the summary, which is also in summary.csv."""
+        """Runs what is missing; returns the summary, which is also in summary.csv.
+
+        Raises:
+          Interrupted: when the watch says so; the folder holds all that was done.
+        """
         self._write_costs()
         self.progress.waves_total = sum(
             self._wave_count(plan, self.study.config.tune_seeds * len(plan.learning_rates))
             + self._wave_count(plan, self.study.config.eval_seeds)
             for plan in self.study.tasks
         )
-        started, before = time.monotonic(), self.record.get("seconds", 0.0)
+        self._started, self._before = time.monotonic(), self.record.get("seconds", 0.0)
         for plan in self.study.tasks:
             data = self._data(plan)
             self._tune(plan, data)
@@ -90,8 +105,7 @@ class Engine:
             for arm in plan.arms:
                 rate = float(rates.loc[(plan.name, arm.name), "learning_rate"])
                 self._evaluate(plan, arm, rate, data)
-                self.record["seconds"] = before + time.monotonic() - started
-                self.workdir.write_study(self.record)
+                self._write_time()
                 self._tell(plan, arm, "eval", arm_finished=True)
             self.populations.clear()  # compiled programs and data of this task
         self.record["complete"] = True
@@ -178,31 +192,56 @@ class Engine:
         """Runs the waves that hold a missing run, whole: a wave always has the same members."""
         for wave in self._waves(runs):
             missing = [run for run in wave if self._key(plan, arm, phase, run) not in self.done]
-            if missing:
-                self._tell(plan, arm, phase)
-                finished = self._train(plan, arm, phase, wave, data)
-                rows = [
-                    self._row(plan, arm, phase, run, done)
-                    for run, done in zip(wave, finished, strict=True)
-                    if run in missing
-                ]
-                self.workdir.append_runs(rows)
-                self.done |= {tuple(row[name] for name in KEY) for row in rows}
-                new = pd.DataFrame(rows)
-                self.runs = (
-                    pd.concat([self.runs, new], ignore_index=True) if len(self.runs) else new
-                )
+            folder = self.workdir.wave_folder(plan.name, arm, phase, wave[0])
+            with WaveSaves(folder, wave, self.watch) as saves:
+                if missing:
+                    self._stop_if_asked()
+                    self._tell(plan, arm, phase)
+                    finished = self._train(plan, arm, phase, wave, data, saves)
+                    rows = [
+                        self._row(plan, arm, phase, run, done)
+                        for run, done in zip(wave, finished, strict=True)
+                        if run in missing
+                    ]
+                    self._add(rows)
+                saves.remove()  # of a wave that was over as well, when the process died
             self.progress.waves_done += 1
             self._tell(plan, arm, phase, wave_finished=bool(missing))
 
+    def _add(self, rows: list[dict]) -> None:
+        self.workdir.append_runs(rows)
+        self.done |= {tuple(row[name] for name in KEY) for row in rows}
+        new = pd.DataFrame(rows)
+        self.runs = pd.concat([self.runs, new], ignore_index=True) if len(self.runs) else new
+
+    def _stop_if_asked(self) -> None:
+        if self.watch.look().stop:
+            self._write_time()
+            raise self.watch.interruption()
+
+    def _write_time(self) -> None:
+        self.record["seconds"] = self._before + time.monotonic() - self._started
+        self.workdir.write_study(self.record)
+
     def _train(
-        self, plan: TaskPlan, arm: Arm, phase: str, wave: list[Run], data: DeviceData
+        self,
+        plan: TaskPlan,
+        arm: Arm,
+        phase: str,
+        wave: list[Run],
+        data: DeviceData,
+        saves: WaveSaves,
     ) -> list[Finished | None]:
         """One wave; None for every run of it if the program itself failed."""
         try:
             population = self._population(arm, data)
             report = lambda step: self._tell(plan, arm, phase, step=step)
-            finished = population.train(wave, test=phase == "eval", on_report=report)
+            finished = population.train(
+                wave, test=phase == "eval", on_report=report, saves=saves
+            )
+        except Interrupted:
+            self._write_time()
+            raise
         except jax.errors.JaxRuntimeError as error:
             self.workdir.write(
                 f"failures/{plan.name}/{arm.name}/{phase}_seed{wave[0].seed}.txt", str(error)

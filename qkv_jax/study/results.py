@@ -2,6 +2,8 @@
 
     study.json        what is studied and on what; written first
     runs.csv          one row a run; a row is appended only after the run's other files are there
+    waves/            TASK/ARM/...: checkpoints of the wave under way, gone when its rows are there
+    .lock             held by the process that writes here; goes with it
     curves/           TASK/ARM/PHASE_lrRATE_seedSEED.csv: step, train_loss, value (validation)
     examples/         TASK/ARM/seedSEED.npy: the metric of every test example
     checkpoints/      TASK/ARM/seedSEED.safetensors: final parameters of evaluation runs
@@ -10,7 +12,8 @@
     families.csv      averages over the cells of tasks with axes, where there are such
     breakdown.csv     scores by group of test examples, of tasks that tell them apart
 
-Whole files are replaced atomically; a row cut off by a crash is dropped and its run is repeated.
+Whole files are replaced atomically and are on the disk before the row that stands for them; a row
+cut off by a crash is dropped and its run is repeated.
 """
 
 import contextlib
@@ -29,10 +32,11 @@ import pandas as pd
 import safetensors.numpy
 import tensorboardX
 
-from qkv_jax.config import ConfigError
+from qkv_jax.config import ConfigError, first_difference
 from qkv_jax.study.plan import Arm, Study
 from qkv_jax.tasks import REGISTRY
-from qkv_jax.training.population import Finished
+from qkv_jax.training.files import held, named, others, write_whole
+from qkv_jax.training.population import Finished, Run
 
 RUN_COLUMNS = (
     "task", "arm", "phase", "learning_rate", "seed", "status", "metric", "value", "steps",
@@ -51,6 +55,23 @@ class Workdir:
     def study_file(self) -> pathlib.Path:
         return self.path / "study.json"
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes from writing here; to be held from before `open` to the end.
+
+        Raises:
+          ConfigError: if another process holds it, or the folder holds other files or is read-only.
+        """
+        self._refuse_other_files()
+        with held(self.path):
+            yield
+
+    def _refuse_other_files(self) -> None:
+        if self.study_file.exists() or not self.path.exists():
+            return
+        if not self.path.is_dir() or others(self.path, self.study_file.name):
+            raise ConfigError("workdir", str(self.path), "holds other files; name a new folder")
+
     def open(self, study: Mapping[str, Any]) -> dict:
         """Starts the folder, or picks up the same study where it stopped; returns study.json.
 
@@ -60,16 +81,15 @@ class Workdir:
           ConfigError: if the folder holds another study or other files, or was started on other
             devices, if fewer seeds are asked for than were run, or more before it is finished.
         """
+        self._refuse_other_files()
         if not self.study_file.exists():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-                raise ConfigError("workdir", str(self.path), "holds other files; name a new folder")
             self.path.mkdir(parents=True, exist_ok=True)
             started = {**study, "looks": [len(study["eval_seeds"])], "complete": False}
             self.write_study(started)
             return started
         known = self.read_study()
         if _identity(known) != _identity(study):
-            different = _first_difference(_identity(known), _identity(study))
+            different = first_difference(_identity(known), _identity(study))
             allowed = f"holds another study ({different}); name another folder"
             raise ConfigError("workdir", str(self.path), allowed)
         if known["wave"] != study["wave"]:
@@ -141,7 +161,7 @@ class Workdir:
             writer.writeheader()
         for row in rows:
             writer.writerow({k: repr(v) if isinstance(v, float) else v for k, v in row.items()})
-        with _named(file), file.open("a") as stream:
+        with named(file), file.open("a") as stream:
             stream.write(text.getvalue())
             stream.flush()
             os.fsync(stream.fileno())
@@ -162,6 +182,11 @@ class Workdir:
             flat = {path: np.asarray(leaf) for path, leaf in leaves.items()}  # scalars too
             self.write(f"checkpoints/{stem}.safetensors", safetensors.numpy.save(flat))
             self._write_events(self.path / "events" / stem, curve)
+
+    def wave_folder(self, task: str, arm: Arm, phase: str, first: Run) -> pathlib.Path:
+        """Where the wave that begins with a run keeps its checkpoints while it is under way."""
+        name = f"{phase}_lr{first.learning_rate:g}_seed{first.seed}"
+        return self.path / "waves" / task / arm.name / name
 
     def curve(
         self, task: str, arm: str, phase: str, learning_rate: float, seed: int
@@ -212,12 +237,7 @@ class Workdir:
 
     def write(self, name: str, content: str | bytes) -> None:
         """Writes or replaces a file as a whole: a crash leaves the old one or the new one."""
-        file = self.path / name
-        part = file.with_name(file.name + ".part")
-        with _named(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(content.encode() if isinstance(content, str) else content)
-            os.replace(part, file)
+        write_whole(self.path / name, content)
 
 
 class StudyResults:
@@ -268,15 +288,6 @@ def load_study(workdir: str | os.PathLike) -> StudyResults:
     return StudyResults(workdir)
 
 
-@contextlib.contextmanager
-def _named(file: pathlib.Path) -> Iterator[None]:
-    """Errors of a full disk come without the name of the file."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(file)) from None
-
-
 def _curve_name(task: str, arm: str, phase: str, learning_rate: float, seed: int) -> str:
     return f"curves/{task}/{arm}/{phase}_lr{learning_rate:g}_seed{seed}.csv"
 
@@ -286,13 +297,3 @@ def _identity(study: Mapping[str, Any]) -> Any:
     config = json.loads(json.dumps(study["config"]))
     config["study"].pop("eval_seeds", None)
     return {"format": study["format"], **config}
-
-
-def _first_difference(known: Any, asked: Any, path: str = "") -> str:
-    if isinstance(known, dict) and isinstance(asked, dict):
-        for key in [*known, *(k for k in asked if k not in known)]:
-            if known.get(key) != asked.get(key):
-                return _first_difference(
-                    known.get(key), asked.get(key), f"{path}.{key}".lstrip(".")
-                )
-    return f"its {path} is {known!r}, not {asked!r}"

@@ -1,46 +1,94 @@
-"""Orbax checkpoints of a lone run, and the one call that loads a model back."""
+"""Orbax checkpoints, of lone runs and of waves under way; and the one call that loads a model back.
 
+A checkpoint is a tree of arrays (parameters, optimiser, step, seed, ...) and notes, which are JSON:
+the curve so far and where the stream of data is. It is written in the background into a folder that
+is renamed when it is whole, so that a crash leaves all of it or nothing.
+"""
+
+import contextlib
 import json
 import os
 import pathlib
+import re
+import shutil
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint import checkpoint_managers as ocp_managers
 
 from qkv_jax.config import ConfigError, build
 from qkv_jax.tasks import make_task
-from qkv_jax.tasks.streaming import BatchStream
+from qkv_jax.training.distributed import any_process, is_primary
 from qkv_jax.training.mesh import MeshConfig
-from qkv_jax.training.state import TrainConfig, TrainState
+from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
 from qkv_jax.transformer import Encoder, ModelConfig
 
+Kept = Callable[[Sequence[int]], Collection[int]]
+
 
 class Checkpoints:
-    """The checkpoints of one run, by step: whole train states.
+    """The checkpoints in a folder, by step; a context manager.
 
-    Beside them, in `streams/`, where a run's stream of data was, if it had one.
+    Args:
+      folder: where they are; made if it is not there.
+      kept: which of the steps there (in order) are to stay when another was added. Whoever gives
+        it is the one writer of the folder: what an earlier one left half written is removed.
     """
 
-    def __init__(self, folder: str | os.PathLike):
-        self._streams = pathlib.Path(folder).absolute().parent / "streams"
-        options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
+    def __init__(self, folder: str | os.PathLike, kept: Kept | None = None):
+        self.folder = pathlib.Path(folder).absolute()
+        if kept and is_primary() and self.folder.exists():
+            for unfinished in self.folder.glob(f"*{_UNFINISHED}*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_Kept(kept) if kept else ocp_managers.LatestN(n=None),
+            enable_async_checkpointing=True,
+        )
+        with _quiet():
+            self._manager = ocp.CheckpointManager(
+                self.folder, item_names=("arrays", "notes"), options=options
+            )
 
     @property
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
 
-    def save(self, state: TrainState, stream: BatchStream | None = None) -> None:
-        if stream:  # first, so that no checkpoint lacks its place in the data
-            self._streams.mkdir(exist_ok=True)
-            self._stream_file(int(state.step)).write_text(json.dumps(stream.get_state()))
-        self._manager.save(int(state.step), args=ocp.args.StandardSave(state), force=True)
+    def save(self, arrays: Any, notes: Any = None, step: int | None = None) -> None:
+        """Starts to write a checkpoint, of the arrays' own step by default, which may be used up
+        as soon as this returns; waits for the one before.
 
-    def restore(self, like: TrainState, step: int | None = None) -> TrainState:
-        """The state at `step` (the last by default), with the shapes and types of `like`, on the
-        devices that it names by its shardings, or on one; whatever devices it was saved from.
+        Raises:
+          OSError: if this one or the one before cannot be written, naming the folder.
+        """
+        step = int(arrays.step) if step is None else step
+        with self._naming():
+            self._manager.wait_until_finished()
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    arrays=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(notes)
+                ),
+                force=True,
+            )
+
+    def wait(self) -> None:
+        """Returns when all that was saved is on the disk.
+
+        Raises:
+          OSError: if it cannot be written, naming the folder.
+        """
+        with self._naming():
+            self._manager.wait_until_finished()
+
+    def restore(self, like: Any, step: int | None = None) -> Any:
+        """The arrays at `step` (the last by default), with the shapes and types of `like`, on the
+        devices that it names by its shardings, or on one; whatever devices they were saved from.
+        NumPy arrays come back for NumPy arrays.
 
         Raises:
           ConfigError: if there is no such checkpoint.
@@ -49,32 +97,119 @@ class Checkpoints:
         if step not in self.steps:
             known = ", ".join(map(str, self.steps)) or "none"
             raise ConfigError("checkpoint step", step, f"checkpoints there: {known}")
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here
-            ),
-            like,
-        )
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        arguments = ocp.args.StandardRestore(jax.tree.map(_target, like))
+        with _quiet():
+            return self._manager.restore(step, args=ocp.args.Composite(arrays=arguments)).arrays
 
-    def restore_stream(self, stream: BatchStream, step: int) -> None:
-        """Sets a stream, made as the run made its own, to where it was at `step`.
+    def notes(self, step: int) -> Any:
+        """What was saved beside the arrays."""
+        arguments = ocp.args.Composite(notes=ocp.args.JsonRestore())
+        with _quiet():
+            return self._manager.restore(step, args=arguments).notes
+
+    def restore_last(self, like: Callable[[int], Any]) -> tuple[int, Any, Any] | None:
+        """Step, arrays and notes of the newest checkpoint that is whole; None if there is none.
+
+        Newer ones that are not (a file cut off or missing, other shapes) are removed, with a line
+        on stderr for each: the run comes to their steps again.
+
+        Args:
+          like: the arrays that are expected at a step, as for `restore`.
 
         Raises:
-          ConfigError: if nothing was saved for that step.
+          ConfigError: if there are checkpoints and none is whole; they stay as they are.
         """
-        file = self._stream_file(step)
-        try:
-            stream.set_state(json.loads(file.read_text()))
-        except (OSError, json.JSONDecodeError) as error:
-            raise ConfigError("stream", str(file), f"cannot be restored: {error}") from None
+        broken: dict[int, str] = {}
+        for step in reversed(self.steps):
+            found = None
+            try:
+                found = step, self.restore(like(step), step), self.notes(step)
+            except Exception as error:  # what Orbax raises depends on what is broken
+                broken[step] = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            if not any_process(found is None):
+                self._remove(broken)
+                return found
+            broken.setdefault(step, "another process cannot read it")
+        if not broken:
+            return None
+        listed = "; ".join(f"step {step}: {reason}" for step, reason in broken.items())
+        allowed = f"none of the checkpoints there can be restored ({listed}); nothing was changed"
+        raise ConfigError("checkpoints", str(self.folder), allowed[:600])
 
-    def _stream_file(self, step: int) -> pathlib.Path:
-        return self._streams / f"{step}.json"
+    def _remove(self, broken: dict[int, str]) -> None:
+        for step, reason in broken.items():
+            if is_primary():
+                line = f"checkpoint {self.folder / str(step)} is skipped and removed: {reason}"
+                print(f"warning: {line}", file=sys.stderr)
+            self._manager.delete(step)
+
+    def keep_only(self, steps: Collection[int]) -> None:
+        """Removes all other checkpoints."""
+        for step in set(self.steps).difference(steps):
+            self._manager.delete(step)
 
     def close(self) -> None:
-        self._manager.close()
+        """Waits for what is being written.
+
+        Raises:
+          OSError: if it cannot be written, naming the folder.
+        """
+        with self._naming():
+            self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        """What the system says of a write as an OSError, whoever wraps it."""
+        try:
+            with _quiet():
+                yield
+        except OSError as error:
+            where = error.filename or self.folder
+            raise OSError(error.errno, error.strerror, str(where)) from None
+        except Exception as error:
+            code = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's way
+            if not code:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(self.folder)) from None
+
+
+_UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of folders that are not yet whole
+
+
+class _Kept(ocp_managers.PreservationPolicy):
+    """`Kept` as Orbax asks for it."""
+
+    def __init__(self, kept: Kept):
+        self._kept = kept
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        kept = set(self._kept(sorted(info.step for info in checkpoints)))
+        return [info.step in kept for info in checkpoints]
+
+
+def _target(leaf: Any) -> Any:
+    """What Orbax is told of an array to be restored."""
+    if not hasattr(leaf, "sharding"):
+        return leaf
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax logs on its own what it also raises."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def replica_of(values: dict[str, Any]) -> Replica:
@@ -112,7 +247,6 @@ def load_run(workdir: str | os.PathLike, step: int | None = None) -> tuple[Encod
         raise ConfigError("run", str(folder), "holds no checkpoints")
     replica = replica_of(values)
     like = jax.eval_shape(lambda: replica.init(0, 0.0))
-    checkpoints = Checkpoints(folder / "checkpoints")
-    state = checkpoints.restore(like, step)
-    checkpoints.close()
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        state = checkpoints.restore(like, step)
     return replica.encoder, {"params": state.params}

@@ -1,20 +1,78 @@
-"""One run with everything kept: curve, TensorBoard events, Orbax checkpoints, test result."""
+"""One run with everything kept: curve, TensorBoard events, Orbax checkpoints, test result.
 
+A run that was killed goes on from its last checkpoint and ends with the same bits as one that was
+not. All that it writes before `result.json` is made of what a checkpoint holds: what lies in the
+folder from after the checkpoint is written over.
+"""
+
+import contextlib
+import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import tensorboardX
 
-from qkv_jax.config import ConfigError, as_dict
+from qkv_jax.config import ConfigError, as_dict, first_difference, require_positive
 from qkv_jax.tasks import Data
 from qkv_jax.training.checkpoint import Checkpoints
-from qkv_jax.training.distributed import alike, is_primary
+from qkv_jax.training.distributed import alike, any_process, is_primary
+from qkv_jax.training.files import held, named, others, write_whole
+from qkv_jax.training.interruption import Watch
 from qkv_jax.training.program import LoneProgram, Program
 from qkv_jax.training.step import Replica
+
+_COLUMNS = ("step", "train_loss", "gradient_norm", "value")
+_SPARE = 2  # newest checkpoints that stay while a run is under way, whatever they are for
+
+Row = dict[str, float | int]  # of the curve: its columns, and the time, which is for TensorBoard
+
+
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay: those of step 0, of the last step and of `steps` for good.
+
+    Attributes:
+      steps: the steps that are asked for.
+      every: one more every so many steps, of which the `last` newest stay; none, if 0.
+      last: how many these are. Of all of these the one with the best validation stays too.
+    """
+
+    steps: tuple[int, ...] = ()
+    every: int = 0
+    last: int = 3
+
+    def __post_init__(self):
+        require_positive(self, "last")
+
+    def check(self, report_every: int, steps: int) -> None:
+        """Refuses steps between two reports, before the first or after the last one."""
+        named = [("checkpoint_steps", step) for step in self.steps]
+        for field, step in [*named, ("checkpoint_every", self.every)]:
+            if step % report_every or not 0 <= step <= steps:
+                allowed = f"must be a multiple of report_every = {report_every}, at most {steps}"
+                raise ConfigError(field, step, allowed)
+
+    def is_due(self, step: int) -> bool:
+        return step in self.steps or bool(self.every) and step % self.every == 0
+
+    def final(self, steps: Sequence[int], end: int, rank: Callable[[int], float]) -> set[int]:
+        """Of the steps there are, those that stay when the run is over.
+
+        Args:
+          steps: in order.
+          end: the last step of the run.
+          rank: how good the validation was; the best step is the earliest of highest rank.
+        """
+        asked = {0, end, *self.steps}.intersection(steps)
+        due = [step for step in steps if step and (self.is_due(step) or step == end)]
+        newest = [step for step in due if step not in asked][-self.last :]
+        best = [max(due, key=lambda step: (rank(step), -step))] if due else []
+        return {*asked, *newest, *best}
 
 
 def train_run(
@@ -23,79 +81,201 @@ def train_run(
     workdir: pathlib.Path,
     *,
     config: dict[str, Any],
-    checkpoint_steps: tuple[int, ...] = (),
+    keep: Keep = Keep(),  # noqa: B008 (frozen)
+    watch: Watch | None = None,
     make_program: Callable[[Replica, Data], Program] = LoneProgram,
     on_report: Callable[[dict], None] = lambda row: None,
 ) -> dict:
-    """Trains one replica from its seed and writes into `workdir`:
+    """Trains one replica from its seed, or from where its folder says that it was, and writes into
+    `workdir`:
 
     `config.json`, `curve.csv` (step, train_loss, gradient_norm, value on validation), TensorBoard
-    events, `checkpoints/` at step 0, at `checkpoint_steps` and at the end, with the place in the
-    data where these are streamed, and `result.json`.
+    events, `checkpoints/` (those of `keep`; while it is under way those that `watch` asks for as
+    well), and, last, `result.json`, which is returned. A finished run is not run again.
 
     Raises:
-      ConfigError: if the folder already holds files, or a checkpoint step falls between reports.
+      ConfigError: if the folder holds other files or another run, is in use by another process or
+        holds no checkpoint that is whole, or if a checkpoint step falls between reports.
+      Interrupted: when `watch` says so, after saving: the same call goes on.
+      OSError: if something cannot be written; what was saved before is intact.
     """
-    every, last = replica.config.report_every, replica.config.steps
-    for step in checkpoint_steps:
-        if step % every or not 0 <= step <= last:
-            allowed = f"must be a multiple of report_every = {every}, at most {last}"
-            raise ConfigError("checkpoint_steps", step, allowed)
+    keep.check(replica.config.report_every, replica.config.steps)
+    config = json.loads(json.dumps(as_dict(config)))
     with alike("workdir"):
-        occupied = workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir()))
-        if is_primary() and occupied:
-            raise ConfigError("workdir", str(workdir), "holds files already; name a new folder")
+        status = _status(workdir, config)
+    if any_process(is_primary() and status == "finished"):
+        return _finished(workdir, seed)
     with alike("task"):
         try:
             data = replica.task.load()
         except ConfigError as error:
             raise error.under("task.options") from None
         program = make_program(replica, data)
-    if is_primary():
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "config.json").write_text(json.dumps(as_dict(config), indent=1))
-    state, stream = program.start(seed), program.stream(seed)
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    keep = {0, last, *checkpoint_steps}
-    checkpoints.save(state, stream)
-    outcome = replica.task.outcome
-    # Of several processes all take part in everything, and one has files to write it to.
-    here = workdir if is_primary() else pathlib.Path(os.devnull)
-    with (
-        tensorboardX.SummaryWriter(str(here), write_to_disk=is_primary()) as events,
-        (workdir / "curve.csv" if is_primary() else here).open("w", buffering=1) as curve,
-    ):
-        curve.write("step,train_loss,gradient_norm,value\n")
-        for step in range(every, last + 1, every):
-            state, metrics = program.advance(state, stream)
-            value = _mean(program.scores(state, "validation"))
-            row = {
-                "step": step,
-                "train_loss": float(metrics["loss"]),
-                "gradient_norm": float(metrics["gradient_norm"]),
-                "value": value,
-            }
-            curve.write(",".join(map(repr, row.values())) + "\n")
-            events.add_scalar("train/loss", row["train_loss"], step)
-            events.add_scalar("train/gradient_norm", row["gradient_norm"], step)
-            events.add_scalar(f"validation/{outcome.metric}", value, step)
-            if step in keep:
-                checkpoints.save(state, stream)
-            on_report(row)
-            if bool(metrics["diverged"]):
-                break
-    checkpoints.close()
-    result = {
-        "seed": seed,
-        "status": "diverged" if bool(state.diverged) else "done",
-        "metric": outcome.metric,
-        "unit": outcome.unit,
-        "validation": value,
-        "test": _mean(program.scores(state, "test")),
-    }
-    if is_primary():
-        (workdir / "result.json").write_text(json.dumps(result, indent=1))
+    with contextlib.ExitStack() as lock:
+        with alike("workdir"):
+            if is_primary():
+                lock.enter_context(held(workdir))
+                if _status(workdir, config) == "new":  # nobody came first
+                    write_whole(workdir / "config.json", json.dumps(config, indent=1))
+        result = _train(program, seed, workdir, keep, watch or Watch(), on_report)
+        if is_primary():
+            write_whole(workdir / "result.json", json.dumps(result, indent=1))
     return result
+
+
+def _status(workdir: pathlib.Path, config: dict) -> Literal["new", "begun", "finished"]:
+    """What a folder holds of this run.
+
+    Raises:
+      ConfigError: if it holds anything else.
+    """
+    if not workdir.exists():
+        return "new"
+    names = others(workdir, "config.json") if workdir.is_dir() else {workdir.name}
+    if not names:
+        return "new"
+    if "config.json" not in names:
+        raise ConfigError("workdir", str(workdir), "holds other files; name a new folder")
+    try:
+        known = json.loads((workdir / "config.json").read_text())
+    except ValueError as error:
+        raise ConfigError(str(workdir / "config.json"), "damaged JSON", str(error)) from None
+    if known != config:
+        allowed = f"holds another run ({first_difference(known, config)}); name another folder"
+        raise ConfigError("workdir", str(workdir), allowed)
+    return "finished" if "result.json" in names else "begun"
+
+
+def _finished(workdir: pathlib.Path, seed: int) -> dict:
+    result = json.loads((workdir / "result.json").read_text())
+    _check_seed(workdir, result["seed"], seed)
+    return result
+
+
+def _check_seed(workdir: pathlib.Path, known: int, seed: int) -> None:
+    if known != seed:
+        raise ConfigError("seed", seed, f"the run in {workdir} has the seed {known}")
+
+
+def _train(
+    program: Program,
+    seed: int,
+    workdir: pathlib.Path,
+    keep: Keep,
+    watch: Watch,
+    on_report: Callable[[dict], None],
+) -> dict:
+    replica, outcome = program.replica, program.replica.task.outcome
+    every, last = replica.config.report_every, replica.config.steps
+    curve: list[Row] = []
+
+    def rank(step: int) -> float:
+        value = next(row["value"] for row in curve if row["step"] == step)
+        return -np.inf if np.isnan(value) else value if outcome.higher_is_better else -value
+
+    def kept(steps: Sequence[int]) -> set[int]:
+        return keep.final(steps, last, rank) | set(steps[-_SPARE:])
+
+    with Checkpoints(workdir / "checkpoints", kept) as checkpoints:
+        with alike("checkpoints"):
+            found = checkpoints.restore_last(lambda _: program.abstract())
+            if found is None and (workdir / "curve.csv").exists():
+                raise ConfigError("workdir", str(workdir), "holds a run without its checkpoints")
+        stream = program.stream(seed)
+
+        def save() -> None:
+            place = stream.get_state() if stream else None
+            checkpoints.save(state, {"curve": curve, "stream": place}, step)
+            watch.saved()
+
+        if found is None:
+            step, state = 0, program.start(seed)
+            save()
+            checkpoints.wait()  # from here on there is one to go on from
+        else:
+            step, state, notes = found
+            with alike("seed"):
+                _check_seed(workdir, int(state.seed), seed)
+            curve += notes["curve"]
+            if stream:
+                stream.set_state(notes["stream"])
+        with _Curve(workdir, outcome.metric, curve) as written:
+            while step < last and not bool(state.diverged):
+                due = watch.look()
+                if (due.save or due.stop) and step not in checkpoints.steps:
+                    save()
+                if due.stop:
+                    checkpoints.wait()
+                    raise watch.interruption()
+                state, metrics = program.advance(state, stream)
+                step += every
+                row = {
+                    "step": step,
+                    "train_loss": float(metrics["loss"]),
+                    "gradient_norm": float(metrics["gradient_norm"]),
+                    "value": _mean(program.scores(state, "validation")),
+                }
+                curve.append({**row, "time": time.time()})
+                written.add(curve[-1])
+                if step == last or bool(metrics["diverged"]) or keep.is_due(step):
+                    save()
+                on_report(row)
+        checkpoints.wait()  # nothing goes before the last one is there
+        stay = keep.final(checkpoints.steps, step, rank)
+        checkpoints.keep_only(stay)
+        return {
+            "seed": seed,
+            "status": "diverged" if bool(state.diverged) else "done",
+            "metric": outcome.metric,
+            "unit": outcome.unit,
+            "validation": curve[-1]["value"],
+            "test": _mean(program.scores(state, "test")),
+            "best_step": max(stay - {0}, key=lambda step: (rank(step), -step)),
+        }
+
+
+class _Curve:
+    """curve.csv and the TensorBoard events: written anew with the rows that a checkpoint held, and
+    then row by row. Of several processes one has files to write them to."""
+
+    def __init__(self, workdir: pathlib.Path, metric: str, rows: list[Row]):
+        self._metric = metric
+        file = workdir / "curve.csv"
+        if is_primary():
+            for old in workdir.glob("events.out.tfevents.*"):
+                old.unlink()
+            lines = [",".join(_COLUMNS), *map(self._line, rows)]
+            write_whole(file, "".join(f"{line}\n" for line in lines))
+        self._file = (file if is_primary() else pathlib.Path(os.devnull)).open("a", buffering=1)
+        self._events = tensorboardX.SummaryWriter(str(workdir), write_to_disk=is_primary())
+        for row in rows:
+            self._tell(row)
+
+    def add(self, row: Row) -> None:
+        with named(pathlib.Path(self._file.name)):
+            self._file.write(self._line(row) + "\n")
+        self._tell(row)
+
+    def _line(self, row: Row) -> str:
+        return ",".join(repr(row[name]) for name in _COLUMNS)
+
+    def _tell(self, row: Row) -> None:
+        for tag, name in (
+            ("train/loss", "train_loss"),
+            ("train/gradient_norm", "gradient_norm"),
+            (f"validation/{self._metric}", "value"),
+        ):
+            self._events.add_scalar(tag, row[name], row["step"], walltime=row["time"])
+
+    def __enter__(self) -> "_Curve":
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        self._events.close()
+        self._file.flush()
+        if is_primary():
+            os.fsync(self._file.fileno())
+        self._file.close()
 
 
 def _mean(scores: np.ndarray) -> float:

@@ -21,11 +21,14 @@ from qkv_jax.tasks import Data, Task
 from qkv_jax.tasks.streaming import BatchStream, next_batches
 from qkv_jax.training.state import TrainConfig, TrainState
 from qkv_jax.training.step import Replica
+from qkv_jax.training.waves import WaveSaves
 from qkv_jax.transformer import ModelConfig
 
 # Replicas a device: on a CPU core one is fastest; accelerators have room for more.
 PACKING = {"cpu": 1, "gpu": 8, "tpu": 8}
 _SERIAL = itertools.count()
+# The columns of a wave's curves, and their types.
+_CURVES = {"loss": np.float32, "value": np.float64, "diverged": np.bool_}
 _EVAL_BLOCK = 256  # examples a call of evaluate: one shape for validation and test
 
 
@@ -121,17 +124,32 @@ class Population:
         *,
         test: bool = False,
         on_report: Callable[[int], None] | None = None,
+        saves: WaveSaves | None = None,
     ) -> list[Finished]:
         """Trains one wave to the end; `on_report` hears the number of steps dispatched.
 
         A replica whose loss is not finite is marked as diverged; its neighbours go on untouched.
+        With `saves`, the wave goes on from the last checkpoint there and is saved when that is due.
+
+        Raises:
+          Interrupted: after saving, if training is to stop.
         """
-        config, reports = self.replica.config, []
+        config = self.replica.config
         if not self._compiled:
             self._warm_up(wave)
-        state, streams = self.start(wave), self.streams(wave)
+        streams = self.streams(wave)
+        found = saves.restore(self._saved_shapes) if saves else None
+        if found:
+            first, arrays, notes = found
+            state = jax.device_put(arrays["state"], _layout(self.devices))
+            reports = list(zip(*(arrays[name] for name in _CURVES), strict=True))
+            for stream, place in zip(streams or (), notes["streams"], strict=True):
+                stream.set_state(place)
+            before = notes["seconds"]
+        else:
+            first, state, reports, before = 0, self.start(wave), [], 0.0
         start = time.perf_counter()
-        for done in range(config.report_every, config.steps + 1, config.report_every):
+        for done in range(first + config.report_every, config.steps + 1, config.report_every):
             state, metrics = self.advance(state, streams)
             scores = self._scores(state.params, "validation")
             reports.append((metrics["loss"], scores, metrics["diverged"]))
@@ -140,8 +158,11 @@ class Population:
                 break
             if on_report:
                 on_report(done)
+            if saves and done < config.steps:
+                seconds = before + time.perf_counter() - start
+                saves.report(done, lambda: _snapshot(state, reports, streams, seconds))  # noqa: B023
         losses, scores, diverged = _gather(reports)
-        seconds = time.perf_counter() - start
+        seconds = before + time.perf_counter() - start
         tests = _join(self._scores(state.params, "test")) if test else None
         params = jax.device_get(state.params) if test else None
         steps = config.report_every * (1 + np.arange(len(losses)))
@@ -163,8 +184,6 @@ class Population:
 
     def start(self, wave: Sequence[Run]) -> TrainState:
         """Initial states [devices, packing, ...] of a wave; its last run fills what is empty."""
-        if not 0 < len(wave) <= self.wave_size:
-            raise ValueError(f"a wave holds 1 to {self.wave_size} runs, not {len(wave)}")
         states = []
         for run in self._filled(wave):
             # The rates of a grid share their seeds, and so their initial values.
@@ -198,6 +217,8 @@ class Population:
 
     def _filled(self, wave: Sequence[Run]) -> list[Run]:
         """As many runs as a wave holds: the last one fills what is empty."""
+        if not 0 < len(wave) <= self.wave_size:
+            raise ValueError(f"a wave holds 1 to {self.wave_size} runs, not {len(wave)}")
         return [*wave, *[wave[-1]] * (self.wave_size - len(wave))]
 
     def _place(self, replicas: Sequence[Any]) -> Any:
@@ -205,6 +226,16 @@ class Population:
         shape = (len(self.devices), self.packing)
         stack = lambda *leaves: np.stack(leaves).reshape(*shape, *np.shape(leaves[0]))
         return jax.device_put(jax.tree.map(stack, *replicas), _layout(self.devices))
+
+    def _saved_shapes(self, step: int) -> dict[str, Any]:
+        """What a checkpoint of a wave holds, as arrays to be filled."""
+        lanes = (len(self.devices), self.packing)
+        one = jax.eval_shape(lambda: self.replica.init(0, 0.0))
+        reports = (step // self.replica.config.report_every, *lanes)
+        return {
+            "state": jax.tree.map(lambda leaf: np.empty((*lanes, *leaf.shape), leaf.dtype), one),
+            **{name: np.empty(reports, dtype) for name, dtype in _CURVES.items()},
+        }
 
     def _warm_up(self, wave: Sequence[Run]) -> None:
         """Compiles and runs all programs once, so that `seconds` measures training alone."""
@@ -259,6 +290,24 @@ def _join(blocks: list[tuple[jax.Array, int]]) -> np.ndarray:
 
 def _gather(reports: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Losses, mean validation scores and divergence: [reports, devices, packing]."""
-    losses, scores, diverged = zip(*reports, strict=True)
-    means = [_join(blocks).astype(np.float64).mean(-1) for blocks in scores]
-    return np.stack(jax.device_get(losses)), np.stack(means), np.stack(jax.device_get(diverged))
+    columns = zip(*map(_on_host, reports), strict=True)
+    return tuple(np.stack(column) for column in columns)
+
+
+def _on_host(report: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same of one report: [devices, packing]. Means that were restored are taken as they are.
+    """
+    loss, scores, diverged = report
+    mean = scores if isinstance(scores, np.ndarray) else _join(scores).astype(np.float64).mean(-1)
+    return jax.device_get(loss), mean, jax.device_get(diverged)
+
+
+def _snapshot(state: TrainState, reports: list, streams: Any, seconds: float) -> tuple[dict, dict]:
+    """All that a wave under way is made of, as copies on the host, and notes."""
+    reports[:] = map(_on_host, reports)
+    arrays = {
+        "state": jax.tree.map(np.array, state),
+        **dict(zip(_CURVES, _gather(reports), strict=True)),
+    }
+    places = [stream.get_state() for stream in streams or ()]
+    return arrays, {"streams": places, "seconds": seconds}

@@ -4,7 +4,7 @@
 where the state lies and how it advances. `training.mesh` has the other one, sharded over devices.
 """
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ Reported = dict[str, Array]
 _EVAL_BLOCK = 256  # examples a call, so that long sequences fit
 
 
+@runtime_checkable
 class Program(Protocol):
     """One replica, placed on its devices."""
 
