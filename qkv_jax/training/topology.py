@@ -32,7 +32,7 @@ class Chip:
 
     name: str
     flops: float
-    memory: float
+    memory: int
     bandwidth: float
     link: float
 
