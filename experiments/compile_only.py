@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from qkv_jax.study.costs import matrix_flops, measure
-from qkv_jax.training.checkpoint import replica_of
 from qkv_jax.training.mesh import MeshConfig, MeshProgram
 from qkv_jax.training.step import Replica
 from qkv_jax.training.topology import chip_of, compile_program, seconds, tpu_devices
@@ -22,7 +21,7 @@ def look(replica: Replica, mesh: MeshConfig, topology: str) -> dict[str, Any]:
     Raises:
       ConfigError: if topology, mesh and replica do not fit together.
     """
-    if replica.model.implementation == "auto":  # on this machine it may stand for another than there
+    if replica.model.implementation == "auto":  # it stands for another one there than here
         model = dataclasses.replace(replica.model, implementation="xla")
         replica = dataclasses.replace(replica, model=model)
     with _quiet():
@@ -71,8 +70,8 @@ def describe(found: dict[str, Any]) -> list[str]:
     mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items())
     lines = [
         f"{found['topology']}: {found['chips']} x {found['kind']}, mesh {mesh}",
-        f"{found['params'] / 1e6:.1f} million parameters, {found['tokens']} tokens a step, compiled "
-        f"in {found['compile_seconds']:.0f} s",
+        f"{found['params'] / 1e6:.1f} million parameters, {found['tokens']} tokens a step, "
+        f"compiled in {found['compile_seconds']:.0f} s",
     ]
     if found["refusal"]:
         return [*lines, f"does not fit: {found['refusal']}"]

@@ -19,9 +19,9 @@ from qkv_jax.config import ConfigError, build
 from qkv_jax.training.checkpoint import replica_of
 from qkv_jax.training.mesh import MeshConfig
 
-_CELLS = flags.DEFINE_string("cells", "docs/compile_only.jsonl", "What was compiled, a cell a line.")
+_CELLS = flags.DEFINE_string("cells", "docs/compile_only.jsonl", "What was compiled so far.")
 _PAGE = flags.DEFINE_string("page", "docs/compile_only.md", "The page whose tables are rewritten.")
-_MOST = flags.DEFINE_integer("most", 1000, "Cells to compile at most; 0 only rewrites the tables.", 0)
+_MOST = flags.DEFINE_integer("most", 1000, "Cells to compile; 0 only rewrites the tables.", 0)
 
 TOPOLOGIES = ("v5e:2x4", "v5e:8x8", "v5e:16x16")
 TIES = ("separate", "K=V")
@@ -130,6 +130,7 @@ def main() -> None:
     file, page = pathlib.Path(_CELLS.value), pathlib.Path(_PAGE.value)
     done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     missing = [cell for cell in cells() if not any(same(cell, d) for d in done)]
+    missing.sort(key=lambda cell: cell["tie"] != "separate")  # the baseline and its meshes first
     for cell in missing[: _MOST.value]:
         print(*(str(cell[key]) for key in ("size", "topology", "tie", "mesh")), flush=True)
         done.append(compile_cell(cell))

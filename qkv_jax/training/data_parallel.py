@@ -39,7 +39,8 @@ class PmapProgram(LoneProgram):
         devices = devices or jax.local_devices()
         parts, size = len(devices), replica.config.batch_size
         if size % (parts * replica.config.accumulate):
-            allowed = f"must be divisible by data x accumulate = {parts * replica.config.accumulate}"
+            parts *= replica.config.accumulate
+            allowed = f"must be divisible by data x accumulate = {parts}"
             raise ConfigError("train.batch_size", size, allowed)
 
         rows = size // parts

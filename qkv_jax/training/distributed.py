@@ -86,8 +86,7 @@ def is_primary() -> bool:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is up in any process: every one of them must ask, and gets the same answer.
-    """
+    """Whether the flag is up in any process: all of them must ask, and get the same answer."""
     if jax.process_count() == 1:
         return bool(flag)
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))

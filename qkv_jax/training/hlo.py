@@ -23,18 +23,19 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 # `%name = SHAPE operation(operands), attributes`; a tuple's shape holds no " word(".
 _OPERATION = re.compile(r"^(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z\-]*)\((.*)$")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\w*\[([\d,]*)\]")
-_CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
+_CALLED = re.compile(
+    r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)"
+)
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TURNS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
-_CONSTANT = re.compile(r"constant\((\d+)\)")
 _CHANNEL = re.compile(r"channel_id=\d+")
 _WITH_LAYOUT = re.compile(r"\w+\[[\d,]*\](?:\{[^}]*\})?")
 _APPLIES = ("all-reduce", "reduce", "scatter", "sort", "select-and-scatter", "map")
 # Operations that move nothing: names for what is there, or loops whose bodies count themselves.
-_FREE = frozenset(
-    "parameter constant tuple get-tuple-element bitcast while conditional call after-all "
-    "opt-barrier partition-id replica-id iota".split()
-)
+_FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
+    "call", "after-all", "opt-barrier", "partition-id", "replica-id", "iota",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,11 +148,8 @@ def _turns(loop: Operation, condition: dict[str, Operation]) -> int:
     """How often a loop turns: as XLA says, or the constant that its counter is compared with."""
     if known := _TURNS.search(loop.rest):
         return int(known[1])
-    limits = [
-        int(found[1])
-        for operation in condition.values()
-        if operation.kind == "constant" and (found := _CONSTANT.search(f"constant({operation.rest}"))
-    ]
+    constants = [o.rest.split(")")[0] for o in condition.values() if o.kind == "constant"]
+    limits = [int(value) for value in constants if value.isdigit()]
     if len(limits) != 1:
         raise ValueError(f"the turns of a loop cannot be read: {loop.rest[:200]}")
     return limits[0]
@@ -173,7 +171,8 @@ def _touched_bytes(
     if operation.kind in ("dynamic-slice", "gather", "slice"):
         return 2 * _main_bytes(operation.shape)
     if operation.kind in ("dynamic-update-slice", "scatter"):
-        return 2 * _main_bytes(operands[min(len(operands) - 1, 1 if "dynamic" in operation.kind else 2)])
+        put = 1 if operation.kind == "dynamic-update-slice" else -1
+        return 2 * _main_bytes(operands[put])
     result = _main_bytes(operation.shape)
     if operation.kind != "fusion":
         return result + sum(map(_main_bytes, operands))

@@ -237,7 +237,8 @@ class MeshProgram:
     @functools.cached_property
     def _training(self) -> Data:
         """The training data on every device."""
-        return {name: self._place_whole(x) for name, x in self._data.items() if name not in _HELD_OUT}
+        training = {name: x for name, x in self._data.items() if name not in _HELD_OUT}
+        return self._place_whole(training)
 
     @functools.cached_property
     def _held_out(self) -> dict[str, list[tuple[Batch, int]]]:

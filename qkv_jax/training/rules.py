@@ -1,11 +1,11 @@
 """Sharding rules as data: how each parameter is cut over a mesh, by a pattern on its path.
 
 A rule is a pair (pattern, spec). The pattern is a regular expression that must match the whole path
-of a parameter, such as `layer_0/attention/key/kernel`; the spec names, for every dimension, the axis
-of the mesh over which it is cut, several axes, or None. The word `whole` in place of a spec keeps a
-copy on every device, whatever the rank. The first rule that matches counts, and a parameter that no
-rule matches is refused: nothing is replicated because somebody forgot it (after `sharding.py` of
-big_vision).
+of a parameter, such as `layer_0/attention/key/kernel`; the spec names, for every dimension, the
+axis of the mesh over which it is cut, several axes, or None. The word `whole` in place of a spec
+keeps a copy on every device, whatever the rank. The first rule that matches counts, and a parameter
+that no rule matches is refused: nothing is replicated because somebody forgot it (after
+`sharding.py` of big_vision).
 
 A projection that several roles share is one leaf of the tree, so one rule cuts it once.
 """

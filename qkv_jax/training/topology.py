@@ -32,7 +32,7 @@ class Chip:
 
     name: str
     flops: float
-    memory: float
+    memory: int
     bandwidth: float
     link: float
 
@@ -41,9 +41,9 @@ class Chip:
 # v5p and v6e, read in 2026: peak bf16 compute, HBM capacity and bandwidth a chip, and bidirectional
 # ICI bandwidth a chip (400, 1200, 800 GB/s), here divided by two ways and by ports (4, 6, 4).
 CHIPS = {
-    "TPU v5 lite": Chip("v5e", 197e12, 16e9, 819e9, 50e9),
-    "TPU v5": Chip("v5p", 459e12, 95e9, 2765e9, 100e9),
-    "TPU v6 lite": Chip("v6e", 918e12, 32e9, 1600e9, 100e9),
+    "TPU v5 lite": Chip("v5e", 197e12, 16 * 2**30, 819e9, 50e9),
+    "TPU v5": Chip("v5p", 459e12, 95 * 2**30, 2765e9, 100e9),
+    "TPU v6 lite": Chip("v6e", 918e12, 32 * 2**30, 1600e9, 100e9),
 }
 # How often a collective's bytes, as `Traffic` counts them, cross a link if they go round a ring of
 # chips in both directions at once; a permutation goes one way.
@@ -120,8 +120,7 @@ def compile_program(program: MeshProgram) -> Compiled:
         first = str(error).strip().splitlines()[0]
         if "RESOURCE_EXHAUSTED" not in first and "memory" not in first:
             raise ConfigError("--compile_only", str(program.mesh), first) from None
-        used = re.search(r"Used [\d.]+\w of [\d.]+\w hbm", str(error))
-        return Compiled(refusal=used[0] if used else first)
+        return Compiled(refusal=_refusal(str(error)))
     memory, text = compiled.memory_analysis(), compiled.as_text()
     return Compiled(
         arguments=memory.argument_size_in_bytes
@@ -132,6 +131,14 @@ def compile_program(program: MeshProgram) -> Compiled:
         traffic=collectives(text),
         touched=memory_bytes(text),
     )
+
+
+def _refusal(error: str) -> str:
+    """How much the compiler would have needed of how much, if it says so."""
+    for pattern in (r"Used [\d.]+\w of [\d.]+\w hbm", r"total memory required[^.]*\.\d*[^.]*"):
+        if found := re.search(pattern, error):
+            return found[0]
+    return error.strip().splitlines()[0]
 
 
 def seconds(chip: Chip, flops: float, compiled: Compiled) -> dict[str, float]:

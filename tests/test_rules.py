@@ -1,0 +1,150 @@
+"""Sharding rules: first match wins, nothing is left uncovered, what does not fit is one line."""
+
+import functools
+
+import jax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import PartitionSpec
+
+from configs.options import OPTIONS
+from qkv_jax.config import ConfigError, build
+from qkv_jax.tasks import make_task
+from qkv_jax.training.mesh import MeshConfig
+from qkv_jax.training.rules import RULE_SETS, parse_rules, partition
+from qkv_jax.training.state import TrainConfig
+from qkv_jax.training.step import Replica
+from qkv_jax.transformer import ModelConfig
+
+TREE = {
+    "layer_0": {
+        "attention": {
+            "key": {"kernel": jax.ShapeDtypeStruct((8, 2, 4), "float32")},
+            "out": {"kernel": jax.ShapeDtypeStruct((2, 4, 8), "float32")},
+        },
+        "mlp_norm": {"scale": jax.ShapeDtypeStruct((8,), "float32")},
+    }
+}
+SIZES = {"data": 2, "fsdp": 4, "tensor": 2}
+
+
+def specs(rules):
+    return partition(parse_rules(rules), TREE, SIZES)["layer_0"]
+
+
+def test_the_first_rule_that_matches_the_whole_path_counts():
+    """A later rule does not, nor one that matches a part of the path."""
+    found = specs(
+        [
+            ["attention", [None]],  # a part of the path: no match, or the length would be refused
+            [".*/key/kernel", ["fsdp", None, None]],
+            [".*/attention/.*", [None, None, ["fsdp", "tensor"]]],
+            [".*", "whole"],
+        ]
+    )
+    assert found["attention"]["key"]["kernel"] == PartitionSpec("fsdp", None, None)
+    assert found["attention"]["out"]["kernel"] == PartitionSpec(None, None, ("fsdp", "tensor"))
+    assert found["mlp_norm"]["scale"] == PartitionSpec()
+
+
+@pytest.mark.parametrize(
+    ("rules", "line"),
+    [
+        (
+            [[".*/kernel", "whole"]],
+            "rules: given '1 rules'; no rule covers layer_0/mlp_norm/scale; "
+            "add one ([pattern, 'whole'] keeps it whole everywhere)",
+        ),
+        (
+            [[".*/key/kernel", ["fsdp", None]], [".*", "whole"]],
+            "rules[0]: given ['fsdp', None]; needs 3 entries for layer_0/attention/key/kernel "
+            "[8, 2, 4]",
+        ),
+        (
+            [[".*/key/kernel", [None, "fsdp", None]], [".*", "whole"]],
+            "rules[0]: given [None, 'fsdp', None]; fsdp = 4 does not divide "
+            "layer_0/attention/key/kernel [8, 2, 4]",
+        ),
+        (
+            [[".*/key/kernel", [None, None, ["fsdp", "tensor"]]], [".*", "whole"]],
+            "rules[0]: given [None, None, ('fsdp', 'tensor')]; fsdp = 4 x tensor = 2 does not "
+            "divide layer_0/attention/key/kernel [8, 2, 4]",
+        ),
+        ([["(", "whole"]], "rules[0]: given '('; is no regular expression: "),
+        ([[3, "whole"]], "rules[0]: given 3; is no regular expression: "),
+        (
+            [[".*", ["fsdq"]]],
+            "rules[0]: given 'fsdq'; no such axis; allowed: data, fsdp, tensor",
+        ),
+        ([[".*", ["fsdp", "fsdp"]]], "rules[0]: given 'fsdp'; an axis can cut one dimension only"),
+        ([[".*", "all"]], "rules[0]: given 'all'; must be a list of axes or none"),
+        ([".*"], "rules[0]: given '.*'; must be a pair [pattern, spec]"),
+        ([], "rules: given []; must be a list of [pattern, spec], or a set's name"),
+        ("megaton", "rules: given 'megaton'; allowed: megatron, inner, replicated, or a list of"),
+    ],
+)
+def test_rules_that_cannot_be_are_refused(rules, line):
+    """One line each: which rule, what was given, what is allowed, and for which parameter."""
+    with pytest.raises(ConfigError) as refusal:
+        specs(rules)
+    assert str(refusal.value).startswith(line)
+
+
+@pytest.mark.parametrize("rules", RULE_SETS)
+def test_every_set_covers_every_option_of_the_encoder(rules):
+    """No model of configs/options.py has a parameter that a set forgets or cannot cut in two."""
+    task = make_task("reverse", {"length": 8})
+    sizes = {"data": 1, "fsdp": 2, "tensor": 1}
+    for option in ({}, *OPTIONS.values()):
+        sizes_of_model = {"layers": 1, "width": 16, "heads": 2, "mlp_width": 48}
+        model = build(ModelConfig, sizes_of_model | option)
+        replica = Replica(model, task, TrainConfig())
+        params = jax.eval_shape(functools.partial(replica.init_params, 0))
+        found = partition(parse_rules(rules), params, sizes)
+        assert len(jax.tree.leaves(found)) == len(jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("rules", RULE_SETS)
+def test_a_tied_projection_has_one_spec(rules):
+    """Under Q=K=V one leaf, `query`, is cut once: there is nothing else that could be cut."""
+    model = ModelConfig(tie="Q=K=V", layers=1, width=16, heads=2)
+    replica = Replica(model, make_task("reverse", {"length": 8}), TrainConfig())
+    params = jax.eval_shape(lambda: replica.init_params(0))
+    found = partition(parse_rules(rules), params, {"data": 1, "fsdp": 2, "tensor": 2})
+    assert sorted(found["layer_0"]["attention"]) == ["out", "query"]
+
+
+@given(
+    data=st.integers(1, 5), fsdp=st.integers(1, 5), tensor=st.integers(1, 5), n=st.integers(1, 60)
+)
+def test_the_sizes_of_a_mesh_multiply_to_the_devices(data, fsdp, tensor, n):
+    """Or are refused; and -1 is whatever the others leave, or refused."""
+    product = data * fsdp * tensor
+    config = MeshConfig(data, fsdp, tensor)
+    if product == n:
+        assert config.sizes(n) == {"data": data, "fsdp": fsdp, "tensor": tensor}
+    else:
+        with pytest.raises(ConfigError, match=f"must be equal to the number of devices, {n}"):
+            config.sizes(n)
+    rest = MeshConfig(-1, fsdp, tensor)
+    if n % (fsdp * tensor):
+        with pytest.raises(ConfigError, match=f"must be a divisor of the number of devices, {n}"):
+            rest.sizes(n)
+    else:
+        assert rest.sizes(n)["data"] * fsdp * tensor == n
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"data": -1, "fsdp": -1}, "fsdp: given -1; only one axis can take what is left: data"),
+        ({"tensor": 0}, "tensor: given 0; must be a whole number above 0"),
+        ({"data": 2, "tensor": 2, "by": "pmap"}, "by: given 'pmap'; has the axis data alone"),
+        ({"by": "pmpa"}, "by: given 'pmpa'; did you mean 'pmap'? allowed: jit, pmap"),
+    ],
+)
+def test_meshes_that_cannot_be_are_refused(fields, line, unchecked):
+    with pytest.raises(ConfigError) as refusal:
+        MeshConfig(**fields)
+    assert str(refusal.value).startswith(line)
