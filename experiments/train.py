@@ -56,7 +56,7 @@ class TrainFile:
     task: dict[str, Any]
     model: dict[str, Any]
     train: dict[str, Any]
-    mesh: MeshConfig | None = None  # by default one device
+    mesh: MeshConfig = MeshConfig()  # noqa: RUF009 (frozen); nothing given: one device
     seed: int = 0
     checkpoint_steps: tuple[int, ...] = ()
     checkpoint_every: int = 0  # steps between further ones; 0: none
@@ -73,7 +73,7 @@ def main() -> None:
     file = build(TrainFile, values)
     replica = replica_of(values)
     keep = Keep(file.checkpoint_steps, file.checkpoint_every, file.checkpoints_kept)
-    mesh = file.mesh or MeshConfig()
+    mesh = file.mesh
     if _COMPILE_ONLY.value:
         found = compile_only.look(replica, mesh, _COMPILE_ONLY.value)
         print("\n".join(compile_only.describe(found)))
