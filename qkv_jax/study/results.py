@@ -241,8 +241,8 @@ class Workdir:
         shutil.rmtree(folder, ignore_errors=True)
         with Events(folder) as events:
             for step, loss, value in curve.itertuples(index=False):
-                events.add("train/loss", loss, step, time=step)
-                events.add("validation/value", value, step, time=step)
+                events.add("train/loss", loss, step, time=float(step))
+                events.add("validation/value", value, step, time=float(step))
 
     def write(self, name: str, content: str | bytes) -> None:
         """Writes or replaces a file as a whole: a crash leaves the old one or the new one."""
