@@ -12,6 +12,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from qkv_jax.study.results import load_study
 from qkv_jax.training.checkpoint import Checkpoints, replica_of
+from qkv_jax.training.files import LOCK
 
 TRAIN_CONFIG = """
 from configs import train
@@ -44,7 +45,6 @@ def get_config():
         "study": {{"learning_rates": (3e-3, 1e-2), "tune_seeds": 1, "eval_seeds": 3}},
     }})
 """
-
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +84,8 @@ def print_of(folder: pathlib.Path) -> dict[str, str]:
     found = {}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(file.relative_to(folder))
+        if file.name == LOCK:  # of a process that was killed when all was done; it holds nothing
+            continue
         if ".tfevents." in name:
             found[f"{name.partition('.tfevents.')[0]}"] = _hash(_events(file.read_bytes()))
         elif name.startswith("checkpoints/") and folder.joinpath("result.json").exists():
