@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from qkv_jax.config import ConfigError
 from qkv_jax.study.costs import matrix_flops, measure
 from qkv_jax.training.mesh import MeshConfig, MeshProgram
 from qkv_jax.training.step import Replica
@@ -21,6 +22,8 @@ def look(replica: Replica, mesh: MeshConfig, topology: str) -> dict[str, Any]:
     Raises:
       ConfigError: if topology, mesh and replica do not fit together.
     """
+    if mesh.by == "pmap":
+        raise ConfigError("mesh.by", mesh.by, "what --compile_only compiles is sharded by 'jit'")
     if replica.model.implementation == "auto":  # it stands for another one there than here
         model = dataclasses.replace(replica.model, implementation="xla")
         replica = dataclasses.replace(replica, model=model)
@@ -106,13 +109,19 @@ def describe(found: dict[str, Any]) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps libtpu's warnings about the machine it is not on off stderr; shows them on failure."""
+    """Keeps libtpu's warnings about the machine it is not on off stderr, unless it breaks."""
     sys.stderr.flush()
     own = os.dup(2)
     with tempfile.TemporaryFile() as kept:
         os.dup2(kept.fileno(), 2)
         try:
             yield
+        except ConfigError:
+            raise
+        except Exception:
+            kept.seek(0)
+            os.write(own, kept.read())
+            raise
         finally:
             os.dup2(own, 2)
             os.close(own)

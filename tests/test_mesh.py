@@ -78,6 +78,11 @@ def test_scores_and_initial_values_are_those_of_one_device(found):
     assert found["start"] < 1e-6
 
 
+def test_a_step_takes_the_memory_of_the_state_that_it_is_given(found):
+    """Parameters and moments of before are gone: a second copy would not fit a large model."""
+    assert found["donated"]
+
+
 def test_a_checkpoint_goes_on_on_another_mesh_or_none(found):
     """Saved on fsdp 2 x tensor 4: the next three losses on two other meshes and on one device are
     those of where it was saved, and of the run that was never interrupted."""

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 from configs.options import OPTIONS
 from qkv_jax.config import ConfigError, build
 from qkv_jax.tasks import make_task
+from qkv_jax.tie import Tie
 from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.rules import RULE_SETS, parse_rules, partition
 from qkv_jax.training.state import TrainConfig
@@ -107,12 +108,20 @@ def test_every_set_covers_every_option_of_the_encoder(rules):
 
 @pytest.mark.parametrize("rules", RULE_SETS)
 def test_a_tied_projection_has_one_spec(rules):
-    """Under Q=K=V one leaf, `query`, is cut once: there is nothing else that could be cut."""
-    model = ModelConfig(tie="Q=K=V", layers=1, width=16, heads=2)
-    replica = Replica(model, make_task("reverse", {"length": 8}), TrainConfig())
-    params = jax.eval_shape(lambda: replica.init_params(0))
-    found = partition(parse_rules(rules), params, {"data": 1, "fsdp": 2, "tensor": 2})
-    assert sorted(found["layer_0"]["attention"]) == ["out", "query"]
+    """Under each of the 15 ties the leaves of attention are the tie's sources and the output, each
+    with a spec of its own: of roles that share a projection there is nothing else to cut. The sets
+    that cut anything cut every one of them."""
+    task = make_task("reverse", {"length": 8})
+    for tie in Tie.all():
+        model = ModelConfig(tie=str(tie), layers=1, width=16, heads=2)
+        replica = Replica(model, task, TrainConfig())
+        params = jax.eval_shape(lambda replica=replica: replica.init_params(0))
+        found = partition(parse_rules(rules), params, {"data": 1, "fsdp": 2, "tensor": 2})
+        attention = found["layer_0"]["attention"]
+        assert attention.keys() == {*tie.sources, "out"}
+        specs = jax.tree.leaves(attention, is_leaf=lambda x: isinstance(x, PartitionSpec))
+        assert len(specs) == len(attention)
+        assert all(("tensor" in spec) == (rules != "replicated") for spec in specs)
 
 
 @given(
@@ -141,6 +150,7 @@ def test_the_sizes_of_a_mesh_multiply_to_the_devices(data, fsdp, tensor, n):
         ({"data": -1, "fsdp": -1}, "fsdp: given -1; only one axis can take what is left: data"),
         ({"tensor": 0}, "tensor: given 0; must be a whole number above 0"),
         ({"data": 2, "tensor": 2, "by": "pmap"}, "by: given 'pmap'; has the axis data alone"),
+        ({"by": "pmap"}, "by: given 'pmap'; needs the axis data: how many devices, or -1 for all"),
         ({"by": "pmpa"}, "by: given 'pmpa'; did you mean 'pmap'? allowed: jit, pmap"),
     ],
 )

@@ -69,6 +69,8 @@ class MeshConfig:
         parse_rules(self.rules)
         if self.by == "pmap" and {self.fsdp, self.tensor} - {None, 1}:
             raise ConfigError("by", "pmap", "has the axis data alone; fsdp and tensor need 'jit'")
+        if self.by == "pmap" and self.data is None:
+            raise ConfigError("by", "pmap", "needs the axis data: how many devices, or -1 for all")
 
     @property
     def is_given(self) -> bool:
