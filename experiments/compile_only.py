@@ -81,16 +81,18 @@ def describe(found: dict[str, Any]) -> list[str]:
     lines += [
         f"memory a chip   {giga(found['memory'])}"
         + (f" of {giga(found['hbm'])}" if "hbm" in found else "")
-        + f": fits (state and data {giga(found['arguments'])}, "
-        f"temporaries {giga(found['temporaries'])})",
-        f"FLOPs a step    {found['flops']:.4g}, matrix products as traced, with what is computed "
-        "again in the backward pass",
-        f"                {found['model_flops']:.4g} without it; 6 x parameters x tokens is "
+        + ": fits",
+        f"                state and data {giga(found['arguments'])}, "
+        f"temporaries {giga(found['temporaries'])}",
+        f"FLOPs a step    {found['flops']:.4g}, with what the backward pass computes again",
+        f"                {found['model_flops']:.4g} without; 6 x parameters x tokens is "
         f"{found['rule_of_thumb']:.4g}",
-        f"bytes a step    {giga(found['touched'])} of memory traffic a chip",
+        f"bytes a step    {giga(found['touched'])} from and to each chip's memory",
     ]
+    label = "collectives"
     for kind, (count, moved) in found["traffic"].items():
-        lines.append(f"collectives     {kind}: {count:.0f} a step, {giga(moved)} a chip")
+        lines.append(f"{label:16}{kind}: {count:.0f} a step, {giga(moved)} a chip")
+        label = ""
     if not found["traffic"]:
         lines.append("collectives     none")
     if "seconds" not in found:
@@ -101,9 +103,9 @@ def describe(found: dict[str, Any]) -> list[str]:
     useful = times["arithmetic"] * found["model_flops"] / found["flops"] / low
     return [
         *lines,
-        f"step time       {1e3 * low:.1f} ms if all overlap, {1e3 * high:.1f} ms if nothing does, "
-        "estimated from the chip's peak numbers",
-        f"                {parts}; at best {useful:.0%} of the peak does useful arithmetic",
+        f"step time       {1e3 * low:.1f} ms if all overlap, {1e3 * high:.1f} ms if nothing does",
+        f"                {parts}, at the chip's peak",
+        f"                at best {useful:.0%} of the peak does useful arithmetic",
     ]
 
 

@@ -85,13 +85,18 @@ def ended(both):
     return [(p.returncode, *text) for p, text in zip(both, texts, strict=True)]
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("several")
+def write_place(folder):
+    """A text, and the configs of a short and a long run on it."""
     text = np.random.default_rng(0).integers(97, 107, 4000).astype(np.uint8)
     (folder / "text").write_bytes(text.tobytes())
     for name, steps in (("short", 9), ("long", 3000)):
         (folder / f"{name}.py").write_text(CONFIG % (str(folder / "text"), steps))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("several")
+    write_place(folder)
     return folder
 
 

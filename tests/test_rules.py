@@ -1,6 +1,9 @@
 """Sharding rules: first match wins, nothing is left uncovered, what does not fit is one line."""
 
+import ast
 import functools
+import pathlib
+import re
 
 import jax
 import pytest
@@ -8,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
+from configs import train
 from configs.options import OPTIONS
 from qkv_jax.config import ConfigError, build
 from qkv_jax.tasks import make_task
 from qkv_jax.tie import Tie
+from qkv_jax.training.checkpoint import replica_of
 from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.rules import RULE_SETS, parse_rules, partition
 from qkv_jax.training.state import TrainConfig
@@ -32,6 +37,20 @@ SIZES = {"data": 2, "fsdp": 4, "tensor": 2}
 
 def specs(rules):
     return partition(parse_rules(rules), TREE, SIZES)["layer_0"]
+
+
+def test_the_rules_in_the_docs_cover_the_default_model():
+    """docs/parallelism.md, as they stand there."""
+    guide = (pathlib.Path(__file__).parent.parent / "docs" / "parallelism.md").read_text()
+    source = re.search(r"config\.mesh\.rules = (\(.*?\n\))", guide, re.DOTALL)[1]
+    config = train.get_config()
+    config.mesh.update(data=2, fsdp=2, tensor=2, rules=ast.literal_eval(source))
+    values = config.to_dict()
+    params = jax.eval_shape(functools.partial(replica_of(values).init_params, 0))
+    mesh = build(MeshConfig, values["mesh"])
+    found = partition(parse_rules(mesh.rules), params, mesh.sizes(8))
+    kernel = found["layer_0"]["attention"]["key"]["kernel"]
+    assert kernel == PartitionSpec("fsdp", "tensor", None)
 
 
 def test_the_first_rule_that_matches_the_whole_path_counts():

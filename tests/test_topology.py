@@ -1,5 +1,7 @@
 """Compiling for hardware that is not there: what is read off a program, and what is refused."""
 
+import json
+import pathlib
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import compile_only
+from experiments import compile_only, compile_table
 from experiments.compile_only import describe
 from qkv_jax.config import ConfigError
 from qkv_jax.study.costs import matrix_flops
@@ -165,8 +167,9 @@ def test_an_unknown_chip_gets_no_estimate():
     times = {"arithmetic": 0.2, "memory": 0.1, "links": 0.05}
     lines = describe(FOUND | {"hbm": 16e9, "seconds": times})
     assert "memory a chip   10.00 GB of 16.00 GB: fits" in lines[2]
-    assert "200.0 ms if all overlap, 350.0 ms if nothing does" in lines[-2]
-    assert lines[-1].endswith("at best 75% of the peak does useful arithmetic")
+    assert lines[-3] == "step time       200.0 ms if all overlap, 350.0 ms if nothing does"
+    assert lines[-1] == " " * 16 + "at best 75% of the peak does useful arithmetic"
+    assert max(map(len, lines)) <= 80
     assert describe(FOUND | {"refusal": "Used 20G of 16G hbm"})[2:] == [
         "does not fit: Used 20G of 16G hbm"
     ]
@@ -215,6 +218,24 @@ def test_a_step_is_looked_at_as_it_would_run(monkeypatch):
     lines = describe(found)
     assert lines[0] == "v5e:2x1: 2 x cpu, mesh data 2 x fsdp 1 x tensor 1"
     assert lines[-1] == "step time       not estimated: no numbers for 'cpu'"
+
+
+def test_the_page_shows_what_was_compiled():
+    """Every cell, none missing; and the times follow from its counts and the chip's numbers of
+    today."""
+    docs = pathlib.Path(__file__).parent.parent / "docs"
+    done = [json.loads(line) for line in (docs / "compile_only.jsonl").read_text().splitlines()]
+    assert all(any(compile_table.same(cell, d) for d in done) for cell in compile_table.cells())
+    page = (docs / "compile_only.md").read_text()
+    for name, table in compile_table.tables(done).items():
+        assert f"<!-- {name}:begin -->\n{table}\n<!-- {name}:end -->" in page
+    for found in (cell["found"] for cell in done if not cell["found"]["refusal"]):
+        chip = CHIPS[found["kind"]]
+        traffic = {kind: Traffic(*moved) for kind, moved in found["traffic"].items()}
+        compiled = Compiled(traffic=traffic, touched=found["touched"])
+        expected = seconds(chip, found["flops"] / found["chips"], compiled)
+        assert found["seconds"] == pytest.approx(expected)
+        assert found["memory"] < found["hbm"] == chip.memory
 
 
 def test_data_parallelism_by_pmap_is_not_what_is_compiled():
