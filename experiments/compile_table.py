@@ -47,7 +47,11 @@ def cells() -> list[dict[str, Any]]:
 
 
 def compile_cell(cell: dict[str, Any]) -> dict[str, Any]:
-    """What the compiler makes of a cell, or why there is nothing to compile."""
+    """What the compiler makes of a cell, or why there is nothing to compile.
+
+    Raises:
+      ConfigError: if there is no compiler, or it fails for another reason than memory.
+    """
     values = big.get_config(cell["size"]).to_dict()
     values["model"]["tie"] = cell["tie"]
     given = cell["mesh"] or values["mesh"]
@@ -55,6 +59,8 @@ def compile_cell(cell: dict[str, Any]) -> dict[str, Any]:
         mesh = build(MeshConfig, given, "mesh")
         found = compile_only.look(replica_of(values), mesh, cell["topology"])
     except ConfigError as error:
+        if error.field == "--compile_only":  # no compiler, or it broke: says nothing of the cell
+            raise
         found = {"refusal": str(error)}
     return cell | {"found": found}
 

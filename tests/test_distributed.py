@@ -200,6 +200,42 @@ def test_what_one_process_refuses_all_refuse(place):
     assert [path.name for path in workdir.iterdir()] == ["mine"]
 
 
+SHARES = """
+import json, runpy, sys
+from qkv_jax.training import distributed
+from qkv_jax.training.checkpoint import replica_of
+from qkv_jax.training.devices import use_virtual_devices
+from qkv_jax.training.mesh import MeshConfig, MeshProgram
+config, coordinator, index = sys.argv[1:]
+use_virtual_devices(2)
+distributed.join(distributed.Processes(coordinator, 2, int(index)))
+replica = replica_of(runpy.run_path(config)["get_config"]().to_dict())
+data, found = replica.task.load(), []
+for sizes in ((2, 2, 1), (2, 1, 2), (1, 1, 4)):
+    program = MeshProgram(replica, data, MeshConfig(*sizes, rules="replicated"))
+    found.append(next(program.stream(0))["windows"].tolist())
+print(json.dumps(found))
+distributed.leave()
+"""
+
+
+def test_each_process_reads_its_own_rows_alone(place):
+    """With the batch cut over the processes, by data or by data and fsdp, each reads half of it,
+    the halves are not the same, and together they are the batch; where `tensor` spans the processes
+    both hold the same rows, and read all."""
+    line = ["timeout", "-s", "KILL", "300", sys.executable, "-c", SHARES]
+    line += [place / "short.py", f"127.0.0.1:{free_port()}"]
+    own = {"cwd": ROOT, "env": ENVIRONMENT, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([*line, str(i)], **own) for i in (0, 1)]
+    outputs = [process.communicate()[0].splitlines()[-1] for process in both]
+    first, second = map(json.loads, outputs)
+    batch = first[2]
+    assert len(batch) == 8 and second[2] == batch
+    for own, other in zip(first[:2], second[:2], strict=True):
+        assert len(own) == len(other) == 4
+        assert own + other == batch and own != other
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_shares_of_a_stream_make_its_batches(count):
     """Over three epochs: side by side, what the processes read is what one process would."""

@@ -34,6 +34,25 @@ def found(tmp_path_factory):
     return json.loads(run_alone(["tests/mesh_worker.py", str(folder)], 900))
 
 
+THREADS = """
+import os
+del os.environ["NPROC"]
+import jax
+from qkv_jax.training.devices import use_virtual_devices
+use_virtual_devices(8)
+count = jax.device_count()
+tasks = [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
+print(count, sum(name.startswith("tf_XLA") for name in tasks))
+"""
+
+
+def test_virtual_devices_get_two_threads_each():
+    """Where nobody set NPROC, the command does, early enough for XLA to heed it: with fewer threads
+    than devices collectives wait for ever."""
+    count, threads = map(int, run_alone(["-c", THREADS], 120).split())
+    assert count == 8 and threads >= 16
+
+
 ALONE = "jit, one device"
 
 
