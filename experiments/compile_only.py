@@ -103,8 +103,8 @@ def describe(found: dict[str, Any]) -> list[str]:
     useful = times["arithmetic"] * found["model_flops"] / found["flops"] / low
     return [
         *lines,
-        f"step time       {1e3 * low:.1f} ms if all overlap, {1e3 * high:.1f} ms if nothing does",
-        f"                {parts}, at the chip's peak",
+        f"step time       {1e3 * low:.1f} ms if all overlap, {1e3 * high:.1f} ms if nothing does;",
+        f"                at peak {parts}",
         f"                at best {useful:.0%} of the peak does useful arithmetic",
     ]
 

@@ -27,8 +27,7 @@ def of_one_process(folder):
     ]
     saved = losses[ALONE][4:7]
     for name, own in restored.items():
-        way = name if name == "where it was saved" else f"restored onto {name}"
-        rows.append((f"{way}, after step 4", len(own), largest_difference(own, saved)))
+        rows.append((f"from step 4, {name}", len(own), largest_difference(own, saved)))
     return rows
 
 
@@ -63,7 +62,7 @@ def main():
         rows = of_one_process(folder / "one") + of_several_processes(folder / "several")
     print("| way | losses | largest relative difference |\n|---|---:|---:|")
     for way, count, difference in rows:
-        print(f"| {way} | {count} | {difference:.1e} |")
+        print(f"| {way} | {count} | {f'{difference:.1e}' if difference else '0'} |")
 
 
 if __name__ == "__main__":

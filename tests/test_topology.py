@@ -167,7 +167,7 @@ def test_an_unknown_chip_gets_no_estimate():
     times = {"arithmetic": 0.2, "memory": 0.1, "links": 0.05}
     lines = describe(FOUND | {"hbm": 16e9, "seconds": times})
     assert "memory a chip   10.00 GB of 16.00 GB: fits" in lines[2]
-    assert lines[-3] == "step time       200.0 ms if all overlap, 350.0 ms if nothing does"
+    assert lines[-3] == "step time       200.0 ms if all overlap, 350.0 ms if nothing does;"
     assert lines[-1] == " " * 16 + "at best 75% of the peak does useful arithmetic"
     assert max(map(len, lines)) <= 80
     assert describe(FOUND | {"refusal": "Used 20G of 16G hbm"})[2:] == [
