@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import big
 from experiments import compile_only, compile_table
 from experiments.compile_only import describe
 from qkv_jax.config import ConfigError
@@ -230,11 +231,14 @@ def test_the_page_shows_what_was_compiled():
     for name, table in compile_table.tables(done).items():
         assert f"<!-- {name}:begin -->\n{table}\n<!-- {name}:end -->" in page
     for found in (cell["found"] for cell in done if not cell["found"]["refusal"]):
-        chip = CHIPS[found["kind"]]
-        traffic = {kind: Traffic(*moved) for kind, moved in found["traffic"].items()}
-        compiled = Compiled(traffic=traffic, touched=found["touched"])
-        expected = seconds(chip, found["flops"] / found["chips"], compiled)
-        assert found["seconds"] == pytest.approx(expected)
+        chip, steps = CHIPS[found["kind"]], big.get_config().train.report_every
+        traffic = {
+            kind: Traffic(*(round(steps * number) for number in moved))
+            for kind, moved in found["traffic"].items()
+        }
+        compiled = Compiled(traffic=traffic, touched=round(steps * found["touched"]))
+        expected = seconds(chip, steps * found["flops"] / found["chips"], compiled)
+        assert {what: steps * t for what, t in found["seconds"].items()} == pytest.approx(expected)
         assert found["memory"] < found["hbm"] == chip.memory
 
 
