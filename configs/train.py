@@ -9,7 +9,7 @@ Every option of the encoder is a field below. Another task has other options: co
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 from configs import tree
 
@@ -61,7 +61,8 @@ def get_config() -> ConfigDict:
                 "data": placeholder(int),
                 "fsdp": placeholder(int),
                 "tensor": placeholder(int),
-                "rules": "megatron",
+                # A name, or pairs (pattern, spec), see qkv_jax/training/rules.py.
+                "rules": FieldReference("megatron", field_type=object),
                 "by": "jit",
             },
             "seed": 0,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from qkv_jax.config import ConfigError
 from qkv_jax.study.costs import matrix_flops, measure
 from qkv_jax.training.mesh import MeshConfig, MeshProgram
 from qkv_jax.training.step import Replica
@@ -21,6 +22,8 @@ def look(replica: Replica, mesh: MeshConfig, topology: str) -> dict[str, Any]:
     Raises:
       ConfigError: if topology, mesh and replica do not fit together.
     """
+    if mesh.by == "pmap":
+        raise ConfigError("mesh.by", mesh.by, "what --compile_only compiles is sharded by 'jit'")
     if replica.model.implementation == "auto":  # it stands for another one there than here
         model = dataclasses.replace(replica.model, implementation="xla")
         replica = dataclasses.replace(replica, model=model)
@@ -78,16 +81,18 @@ def describe(found: dict[str, Any]) -> list[str]:
     lines += [
         f"memory a chip   {giga(found['memory'])}"
         + (f" of {giga(found['hbm'])}" if "hbm" in found else "")
-        + f": fits (state and data {giga(found['arguments'])}, "
-        f"temporaries {giga(found['temporaries'])})",
-        f"FLOPs a step    {found['flops']:.4g}, matrix products as traced, with what is computed "
-        "again in the backward pass",
-        f"                {found['model_flops']:.4g} without it; 6 x parameters x tokens is "
+        + ": fits",
+        f"                state and data {giga(found['arguments'])}, "
+        f"temporaries {giga(found['temporaries'])}",
+        f"FLOPs a step    {found['flops']:.4g}, with what the backward pass computes again",
+        f"                {found['model_flops']:.4g} without; 6 x parameters x tokens is "
         f"{found['rule_of_thumb']:.4g}",
-        f"bytes a step    {giga(found['touched'])} of memory traffic a chip",
+        f"bytes a step    {giga(found['touched'])} from and to each chip's memory",
     ]
+    label = "collectives"
     for kind, (count, moved) in found["traffic"].items():
-        lines.append(f"collectives     {kind}: {count:.0f} a step, {giga(moved)} a chip")
+        lines.append(f"{label:16}{kind}: {count:.0f} a step, {giga(moved)} a chip")
+        label = ""
     if not found["traffic"]:
         lines.append("collectives     none")
     if "seconds" not in found:
@@ -98,21 +103,27 @@ def describe(found: dict[str, Any]) -> list[str]:
     useful = times["arithmetic"] * found["model_flops"] / found["flops"] / low
     return [
         *lines,
-        f"step time       {1e3 * low:.1f} ms if all overlap, {1e3 * high:.1f} ms if nothing does, "
-        "estimated from the chip's peak numbers",
-        f"                {parts}; at best {useful:.0%} of the peak does useful arithmetic",
+        f"step time       {1e3 * low:.1f} ms if all overlap, {1e3 * high:.1f} ms if nothing does;",
+        f"                at peak {parts}",
+        f"                at best {useful:.0%} of the peak does useful arithmetic",
     ]
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps libtpu's warnings about the machine it is not on off stderr; shows them on failure."""
+    """Keeps libtpu's warnings about the machine it is not on off stderr, unless it breaks."""
     sys.stderr.flush()
     own = os.dup(2)
     with tempfile.TemporaryFile() as kept:
         os.dup2(kept.fileno(), 2)
         try:
             yield
+        except ConfigError:
+            raise
+        except Exception:
+            kept.seek(0)
+            os.write(own, kept.read())
+            raise
         finally:
             os.dup2(own, 2)
             os.close(own)

@@ -47,7 +47,11 @@ def cells() -> list[dict[str, Any]]:
 
 
 def compile_cell(cell: dict[str, Any]) -> dict[str, Any]:
-    """What the compiler makes of a cell, or why there is nothing to compile."""
+    """What the compiler makes of a cell, or why there is nothing to compile.
+
+    Raises:
+      ConfigError: if there is no compiler, or it fails for another reason than memory.
+    """
     values = big.get_config(cell["size"]).to_dict()
     values["model"]["tie"] = cell["tie"]
     given = cell["mesh"] or values["mesh"]
@@ -55,6 +59,8 @@ def compile_cell(cell: dict[str, Any]) -> dict[str, Any]:
         mesh = build(MeshConfig, given, "mesh")
         found = compile_only.look(replica_of(values), mesh, cell["topology"])
     except ConfigError as error:
+        if error.field == "--compile_only":  # no compiler, or it broke: says nothing of the cell
+            raise
         found = {"refusal": str(error)}
     return cell | {"found": found}
 
@@ -84,14 +90,14 @@ def same(cell: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 _COLUMNS = (
-    "fits", "memory a chip", "FLOPs a step", "memory traffic", "gathered and scattered",
-    "reduced", "permuted", "arithmetic", "memory", "links", "step",
+    "fits", "memory, GB", "TFLOP", "traffic, GB", "gathered, GB", "reduced, GB", "permuted, GB",
+    "arithmetic, ms", "memory, ms", "links, ms", "step, ms",
 )  # fmt: skip
 
 
 def _head(first: tuple[str, ...]) -> list[str]:
     line = " | ".join([*first, *_COLUMNS])
-    rule = "|".join(["---"] * len(first) + ["---:"] * len(_COLUMNS))
+    rule = "|".join(["---"] * (len(first) + 1) + ["---:"] * (len(_COLUMNS) - 1))
     return [f"| {line} |", f"|{rule}|"]
 
 
@@ -101,19 +107,19 @@ def _columns(found: dict[str, Any] | None) -> list[str]:
         return ["not compiled", *empty]
     if found["refusal"]:
         return [f"no: {found['refusal']}", *empty]
-    giga = lambda number: f"{number / 1e9:.2f} GB"
+    giga = lambda number: f"{number / 1e9:.2f}"
     moved = lambda *kinds: giga(sum(found["traffic"].get(kind, (0, 0))[1] for kind in kinds))
-    times = found["seconds"]
+    times = {what: 1e3 * t for what, t in found["seconds"].items()}
     return [
         "yes",
         giga(found["memory"]),
-        f"{found['flops']:.3g}",
+        f"{found['flops'] / 1e12:.0f}",
         giga(found["touched"]),
         moved("all-gather", "reduce-scatter", "all-to-all"),
         moved("all-reduce"),
         moved("collective-permute"),
-        *(f"{1e3 * times[what]:.0f} ms" for what in ("arithmetic", "memory", "links")),
-        f"{1e3 * max(times.values()):.0f} to {1e3 * sum(times.values()):.0f} ms",
+        *(f"{times[what]:.0f}" for what in ("arithmetic", "memory", "links")),
+        f"{max(times.values()):.0f} to {sum(times.values()):.0f}",
     ]
 
 

@@ -5,8 +5,8 @@ Writes the curve, TensorBoard events and Orbax checkpoints; load the model back 
 code 75) or killed, it goes on with the same command and ends with the same bits.
 
 With `--config.mesh.data=2 --config.mesh.fsdp=4` it is sharded over devices, with `--coordinator`,
-`--processes` and `--process`, or `--distributed`, over processes as well: docs/scaling.md. With
-`--compile_only=v5e:4x4` nothing is trained: docs/compile_only.md.
+`--processes` and `--process`, or `--distributed`, over processes as well: docs/parallelism.md.
+With `--compile_only=v5e:4x4` nothing is trained: docs/compile_only.md.
 """
 
 import dataclasses

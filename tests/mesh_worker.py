@@ -1,7 +1,7 @@
 """Runs one small model in every parallel way on 8 virtual CPU devices; prints JSON.
 
 A process of its own for tests/test_mesh.py, since collectives over virtual devices want settings
-that must be made before JAX starts: `NPROC=16 timeout -s KILL 300 python tests/mesh_worker.py DIR`.
+that must be made before JAX starts: `NPROC=16 timeout -s KILL 900 python tests/mesh_worker.py DIR`.
 """
 
 import dataclasses
@@ -71,6 +71,12 @@ def described(state):
     return found | {"projections": attention}
 
 
+def is_used_up(program, state):
+    """Whether a step takes the memory of the state that it is given."""
+    program.advance(state, None)
+    return all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)))
+
+
 def side_by_side():
     """Losses of the seed as one of two replicas, under vmap and under pmap over seeds."""
     state = REPLICA.init(SEED, CONFIG.learning_rate)
@@ -133,6 +139,7 @@ def main(folder):
         "layouts": layouts,
         "scores": scores,
         "start": max(jax.tree.leaves(differ)),
+        "donated": is_used_up(programs["mesh, fsdp 8"], own),
         "restored": restored(pathlib.Path(folder) / "checkpoints", programs, start),
     }
     print(json.dumps(found))

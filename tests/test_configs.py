@@ -8,16 +8,18 @@ import sys
 import pandas as pd
 import pytest
 
-from configs import depth, scaling, train
+from configs import big, depth, scaling, train
 from configs.options import OPTIONS, get_config
 from configs.papers import courtois2024, kayyam2026
+from qkv_jax.study.costs import measure
 from qkv_jax.study.plan import Study
+from qkv_jax.training.checkpoint import replica_of
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(
     str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
     for path in (ROOT / "configs").rglob("*.py")
-    if path.name not in ("__init__.py", "train.py")
+    if path.name not in ("__init__.py", "train.py", "big.py")
 )
 
 
@@ -44,6 +46,29 @@ def test_every_study_resolves_and_says_its_command(name, size):
     assert f"{command} " in said and "GPU" in said
     if size and config_of(name, size)["name"] != config_of(name)["name"]:
         assert f"{command}:{size} " in said or f"`:{size}`" in said
+
+
+@pytest.mark.parametrize("size", big.SIZES)
+def test_every_big_run_is_a_run_of_the_size_that_its_name_says(size):
+    """To a tenth; with the fields of configs/train.py, so that overrides are the same; its mesh
+    takes whatever number of chips there is."""
+    values = big.get_config(size).to_dict()
+    params = measure(replica_of(values)).params
+    named = {"100m": 1e8, "1b": 1e9, "7b": 7e9}[size]
+    assert abs(params / named - 1) < 0.1, params
+    plain = train.get_config().to_dict()
+    assert values.keys() == plain.keys() and values["mesh"]["rules"] == plain["mesh"]["rules"]
+    assert all(values[part].keys() == plain[part].keys() for part in ("model", "train", "mesh"))
+    assert -1 in values["mesh"].values()
+
+
+def test_single_runs_say_their_command():
+    for module in (train, big):
+        file = module.__name__.replace(".", "/")
+        assert f"python -m experiments.train --config={file}.py" in module.__doc__
+    assert all(f"configs/big.py:{size} " in big.__doc__ for size in ("1b", "7b"))
+    with pytest.raises(ValueError, match="allowed: 100m, 1b, 7b, not '2b'"):
+        big.get_config("2b")
 
 
 def test_texts_of_your_own_can_be_named_wherever_bytes_are_masked():

@@ -34,6 +34,25 @@ def found(tmp_path_factory):
     return json.loads(run_alone(["tests/mesh_worker.py", str(folder)], 900))
 
 
+THREADS = """
+import os
+del os.environ["NPROC"]
+import jax
+from qkv_jax.training.devices import use_virtual_devices
+use_virtual_devices(8)
+count = jax.device_count()
+tasks = [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
+print(count, sum(name.startswith("tf_XLA") for name in tasks))
+"""
+
+
+def test_virtual_devices_get_two_threads_each():
+    """Where nobody set NPROC, the command does, early enough for XLA to heed it: with fewer threads
+    than devices collectives wait for ever."""
+    count, threads = map(int, run_alone(["-c", THREADS], 120).split())
+    assert count == 8 and threads >= 16
+
+
 ALONE = "jit, one device"
 
 
@@ -76,6 +95,11 @@ def test_scores_and_initial_values_are_those_of_one_device(found):
     assert len(scores["mesh, fsdp 8"]) == 100
     np.testing.assert_allclose(scores["mesh, fsdp 8"], scores[ALONE], atol=1e-6)
     assert found["start"] < 1e-6
+
+
+def test_a_step_takes_the_memory_of_the_state_that_it_is_given(found):
+    """Parameters and moments of before are gone: a second copy would not fit a large model."""
+    assert found["donated"]
 
 
 def test_a_checkpoint_goes_on_on_another_mesh_or_none(found):

@@ -32,6 +32,9 @@ REFUSED = {
     ("--distributed", "--config.mesh.data=8"): "--distributed: given 'auto'; processes cannot be "
     "joined: ",
     ("--compile_only=v5e:4x4",): "--compile_only: given 'v5e:4x4'; ",
+    ("--compile_only=v5e:4x4", "--config.mesh.data=16", "--config.mesh.by=pmap"): "mesh.by: given "
+    "'pmap'; what --compile_only compiles is sharded by 'jit'",
+    ("--config.mesh.by=pmap",): "mesh.by: given 'pmap'; needs the axis data",
 }  # fmt: skip
 
 

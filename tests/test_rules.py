@@ -1,6 +1,9 @@
 """Sharding rules: first match wins, nothing is left uncovered, what does not fit is one line."""
 
+import ast
 import functools
+import pathlib
+import re
 
 import jax
 import pytest
@@ -8,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
+from configs import train
 from configs.options import OPTIONS
 from qkv_jax.config import ConfigError, build
 from qkv_jax.tasks import make_task
+from qkv_jax.tie import Tie
+from qkv_jax.training.checkpoint import replica_of
 from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.rules import RULE_SETS, parse_rules, partition
 from qkv_jax.training.state import TrainConfig
@@ -31,6 +37,20 @@ SIZES = {"data": 2, "fsdp": 4, "tensor": 2}
 
 def specs(rules):
     return partition(parse_rules(rules), TREE, SIZES)["layer_0"]
+
+
+def test_the_rules_in_the_docs_cover_the_default_model():
+    """docs/parallelism.md, as they stand there."""
+    guide = (pathlib.Path(__file__).parent.parent / "docs" / "parallelism.md").read_text()
+    source = re.search(r"config\.mesh\.rules = (\(.*?\n\))", guide, re.DOTALL)[1]
+    config = train.get_config()
+    config.mesh.update(data=2, fsdp=2, tensor=2, rules=ast.literal_eval(source))
+    values = config.to_dict()
+    params = jax.eval_shape(functools.partial(replica_of(values).init_params, 0))
+    mesh = build(MeshConfig, values["mesh"])
+    found = partition(parse_rules(mesh.rules), params, mesh.sizes(8))
+    kernel = found["layer_0"]["attention"]["key"]["kernel"]
+    assert kernel == PartitionSpec("fsdp", "tensor", None)
 
 
 def test_the_first_rule_that_matches_the_whole_path_counts():
@@ -107,12 +127,20 @@ def test_every_set_covers_every_option_of_the_encoder(rules):
 
 @pytest.mark.parametrize("rules", RULE_SETS)
 def test_a_tied_projection_has_one_spec(rules):
-    """Under Q=K=V one leaf, `query`, is cut once: there is nothing else that could be cut."""
-    model = ModelConfig(tie="Q=K=V", layers=1, width=16, heads=2)
-    replica = Replica(model, make_task("reverse", {"length": 8}), TrainConfig())
-    params = jax.eval_shape(lambda: replica.init_params(0))
-    found = partition(parse_rules(rules), params, {"data": 1, "fsdp": 2, "tensor": 2})
-    assert sorted(found["layer_0"]["attention"]) == ["out", "query"]
+    """Under each of the 15 ties the leaves of attention are the tie's sources and the output, each
+    with a spec of its own: of roles that share a projection there is nothing else to cut. The sets
+    that cut anything cut every one of them."""
+    task = make_task("reverse", {"length": 8})
+    for tie in Tie.all():
+        model = ModelConfig(tie=str(tie), layers=1, width=16, heads=2)
+        replica = Replica(model, task, TrainConfig())
+        params = jax.eval_shape(lambda replica=replica: replica.init_params(0))
+        found = partition(parse_rules(rules), params, {"data": 1, "fsdp": 2, "tensor": 2})
+        attention = found["layer_0"]["attention"]
+        assert attention.keys() == {*tie.sources, "out"}
+        specs = jax.tree.leaves(attention, is_leaf=lambda x: isinstance(x, PartitionSpec))
+        assert len(specs) == len(attention)
+        assert all(("tensor" in spec) == (rules != "replicated") for spec in specs)
 
 
 @given(
@@ -141,6 +169,7 @@ def test_the_sizes_of_a_mesh_multiply_to_the_devices(data, fsdp, tensor, n):
         ({"data": -1, "fsdp": -1}, "fsdp: given -1; only one axis can take what is left: data"),
         ({"tensor": 0}, "tensor: given 0; must be a whole number above 0"),
         ({"data": 2, "tensor": 2, "by": "pmap"}, "by: given 'pmap'; has the axis data alone"),
+        ({"by": "pmap"}, "by: given 'pmap'; needs the axis data: how many devices, or -1 for all"),
         ({"by": "pmpa"}, "by: given 'pmpa'; did you mean 'pmap'? allowed: jit, pmap"),
     ],
 )

@@ -1,5 +1,7 @@
 """Compiling for hardware that is not there: what is read off a program, and what is refused."""
 
+import json
+import pathlib
 import subprocess
 import sys
 
@@ -8,11 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import big
+from experiments import compile_only, compile_table
 from experiments.compile_only import describe
 from qkv_jax.config import ConfigError
 from qkv_jax.study.costs import matrix_flops
+from qkv_jax.tasks import make_task
 from qkv_jax.training.hlo import Traffic, collectives, memory_bytes
-from qkv_jax.training.topology import CHIPS, Compiled, chip_of, seconds, tpu_devices
+from qkv_jax.training.mesh import MeshConfig
+from qkv_jax.training.state import TrainConfig
+from qkv_jax.training.step import Replica
+from qkv_jax.training.topology import (
+    CHIPS,
+    Compiled,
+    _refusal,
+    chip_of,
+    seconds,
+    tpu_devices,
+)
+from qkv_jax.transformer import ModelConfig
 
 HLO = """HloModule jit_step, is_scheduled=true
 
@@ -152,11 +168,83 @@ def test_an_unknown_chip_gets_no_estimate():
     times = {"arithmetic": 0.2, "memory": 0.1, "links": 0.05}
     lines = describe(FOUND | {"hbm": 16e9, "seconds": times})
     assert "memory a chip   10.00 GB of 16.00 GB: fits" in lines[2]
-    assert "200.0 ms if all overlap, 350.0 ms if nothing does" in lines[-2]
-    assert lines[-1].endswith("at best 75% of the peak does useful arithmetic")
+    assert lines[-3] == "step time       200.0 ms if all overlap, 350.0 ms if nothing does;"
+    assert lines[-1] == " " * 16 + "at best 75% of the peak does useful arithmetic"
+    assert max(map(len, lines)) <= 80
     assert describe(FOUND | {"refusal": "Used 20G of 16G hbm"})[2:] == [
         "does not fit: Used 20G of 16G hbm"
     ]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (32.57G) exceeds available HBM (15.75G).\nMore",
+            "total memory required for HLO temporaries (32.57G) exceeds available HBM (15.75G)",
+        ),
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
+            "space hbm. Used 20.22G of 15.75G hbm. Exceeded hbm capacity by 4.47G.",
+            "Used 20.22G of 15.75G hbm",
+        ),
+        ("RESOURCE_EXHAUSTED: vmem\nmore", "RESOURCE_EXHAUSTED: vmem"),
+    ],
+)
+def test_what_does_not_fit_says_how_much_of_how_much(error, reason):
+    """In the compiler's own words, of which it has several; unknown ones are its first line."""
+    assert _refusal(error) == reason
+
+
+SMALL = Replica(
+    ModelConfig(tie="K=V", layers=1, width=32, heads=2),
+    make_task("reverse", {"length": 8, "validation_examples": 8, "test_examples": 8}),
+    TrainConfig(steps=6, report_every=3, batch_size=16),
+    "by_leaf",
+)
+
+
+def test_a_step_is_looked_at_as_it_would_run(monkeypatch):
+    """For this machine's two CPU devices in place of a TPU's: FLOPs are three times the forward
+    pass's; what data parallelism sends a step is the gradient of every parameter, once, beside
+    losses and norms; state and moments fit in the arguments; nothing is estimated."""
+    monkeypatch.setattr(compile_only, "tpu_devices", lambda topology: jax.devices("cpu")[:2])
+    found = compile_only.look(SMALL, MeshConfig(data=2), "v5e:2x1")
+    assert found["flops"] == pytest.approx(found["model_flops"], rel=0.1)
+    gradients = 4 * found["params"]
+    assert list(found["traffic"]) == ["all-reduce"]
+    assert gradients <= found["traffic"]["all-reduce"][1] < 1.1 * gradients
+    assert 12 * found["params"] < found["arguments"] < 13 * found["params"]
+    lines = describe(found)
+    assert lines[0] == "v5e:2x1: 2 x cpu, mesh data 2 x fsdp 1 x tensor 1"
+    assert lines[-1] == "step time       not estimated: no numbers for 'cpu'"
+
+
+def test_the_page_shows_what_was_compiled():
+    """Every cell, none missing; and the times follow from its counts and the chip's numbers of
+    today."""
+    docs = pathlib.Path(__file__).parent.parent / "docs"
+    done = [json.loads(line) for line in (docs / "compile_only.jsonl").read_text().splitlines()]
+    assert all(any(compile_table.same(cell, d) for d in done) for cell in compile_table.cells())
+    page = (docs / "compile_only.md").read_text()
+    for name, table in compile_table.tables(done).items():
+        assert f"<!-- {name}:begin -->\n{table}\n<!-- {name}:end -->" in page
+    for found in (cell["found"] for cell in done if not cell["found"]["refusal"]):
+        chip, steps = CHIPS[found["kind"]], big.get_config().train.report_every
+        traffic = {
+            kind: Traffic(*(round(steps * number) for number in moved))
+            for kind, moved in found["traffic"].items()
+        }
+        compiled = Compiled(traffic=traffic, touched=round(steps * found["touched"]))
+        expected = seconds(chip, steps * found["flops"] / found["chips"], compiled)
+        assert {what: steps * t for what, t in found["seconds"].items()} == pytest.approx(expected)
+        assert found["memory"] < found["hbm"] == chip.memory
+
+
+def test_data_parallelism_by_pmap_is_not_what_is_compiled():
+    with pytest.raises(ConfigError, match="mesh.by: given 'pmap'; what --compile_only compiles"):
+        compile_only.look(SMALL, MeshConfig(data=16, by="pmap"), "v5e:4x4")
 
 
 try:

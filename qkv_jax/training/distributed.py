@@ -121,4 +121,5 @@ def _initialize(given: str, **arguments: Any) -> None:
         )
     except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError("--distributed", given, f"processes cannot be joined: {reason}") from None
+        field = "--distributed" if given == "auto" else "--coordinator"
+        raise ConfigError(field, given, f"processes cannot be joined: {reason}") from None

@@ -16,13 +16,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qkv_jax.config import ConfigError, as_dict, first_difference, require_positive
+from qkv_jax.config import ConfigError, as_dict, build, first_difference, require_positive
 from qkv_jax.tasks import Data
 from qkv_jax.training.checkpoint import Checkpoints
 from qkv_jax.training.distributed import alike, any_process, is_primary
 from qkv_jax.training.events import Events
 from qkv_jax.training.files import held, named, others, write_whole
 from qkv_jax.training.interruption import Watch
+from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.program import LoneProgram, Program
 from qkv_jax.training.step import Replica
 
@@ -140,10 +141,18 @@ def _status(workdir: pathlib.Path, config: dict) -> Literal["new", "begun", "fin
         known = json.loads((workdir / "config.json").read_text())
     except ValueError as error:
         raise ConfigError(str(workdir / "config.json"), "damaged JSON", str(error)) from None
-    if known != config:
-        allowed = f"holds another run ({first_difference(known, config)}); name another folder"
+    known, asked = _identity(known), _identity(config)
+    if known != asked:
+        allowed = f"holds another run ({first_difference(known, asked)}); name another folder"
         raise ConfigError("workdir", str(workdir), allowed)
     return "finished" if "result.json" in names else "begun"
+
+
+def _identity(config: dict) -> dict:
+    """What makes a run the one it is: everything but the mesh, since a checkpoint is restored onto
+    whatever devices there are. Whether there is one counts: it changes what the optimiser keeps."""
+    mesh = build(MeshConfig, config.get("mesh") or {}, "mesh")
+    return config | {"mesh": "given" if mesh.is_given else "not given"}
 
 
 def _finished(workdir: pathlib.Path, seed: int) -> dict:

@@ -69,6 +69,8 @@ class MeshConfig:
         parse_rules(self.rules)
         if self.by == "pmap" and {self.fsdp, self.tensor} - {None, 1}:
             raise ConfigError("by", "pmap", "has the axis data alone; fsdp and tensor need 'jit'")
+        if self.by == "pmap" and self.data is None:
+            raise ConfigError("by", "pmap", "needs the axis data: how many devices, or -1 for all")
 
     @property
     def is_given(self) -> bool:
@@ -190,9 +192,10 @@ class MeshProgram:
         with self._activations_by_rows():
             return self.replica.evaluate(params, self._by_rows(batch))
 
-    def _by_rows(self, batch: Batch) -> Batch:
+    def _by_rows(self, rows: Any) -> Any:
+        """A batch, or activations, cut by their leading axis."""
         cut = NamedSharding(self.mesh, BATCH)
-        return jax.tree.map(lambda rows: jax.lax.with_sharding_constraint(rows, cut), batch)
+        return jax.tree.map(lambda array: jax.lax.with_sharding_constraint(array, cut), rows)
 
     @contextlib.contextmanager
     def _activations_by_rows(self) -> Iterator[None]:

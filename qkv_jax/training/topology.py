@@ -46,7 +46,8 @@ CHIPS = {
     "TPU v6 lite": Chip("v6e", 918e12, 32 * 2**30, 1600e9, 100e9),
 }
 # How often a collective's bytes, as `Traffic` counts them, cross a link if they go round a ring of
-# chips in both directions at once; a permutation goes one way.
+# chips in both directions at once; a permutation goes one way, to a neighbour. An exchange of all
+# with all is counted as if all were neighbours, which is too little.
 _CROSSINGS = {
     "all-gather": 0.5,
     "reduce-scatter": 0.5,
@@ -135,10 +136,9 @@ def compile_program(program: MeshProgram) -> Compiled:
 
 def _refusal(error: str) -> str:
     """How much the compiler would have needed of how much, if it says so."""
-    for pattern in (r"Used [\d.]+\w of [\d.]+\w hbm", r"total memory required[^.]*\.\d*[^.]*"):
-        if found := re.search(pattern, error):
-            return found[0]
-    return error.strip().splitlines()[0]
+    said = r"Used [\d.]+\w of [\d.]+\w hbm|total memory required .* available HBM \([\d.]+\w\)"
+    found = re.search(said, error)
+    return found[0] if found else error.strip().splitlines()[0]
 
 
 def seconds(chip: Chip, flops: float, compiled: Compiled) -> dict[str, float]:
