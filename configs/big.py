@@ -10,7 +10,7 @@ compiler makes of it.
 
 from ml_collections import ConfigDict
 
-from configs import train
+from configs import choose, train
 
 # Layers, width, heads (64 or 128 wide), and what the backward pass computes again: the products of
 # the larger ones do not fit on one host's chips.
@@ -27,9 +27,7 @@ MESHES = {
 
 
 def get_config(size: str = "100m") -> ConfigDict:
-    if size not in SIZES:
-        raise ValueError(f"allowed: {', '.join(SIZES)}, not {size!r}")
-    layers, width, heads, remat = SIZES[size]
+    layers, width, heads, remat = choose(SIZES, size)
     config = train.get_config()
     config.task.options.length = 1024
     config.model.update(

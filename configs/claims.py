@@ -7,9 +7,10 @@ Seven claims, each with the evidence that tests it and the rules for its verdict
 `qkv_jax/study/claims.py`), stated here before any run. `:large` has larger models, longer budgets
 and ten seeds.
 
-Measured on two CPU cores that had other work as well: 29 minutes, 51 of CPU time; 23.5 minutes by
-`--plan` (grids that were extended at an edge come on top), 1702 runs. `large`, not run: 65 hours by `--plan`, 2034 runs,
-23 PFLOP of matrix products. On a GPU, by the arithmetic in the README, 9 minutes and about an hour.
+Measured on two CPU cores that had other work as well: 29 minutes, 51 of CPU time, 1702 runs; 23.5
+minutes by `--plan` (grids that were extended at an edge come on top). `large`, not run: 65 hours by
+`--plan`, 2034 runs, 23 PFLOP of matrix products. On a GPU, by the arithmetic in the README, 9
+minutes and about an hour.
 
 Result. One claim is supported, and the others depend on what is asked (README has the ledger):
 queries and keys must differ where a relation has a direction; the rest is task by task.
