@@ -52,5 +52,7 @@ def run_model(folder: pathlib.Path, step: int) -> tuple[Encoder, dict]:
     except ConfigError:
         raise
     except Exception as error:  # what Orbax raises depends on what is broken
-        allowed = f"the checkpoint of step {step} cannot be read: {error}"
+        what = error.args[0] if isinstance(error, KeyError) and error.args else error
+        said = f"the checkpoint of step {step} cannot be read"
+        allowed = f"{said} (damaged, or written by another version): {what}"
         raise ConfigError("--run", str(folder), allowed[:300]) from None
