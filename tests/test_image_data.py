@@ -421,7 +421,7 @@ def test_damaged_cifar_files_are_refused_by_name(tmp_path):
     write_cifar(tmp_path / "binary", 100, "binary")
     file = tmp_path / "binary" / "train.bin"
     file.write_bytes(file.read_bytes()[:-1])
-    said = "is truncated: 6147 bytes are no multiple of 3074"
+    said = "is truncated: 30739 bytes are no multiple of 3074"
     line = refusal({"folder": str(file.parent)}, "cifar")
     assert line == f"folder: given {str(file)!r}; {said}"
 
