@@ -108,9 +108,9 @@ def _parse(argv: list[str]) -> list[str]:
             given = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
             path = _config_path(given)
             config = _read_config(path)
-            argv = [given[0], *(_respelled(flag, config) for flag in given[1:])]
-            if not any(re.match("--?config(=|$)", flag) for flag in given[1:]):
-                argv.insert(1, f"--config={path}")
+            # The file first, wherever it stood: absl knows its fields only once it has been read.
+            fields = (_respelled(flag, config) for flag in _without_config(given[1:]))
+            argv = [given[0], f"--config={path}", *fields]
             _ARGV[:] = argv
         left = _read_flags(argv)
         if left[1:]:
@@ -141,6 +141,18 @@ def _config_path(argv: list[str]) -> str:
         if flag.startswith("-") and name == "config":
             path = value if equals else following
     return path
+
+
+def _without_config(flags_given: list[str]) -> list[str]:
+    """The flags but --config=FILE, or --config FILE."""
+    left = []
+    following = iter(flags_given)
+    for flag in following:
+        if re.fullmatch("--?config", flag):
+            next(following, None)
+        elif not re.match("--?config=", flag):
+            left.append(flag)
+    return left
 
 
 def _read_config(path: str) -> ConfigDict:

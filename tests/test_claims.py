@@ -281,6 +281,8 @@ def test_a_study_of_claims_from_end_to_end(tmp_path):
     files = [(tmp_path / "a" / name).read_bytes() for name in names]
     table = load_study(tmp_path / "a").claims
     assert table["outcome"].tolist()[1] == "for" and len(table) == 2
+    moved = table.iloc[1]
+    assert moved["note"] == f"{moved['effect']:.2f} on place, 0.00 before training"
     found = json.loads((tmp_path / "a" / "claims.json").read_text())
     assert [claim["claim"] for claim in found] == ["1"]
     page, text = report.read_text(), report.with_suffix(".md").read_text()

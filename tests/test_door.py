@@ -496,6 +496,15 @@ def test_numbers_of_the_config_reach_the_plan(command, place):
     assert [cell for cell in row.split() if cell.isdigit()] == ["3", "18", "21", "20", "2"]
 
 
+def test_overrides_may_stand_before_the_file_that_they_override(command, place):
+    """Written as one word or as two, the file is read first, and the last one that is named."""
+    file, flags = str(place / "files" / "study.py"), ("--plan", "--config.study.eval_seeds=7")
+    _, expected, _ = command(ABLATE, f"--config={file}", *flags)
+    assert "7" in expected
+    for named in ([f"--config={file}"], ["--config", file], ["--config=lost.py", "--config", file]):
+        assert command(ABLATE, *flags, *named) == (0, expected, "")
+
+
 @pytest.mark.parametrize("name", ["smoke", "quick", "full"])
 def test_the_configs_that_come_with_it_are_sound(name):
     """Each is a study, whose texts and images are there."""

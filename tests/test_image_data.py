@@ -53,7 +53,9 @@ def write_cifar(folder, classes, version, rows=2):
     folder.mkdir(parents=True, exist_ok=True)
     train = [f"data_batch_{i}" for i in range(1, 6)] if classes == 10 else ["train"]
     holds = {"train": [], "test": []}
+    whole = rows
     for name in [*train, "test_batch" if classes == 10 else "test"]:
+        rows = 5 * whole if name == "train" else whole
         planes = rng.integers(0, 256, (rows, 3, 32, 32), np.uint8)
         fine, coarse = rng.integers(0, classes, rows), rng.integers(0, 20, rows)
         holds["test" if name.startswith("test") else "train"].append((planes, fine))
@@ -381,6 +383,21 @@ def test_a_cifar_batch_that_is_cut_between_two_images_is_refused(tmp_path, cut, 
     assert refusal({"folder": str(tmp_path)}, "cifar") == f"folder: given {str(file)!r}; {said}"
 
 
+@pytest.mark.parametrize(
+    ("classes", "name", "sizes"),
+    [(10, "test_batch", (10, 1)), (100, "test", (10, 1)), (100, "train", (1, 2))],
+)
+def test_a_lone_cifar_file_that_is_cut_between_two_images_is_refused(
+    tmp_path, classes, name, sizes
+):
+    """Nothing of its own set tells, but both sets have published sizes."""
+    write_cifar(tmp_path, classes, "binary")
+    file = tmp_path / f"{name}.bin"
+    file.write_bytes(file.read_bytes()[: 3073 + (classes == 100)])
+    said = "{} images for training and {} for test, not 5 to 1: a file is cut".format(*sizes)
+    assert refusal({"folder": str(tmp_path)}, "cifar") == f"folder: given {str(file)!r}; {said}"
+
+
 def test_damaged_cifar_files_are_refused_by_name(tmp_path):
     """Missing, truncated, of another size, of another count, with a label too high, no batch."""
     good = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}
@@ -404,7 +421,7 @@ def test_damaged_cifar_files_are_refused_by_name(tmp_path):
     write_cifar(tmp_path / "binary", 100, "binary")
     file = tmp_path / "binary" / "train.bin"
     file.write_bytes(file.read_bytes()[:-1])
-    said = "is truncated: 6147 bytes are no multiple of 3074"
+    said = "is truncated: 30739 bytes are no multiple of 3074"
     line = refusal({"folder": str(file.parent)}, "cifar")
     assert line == f"folder: given {str(file)!r}; {said}"
 

@@ -317,6 +317,8 @@ def test_bad_input_to_the_command_is_one_line(command, place):
     for flags, line in [
         ([], "--run: given None; name one model: --run or --pretrained"),
         (["--run={none}"], "--run: given '{none}'; is no run of experiments.train: no config.json"),
+        (["--run={torn}"], "--run: given '{torn}'; its config.json is damaged: JSONDecodeError: "
+         "Expecting value: line 1 column 10 (char 9)"),
         (["--run={run}", "--tie=separate"], "--tie: given 'separate'; ties nothing"),
         (["--run={run}", "--texts=a"], "--texts: given 'a'; is for --pretrained"),
         (["--run={run}", "--layers=2"], "--layers: given '2'; the model has layers 0 to 1"),

@@ -4,8 +4,8 @@ import json
 import pathlib
 
 from qkv_jax.config import ConfigError
-from qkv_jax.tasks import Task
 from qkv_jax.training.checkpoint import load_run, replica_of
+from qkv_jax.training.step import Replica
 from qkv_jax.transformer import Encoder
 
 
@@ -25,29 +25,34 @@ def run_steps(folder: pathlib.Path) -> list[int]:
     return steps
 
 
-def run_task(folder: pathlib.Path) -> Task:
-    """The task of a run.
+def run_replica(folder: pathlib.Path) -> Replica:
+    """What a run trains: task, model and hyperparameters.
 
     Raises:
-      ConfigError: if its config.json cannot be read.
+      ConfigError: if its config.json cannot be read, or says what cannot be run.
     """
     try:
-        return replica_of(json.loads((folder / "config.json").read_text())).task
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        allowed = f"its config.json is damaged: {type(error).__name__}: {error}"
-        raise ConfigError("--run", str(folder), allowed) from None
+        return replica_of(json.loads((folder / "config.json").read_text()))
+    except ConfigError as error:
+        damage = str(error)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        damage = f"{type(error).__name__}: {error}"
+    raise ConfigError("--run", str(folder), f"its config.json is damaged: {damage}")
 
 
 def run_model(folder: pathlib.Path, step: int) -> tuple[Encoder, dict]:
     """The model of a run at a step that is there.
 
     Raises:
-      ConfigError: if its checkpoint is damaged.
+      ConfigError: if its config.json or its checkpoint is damaged.
     """
+    run_replica(folder)
     try:
         return load_run(folder, step)
     except ConfigError:
         raise
     except Exception as error:  # what Orbax raises depends on what is broken
-        allowed = f"the checkpoint of step {step} cannot be read: {error}"
+        what = error.args[0] if isinstance(error, KeyError) and error.args else error
+        said = f"the checkpoint of step {step} cannot be read"
+        allowed = f"{said} (damaged, or written by another version): {what}"
         raise ConfigError("--run", str(folder), allowed[:300]) from None

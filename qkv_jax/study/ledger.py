@@ -138,6 +138,10 @@ def _add_measure(effect: _Effect, entry: Evidence, task: str, sign: int, sources
     null = untrained if entry.null is None else np.full_like(trained, entry.null)
     _add(effect, trained, null, sign)
     effect.unit = ""
+    if entry.null is not None and not np.isnan(untrained).all():
+        # A reader must see whether training has any part in it.
+        values = [f"{np.nanmean(some):.2f}" for some in (trained, untrained)]
+        effect.notes.append(f"{values[0]} on {task}, {values[1]} before training")
     _note_failures(effect, task, (entry.arm,), sources)
 
 

@@ -130,6 +130,12 @@ def read_cifar_folder(folder: str) -> ImageFiles:
         # Stored as three planes; wanted as pixels of three channels.
         images = np.ascontiguousarray(images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
         sets[split] = Examples(images, np.concatenate([labels for _, labels in parts]))
+    trained, tested = (len(sets[split].labels) for split in ("train", "test"))
+    if trained != 5 * tested:  # as published; the equal batches above do not tell of a lone file
+        cut = "test" if 5 * tested < trained else "train"
+        what = f"{trained} images for training and {tested} for test, not 5 to 1: a file is cut"
+        name = f"{_CIFAR[classes][cut][-1]}{suffix}"
+        raise ConfigError("folder", str(place / name), what)
     return ImageFiles(**sets)
 
 

@@ -8,7 +8,6 @@ trained to give back the original's hidden states (distillation) on other texts.
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -91,11 +90,10 @@ def patient_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) ->
       ConfigError: if the folder holds none.
     """
     from qkv_jax.analysis import runs
-    from qkv_jax.training.checkpoint import replica_of
 
     step = runs.run_steps(folder)[-1]
     encoder, variables = runs.run_model(folder, step)
-    replica = replica_of(json.loads((folder / "config.json").read_text()))
+    replica = runs.run_replica(folder)
     data, outcome = replica.task.load(), replica.task.outcome
     training = {name: x for name, x in data.items() if name not in ("validation", "test")}
     feeds, _ = task_feeds(encoder, replica.task, EXAMPLES)

@@ -82,7 +82,7 @@ def run_walks(
     for step in steps:
         if step not in known:
             raise ConfigError("--steps", step, f"checkpoints there: {', '.join(map(str, known))}")
-    steps, task = steps or known[-1:], runs.run_task(folder)
+    steps, task = steps or known[-1:], runs.run_replica(folder).task
     chosen, what = _example_of(task, text, example)
     models = {s: runs.run_model(folder, s) for s in {*steps, 0} & {*known}}
     config = models[steps[0]][0].config
