@@ -11,6 +11,9 @@ replacing the handler that was there, and with it a process could not be ended b
 
 import contextlib
 import dataclasses
+import os
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -77,7 +80,20 @@ def join_detected(timeout: int = 300) -> None:
     Raises:
       ConfigError: if the environment says nothing of the kind, or the others do not come.
     """
-    _initialize("auto", initialization_timeout=timeout)
+    own = whole_node(os.environ)
+    _initialize("auto", local_device_ids=own, initialization_timeout=timeout)
+
+
+def whole_node(environment: Mapping[str, str]) -> list[int] | None:
+    """The numbers of the GPUs of a task of Slurm's that has a node to itself.
+
+    JAX takes one task for one GPU, the one of its own number on the node. None: leave it at that.
+    """
+    if not re.fullmatch(r"1(\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "")):
+        return None
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+    count = len(visible.split(",")) if visible else 0
+    return list(range(count)) if count > 1 else None
 
 
 def is_primary() -> bool:
