@@ -60,7 +60,7 @@ def make_folder(folder: pathlib.Path, tasks: int, points: int, *, grid: bool, se
                 "flops_per_token": 3e5 - 2e4 * place, "kv_cache_bytes_per_token": 256,
                 "step_time_ratio": 1.0,
             }  # fmt: skip
-            best = rng.choice(RATES[1:-1])
+            best = float(rng.choice(RATES[1:-1]))
             runs = [("tune", rate, run) for rate in RATES for run in study.tune_seeds]
             runs += [("eval", best, run) for run in study.eval_seeds]
             rows = []

@@ -43,7 +43,7 @@ def append_runs(file: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
     if not file.exists() or not file.stat().st_size:
         writer.writeheader()
     for row in rows:
-        writer.writerow({k: repr(v) if isinstance(v, float) else v for k, v in row.items()})
+        writer.writerow({k: repr(float(v)) if isinstance(v, float) else v for k, v in row.items()})
     with named(file), file.open("a") as stream:
         stream.write(text.getvalue())
         stream.flush()
