@@ -77,6 +77,15 @@ def _wanted(context: dict, task: dict) -> tuple[str, ...] | None:
     return _BRIEF if task["family"] is not None and task["family"]["brief"] else None
 
 
+def _left_out(tasks: list[dict]) -> list[str]:
+    if len(tasks) <= _MANY:
+        return []
+    return [
+        f"So that this page stays small, only the figure of the verdicts is drawn for each of the "
+        f"{len(tasks)} tasks; the folder of the study has what the others are drawn from."
+    ]
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -120,7 +129,7 @@ def _context(study, runs, summary) -> dict:
             task["verdicts"] = counted_signs(sum(counts.values(), collections.Counter()))
     return {
         "study": study,
-        "warnings": headlines.warnings(study, runs, summary),
+        "warnings": headlines.warnings(study, runs, summary) + _left_out(tasks),
         "overview": headlines.overview(study, summary),
         "tasks": tasks,
         "families": list(grids.values()),
