@@ -146,6 +146,7 @@ def finish(folder: pathlib.Path) -> dict[str, float]:
     lap("tables")
     write_report(folder, record, runs, summary, workdir.curve)
     lap("report")
+    found["processor"] = time.process_time()  # says more on a machine that others use, too
     return found
 
 
@@ -179,7 +180,8 @@ def main() -> None:
             print(
                 f"{found['runs']:,} runs, {'cells of a grid' if grid else 'tasks of their own'}, "
                 f"curves of {points} points: {seconds:.1f} s (merge {found['merge']:.1f}, tables "
-                f"{found['tables']:.1f}, report {found['report']:.1f}), peak of memory "
+                f"{found['tables']:.1f}, report {found['report']:.1f}; {found['processor']:.1f} s of one "
+                f"core, imports included), peak of memory "
                 f"{found['MB report']:.0f} MB ({found['MB report'] - found['MB before']:.0f} "
                 "beyond the libraries)",
                 flush=True,
