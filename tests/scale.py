@@ -180,8 +180,8 @@ def main() -> None:
             print(
                 f"{found['runs']:,} runs, {'cells of a grid' if grid else 'tasks of their own'}, "
                 f"curves of {points} points: {seconds:.1f} s (merge {found['merge']:.1f}, tables "
-                f"{found['tables']:.1f}, report {found['report']:.1f}; {found['processor']:.1f} s of one "
-                f"core, imports included), peak of memory "
+                f"{found['tables']:.1f}, report {found['report']:.1f}; "
+                f"{found['processor']:.1f} s of one core, imports included), peak of memory "
                 f"{found['MB report']:.0f} MB ({found['MB report'] - found['MB before']:.0f} "
                 "beyond the libraries)",
                 flush=True,
