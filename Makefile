@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 CONFIG  ?= configs/quick.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
-.PHONY: ablation claims test lint faults benchmark calibration compile-table reviews setup clean
+.PHONY: ablation claims test lint faults scale benchmark calibration compile-table reviews setup clean
 
 ablation: $(READY)
 	$(BIN)/python -m experiments.ablate --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
@@ -29,6 +29,10 @@ lint: $(TESTS)
 # Kills training more than a hundred times, fills disks, and looks for what is lost: ten minutes.
 faults: $(TESTS)
 	$(BIN)/python tests/faults.py $(ARGS)
+
+# Merges and reports 10,000 made-up runs, with short curves and with long ones: minutes.
+scale: $(READY)
+	$(BIN)/python tests/scale.py $(ARGS)
 
 benchmark: $(READY)
 	$(BIN)/python -m experiments.benchmark population

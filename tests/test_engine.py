@@ -27,8 +27,9 @@ from qkv_jax.config import ConfigError
 from qkv_jax.study import engine as engine_module
 from qkv_jax.study.display import Display
 from qkv_jax.study.engine import Engine
+from qkv_jax.study.parts import RUN_COLUMNS
 from qkv_jax.study.plan import Study, tie_arms
-from qkv_jax.study.results import RUN_COLUMNS, Workdir, load_study
+from qkv_jax.study.results import Workdir, load_study
 from qkv_jax.study.statistics import COLUMNS
 from qkv_jax.tasks.text import MaskedBytes
 from qkv_jax.training.population import Finished, Population

@@ -20,8 +20,9 @@ from qkv_jax.study.breakdown import breakdown_table, read_breakdown
 from qkv_jax.study.families import families, family_table
 from qkv_jax.study.ledger import write_ledger
 from qkv_jax.study.measures import MEASURE_COLUMNS, lookup, measure
+from qkv_jax.study.parts import KEY
 from qkv_jax.study.plan import Arm, Study, TaskPlan
-from qkv_jax.study.results import KEY, Workdir
+from qkv_jax.study.results import Workdir
 from qkv_jax.tasks import Data, Task
 from qkv_jax.tasks.base import Breakdown
 from qkv_jax.training.interruption import Interrupted, Watch

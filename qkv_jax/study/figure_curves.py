@@ -10,6 +10,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from qkv_jax.analysis import figure_style as style
 from qkv_jax.study import wording
 
+_MOST_POINTS = 400  # of a band: more than a panel has pixels across
+
 
 def _panels(study, rows):
     """The arms in the order of the panels: as in the study, the placebo last."""
@@ -178,7 +180,21 @@ def _band(study, task, arm, row, curve):
     if not keep.any():
         return None
     steps, table = steps[keep], table[:, keep]
-    return steps, np.nanmean(table, 0), np.nanmin(table, 0), np.nanmax(table, 0)
+    return _thin(steps, np.nanmean(table, 0), np.nanmin(table, 0), np.nanmax(table, 0))
+
+
+def _thin(steps, mean, low, high):
+    """At most `_MOST_POINTS` of a band: in each bin of steps the mean, the lowest, the highest.
+
+    Vector graphics hold every point, and the page every figure: both would grow with the curves.
+    """
+    if len(steps) <= _MOST_POINTS:
+        return steps, mean, low, high
+    starts = np.arange(_MOST_POINTS) * len(steps) // _MOST_POINTS
+    sizes = np.diff(starts, append=len(steps))
+    means = np.add.reduceat(mean, starts) / sizes
+    last = steps[starts + sizes - 1]
+    return last, means, np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts)
 
 
 def _curve_limits(spec, bands):

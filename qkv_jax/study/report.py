@@ -29,6 +29,10 @@ __all__ = ["console_table", "write_report"]
 
 # The figures of a cell, where a family has so many that all of them would be too much to load.
 _BRIEF = ("forest", "solving", "by-group")
+# A study of more tasks and cells than this shows of each the figure of its verdicts alone: drawing
+# all would take many minutes, and no page could show them.
+_MANY = 24
+_VERDICTS = {"mean": ("forest",), "solve": ("solving",)}
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
@@ -54,9 +58,8 @@ def write_report(
     groups = Workdir(workdir).table("breakdown.csv")
     for task in context["tasks"]:
         table = None if groups is None else groups[groups["task"] == task["name"]]
-        brief = task["family"] is not None and task["family"]["brief"]
         task["lattice"], task["figures"] = draw_task(
-            folder, study, runs, summary, task, curve, table, dpi, only=_BRIEF if brief else None
+            folder, study, runs, summary, task, curve, table, dpi, only=_wanted(context, task)
         )
     scores = seed_scores(study, runs) if context["families"] else {}
     for family in context["families"]:
@@ -65,6 +68,22 @@ def write_report(
         text = _environment().get_template(f"report.{kind}.jinja").render(context)
         (workdir / f"report.{kind}").write_text(text, encoding="utf-8")
     return workdir / "report.html"
+
+
+def _wanted(context: dict, task: dict) -> tuple[str, ...] | None:
+    """The figures that a task has, None for all."""
+    if len(context["tasks"]) > _MANY:
+        return _VERDICTS[task["spec"]["kind"]]
+    return _BRIEF if task["family"] is not None and task["family"]["brief"] else None
+
+
+def _left_out(tasks: list[dict]) -> list[str]:
+    if len(tasks) <= _MANY:
+        return []
+    return [
+        f"So that this page stays small, only the figure of the verdicts is drawn for each of the "
+        f"{len(tasks)} tasks; the folder of the study has what the others are drawn from."
+    ]
 
 
 @functools.cache
@@ -110,7 +129,7 @@ def _context(study, runs, summary) -> dict:
             task["verdicts"] = counted_signs(sum(counts.values(), collections.Counter()))
     return {
         "study": study,
-        "warnings": headlines.warnings(study, runs, summary),
+        "warnings": headlines.warnings(study, runs, summary) + _left_out(tasks),
         "overview": headlines.overview(study, summary),
         "tasks": tasks,
         "families": list(grids.values()),

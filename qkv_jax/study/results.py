@@ -18,7 +18,6 @@ cut off by a crash is dropped and its run is repeated.
 """
 
 import contextlib
-import csv
 import io
 import json
 import os
@@ -34,17 +33,13 @@ import pandas as pd
 import safetensors.numpy
 
 from qkv_jax.config import ConfigError, first_difference
+from qkv_jax.study.parts import append_runs, read_runs
 from qkv_jax.study.plan import Arm, Study
 from qkv_jax.tasks import REGISTRY, Task
 from qkv_jax.training.events import Events
-from qkv_jax.training.files import held, named, others, write_whole
+from qkv_jax.training.files import held, others, write_whole
 from qkv_jax.training.population import Finished, Run
 
-RUN_COLUMNS = (
-    "task", "arm", "phase", "learning_rate", "seed", "status", "metric", "value", "steps",
-    "steps_to_solve", "seconds",
-)  # fmt: skip
-KEY = ("task", "arm", "phase", "learning_rate", "seed")
 # Of the tables beside the summary.
 TEXT_COLUMNS = {
     "family", "task", "arm", "by", "measure", "claim", "evidence", "control", "against", "expect",
@@ -148,32 +143,11 @@ class Workdir:
 
         Nothing is changed: another process may be appending.
         """
-        file = self.path / "runs.csv"
-        text = file.read_text() if file.exists() else ""
-        whole = text[: text.rfind("\n") + 1]
-        if not whole:
-            return pd.DataFrame(columns=RUN_COLUMNS)
-        # Names such as "None" or "NA" are names. Python reads floats to the bit, pandas does not,
-        # and a resumed study must compute what an uninterrupted one does.
-        frame = pd.read_csv(io.StringIO(whole), dtype=str, keep_default_na=False)
-        whole_numbers = {name: frame[name].map(int) for name in ("seed", "steps")}
-        floats = ("learning_rate", "value", "steps_to_solve", "seconds")
-        return frame.assign(**whole_numbers, **{name: frame[name].map(float) for name in floats})
+        return read_runs([self.path / "runs.csv"])
 
     def append_runs(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows to the whole ones in one write and waits until the disk has them."""
-        file = self.path / "runs.csv"
-        _drop_cut_row(file)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, RUN_COLUMNS, lineterminator="\n")
-        if not file.exists() or not file.stat().st_size:
-            writer.writeheader()
-        for row in rows:
-            writer.writerow({k: repr(v) if isinstance(v, float) else v for k, v in row.items()})
-        with named(file), file.open("a") as stream:
-            stream.write(text.getvalue())
-            stream.flush()
-            os.fsync(stream.fileno())
+        append_runs(self.path / "runs.csv", rows)
 
     def save_run(self, task: str, arm: Arm, phase: str, done: Finished) -> None:
         """The files of a run; its row comes after."""
@@ -314,13 +288,6 @@ def load_study(workdir: str | os.PathLike) -> StudyResults:
       ConfigError: if it holds no study.
     """
     return StudyResults(workdir)
-
-
-def _drop_cut_row(file: pathlib.Path) -> None:
-    content = file.read_bytes() if file.exists() else b""
-    whole = content.rfind(b"\n") + 1
-    if whole != len(content):
-        os.truncate(file, whole)
 
 
 def _curve_name(task: str, arm: str, phase: str, learning_rate: float, seed: int) -> str:
