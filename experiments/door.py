@@ -106,11 +106,10 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         if "config" in flags.FLAGS:
             given = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
-            path = _config_path(given)
+            path, others = _config_path(given)
             config = _read_config(path)
-            # The file first, wherever it stood: absl knows its fields only once it has been read.
-            fields = (_respelled(flag, config) for flag in _without_config(given[1:]))
-            argv = [given[0], f"--config={path}", *fields]
+            # First, since ml_collections knows no field before it has read the file.
+            argv = [given[0], f"--config={path}", *(_respelled(flag, config) for flag in others)]
             _ARGV[:] = argv
         left = _read_flags(argv)
         if left[1:]:
@@ -133,26 +132,18 @@ def _read_flags(argv: list[str]) -> list[str]:
         raise ConfigError("command line", " ".join(sys.argv[1:]), str(error)) from None
 
 
-def _config_path(argv: list[str]) -> str:
-    """What --config names: the last one counts, as in absl."""
+def _config_path(argv: list[str]) -> tuple[str, list[str]]:
+    """What --config names (the last one counts, as in absl), and the other arguments."""
     path = flags.FLAGS["config"].default_as_str.strip("'")
-    for flag, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+    others = []
+    left = iter(argv[1:])
+    for flag in left:
         name, equals, value = flag.lstrip("-").partition("=")
         if flag.startswith("-") and name == "config":
-            path = value if equals else following
-    return path
-
-
-def _without_config(flags_given: list[str]) -> list[str]:
-    """The flags but --config=FILE, or --config FILE."""
-    left = []
-    following = iter(flags_given)
-    for flag in following:
-        if re.fullmatch("--?config", flag):
-            next(following, None)
-        elif not re.match("--?config=", flag):
-            left.append(flag)
-    return left
+            path = value if equals else next(left, "")
+        else:
+            others.append(flag)
+    return path, others
 
 
 def _read_config(path: str) -> ConfigDict:

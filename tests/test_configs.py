@@ -67,7 +67,7 @@ def test_single_runs_say_their_command():
         file = module.__name__.replace(".", "/")
         assert f"python -m experiments.train --config={file}.py" in module.__doc__
     assert all(f"configs/big.py:{size} " in big.__doc__ for size in ("1b", "7b"))
-    with pytest.raises(ValueError, match="allowed: 100m, 1b, 7b, not '2b'"):
+    with pytest.raises(ValueError, match="'2b': choose 100m or 1b or 7b"):
         big.get_config("2b")
 
 

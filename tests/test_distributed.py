@@ -154,7 +154,8 @@ def test_what_two_processes_saved_goes_on_in_one(mesh, place, runs, tmp_path):
 
 def test_process_0_alone_speaks(runs):
     """The same lines as alone, but for where they were written; gloo's own are not ours."""
-    spoken = lambda text: [line for line in text.splitlines() if not line.startswith("[Gloo]")]
+    # Two of gloo's lines may be torn into one another.
+    spoken = lambda text: [line for line in text.splitlines() if "peer ranks" not in line]
     alone, ((_, first, _), (_, second, _)) = runs
     assert len(spoken(first)) == len(spoken(alone)) >= 4
     assert [line[:18] for line in spoken(first)] == [line[:18] for line in spoken(alone)]

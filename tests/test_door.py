@@ -502,7 +502,7 @@ def test_overrides_may_stand_before_the_file_that_they_override(command, place):
     _, expected, _ = command(ABLATE, f"--config={file}", *flags)
     assert "7" in expected
     for named in ([f"--config={file}"], ["--config", file], ["--config=lost.py", "--config", file]):
-        assert command(ABLATE, *flags, *named) == (0, expected, "")
+        assert command(ABLATE, *flags, *named) == [0, expected, ""]
 
 
 @pytest.mark.parametrize("name", ["smoke", "quick", "full"])
