@@ -10,7 +10,8 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 CONFIG  ?= configs/quick.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
-.PHONY: ablation claims test lint faults scale benchmark calibration compile-table reviews setup clean
+.PHONY: ablation claims test test-slurm lint faults scale benchmark calibration compile-table reviews \
+	setup clean
 
 ablation: $(READY)
 	$(BIN)/python -m experiments.ablate --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
@@ -21,6 +22,13 @@ claims: $(READY)
 
 test: $(TESTS) lint
 	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
+
+# Against a real Slurm of two nodes on this machine, started for it; skipped where that cannot be.
+test-slurm: $(TESTS)
+	@command -v slurmctld >/dev/null || test -x /usr/sbin/slurmctld || test "$$(id -u)" != 0 || \
+		apt-get install -y --no-install-recommends slurm-wlm munge || \
+		echo "Slurm cannot be installed here; its tests will be skipped" >&2
+	timeout -s INT 1800 $(BIN)/python -m pytest tests/test_slurm.py -m slurm -s -rs $(ARGS)
 
 lint: $(TESTS)
 	$(BIN)/ruff check .

@@ -2,15 +2,17 @@
 
 Tunes every arm, evaluates it on fresh seeds, and writes tables, figures and a report into the work
 directory. Stopped (SIGTERM, Ctrl-C, `--max_hours`: exit code 75) or killed, it goes on with the
-same command and ends with the same tables. `--plan` says what would be run.
+same command and ends with the same tables. `--plan` says what would be run, `--status` how far it
+is. With `--launcher=slurm` the runs are jobs of a cluster: docs/cluster.md.
 """
 
+import pathlib
 import shlex
 import sys
 
 from absl import flags
 
-from experiments import door
+from experiments import door, launch
 from qkv_jax.study import display, engine, report
 from qkv_jax.study.plan import Study
 from qkv_jax.study.results import Workdir
@@ -25,21 +27,37 @@ _WATCH = door.watch_flags()
 
 
 def main() -> None:
+    launch.check_flags()
+    if launch.PART.value:
+        launch.work(_study, _folder(_CONFIG().name), _WATCH())
+        return
     use_cpu_cores()
-    study = Study(_CONFIG().to_dict())
+    study = _study()
+    workdir = Workdir(_folder(study.file.name))
+    if launch.STATUS.value:
+        launch.show_status(study, workdir)
+        return
     study.check_data()
     if _PLAN.value:
         display.print_plan(study)
         return
     watch = _WATCH()
-    workdir = Workdir(_WORKDIR.value or f"runs/{study.file.name}")
     with workdir.held():
+        launch.run_jobs(study, workdir, watch)
         run(study, workdir, watch)
+
+
+def _study() -> Study:
+    return Study(_CONFIG().to_dict())
+
+
+def _folder(name: str) -> pathlib.Path:
+    return pathlib.Path(_WORKDIR.value or f"runs/{name}")
 
 
 def run(study: Study, workdir: Workdir, watch: Watch) -> None:
     """Starts the study, or goes on with it, to the end."""
-    record = workdir.open(study.describe())
+    record = workdir.open(launch.described(study))
     record["command"] = shlex.join(["python", "-m", "experiments.ablate", *sys.argv[1:]])
     with display.Display(study) as shown:
         work = engine.Engine(study, workdir, record, shown.hear, watch)

@@ -89,7 +89,8 @@ def watch_flags() -> Callable[[], Watch]:
                     # The display may have hidden the cursor.
                     os.write(2, b"\x1b[?25h\nsaving; Ctrl-C once more to end at once\n")
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # Slurm warns of a time limit by the signal that it is told to send, mostly USR1 or USR2.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, handle)
         return watch
 
@@ -223,7 +224,9 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _own_flags() -> list[str]:
-    modules = (sys.modules["__main__"], sys.modules[__name__])
+    # Of the command, of this file, and of what else the command has imported from beside it.
+    beside = [name for name in sys.modules if name.startswith("experiments.")]
+    modules = [sys.modules[name] for name in ("__main__", *beside)]
     return [f"--{f.name}" for m in modules for f in flags.FLAGS.get_key_flags_for_module(m)]
 
 

@@ -21,7 +21,7 @@ import pytest
 from qkv_jax.config import ConfigError
 from qkv_jax.tasks.streaming import ArrayRows, BatchStream
 from qkv_jax.training.checkpoint import load_run
-from qkv_jax.training.distributed import Processes, alike, any_process, is_primary, whole_node
+from qkv_jax.training.distributed import Processes, alike, any_process, is_primary
 
 ROOT = pathlib.Path(__file__).parent.parent
 MESH = ("--config.mesh.data=2", "--config.mesh.fsdp=2")
@@ -269,21 +269,3 @@ def test_processes_that_cannot_be_are_refused(fields, line):
     with pytest.raises(ConfigError) as refusal:
         Processes(*fields)
     assert str(refusal.value) == line
-
-
-@pytest.mark.parametrize(
-    ("tasks", "visible", "own"),
-    [
-        ("1(x2)", "0,1,2,3", [0, 1, 2, 3]),
-        ("1", "0,1", [0, 1]),
-        ("1(x2)", "0", None),
-        ("1(x2)", "", None),
-        ("4(x2)", "0,1,2,3", None),
-        ("1,4", "0,1,2,3", None),
-        ("", "0,1", None),
-    ],
-)
-def test_a_task_that_has_a_node_to_itself_takes_all_its_gpus(tasks, visible, own):
-    """Of several tasks on a node each takes the one of its number, as JAX has it."""
-    environment = {"SLURM_STEP_TASKS_PER_NODE": tasks, "CUDA_VISIBLE_DEVICES": visible}
-    assert whole_node(environment) == own

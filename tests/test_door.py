@@ -46,6 +46,11 @@ RUN = {
     "seed": 0,
     "checkpoint_steps": (),
 }
+ABLATE_FLAGS = (
+    "--workdir, --plan, --config, --max_hours, --checkpoint_minutes, --launcher, --status, --part, "
+    "--slurm_partition, --slurm_account, --slurm_gpus, --slurm_cpus, --slurm_hours, "
+    "--slurm_parallel, --slurm_retries, --slurm_setup, --slurm_option, --slurm_poll"
+)
 ABLATE, TRAIN, BENCHMARK = (f"experiments.{name}" for name in ("ablate", "train", "benchmark"))
 
 
@@ -246,10 +251,20 @@ def test_a_run_that_cannot_be_is_refused(override, line, refused, place):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--frobnicate"], "command line: given '--frobnicate'; no such flag; allowed: --workdir, "
-                           "--plan, --config, --max_hours, --checkpoint_minutes"),
+        (["--frobnicate"], "command line: given '--frobnicate'; no such flag; allowed: "
+                           f"{ABLATE_FLAGS}"),
         (["--paln"], "command line: given '--paln'; no such flag; did you mean '--plan'? allowed: "
-                     "--workdir, --plan, --config, --max_hours, --checkpoint_minutes"),
+                     f"{ABLATE_FLAGS}"),
+        (["--slurm_gpus=2"], "--slurm_gpus: given 2; needs --launcher=slurm"),
+        (["--launcher=ssh"], "--launcher: given 'ssh'; value should be one of <local|slurm>"),
+        (["--launcher=slurm", "--max_hours=1"], "--max_hours: given 1.0; not beside "
+                                                "--launcher=slurm: --slurm_hours limits the jobs"),
+        (["--launcher=slurm", "--slurm_hours=0"], "--slurm_hours: given '0'; allowed: number >= "
+                                                  "0.016666666666666666"),
+        (["--status", "--workdir=lost"], "workdir: given 'lost'; no study there: No such file or "
+                                         "directory"),
+        (["--part=one/separate/tune/0.1", "--workdir=lost"],
+         "workdir: given 'lost'; no study there: No such file or directory"),
         (["stray"], "command line: given 'stray'; flags look like --name=value"),
         (["--plan", "a", "b"], "command line: given 'a b'; flags look like --name=value"),
         (["--plan=maybe"], "--plan: given 'maybe'; must be true or false"),

@@ -23,6 +23,7 @@ from qkv_jax.study.measures import MEASURE_COLUMNS, lookup, measure
 from qkv_jax.study.parts import KEY
 from qkv_jax.study.plan import Arm, Study, TaskPlan
 from qkv_jax.study.results import Workdir
+from qkv_jax.study.rounds import Part, run_key
 from qkv_jax.tasks import Data, Task
 from qkv_jax.tasks.base import Breakdown
 from qkv_jax.training.interruption import Interrupted, Watch
@@ -48,6 +49,16 @@ class Progress:
 
 
 Listener = Callable[[Progress], None]
+
+
+def this_machine() -> dict:
+    """What study.json says of the machine."""
+    devices = [str(device) for device in jax.local_devices()]
+    return {"devices": devices, "platform": jax.default_backend()}
+
+
+def now() -> str:
+    return datetime.datetime.now().isoformat(timespec="seconds")
 
 
 class Engine:
@@ -78,14 +89,13 @@ class Engine:
         self.measures: list[dict] = []  # of trained models, as the claims ask for them
         self._loaded: tuple[Task, Data, DeviceData] | None = None
         self.progress = Progress()
+        self._started, self._before = time.monotonic(), record.get("seconds", 0.0)
         self.record = {
             **record,
             "versions": {"qkv_jax": qkv_jax.__version__, "python": platform.python_version()}
             | {name: version(name) for name in _PACKAGES},
-            "devices": [str(device) for device in jax.local_devices()],
-            "platform": jax.default_backend(),
-            "started": record.get("started")
-            or datetime.datetime.now().isoformat(timespec="seconds"),
+            **(record.get("machine") or this_machine()),
+            "started": record.get("started") or now(),
         }
         self.workdir.write_study(self.record)
 
@@ -101,7 +111,6 @@ class Engine:
             + self._wave_count(plan, self.study.config.eval_seeds)
             for plan in self.study.tasks
         )
-        self._started, self._before = time.monotonic(), self.record.get("seconds", 0.0)
         for plan in self.study.tasks:
             data = self._data(plan)
             self._tune(plan, data)
@@ -128,6 +137,20 @@ class Engine:
         if self.study.claims:
             self._judge()
         return summary
+
+    def run_part(self, part: Part) -> None:
+        """Runs what is missing of one arm's share of a round; what the study writes as a whole is
+        left to the process that handed it out.
+
+        Raises:
+          Interrupted: as `run`.
+        """
+        plan, arm = part.find(self.study)
+        data = self._on_devices(plan)
+        if part.phase == "tune":
+            self._run(plan, arm, "tune", self.study.tune_runs(arm, part.rates), data)
+        else:
+            self._evaluate(plan, arm, part.rates[0], data)
 
     def summary(self, task: str | None = None) -> pd.DataFrame:
         """The summary of what has been run so far, of one task alone if it is named."""
@@ -184,14 +207,18 @@ class Engine:
                 table[plan.name][arm.name]["step_time_ratio"] = own / reference if both else None
         return table
 
-    def _data(self, plan: TaskPlan) -> DeviceData:
-        """The task's data on the devices, and what it says of them for the report."""
+    def _on_devices(self, plan: TaskPlan) -> DeviceData:
         # Cells of a grid that differ in model or training alone share their data.
         if self._loaded is None or self._loaded[0] != plan.task:
             self._loaded = None  # frees the devices first
             data = plan.task.load()
             self._loaded = plan.task, data, DeviceData(data)
-        _, data, on_devices = self._loaded
+        return self._loaded[2]
+
+    def _data(self, plan: TaskPlan) -> DeviceData:
+        """The task's data on the devices, and what it says of them for the report."""
+        on_devices = self._on_devices(plan)
+        data = self._loaded[1]
         breakdown = read_breakdown(plan.task, data, plan.name)
         if breakdown is not None:
             self.breakdowns[plan.name] = breakdown
@@ -233,7 +260,7 @@ class Engine:
     def _run(self, plan: TaskPlan, arm: Arm, phase: str, runs: list[Run], data: DeviceData) -> None:
         """Runs the waves that hold a missing run, whole: a wave always has the same members."""
         for wave in self._waves(runs):
-            missing = [run for run in wave if self._key(plan, arm, phase, run) not in self.done]
+            missing = [run for run in wave if run_key(plan, arm, phase, run) not in self.done]
             folder = self.workdir.wave_folder(plan.name, arm, phase, wave[0])
             with WaveSaves(folder, wave, self.watch) as saves:
                 if missing:
@@ -241,7 +268,7 @@ class Engine:
                     self._tell(plan, arm, phase)
                     finished = self._train(plan, arm, phase, wave, data, saves)
                     rows = [
-                        self._row(plan, arm, phase, run, done)
+                        run_row(plan, arm, phase, run, done)
                         for run, done in zip(wave, finished, strict=True)
                         if run in missing
                     ]
@@ -293,32 +320,6 @@ class Engine:
             self.workdir.save_run(plan.name, arm, phase, done)
         return finished
 
-    def _row(self, plan: TaskPlan, arm: Arm, phase: str, run: Run, done: Finished | None) -> dict:
-        outcome, steps = plan.task.outcome, arm.replica.config.steps
-        row = {
-            **dict(zip(KEY, self._key(plan, arm, phase, run), strict=True)),
-            "status": "failed",
-            "metric": outcome.metric,
-            "value": float(outcome.failure_value),
-            "steps": steps,
-            "steps_to_solve": float("nan"),
-            "seconds": float("nan"),
-        }
-        if done is None:
-            return row
-        row["seconds"] = round(done.seconds, 4)
-        solved = [
-            int(s) for s, v in zip(done.steps, done.value, strict=True) if outcome.solved(float(v))
-        ]
-        row["steps_to_solve"] = float(solved[0]) if solved else float("nan")
-        value = float(np.mean(done.scores, dtype=np.float64) if phase == "eval" else done.value[-1])
-        if done.diverged or not np.isfinite(value):
-            return row | {"status": "diverged"}
-        return row | {"status": "done", "value": value}
-
-    def _key(self, plan: TaskPlan, arm: Arm, phase: str, run: Run) -> tuple:
-        return (plan.name, arm.name, phase, float(run.learning_rate), run.seed)
-
     def _population(self, arm: Arm, data: DeviceData) -> Population:
         # The placebo is the baseline's program with another salt: no second compilation.
         if arm.replica not in self.populations:
@@ -353,3 +354,28 @@ class Engine:
             **fresh,
         )
         self.listener(self.progress)
+
+
+def run_row(plan: TaskPlan, arm: Arm, phase: str, run: Run, done: Finished | None) -> dict:
+    """The row of a run in runs.csv; None stands for one that failed."""
+    outcome, steps = plan.task.outcome, arm.replica.config.steps
+    row = {
+        **dict(zip(KEY, run_key(plan, arm, phase, run), strict=True)),
+        "status": "failed",
+        "metric": outcome.metric,
+        "value": float(outcome.failure_value),
+        "steps": steps,
+        "steps_to_solve": float("nan"),
+        "seconds": float("nan"),
+    }
+    if done is None:
+        return row
+    row["seconds"] = round(done.seconds, 4)
+    solved = [
+        int(s) for s, v in zip(done.steps, done.value, strict=True) if outcome.solved(float(v))
+    ]
+    row["steps_to_solve"] = float(solved[0]) if solved else float("nan")
+    value = float(np.mean(done.scores, dtype=np.float64) if phase == "eval" else done.value[-1])
+    if done.diverged or not np.isfinite(value):
+        return row | {"status": "diverged"}
+    return row | {"status": "done", "value": value}

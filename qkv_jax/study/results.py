@@ -2,6 +2,8 @@
 
     study.json        what is studied and on what; written first
     runs.csv          one row a run; a row is appended only after the run's other files are there
+    parts/            TASK/ARM.csv: likewise, of the jobs of a cluster, until runs.csv has them
+    cluster/          jobs.json and the jobs' logs, see `cluster.py`
     waves/            TASK/ARM/...: checkpoints of the wave under way, gone when its rows are there
     .lock             held by the process that writes here; goes with it
     curves/           TASK/ARM/PHASE_lrRATE_seedSEED.csv: step, train_loss, value (validation)
@@ -33,7 +35,7 @@ import pandas as pd
 import safetensors.numpy
 
 from qkv_jax.config import ConfigError, first_difference
-from qkv_jax.study.parts import append_runs, read_runs
+from qkv_jax.study.parts import append_runs, read_parts
 from qkv_jax.study.plan import Arm, Study
 from qkv_jax.tasks import REGISTRY, Task
 from qkv_jax.training.events import Events
@@ -89,18 +91,7 @@ class Workdir:
             started = {**study, "looks": [len(study["eval_seeds"])], "complete": False}
             self.write_study(started)
             return started
-        known = self.read_study()
-        if _identity(known) != _identity(study):
-            different = first_difference(_identity(known), _identity(study))
-            allowed = f"holds another study ({different}); name another folder"
-            raise ConfigError("workdir", str(self.path), allowed)
-        if known["wave"] != study["wave"]:
-            # Other waves give other sums: the tables would no longer be those of one study.
-            allowed = (
-                f"was started with waves of {known['wave']}, this machine makes {study['wave']}; "
-                "use the same devices and packing"
-            )
-            raise ConfigError("workdir", str(self.path), allowed)
+        known = self.read_same(study)
         before, now = known["looks"][-1], len(study["eval_seeds"])
         if now < before:
             allowed = f"the study in {self.path} has {before}; seeds can only be added"
@@ -121,6 +112,26 @@ class Workdir:
         self.write_study(resumed)
         return resumed
 
+    def read_same(self, study: Mapping[str, Any]) -> dict:
+        """study.json of the same study, started on the same devices.
+
+        Raises:
+          ConfigError: if it is another one.
+        """
+        known = self.read_study()
+        if _identity(known) != _identity(study):
+            different = first_difference(_identity(known), _identity(study))
+            allowed = f"holds another study ({different}); name another folder"
+            raise ConfigError("workdir", str(self.path), allowed)
+        if known["wave"] != study["wave"]:
+            # Other waves give other sums: the tables would no longer be those of one study.
+            allowed = (
+                f"was started with waves of {known['wave']}, this machine makes {study['wave']}; "
+                "use the same devices and packing"
+            )
+            raise ConfigError("workdir", str(self.path), allowed)
+        return known
+
     def read_study(self) -> dict:
         """study.json.
 
@@ -139,11 +150,12 @@ class Workdir:
         self.write("study.json", json.dumps(study, indent=1))
 
     def runs(self) -> pd.DataFrame:
-        """runs.csv without a last row that a crash cut off, or that is being written just now.
+        """runs.csv, and what jobs of a cluster have appended to files of their own, without last
+        rows that a crash cut off, or that are being written just now.
 
-        Nothing is changed: another process may be appending.
+        Nothing is changed: other processes may be appending.
         """
-        return read_runs([self.path / "runs.csv"])
+        return read_parts(self.path)
 
     def append_runs(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows to the whole ones in one write and waits until the disk has them."""

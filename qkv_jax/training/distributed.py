@@ -12,7 +12,6 @@ replacing the handler that was there, and with it a process could not be ended b
 import contextlib
 import dataclasses
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +21,8 @@ from jax.experimental import multihost_utils
 
 from qkv_jax.config import ConfigError
 
+_FIRST_PORT = 61440  # of those that JAX itself takes under Slurm
+_STEP_STRIDE = 97
 _HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
 _SHUTDOWN = 10  # seconds to wait for the others at the end; by default one that failed holds 300
 _LOOPBACK = ("127.", "localhost", "[::1]")
@@ -80,20 +81,27 @@ def join_detected(timeout: int = 300) -> None:
     Raises:
       ConfigError: if the environment says nothing of the kind, or the others do not come.
     """
-    own = whole_node(os.environ)
-    _initialize("auto", local_device_ids=own, initialization_timeout=timeout)
+    for name, value in slurm_settings(os.environ).items():
+        os.environ.setdefault(name, value)
+    _initialize("auto", initialization_timeout=timeout)
 
 
-def whole_node(environment: Mapping[str, str]) -> list[int] | None:
-    """The numbers of the GPUs of a task of Slurm's that has a node to itself.
+def slurm_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """What JAX has to be told where `srun` has started this process, as its environment variables.
 
-    JAX takes one task for one GPU, the one of its own number on the node. None: leave it at that.
+    It takes its port from the job's number, which two steps of a job have in common, and gives a
+    process the one GPU of its rank, also where there is one process a node for all of them.
     """
-    if not re.fullmatch(r"1(\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "")):
-        return None
-    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
-    count = len(visible.split(",")) if visible else 0
-    return list(range(count)) if count > 1 else None
+    if "SLURM_PROCID" not in environment or "SLURM_JOB_ID" not in environment:
+        return {}
+    job, step = int(environment["SLURM_JOB_ID"]), int(environment.get("SLURM_STEP_ID", "0"))
+    port = _FIRST_PORT + (job + _STEP_STRIDE * step) % (2**16 - _FIRST_PORT)
+    settings = {"JAX_COORDINATOR_PORT": str(port)}
+    nodes = environment.get("SLURM_STEP_NUM_NODES", environment.get("SLURM_NNODES"))
+    gpus = environment.get("SLURM_GPUS_ON_NODE", "")
+    if environment.get("SLURM_NTASKS") == nodes and gpus.isdigit() and int(gpus) > 1:
+        settings["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, range(int(gpus))))
+    return settings
 
 
 def is_primary() -> bool:
