@@ -287,7 +287,8 @@ def test_a_part_that_always_fails_is_counted(scripted, tmp_path):
 
 def test_a_part_is_not_given_up_while_somebody_is_at_it(scripted, tmp_path):
     """Slurm may lose sight of a job that is alive: then no failed rows are written beside it."""
-    scheduler = Scheduler(tmp_path / "jobs", fate=lambda part, tries: "fail")
+    bad = lambda part, tries: "fail" if (part.task, part.arm) == ("copy", "placebo") else None
+    scheduler = Scheduler(tmp_path / "jobs", fate=bad)
     Workdir(scheduler.folder).open(Study(VALUES).describe())
     own = PartWorkdir(scheduler.folder, "copy", "placebo")
     looks = []
@@ -302,6 +303,38 @@ def test_a_part_is_not_given_up_while_somebody_is_at_it(scripted, tmp_path):
         drive(scheduler, watch, hear, retries=0)
     assert not own.rows.exists()
     assert (scheduler.folder / "parts" / "copy" / "separate.csv").exists()
+
+
+def test_where_no_job_gets_anywhere_nothing_is_recorded(scripted, tmp_path):
+    """It is the cluster that is at fault, not the arms; when it is mended the study goes on."""
+    scheduler = Scheduler(tmp_path / "jobs", fate=lambda part, tries: "fail")
+    with pytest.raises(ConfigError, match="no job has finished a run, this one was tried 3 times"):
+        drive(scheduler)
+    assert not len(Workdir(scheduler.folder).runs())
+    assert sum(map(len, scheduler.submissions)) == 3 * PARTS
+    scheduler.fate = lambda part, tries: None
+    assert contents(drive(scheduler)) == contents(local(tmp_path / "local"))
+
+
+def test_what_a_job_refuses_reaches_the_user(scripted, tmp_path):
+    """In the job's own words, and at once; nothing is recorded."""
+    scheduler = Scheduler(tmp_path / "jobs")
+    run, refused = scheduler.run, []
+
+    def refuse(part, fate):
+        if refused:
+            return run(part, fate)
+        log = pathlib.Path(scheduler.log("0_0")).parent
+        log.mkdir(parents=True, exist_ok=True)
+        for job in scheduler.jobs:
+            (log / f"{job}.out").write_text("$ python\nerror: workdir: other waves\nexit code 2\n")
+        refused.append(part)
+        return 2
+
+    scheduler.run = refuse
+    with pytest.raises(ConfigError, match="the job refuses.*; error: workdir: other waves"):
+        drive(scheduler)
+    assert contents(drive(scheduler)) == contents(local(tmp_path / "local"))
 
 
 def test_silence_says_nothing(scripted, tmp_path):

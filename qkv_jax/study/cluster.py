@@ -9,16 +9,18 @@ jobs go on without it.
 
 import json
 import os
+import pathlib
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import pandas as pd
 
 from qkv_jax.config import ConfigError
 from qkv_jax.study.engine import now, run_row
-from qkv_jax.study.jobs import LIVE, STOPPED, Job, Jobs, Launcher, State
+from qkv_jax.study.jobs import LIVE, REFUSED, STOPPED, Job, Jobs, Launcher, State
 from qkv_jax.study.parts import KEY, append_runs, in_order, read_parts
 from qkv_jax.study.plan import Study, TaskPlan
 from qkv_jax.study.results import Workdir
@@ -66,6 +68,7 @@ class Driver:
         self.runs = {name: rows[rows["task"] == name] for name in self.plans}
         self.due: dict[str, list[Part]] = {}  # parts that lack runs, by task; absent: look again
         self._looks: dict[Part, int] = {}
+        self._hope = True  # that another job than one that has failed will finish a run
 
     def run(self) -> None:
         """Runs what is missing, to the end.
@@ -109,6 +112,10 @@ class Driver:
         states = self.launcher.states([job.id for job in live.values()]) if live else {}
         if states is None:
             return  # a scheduler that does not answer says nothing about its jobs
+        self._hope = any(
+            states.get(job.id, State("ended")).phase != "ended" or job.failures < self.retries
+            for job in live.values()
+        )
         for part, job in live.items():
             state = states.get(job.id, State("ended"))
             if state.phase != "ended":
@@ -123,6 +130,8 @@ class Driver:
             job.state = "done"
         elif code == STOPPED:
             job.state = "again"
+        elif code == REFUSED:
+            self._refuse(part, job, "the job refuses")
         elif not code and self._looks[part] < _GRACE:
             return  # on a network's file system rows may show late
         elif job.failures < self.retries:
@@ -144,7 +153,16 @@ class Driver:
         return [key for key in part.keys(self.study) if key not in there]
 
     def _give_up(self, part: Part, missing: list[tuple]) -> bool:
-        """Records the runs of a part that are not there as failed; not while a job is at it."""
+        """Records the runs of a part that are not there as failed; not while a job is at it.
+
+        Raises:
+          ConfigError: if no job of the study has finished a run: that is the cluster's doing.
+        """
+        if not any(len(table) for table in self.runs.values()):
+            if self._hope:
+                return False
+            tries = f"no job has finished a run, this one was tried {self.retries + 1} times"
+            self._refuse(part, self.jobs.by_part[part], tries)
         plan, arm = part.find(self.study)
         rows = [
             run_row(plan, arm, part.phase, run, None)
@@ -159,6 +177,15 @@ class Driver:
             return False  # the scheduler has lost sight of it, but it is alive
         self._read(part)
         return True
+
+    def _refuse(self, part: Part, job: Job, what: str) -> NoReturn:
+        """Stops the study for what would be as wrong the next time; a mended one tries again."""
+        job.state, job.failures = "again", 0
+        self.jobs.write()
+        file = pathlib.Path(job.log)
+        lines = file.read_text(errors="replace").splitlines() if job.log and file.exists() else []
+        said = [line for line in lines if line.strip() and not line.startswith(("$", "exit code"))]
+        raise ConfigError(str(part), what, f"{said[-1] if said else 'it left no log'} ({job.log})")
 
     def _waiting(self) -> list[Part]:
         """The parts to submit: those that lack runs and have no job."""

@@ -16,7 +16,8 @@ from qkv_jax.config import ConfigError
 from qkv_jax.study.rounds import Part
 from qkv_jax.training.files import write_whole
 
-STOPPED = os.EX_TEMPFAIL  # 75, exit code of a job that saved its work and would go on
+# Exit codes of jobs: saved its work and would go on; refuses what it was given.
+STOPPED, REFUSED = os.EX_TEMPFAIL, 2
 LIVE = ("submitting", "waiting", "running")
 
 
