@@ -161,6 +161,8 @@ class Driver:
         if not any(len(table) for table in self.runs.values()):
             if self._hope:
                 return False
+            for job in self.jobs.live.values():  # all have ended
+                job.state, job.failures = "again", 0
             tries = f"no job has finished a run, this one was tried {self.retries + 1} times"
             self._refuse(part, self.jobs.by_part[part], tries)
         plan, arm = part.find(self.study)
