@@ -21,8 +21,8 @@ REFUSED = {
     "train.batch_size: given 16; must be divisible by data x fsdp = 8 times accumulate = 4",
     ("--config.mesh.data=8", "--config.mesh.by=pmap", "--config.train.batch_size=20"):
     "train.batch_size: given 20; must be divisible by data x accumulate = 8",
-    ("--config.mesh.tensor=8",): "rules[4]: given ['fsdp', 'tensor', None]; tensor = 8 does not "
-    "divide layer_0/attention/",
+    ("--config.mesh.tensor=8",): "mesh.rules[4]: given ['fsdp', 'tensor', None]; tensor = 8 does "
+    "not divide layer_0/attention/",
     ("--config.mesh.fsdp=8", "--config.mesh.rules=megaton"): "mesh.rules: given 'megaton'; "
     "allowed: megatron, inner, replicated, or a list of [pattern, spec]",
     ("--config.mesh.fsdp=eight",): "mesh.fsdp: given 'eight'; must be a whole number",

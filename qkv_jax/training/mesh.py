@@ -215,7 +215,10 @@ class MeshProgram:
     def _state_shardings(self, config: MeshConfig) -> TrainState:
         """Parameters and moments as the rules say; everything else whole on every device."""
         state = jax.eval_shape(lambda: self.replica.init(0, 0.0))
-        specs = partition(parse_rules(config.rules), state.params, dict(self.mesh.shape))
+        try:
+            specs = partition(parse_rules(config.rules), state.params, dict(self.mesh.shape))
+        except ConfigError as error:
+            raise error.under("mesh") from None
         cut = jax.tree.map(functools.partial(NamedSharding, self.mesh), specs)
         whole = NamedSharding(self.mesh, PartitionSpec())
         moments = optax.tree.map_params(
