@@ -21,6 +21,14 @@ settings.register_profile("house", deadline=None, derandomize=True, print_blob=T
 settings.load_profile("house")
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+# Minutes each: begun first, so that at the end no process waits for another's.
+LONG = (
+    "test_engine", "test_resume", "test_faults", "test_mesh", "test_distributed", "test_surgery",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture
