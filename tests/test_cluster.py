@@ -337,6 +337,22 @@ def test_what_a_job_refuses_reaches_the_user(scripted, tmp_path):
     assert contents(drive(scheduler)) == contents(local(tmp_path / "local"))
 
 
+def test_what_the_scheduler_refuses_was_not_submitted(scripted, tmp_path):
+    """No job is left behind that anybody would wait for; the same command tries again."""
+    scheduler = Scheduler(tmp_path / "jobs")
+    submit = scheduler.submit
+
+    def refuse(name, commands):
+        raise ConfigError("sbatch", name, "Slurm refuses: no such partition")
+
+    scheduler.submit = refuse
+    with pytest.raises(ConfigError, match="no such partition"):
+        drive(scheduler)
+    assert not Jobs(scheduler.folder).live
+    scheduler.submit = submit
+    assert contents(drive(scheduler)) == contents(local(tmp_path / "local"))
+
+
 def test_silence_says_nothing(scripted, tmp_path):
     """While the scheduler does not answer nothing is submitted a second time."""
     scheduler, looks, watch = Scheduler(tmp_path / "jobs"), [], Watch()

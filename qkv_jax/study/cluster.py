@@ -211,7 +211,13 @@ class Driver:
                 self.jobs.by_part[part] = Job(str(part), name, place, failures=failures)
             self.jobs.write()
             commands = [[*self.command, f"--part={part}"] for part in parts]
-            ids = self.launcher.submit(name, commands)
+            try:
+                ids = self.launcher.submit(name, commands)
+            except ConfigError:
+                for part in parts:
+                    self.jobs.by_part[part].state = "again"
+                self.jobs.write()
+                raise
             for part, job_id in zip(parts, ids, strict=True):
                 self._set(self.jobs.by_part[part], job_id)
         self.jobs.write()

@@ -5,7 +5,9 @@ runs or is over is asked of squeue, all jobs at once, since submitit asks the ac
 which smaller clusters do not have. What a job does is in `slurm_job.py`.
 """
 
+import contextlib
 import dataclasses
+import io
 import math
 import os
 import pathlib
@@ -111,7 +113,9 @@ class SlurmLauncher:
             executor.update_parameters(job_name=f"{name}-{start}")
             jobs = [Command(tuple(line), os.getcwd()) for line in commands[start : start + _ARRAY]]
             try:
-                ids += [job.job_id for job in executor.submit_array(jobs)]
+                # submitit prints what sbatch says, and raises it as well.
+                with contextlib.redirect_stderr(io.StringIO()):
+                    ids += [job.job_id for job in executor.submit_array(jobs)]
             except (subprocess.CalledProcessError, self._submitit.core.utils.FailedSubmissionError,
                     self._submitit.core.utils.FailedJobError) as error:  # fmt: skip
                 reason = str(error).strip().splitlines()[-1]
