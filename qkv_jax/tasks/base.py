@@ -7,6 +7,7 @@ and are made inside jit; validation and test batches are the same for all arms a
 
 import abc
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +18,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from qkv_jax.config import ConfigError, require_positive
+from qkv_jax.tasks import fingerprint
 from qkv_jax.tasks.streaming import BatchStream
 from qkv_jax.transformer import Encoder, ModelConfig
 
@@ -36,8 +38,9 @@ class Outcome:
       metric: `loss` (nats) or `accuracy` (share of right answers).
       unit: as printed.
       margin: differences below it do not matter, in the metric's unit.
-      failure_value: what a diverged or failed run counts as; chance level by default.
+      failure_value: what a diverged or failed run counts as; mostly chance.
       threshold: the value that counts as solved; None where there is no such thing.
+      chance: what a uniform guess scores; None where nobody has worked it out.
     """
 
     kind: Literal["mean", "solve"]
@@ -46,6 +49,7 @@ class Outcome:
     margin: float
     failure_value: float
     threshold: float | None = None
+    chance: float | None = None
 
     def __post_init__(self):
         require_positive(self, "margin")
@@ -157,6 +161,28 @@ class Task(abc.ABC):
     def breakdown(self, test: Batch) -> Breakdown | None:
         """By what the test examples are told apart in reports, if by anything."""
         return None
+
+    def sources(self) -> tuple[pathlib.Path, ...]:
+        """The files that the data are read from, package data as well; none where they are made."""
+        return ()
+
+    def fingerprint(self, data: Data) -> dict[str, Any]:
+        """What the loaded data are, as plain values: the same on every machine.
+
+        Returns:
+          `files`: size and hash of each of `sources()`; `splits`: rows and hash of what `load`
+          gave of each; and, where labels have names, `classes`, in order.
+
+        Raises:
+          ConfigError: naming a file that cannot be read.
+        """
+        files = {fingerprint.name_of(path): fingerprint.of_file(path) for path in self.sources()}
+        return {"files": files, "splits": {n: fingerprint.of_split(x) for n, x in data.items()}}
+
+    def notes(self, data: Data) -> tuple[str, ...]:
+        """Sentences on the data that whoever reads results should know: plans and reports print
+        them. Such as which share of the test examples is in training as well."""
+        return ()
 
     def encoder(self, config: ModelConfig) -> Encoder:
         """The encoder that fits this task."""

@@ -100,7 +100,9 @@ class TextClassification(Task):
     @property
     def outcome(self) -> Outcome:
         chance = 1 / self.classes
-        return Outcome("mean", "accuracy", "accuracy", self.margin, failure_value=chance)
+        return Outcome(
+            "mean", "accuracy", "accuracy", self.margin, failure_value=chance, chance=chance
+        )
 
     @property
     def classes(self) -> int:
@@ -121,6 +123,14 @@ class TextClassification(Task):
     def example(self):
         padding = jnp.ones((1, self.max_length), bool)
         return {"inputs": jnp.zeros((1, self.length), jnp.int32), "padding": padding}
+
+    def sources(self):
+        if self.dataset:
+            return huggingface.files(self.dataset, self.subset)
+        return tuple(map(pathlib.Path, self.files))
+
+    def fingerprint(self, data):
+        return super().fingerprint(data) | {"classes": list(self.classes_in_order)}
 
     def splits(self) -> dict[str, Labelled]:
         """Texts and labels of the three splits."""

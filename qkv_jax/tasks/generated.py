@@ -82,7 +82,7 @@ class Generated(Task):
     def outcome(self) -> Outcome:
         chance = 1 / self.classes
         kind, threshold = self.outcome_kind, self.threshold
-        return Outcome(kind, "accuracy", "accuracy", self.margin, chance, threshold)
+        return Outcome(kind, "accuracy", "accuracy", self.margin, chance, threshold, chance=chance)
 
     def generate(self, key: PRNGKeyArray, size: int, split: Split) -> Batch:
         """`size` examples of a split."""

@@ -23,6 +23,22 @@ _SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
 Table = dict[str, list[Any]]
 
 
+def files(dataset: str, subset: str) -> tuple[pathlib.Path, ...]:
+    """The files of a data set that is a local folder; of another the library's own copies.
+
+    Raises:
+      ConfigError: if `datasets` is not installed, or nothing can be loaded.
+    """
+    place = pathlib.Path(dataset)
+    if place.is_dir():
+        return tuple(sorted(path for path in place.rglob("*") if path.is_file()))
+    found = _loaded(dataset, subset)
+    copies = {
+        pathlib.Path(copy["filename"]) for part in found.values() for copy in part.cache_files
+    }
+    return tuple(sorted(copies))
+
+
 @functools.lru_cache(maxsize=2)
 def read_splits(dataset: str, subset: str, columns: tuple[str, ...]) -> dict[str, Table]:
     """Some columns of the splits `train`, `validation` and `test`, as far as there are.
@@ -35,6 +51,22 @@ def read_splits(dataset: str, subset: str, columns: tuple[str, ...]) -> dict[str
     Raises:
       ConfigError: if `datasets` is not installed, nothing can be loaded, or a column is missing.
     """
+    found = _loaded(dataset, subset)
+    tables = {}
+    for split, names in _SPLITS.items():
+        part = next((found[name] for name in names if name in found), None)
+        if part is not None:
+            tables[split] = {name: _column(part, dataset, split, name) for name in columns}
+    if "train" not in tables:
+        raise ConfigError("dataset", dataset, f"has no training split, only {', '.join(found)}")
+    for split, table in tables.items():
+        if not table[columns[0]]:
+            raise ConfigError("dataset", dataset, f"its {split} split is empty")
+    return tables
+
+
+def _loaded(dataset: str, subset: str) -> dict[str, Any]:
+    """What the library gives, by the names that its splits have."""
     try:
         import datasets
     except ImportError:
@@ -47,19 +79,7 @@ def read_splits(dataset: str, subset: str, columns: tuple[str, ...]) -> dict[str
         lines = str(error).strip().splitlines() or [""]
         what = f"cannot be loaded: {type(error).__name__}: {lines[0]}"
         raise ConfigError("dataset", dataset, what) from None
-    if not isinstance(found, datasets.DatasetDict):
-        found = {"train": found}
-    tables = {}
-    for split, names in _SPLITS.items():
-        part = next((found[name] for name in names if name in found), None)
-        if part is not None:
-            tables[split] = {name: _column(part, dataset, split, name) for name in columns}
-    if "train" not in tables:
-        raise ConfigError("dataset", dataset, f"has no training split, only {', '.join(found)}")
-    for split, table in tables.items():
-        if not table[columns[0]]:
-            raise ConfigError("dataset", dataset, f"its {split} split is empty")
-    return tables
+    return dict(found) if isinstance(found, datasets.DatasetDict) else {"train": found}
 
 
 @contextlib.contextmanager

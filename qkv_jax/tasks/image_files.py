@@ -52,11 +52,9 @@ def read_idx_folder(folder: str, prefix: str = "") -> ImageFiles:
     Raises:
       ConfigError: `folder`, naming the file that is missing, damaged or at odds with another.
     """
-    place = existing_folder(folder)
+    paths = idx_paths(folder, prefix)
     sets = {}
-    for split in _IDX_STEMS:
-        image_path = _idx_path(place, prefix, split, "images-idx3")
-        label_path = _idx_path(place, prefix, split, "labels-idx1")
+    for split, image_path, label_path in zip(_IDX_STEMS, paths[::2], paths[1::2], strict=True):
         images, labels = read_idx(image_path, 3), read_idx(label_path, 1)
         if len(images) != len(labels):
             what = f"holds {len(labels)} labels for the {len(images)} images of {image_path.name}"
@@ -67,6 +65,17 @@ def read_idx_folder(folder: str, prefix: str = "") -> ImageFiles:
         said = " and ".join(f"{h} x {w} ({split})" for split, (h, w) in sizes.items())
         raise ConfigError("folder", folder, f"holds images of two sizes: {said}")
     return ImageFiles(**sets)
+
+
+def idx_paths(folder: str, prefix: str = "") -> tuple[pathlib.Path, ...]:
+    """The files of `read_idx_folder`: images and labels of training, then those of test.
+
+    Raises:
+      ConfigError: `folder`, if there is none or it lacks a file.
+    """
+    place = existing_folder(folder)
+    kinds = ("images-idx3", "labels-idx1")
+    return tuple(_idx_path(place, prefix, split, kind) for split in _IDX_STEMS for kind in kinds)
 
 
 def read_idx(path: pathlib.Path, dimensions: int) -> np.ndarray:
@@ -137,6 +146,19 @@ def read_cifar_folder(folder: str) -> ImageFiles:
         name = f"{_CIFAR[classes][cut][-1]}{suffix}"
         raise ConfigError("folder", str(place / name), what)
     return ImageFiles(**sets)
+
+
+def cifar_paths(folder: str) -> tuple[pathlib.Path, ...]:
+    """The files of `read_cifar_folder`: those of training, then those of test.
+
+    Raises:
+      ConfigError: `folder`, if there is none or it lacks a file.
+    """
+    place = existing_folder(folder)
+    classes, suffix = cifar_layout(place)
+    return tuple(
+        _existing(place / f"{name}{suffix}") for names in _CIFAR[classes].values() for name in names
+    )
 
 
 def cifar_layout(place: pathlib.Path) -> tuple[int, str]:

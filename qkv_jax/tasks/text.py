@@ -63,7 +63,9 @@ class MaskedBytes(Task):
     def outcome(self) -> Outcome:
         uniform_guess = float(np.log(self.classes))
         unit = f"nats/{self.symbol}"
-        return Outcome("mean", "loss", unit, self.margin, failure_value=uniform_guess)
+        return Outcome(
+            "mean", "loss", unit, self.margin, failure_value=uniform_guess, chance=uniform_guess
+        )
 
     @property
     def classes(self) -> int:
@@ -96,13 +98,17 @@ class MaskedBytes(Task):
             data["train"] = np.concatenate(texts["train"])
         return data
 
+    def sources(self):
+        if self.dataset:
+            return huggingface.files(self.dataset, self.subset)
+        return tuple(map(pathlib.Path, self.files)) or tuple(shakespeare_files())
+
     def texts(self) -> Texts:
         """The symbols of each split, a text an item."""
         if self.dataset:
             return self._dataset_texts()
-        paths = [pathlib.Path(name) for name in self.files] or shakespeare_files()
         texts: Texts = {"train": [], "validation": [], "test": []}
-        for path in paths:
+        for path in self.sources():
             text = read_bytes(path, self.length)
             if self.encoding == "utf-8":
                 check_utf8(text, str(path))
