@@ -227,8 +227,8 @@ def test_tables_are_read_as_written(tmp_path):
         (b"", "is empty"),
         (b"\n \n", "is empty"),
         (b"text,label\n", "has a header and no rows"),
-        (b"body,label\nx,a\n", "has no column 'text'; columns: body, label"),
-        (b"text,class\nx,a\n", "has no column 'label'; columns: text, class"),
+        (b"body,label\nx,a\n", "has no column 'text'; columns: 'body', 'label'"),
+        (b"text,class\nx,a\n", "has no column 'label'; columns: 'text', 'class'"),
         (b"text,label,text\nx,a,y\n", "has 2 columns 'text'"),
         (b"text,label\nx,a\ny\n", "line 3: 1 columns, not 2"),
         (b"text,label\nx,a\ny,  \n", "line 3: no label"),
@@ -275,7 +275,7 @@ def test_a_label_that_was_never_trained_on_is_refused(tmp_path):
 def test_a_study_refuses_bad_data_before_it_starts(kind, options, line, tmp_path, monkeypatch):
     """Under the name of the task, whether making the task or reading its data finds it."""
     monkeypatch.chdir(tmp_path)
-    rows = [("x", "a"), ("y", "b")] * 4
+    rows = [(str(i), "ab"[i % 2]) for i in range(8)]
     write_table(tmp_path / "two.csv", rows)
     write_table(tmp_path / "three.csv", [*rows, ("z", "c")])
     tasks = {"mine": {"kind": kind, "options": options}}
@@ -484,7 +484,7 @@ def test_data_sets_that_cannot_be_are_refused(saved, tmp_path, monkeypatch):
         line = refusal("masked_bytes", {"dataset": name})
         assert line.startswith(f"dataset: given {name!r}; cannot be loaded: ")
     line = refusal("masked_bytes", {"dataset": str(place / "splits"), "text_column": "body"})
-    said = "its train split has no column 'body'; columns: text, label"
+    said = "its train split has no column 'body'; columns: 'text', 'label'"
     assert line == f"dataset: given {str(place / 'splits')!r}; {said}"
 
 

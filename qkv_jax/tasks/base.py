@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from qkv_jax.config import ConfigError, require_positive
 from qkv_jax.tasks import fingerprint
+from qkv_jax.tasks.sources import Stamp, stamp
 from qkv_jax.tasks.streaming import BatchStream
 from qkv_jax.transformer import Encoder, ModelConfig
 
@@ -165,6 +166,11 @@ class Task(abc.ABC):
     def sources(self) -> tuple[pathlib.Path, ...]:
         """The files that the data are read from, package data as well; none where they are made."""
         return ()
+
+    def stamp(self) -> Stamp:
+        """What changes when a file is changed. Tasks are compared by their fields, so a cache by
+        task of what comes from its data needs this in its key."""
+        return stamp(self.sources())
 
     def fingerprint(self, data: Data) -> dict[str, Any]:
         """What the loaded data are, as plain values: the same on every machine.

@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from qkv_jax.config import ConfigError, require_choice, require_positive, require_range
-from qkv_jax.tasks import huggingface
+from qkv_jax.tasks import huggingface, overlap, sources
 from qkv_jax.tasks.base import Data, Outcome, Reference, Task, epoch_schedule, register
-from qkv_jax.tasks.splits import held_out_split
+from qkv_jax.tasks.splits import held_out_split, require_seed
 from qkv_jax.tasks.streaming import DEVICE_LIMIT, ArrayRows, BatchStream
 from qkv_jax.tasks.tables import Labelled, read_table
 from qkv_jax.tasks.tokenization import (
@@ -53,7 +53,8 @@ class TextClassification(Task):
 
     One file (or a data set with one split) is split here, by a fixed seed and by the shares of the
     classes; of two, the second is the test set, and validation is drawn from the first; three are
-    training, validation and test. Longer texts are cut, shorter ones padded.
+    training, validation and test. Texts that are equal but for white space are kept together where
+    a split is drawn here. Longer texts are cut, shorter ones padded.
     """
 
     title = "Text classification"
@@ -81,15 +82,20 @@ class TextClassification(Task):
         check_vocabulary(self.tokenizer, self.vocabulary)
         require_range(self, "validation", 0.0, 1.0)
         require_range(self, "test", 0.0, 1.0 - self.validation)
+        require_seed(self, "split_seed")
         if bool(self.files) == bool(self.dataset):
             raise ConfigError("files", self.files, "name files or a data set, one of the two")
         if len(self.files) > len(_SPLITS):
             raise ConfigError("files", self.files, "name one, two or three")
         if self.labels and len(set(self.labels)) < max(2, len(self.labels)):
             raise ConfigError("labels", self.labels, "must be two at least, each once")
+        if self.label_column == self.text_column:
+            raise ConfigError("label_column", self.label_column, "is the column of the texts")
+        known = {label for part in self.splits().values() for label in part.labels}
+        if unknown := [label for label in self.labels if label not in known]:
+            raise ConfigError("labels", self.labels, f"no text has the label {unknown[0]!r}")
         if len(self.classes_in_order) < 2:
-            given = self.dataset or ", ".join(self.files)
-            raise ConfigError(self._source_field, given, "has one label only")
+            raise self._refuses("has one label only")
         self.outcome  # noqa: B018  (its own checks)
 
     @property
@@ -127,17 +133,17 @@ class TextClassification(Task):
     def sources(self):
         if self.dataset:
             return huggingface.files(self.dataset, self.subset)
-        return tuple(map(pathlib.Path, self.files))
+        return sources.distinct((sources.expanded(f, "files") for f in self.files), "files")
 
     def fingerprint(self, data):
         return super().fingerprint(data) | {"classes": list(self.classes_in_order)}
 
     def splits(self) -> dict[str, Labelled]:
         """Texts and labels of the three splits."""
+        source = (() if self.dataset else self.sources(), self.dataset, self.subset)
         columns = (self.text_column, self.label_column)
         shares = (self.validation, self.test)
-        source = (self.files, self.dataset, self.subset)
-        return _read_splits(*source, columns, shares, self.split_seed)
+        return _read_splits(*source, columns, shares, self.split_seed, self.stamp())
 
     def load(self) -> Data:
         rows = self._rows()
@@ -150,15 +156,12 @@ class TextClassification(Task):
         """Tokens [N, T], padded, and targets [N] of each split."""
         splits = self.splits()
         numbers = {label: number for number, label in enumerate(self.classes_in_order)}
-        given = self.dataset or ", ".join(self.files)
         for name in _SPLITS:
             for label in sorted(set(splits[name].labels)):
                 if label not in numbers and self.labels:
-                    what = f"the label {label!r} is not in `labels`"
-                    raise ConfigError(self._source_field, given, what)
+                    raise self._refuses(f"the label {label!r} is not in `labels`")
                 if label not in splits["train"].labels:
-                    what = f"the label {label!r} is in the {name} split only"
-                    raise ConfigError(self._source_field, given, what)
+                    raise self._refuses(f"the label {label!r} is in the {name} split only")
         train = [text.encode() for text in splits["train"].texts]
         encode = make_tokenizer(self.tokenizer, self.vocabulary, train).encode
         dtype = np.uint16 if self.symbols < 2**16 else np.int32
@@ -206,9 +209,16 @@ class TextClassification(Task):
             ),
         )
 
-    @property
-    def _source_field(self) -> str:
-        return "dataset" if self.dataset else "files"
+    def notes(self, data):
+        texts = {name: list(map(_spaced, part.texts)) for name, part in self.splits().items()}
+        said = ()
+        for name in ("validation", "test"):
+            found = overlap.count(texts["train"], texts[name])
+            said += overlap.sentence(name, "texts", found, len(texts[name]))
+        return said
+
+    def _refuses(self, what: str) -> ConfigError:
+        return _refused(self.files, self.dataset, what)
 
     def _batch(self, rows):
         tokens = rows["tokens"].astype(jnp.int32)
@@ -242,39 +252,67 @@ def bag_of_words(splits: dict[str, Labelled]) -> tuple[float, float]:
 
 @functools.lru_cache(maxsize=2)
 def _read_splits(
-    files: tuple[str, ...],
+    files: tuple[pathlib.Path, ...],
     dataset: str,
     subset: str,
     columns: tuple[str, str],
     shares: tuple[float, float],
     seed: int,
+    changed: sources.Stamp,
 ) -> dict[str, Labelled]:
-    """Reads and splits once what every property asks for."""
+    """Reads and splits once what every property asks for, and anew where a file was changed."""
     if dataset:
-        tables = huggingface.read_splits(dataset, subset, columns)
-        found = {
-            name: Labelled(*([str(value) for value in table[column]] for column in columns))
-            for name, table in tables.items()
-        }
+        tables = huggingface.read_splits(dataset, subset, *columns)
+        found = {name: Labelled(*map(table.get, columns)) for name, table in tables.items()}
     else:
         names = {1: _SPLITS[:1], 2: ("train", "test"), 3: _SPLITS}[len(files)]
-        found = {
-            n: read_table(pathlib.Path(f), *columns) for n, f in zip(names, files, strict=True)
-        }
-    total = len(found["train"].labels)
-    sizes = {
-        name: max(1, round(share * total))
-        for name, share in zip(("validation", "test"), shares, strict=True)
-        if name not in found
-    }
-    if sizes:
-        try:
-            rows = held_out_split(np.array(found["train"].labels), sizes, seed)
-        except ConfigError as error:
-            given = dataset or ", ".join(files)
-            field = "dataset" if dataset else "files"
-            raise ConfigError(field, given, error.allowed) from None
-        texts, labels = found["train"]
-        for name, places in rows.items():
-            found[name] = Labelled([texts[i] for i in places], [labels[i] for i in places])
+        found = {n: read_table(path, *columns) for n, path in zip(names, files, strict=True)}
+    train = found["train"]
+    if not any(text.strip() for text in train.texts):
+        raise _refused(files, dataset, f"all texts of the column {columns[0]!r} are empty")
+    classes, rows = len(set(train.labels)), len(train.labels)
+    doubt = f"; is {columns[1]!r} the column of the labels?" if 2 * classes > rows else ""
+    drawn = {n: share for n, share in zip(_SPLITS[1:], shares, strict=True) if n not in found}
+    for name, share in drawn.items():
+        if not share:
+            raise ConfigError(name, share, f"must be above 0; the {name} split is drawn here")
+    try:
+        found |= _drawn(train, drawn, seed)
+    except ConfigError as error:
+        different = len(set(map(_spaced, train.texts)))
+        said = f" ({different} different texts in {rows} rows)" if different < rows else ""
+        raise _refused(files, dataset, error.allowed + said + doubt) from None
+    if doubt and classes > 1:
+        raise _refused(files, dataset, f"has {classes} labels in {rows} rows{doubt}")
     return {name: found[name] for name in _SPLITS}
+
+
+def _drawn(rows: Labelled, shares: dict[str, float], seed: int) -> dict[str, Labelled]:
+    """Splits with some shares of the different texts, and `train`; all rows of a text in one."""
+    texts = list(map(_spaced, rows.texts))
+    groups = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    places: list[list[int]] = [[] for _ in groups]
+    for place, text in enumerate(texts):
+        places[groups[text]].append(place)
+    # Of a text with several labels the rarest counts, so that training does not lack it.
+    often = collections.Counter(rows.labels)
+    labels = [min((rows.labels[i] for i in some), key=often.__getitem__) for some in places]
+    sizes = {name: max(1, round(share * len(groups))) for name, share in shares.items()}
+    if not sizes:
+        return {}
+    split = {}
+    for name, numbers in held_out_split(np.array(labels), sizes, seed).items():
+        chosen = [i for number in numbers for i in places[number]]
+        split[name] = Labelled([rows.texts[i] for i in chosen], [rows.labels[i] for i in chosen])
+    return split
+
+
+def _spaced(text: str) -> str:
+    """A text with single spaces: what nobody would call another text is the same."""
+    return " ".join(text.split())
+
+
+def _refused(files: tuple, dataset: str, what: str) -> ConfigError:
+    if dataset:
+        return ConfigError("dataset", dataset, what)
+    return ConfigError("files", ", ".join(map(str, files)), what)

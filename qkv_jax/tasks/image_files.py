@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qkv_jax.config import ConfigError
+from qkv_jax.tasks import sources
 
 _IDX_STEMS = {"train": ("train",), "test": ("t10k", "test")}
 _IDX_UBYTE = 0x08
@@ -39,6 +40,22 @@ class ImageFiles(NamedTuple):
 
     train: Examples
     test: Examples
+
+
+def numbered(files: ImageFiles, folder: str) -> tuple[ImageFiles, tuple[int, ...]]:
+    """The sets with labels numbered from 0, gaps closed, and what the labels were, in order.
+
+    Raises:
+      ConfigError: `folder`, if training has one label only or lacks one that the test set has.
+    """
+    names = np.unique(files.train.labels)
+    if len(names) < 2:
+        raise ConfigError("folder", folder, f"has one label only, {names[0]}, in the training set")
+    if len(new := np.setdiff1d(files.test.labels, names)):
+        raise ConfigError("folder", folder, f"the label {new[0]} is in the test set only")
+    number = lambda labels: np.searchsorted(names, labels).astype(np.int32)
+    sets = (Examples(part.images, number(part.labels)) for part in files)
+    return ImageFiles(*sets), tuple(names.tolist())
 
 
 def read_idx_folder(folder: str, prefix: str = "") -> ImageFiles:
@@ -75,7 +92,8 @@ def idx_paths(folder: str, prefix: str = "") -> tuple[pathlib.Path, ...]:
     """
     place = existing_folder(folder)
     kinds = ("images-idx3", "labels-idx1")
-    return tuple(_idx_path(place, prefix, split, kind) for split in _IDX_STEMS for kind in kinds)
+    paths = (_idx_path(place, prefix, split, kind) for split in _IDX_STEMS for kind in kinds)
+    return sources.distinct(paths, "folder")
 
 
 def read_idx(path: pathlib.Path, dimensions: int) -> np.ndarray:
@@ -156,9 +174,8 @@ def cifar_paths(folder: str) -> tuple[pathlib.Path, ...]:
     """
     place = existing_folder(folder)
     classes, suffix = cifar_layout(place)
-    return tuple(
-        _existing(place / f"{name}{suffix}") for names in _CIFAR[classes].values() for name in names
-    )
+    names = (f"{name}{suffix}" for names in _CIFAR[classes].values() for name in names)
+    return sources.distinct((_existing(place / name) for name in names), "folder")
 
 
 def cifar_layout(place: pathlib.Path) -> tuple[int, str]:
@@ -177,7 +194,7 @@ def existing_folder(folder: str) -> pathlib.Path:
     Raises:
       ConfigError: `folder`, if it is missing, no folder, empty or closed to us.
     """
-    place = pathlib.Path(folder)
+    place = sources.expanded(folder, "folder")
     try:
         if not any(place.iterdir()):
             raise ConfigError("folder", folder, "is empty")

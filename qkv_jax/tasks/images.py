@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import math
 import pathlib
+from collections.abc import Callable, Iterable
 from typing import ClassVar, Literal
 
 import jax
@@ -16,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from qkv_jax.config import ConfigError, require_choice, require_positive
-from qkv_jax.tasks import augmentation, image_files
+from qkv_jax.tasks import augmentation, image_files, overlap, sources
 from qkv_jax.tasks.base import Data, Outcome, Task, epoch_schedule, keys_schedule, register
 from qkv_jax.tasks.image_files import Examples, ImageFiles
-from qkv_jax.tasks.splits import held_out_split, stratified_split
+from qkv_jax.tasks.splits import held_out_split, require_seed, stratified_split
 from qkv_jax.tasks.streaming import DEVICE_LIMIT, ArrayRows, BatchStream
 from qkv_jax.transformer import PatchStem
 
@@ -102,6 +103,13 @@ class ImageTask(Task):
             found["splits"]["train"]["rows"] = len(self.splits()["train"][1])
         return found
 
+    def notes(self, data):
+        held_out, said = {name: self._pixels(data, name) for name in ("validation", "test")}, ()
+        for name, images in held_out.items():
+            found = overlap.count(self._pixels(data, "train"), images)
+            said += overlap.sentence(name, "images", found, len(images))
+        return said
+
     def stream(self, data, seed, batch_size):
         if "images" in data["train"]:
             return None
@@ -130,6 +138,18 @@ class ImageTask(Task):
         if "flips" in entry:
             images = augmentation.flip(images, entry["flips"])
         return self._normalised({"images": images, "targets": picked["targets"]}, train)
+
+    def _pixels(self, data: Data, name: str) -> Iterable[bytes]:
+        """The images of a split as they were before they were normalised."""
+        train = data["train"]
+        if name != "train":
+            mean, std = self.moments or (train["mean"], train["std"])
+            levels = (np.asarray(data[name]["inputs"]) * std + mean) * 255
+            return [image.tobytes() for image in np.rint(levels).astype(np.uint8)]
+        if "images" in train:
+            return (image.tobytes() for image in np.asarray(train["images"]))
+        examples, rows = self.splits()[name]
+        return (examples.images[row].tobytes() for row in rows)
 
     def _normalised(self, batch, train):
         """Pixels to about zero mean and unit variance."""
@@ -183,6 +203,7 @@ class Digits(ImageTask):
 
     def __post_init__(self):
         require_positive(self, "validation_examples", "test_examples")
+        require_seed(self, "split_seed")
         super().__post_init__()
 
     def sources(self):
@@ -212,12 +233,29 @@ class FolderImages(ImageTask):
         if not self.folder:
             raise ConfigError("folder", self.folder, "name the folder of the images")
         require_positive(self, "validation_examples")
+        require_seed(self, "split_seed")
         super().__post_init__()
+
+    def read(self) -> tuple[ImageFiles, tuple[int, ...]]:
+        """The two published sets with labels numbered from 0, and those in the files, in order."""
+        raise NotImplementedError
 
     @property
     def files(self) -> ImageFiles:
         """The two published sets."""
-        raise NotImplementedError
+        return self.read()[0]
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The labels in the files, in order."""
+        return self.read()[1]
+
+    @property
+    def classes(self):
+        return len(self.labels)
+
+    def fingerprint(self, data):
+        return super().fingerprint(data) | {"classes": list(self.labels)}
 
     def splits(self):
         train, test = self.files
@@ -238,29 +276,15 @@ class Idx(FolderImages):
 
     prefix: str = ""  # of the file names, such as "emnist-letters-"
 
-    def __post_init__(self):
-        if self.folder:
-            train, test = self.files
-            if len(new := np.setdiff1d(test.labels, train.labels)):
-                raise ConfigError(
-                    "folder", self.folder, f"the label {new[0]} is in the test set only"
-                )
-        super().__post_init__()
-
     def sources(self):
         return image_files.idx_paths(self.folder, self.prefix)
 
-    @property
-    def files(self):
-        return _read_once(image_files.read_idx_folder, self.folder, self.prefix)
+    def read(self):
+        return _read_once(image_files.read_idx_folder, self.stamp(), self.folder, self.prefix)
 
     @property
     def shape(self):
         return self.files.train.images.shape[1:]
-
-    @property
-    def classes(self):
-        return int(self.files.train.labels.max()) + 1
 
 
 @register("cifar")
@@ -276,13 +300,8 @@ class Cifar(FolderImages):
     def sources(self):
         return image_files.cifar_paths(self.folder)
 
-    @property
-    def files(self):
-        return _read_once(image_files.read_cifar_folder, self.folder)
-
-    @property
-    def classes(self):
-        return image_files.cifar_layout(image_files.existing_folder(self.folder))[0]
+    def read(self):
+        return _read_once(image_files.read_cifar_folder, self.stamp(), self.folder)
 
 
 def _package_data(package: str, name: str) -> pathlib.Path:
@@ -309,6 +328,9 @@ def pixel_moments(images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.
 
 
 @functools.lru_cache(maxsize=2)
-def _read_once(reader, *arguments: str) -> ImageFiles:
-    """A folder's images are asked for by every property; they are read once a process."""
-    return reader(*arguments)
+def _read_once(
+    reader: Callable[..., ImageFiles], changed: sources.Stamp, folder: str, *more: str
+) -> tuple[ImageFiles, tuple[int, ...]]:
+    """A folder's images are asked for by every property; they are read once, and anew where a file
+    was changed."""
+    return image_files.numbered(reader(folder, *more), folder)

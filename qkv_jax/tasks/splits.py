@@ -1,10 +1,21 @@
 """Held-out splits: which examples, the same for ever, as many of every class as its share."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from qkv_jax.config import ConfigError
+
+
+def require_seed(task: Any, name: str) -> None:
+    """Refuses what no generator of random numbers takes as a seed.
+
+    Raises:
+      ConfigError: if the field is below 0.
+    """
+    if getattr(task, name) < 0:
+        raise ConfigError(name, getattr(task, name), "must be 0 or above")
 
 
 def stratified_split(labels: np.ndarray, per_class: dict[str, int]) -> dict[str, np.ndarray]:
@@ -27,10 +38,10 @@ def held_out_split(
     """Indices of the splits in `sizes`, of the sizes stated there, and of `train`: what is left.
 
     Each class has its share of every split, to the nearest whole example. A class always keeps one
-    example in training; where many have no other, splits are smaller than stated.
+    example in training; where many have no other, splits are smaller than stated, but never empty.
 
     Raises:
-      ConfigError: `NAME_examples`, if the sizes leave nothing to train on.
+      ConfigError: `NAME_examples`, if the sizes leave nothing to train on, or a split has nothing.
     """
     if sum(sizes.values()) >= len(labels):
         name, size = max(sizes.items(), key=lambda item: item[1])
@@ -42,6 +53,10 @@ def held_out_split(
     splits = {}
     for name, size in sizes.items():
         shares = _apportion(size, counts, [len(left[c]) - 1 for c in classes])
+        if not shares.sum():
+            what = f"{len(labels)} examples of {len(classes)} classes, of each of which one is kept"
+            allowed = f"the {name} split would be empty: {what} for training"
+            raise ConfigError(f"{name}_examples", size, allowed)
         splits[name] = np.concatenate([left[c][:n] for c, n in zip(classes, shares, strict=True)])
         left = {c: left[c][n:] for c, n in zip(classes, shares, strict=True)}
     splits["train"] = np.concatenate([left[c] for c in classes])

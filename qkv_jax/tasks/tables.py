@@ -1,12 +1,15 @@
 """Tables of texts and labels: CSV and TSV files."""
 
+import codecs
 import csv
 import io
 import pathlib
 from typing import NamedTuple
 
 from qkv_jax.config import ConfigError
+from qkv_jax.tasks import sources
 
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # By extension: the separator, and whether cells may be quoted. Tab-separated texts are full of
 # quotation marks that belong to them.
 _DIALECTS = {".csv": (",", csv.QUOTE_MINIMAL), ".tsv": ("\t", csv.QUOTE_NONE)}
@@ -39,8 +42,9 @@ def read_table(path: pathlib.Path, text_column: str, label_column: str) -> Label
             if len(row) not in (0, len(header)):
                 what = f"line {reader.line_num}: {len(row)} columns, not {len(header)}"
                 raise ConfigError("files", str(path), what)
-            if row and not row[places[1]].strip():
-                raise ConfigError("files", str(path), f"line {reader.line_num}: no label")
+            if row and is_no_label(label := row[places[1]].strip()):
+                what = f"line {reader.line_num}: no label{f', but {label!r}' if label else ''}"
+                raise ConfigError("files", str(path), what)
             if row:
                 rows.append([row[place] for place in places])
     except csv.Error as error:
@@ -50,11 +54,15 @@ def read_table(path: pathlib.Path, text_column: str, label_column: str) -> Label
     return Labelled([text for text, _ in rows], [label.strip() for _, label in rows])
 
 
+def is_no_label(text: str) -> bool:
+    """Whether a cell is empty, or how a missing number is printed. "None" and "NA" name classes."""
+    return not text or text.lower() == "nan"
+
+
 def _read_utf8(path: pathlib.Path) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError("files", str(path), f"cannot be read: {error.strerror}") from None
+    content = sources.content(path, "files")
+    if content.startswith(_UTF16) or b"\0" in content:
+        raise ConfigError("files", str(path), "is UTF-16 or binary; save it as UTF-8")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -67,7 +75,7 @@ def _read_utf8(path: pathlib.Path) -> str:
 
 def _place(path: pathlib.Path, header: list[str], name: str) -> int:
     if name not in header:
-        what = f"has no column {name!r}; columns: {', '.join(header)}"
+        what = f"has no column {name!r}; columns: {', '.join(map(repr, header))}"
         raise ConfigError("files", str(path), what)
     if header.count(name) > 1:
         raise ConfigError("files", str(path), f"has {header.count(name)} columns {name!r}")

@@ -3,7 +3,6 @@ or on byte pairs learned from the training split."""
 
 import dataclasses
 import functools
-import pathlib
 from typing import ClassVar, Literal
 
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from qkv_jax.config import ConfigError, require_choice, require_positive, require_range
-from qkv_jax.tasks import huggingface
+from qkv_jax.tasks import huggingface, overlap, sources
 from qkv_jax.tasks.base import Batch, Outcome, Task, keys_schedule, register
 from qkv_jax.tasks.streaming import DEVICE_LIMIT, BatchStream, WindowRows
 from qkv_jax.tasks.text_files import check_utf8, read_bytes, shakespeare_files
@@ -57,6 +56,8 @@ class MaskedBytes(Task):
         require_choice(self, "encoding", ("bytes", "utf-8"))
         if self.files and self.dataset:
             raise ConfigError("dataset", self.dataset, "name files or a data set, not both")
+        if self.files:
+            self.sources()
         self.outcome  # noqa: B018  (its own checks)
 
     @property
@@ -101,7 +102,8 @@ class MaskedBytes(Task):
     def sources(self):
         if self.dataset:
             return huggingface.files(self.dataset, self.subset)
-        return tuple(map(pathlib.Path, self.files)) or tuple(shakespeare_files())
+        paths = (sources.expanded(name, "files") for name in self.files)
+        return sources.distinct(paths, "files") or tuple(shakespeare_files())
 
     def texts(self) -> Texts:
         """The symbols of each split, a text an item."""
@@ -153,6 +155,19 @@ class MaskedBytes(Task):
         hidden = windows.at[rows, places].set(self.classes)
         return {"inputs": hidden, "targets": targets, "read": places}
 
+    def notes(self, data):
+        splits = {name: _unmasked(data[name]) for name in ("validation", "test")}
+        texts = [data["train"]] if "train" in data else self.texts()["train"]
+        windows = np.concatenate([*splits.values()])
+        seen = np.any([overlap.occurring(windows, np.asarray(text)) for text in texts], axis=0)
+        said = ()
+        for name, some in splits.items():
+            here, seen = seen[: len(some)], seen[len(some) :]
+            said += overlap.sentence(name, "windows", int(here.sum()), len(some))
+            if len(some) < (wanted := getattr(self, f"{name}_examples")):
+                said += (f"The {name} split has room for {len(some)} of {wanted} windows.",)
+        return said
+
     def _windows(self, text: np.ndarray, split: str, wanted: int) -> Batch:
         count = min(wanted, len(text) // self.length)
         if count < 1:
@@ -170,10 +185,10 @@ class MaskedBytes(Task):
         return ConfigError("files", ", ".join(self.files), allowed)
 
     def _dataset_texts(self) -> Texts:
-        tables = huggingface.read_splits(self.dataset, self.subset, (self.text_column,))
+        tables = huggingface.read_splits(self.dataset, self.subset, self.text_column)
         whole = {}
         for name, table in tables.items():
-            text = "\n".join(map(str, table[self.text_column])).encode()
+            text = "\n".join(table[self.text_column]).encode()
             whole[name] = np.frombuffer(text, np.uint8)
         lacking = tuple(name for name in ("validation", "test") if name not in whole)
         whole |= _cut(whole["train"], lacking)
@@ -202,17 +217,24 @@ class MaskedTokens(MaskedBytes):
         return self.vocabulary
 
     def texts(self):
-        return _encoded(self)
+        return _encoded(self, self.stamp())
 
 
 @functools.lru_cache(maxsize=1)
-def _encoded(task: MaskedTokens) -> Texts:
+def _encoded(task: MaskedTokens, changed: sources.Stamp) -> Texts:
     """The tokens of a task's texts: seconds of work, asked for by checks, runs and streams."""
     texts = MaskedBytes.texts(task)
     train = (text.tobytes() for text in texts["train"])
     tokenizer = make_tokenizer("bpe", task.vocabulary, train)
     encode = lambda text: tokenizer.encode(text.tobytes())
     return {name: [encode(text) for text in some] for name, some in texts.items()}
+
+
+def _unmasked(batch: Batch) -> np.ndarray:
+    """The windows [M, T] of a batch with what is hidden put back."""
+    windows = np.array(batch["inputs"])
+    np.put_along_axis(windows, np.asarray(batch["read"]), np.asarray(batch["targets"]), axis=1)
+    return windows
 
 
 def _cut(text: np.ndarray, held_out: tuple[str, ...]) -> dict[str, np.ndarray]:
