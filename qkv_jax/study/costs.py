@@ -17,6 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from qkv_jax.projections import kept_sources
 from qkv_jax.tasks import Task
+from qkv_jax.tasks.sources import Stamp
 from qkv_jax.tie import Tie
 from qkv_jax.training.state import model_inputs
 from qkv_jax.training.step import Replica
@@ -37,7 +38,7 @@ class Costs:
 
 def measure(replica: Replica) -> Costs:
     """The costs of a replica's model on its task's sequences."""
-    model, tree = replica.model, _shapes(replica)
+    model, tree = replica.model, _shapes(replica, replica.task.stamp())
     layers = [tree[f"layer_{i}"] for i in range(model.layers)]
     attention = sum(_count(layer.get("attention", {})) for layer in layers)  # copies may have none
     return Costs(
@@ -50,12 +51,13 @@ def measure(replica: Replica) -> Costs:
 
 def flops_per_token(replica: Replica) -> float:
     """Forward FLOPs a token of the whole model."""
-    return _layer_flops(replica) + _outer_flops(replica.task, replica.model.width)
+    task = replica.task
+    return _layer_flops(replica) + _outer_flops(task, replica.model.width, task.stamp())
 
 
 def non_embedding_params(replica: Replica) -> int:
     """Parameters of the layers: what matching goes by."""
-    tree = _shapes(replica)
+    tree = _shapes(replica, replica.task.stamp())
     return sum(_count(tree[f"layer_{i}"]) for i in range(replica.model.layers))
 
 
@@ -131,8 +133,9 @@ def _block_flops(model: ModelConfig, length: int) -> float:
 
 
 @functools.lru_cache(maxsize=1024)
-def _outer_flops(task: Task, width: int) -> float:
-    """FLOPs a token of what surrounds the layers: stem and readout."""
+def _outer_flops(task: Task, width: int, changed: Stamp) -> float:
+    """FLOPs a token of what surrounds the layers: stem and readout. Files may say how many classes
+    there are, so the stamp of them is part of the key."""
     model = ModelConfig(layers=1, width=width, heads=1, implementation="einsum")
     encoder, example = task.encoder(model), model_inputs(task.example())
     variables = jax.eval_shape(lambda: encoder.init(jax.random.key(0), **example))
@@ -153,7 +156,7 @@ def _one_layer(model: ModelConfig, tie: Tie) -> ModelConfig:
 
 
 @functools.lru_cache(maxsize=1024)
-def _shapes(replica: Replica) -> Any:
+def _shapes(replica: Replica, changed: Stamp) -> Any:
     return jax.eval_shape(lambda: replica.init_params(0))
 
 

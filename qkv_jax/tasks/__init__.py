@@ -16,6 +16,8 @@ from qkv_jax.tasks import (  # noqa: F401  (they register themselves)
 )
 from qkv_jax.tasks.base import REGISTRY, Batch, Data, Outcome, Task, register
 
+_LIMIT = 2**31  # arrays count in 32 bits
+
 __all__ = ["REGISTRY", "Batch", "Data", "Outcome", "Task", "make_task", "register"]
 
 
@@ -27,4 +29,8 @@ def make_task(kind: str, options: Mapping[str, Any], prefix: str = "task") -> Ta
     """
     if kind not in REGISTRY:
         raise ConfigError(f"{prefix}.kind", kind, f"allowed: {', '.join(sorted(REGISTRY))}")
+    if isinstance(options, Mapping):
+        for name, value in options.items():
+            if isinstance(value, int) and value >= _LIMIT and not str(name).endswith("_bytes"):
+                raise ConfigError(f"{prefix}.options.{name}", value, f"must be below {_LIMIT}")
     return build(REGISTRY[kind], options, f"{prefix}.options")

@@ -212,9 +212,12 @@ def _idx_path(place: pathlib.Path, prefix: str, split: str, kind: str) -> pathli
         for spelled in (kind, kind.replace("-", "."))
         for suffix in ("", ".gz")
     ]
-    for name in names:
-        if (place / name).is_file():
-            return place / name
+    try:
+        for name in names:
+            if (place / name).is_file():
+                return place / name
+    except OSError as error:  # a prefix that no file system has
+        raise _unreadable(place / name, error) from None
     raise ConfigError("folder", str(place), f"holds no {names[0]}[.gz]")
 
 

@@ -35,14 +35,15 @@ def occurring(windows: np.ndarray, text: np.ndarray) -> np.ndarray:
     By a rolling hash of 64 bits (Karp & Rabin 1987), in one pass over the text.
     """
     length = windows.shape[1]
-    powers = np.cumprod(np.full(_BLOCK + length, _BASE))
-    inverses = np.cumprod(np.full(_BLOCK, _INVERSE))
+    block = max(length, min(_BLOCK, len(text)))
+    powers = np.cumprod(np.full(block + length, _BASE))
+    inverses = np.cumprod(np.full(block, _INVERSE))
     wanted = (windows.astype(np.uint64) * powers[:length]).sum(axis=1)
     found = np.zeros(len(wanted), bool)
     likely = np.zeros(2**20, bool)  # by the first 20 bits: few places need a closer look
     likely[wanted >> _SHIFT] = True
-    for start in range(0, len(text) - length + 1, _BLOCK):
-        part = text[start : start + _BLOCK + length - 1].astype(np.uint64)
+    for start in range(0, len(text) - length + 1, block):
+        part = text[start : start + block + length - 1].astype(np.uint64)
         sums = np.concatenate([[np.uint64(0)], np.cumsum(part * powers[: len(part)])])
         here = sums[length:] - sums[:-length]
         here *= np.concatenate([[np.uint64(1)], inverses])[: len(here)]

@@ -40,10 +40,10 @@ class Recall(Generated):
     queries: int = 8
 
     def __post_init__(self):
+        require_symbols(self, "values")
         super().__post_init__()
         require_positive(self, "pairs", "queries")
         require_choice(self, "form", ("interleaved", "joint"))
-        require_symbols(self, "values")
         if self.keys < self.pairs:
             raise ConfigError("keys", self.keys, f"must be at least pairs = {self.pairs}")
         if self.queries > self.pairs:

@@ -52,8 +52,8 @@ class Relation(FixedLength):
     ask: Ask = "named"
 
     def __post_init__(self):
-        super().__post_init__()
         require_symbols(self, "labels")
+        super().__post_init__()
         require_choice(self, "ask", _TITLES)
         if self.names < self.length:
             raise ConfigError("names", self.names, f"must be at least length = {self.length}")

@@ -63,10 +63,10 @@ class Retrieval(FixedLength):
     keys: int = 64  # of `content`
 
     def __post_init__(self):
+        require_symbols(self, "symbols")
         super().__post_init__()
         require_choice(self, "by", _TITLES)
         require_positive(self, "max_distance", "queries")
-        require_symbols(self, "symbols")
         sides = 2 if self.by == "place_either" else 1
         if sides * self.max_distance >= self.length:
             limit = "length" if sides == 1 else "half of length"

@@ -24,8 +24,8 @@ class SymbolSequences(FixedLength):
     symbols: int = 10
 
     def __post_init__(self):
-        super().__post_init__()
         require_symbols(self, "symbols")
+        super().__post_init__()
 
     @property
     def classes(self) -> int:

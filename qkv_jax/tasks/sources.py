@@ -1,5 +1,6 @@
 """The files that a config names: where they are, that no two are one, and whether they changed."""
 
+import os
 import pathlib
 import stat
 import time
@@ -20,12 +21,18 @@ def expanded(name: str, field: str) -> pathlib.Path:
     Raises:
       ConfigError: `field`, for what can be no path.
     """
-    if not name.strip() or "\0" in name:
-        raise ConfigError(field, name, "is no path")
     try:
-        return pathlib.Path(name).expanduser()
+        if not name.strip() or b"\0" in os.fsencode(name):
+            raise ConfigError(field, name, "is no path")
+        path = pathlib.Path(name).expanduser()
+        path.exists()  # refuses what the file system cannot have, but not what it has not
+        return path
     except RuntimeError:
         raise ConfigError(field, name, "the home folder is not known; write it out") from None
+    except UnicodeEncodeError:
+        raise ConfigError(field, name, "is no path") from None
+    except OSError as error:
+        raise ConfigError(field, name, f"cannot be read: {error.strerror}") from None
 
 
 def distinct(paths: Iterable[pathlib.Path], field: str) -> tuple[pathlib.Path, ...]:

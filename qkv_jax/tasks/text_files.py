@@ -47,12 +47,15 @@ def check_utf8(text: np.ndarray, name: str) -> None:
     """Refuses bytes that are not UTF-8.
 
     Raises:
-      ConfigError: `files`, with the place of the first wrong byte.
+      ConfigError: `files`, with the place of the first wrong byte, or of one that no text has.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     for start in range(0, max(1, len(text)), _CHUNK):
         kept = len(decoder.getstate()[0])  # of a character that the last chunk cut in two
         chunk = text[start : start + _CHUNK].tobytes()
+        if b"\0" in chunk:
+            what = f"is UTF-16 or binary: byte {start + chunk.index(0)} is 0"
+            raise ConfigError("files", name, what)
         try:
             decoder.decode(chunk, final=start + _CHUNK >= len(text))
         except UnicodeDecodeError as error:

@@ -82,6 +82,8 @@ def train_byte_pairs(texts: tuple[bytes, ...], vocabulary: int) -> BytePairs:
     except ImportError:
         advice = "needs the package 'tokenizers': pip install 'qkv_jax[text]'"
         raise ConfigError("tokenizer", "bpe", advice) from None
+    if vocabulary - BYTES > (size := sum(map(len, texts))):  # the library makes room beforehand
+        raise ConfigError("vocabulary", vocabulary, f"the training split has {size} bytes only")
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Split(Regex(_WORDS), "isolated")
     trainer = trainers.BpeTrainer(

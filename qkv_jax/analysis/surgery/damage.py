@@ -23,6 +23,7 @@ from qkv_jax.analysis.surgery.impose import impose, spread, tied
 from qkv_jax.analysis.surgery.rotary import Turns
 from qkv_jax.analysis.survey.flow import Feed, gather
 from qkv_jax.analysis.survey.subjects import of_pretrained, task_feeds
+from qkv_jax.tasks.sources import Stamp
 from qkv_jax.tasks.streaming import next_batches
 from qkv_jax.tie import Tie
 from qkv_jax.training.step import Replica
@@ -99,7 +100,8 @@ def patient_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) ->
     feeds, _ = task_feeds(encoder, replica.task, EXAMPLES)
 
     def measure(changed: Encoder, params: Variables) -> tuple[float, ...]:
-        evaluate, test = _evaluate(_with(replica, changed)), data["test"]
+        evaluate = _evaluate(_with(replica, changed), replica.task.stamp())
+        test = data["test"]
         starts = range(0, len(test["targets"]), _BLOCK)
         blocks = (jax.tree.map(lambda a, s=s: a[s : s + _BLOCK], test) for s in starts)
         scores = [np.asarray(evaluate(params["params"], block)) for block in blocks]
@@ -192,7 +194,7 @@ def _with(replica: Replica, encoder: Encoder) -> Replica:
 
 
 @functools.lru_cache(maxsize=8)
-def _evaluate(replica: Replica) -> Callable:
+def _evaluate(replica: Replica, changed: Stamp) -> Callable:
     return jax.jit(replica.evaluate)
 
 
