@@ -39,7 +39,8 @@ class ModelConfig:
     frozen: tuple[str, ...] = ()  # of "query", "key", "value"
     output_projection: bool = True
     use_bias: bool = False  # in the projections of attention
-    mlp: Literal["gelu", "gelu_exact", "swiglu"] = "gelu"  # "gelu" is its tanh approximation
+    # "gelu" is its tanh approximation.
+    mlp: Literal["gelu", "gelu_exact", "relu", "swiglu"] = "gelu"
     mlp_width: int | None = None  # 4 * width; with swiglu two thirds of that (Shazeer 2020)
     norm: Literal["layer", "rms"] = "layer"
     norm_position: Literal["pre", "post"] = "pre"
@@ -61,7 +62,7 @@ class ModelConfig:
         require_range(self, "dropout", 0.0, 1.0)
         require_choice(self, "positions", POSITIONS)
         require_choice(self, "implementation", IMPLEMENTATIONS)
-        require_choice(self, "mlp", ("gelu", "gelu_exact", "swiglu"))
+        require_choice(self, "mlp", ("gelu", "gelu_exact", "relu", "swiglu"))
         require_choice(self, "norm", ("layer", "rms"))
         require_choice(self, "norm_position", ("pre", "post"))
         require_choice(self, "dtype", ("float32", "bfloat16"))

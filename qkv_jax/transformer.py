@@ -79,8 +79,20 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         dense = functools.partial(nn.Dense, dtype=x.dtype)
-        hidden = nn.gelu(dense(self.hidden, name="up")(x), self.approximate)
+        hidden = self._act(dense(self.hidden, name="up")(x))
         return dense(x.shape[-1], name="down")(hidden)
+
+    @nn.nowrap
+    def _act(self, x: Array) -> Array:
+        return nn.gelu(x, self.approximate)
+
+
+class ReluMlp(Mlp):
+    """Two dense layers with a ReLU between (Vaswani et al. 2017)."""
+
+    @nn.nowrap
+    def _act(self, x: Array) -> Array:
+        return nn.relu(x)
 
 
 class SwiGlu(nn.Module):
@@ -98,6 +110,7 @@ class SwiGlu(nn.Module):
 MLPS = {
     "gelu": Mlp,
     "gelu_exact": functools.partial(Mlp, approximate=False),
+    "relu": ReluMlp,
     "swiglu": SwiGlu,
 }
 NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}

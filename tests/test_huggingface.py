@@ -297,7 +297,7 @@ CONFIG_REFUSALS = [
     ({"model_type": "t5"}, "given 't5'; understood: bert, roberta, distilbert, vit"),
     ({"model_type": None}, "config.json model_type: given None"),
     ({"model_type": ["bert"]}, "config.json model_type: given ['bert']"),
-    ({"hidden_act": "relu"}, "hidden_act: given 'relu'; understood: gelu, gelu_new, gelu_py"),
+    ({"hidden_act": "silu"}, "hidden_act: given 'silu'; understood: gelu, gelu_new, gelu_py"),
     ({"position_embedding_type": "relative_key"}, "position_embedding_type: given 'relative_key'"),
     ({"is_decoder": True}, "is_decoder: given True; understood: False"),
     ({"add_cross_attention": True}, "add_cross_attention: given True; understood: False"),
@@ -324,11 +324,12 @@ def test_configs_that_are_not_understood_are_refused_by_name_and_value(tmp_path,
 
 OTHER_REFUSALS = [
     ("roberta", {"max_position_embeddings": 2}, "max_position_embeddings: given 2; the first 2"),
-    ("distilbert", {"activation": "relu"}, "config.json activation: given 'relu'"),
+    ("distilbert", {"activation": "silu"}, "config.json activation: given 'silu'"),
     ("distilbert", {"dim": 0}, "config.json dim: given 0"),
     ("vit", {"image_size": 10}, "image_size: given 10; must be divisible by patch_size = 4"),
-    ("vit", {"image_size": [8, 8]}, "image_size: given [8, 8]; must be a whole number"),
-    ("vit", {"qkv_bias": False}, "qkv_bias: given False; understood: True"),
+    ("vit", {"image_size": [8, 4]}, "image_size: given [8, 4]; must be one whole number, or twice"),
+    ("vit", {"image_size": []}, "image_size: given []; must be one whole number, or twice"),
+    ("vit", {"qkv_bias": "no"}, "qkv_bias: given 'no'; must be true or false"),
 ]
 
 

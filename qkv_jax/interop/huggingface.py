@@ -11,11 +11,12 @@ files.
 """
 
 import dataclasses
+import difflib
 import functools
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,10 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from qkv_jax import arguments
 from qkv_jax.config import ConfigError
 from qkv_jax.interop import layouts
+from qkv_jax.interop.recipe import encoder_folder, read_recipe
 from qkv_jax.interop.tensors import as_float32, read_json, read_tensors, refusal
-from qkv_jax.interop.tokens import Encoded, TextTokenizer, read_tokenizer
+from qkv_jax.interop.tokens import Encoded, TextTokenizer, listed, read_tokenizer
 from qkv_jax.transformer import Block, Encoder, PatchStem, TokenStem
 
 _BATCH = 32
@@ -94,9 +97,10 @@ def load_pretrained(folder: str | os.PathLike) -> Pretrained:
       ConfigError: naming the file, the field of config.json or the tensor that is missing, damaged
         or not understood.
     """
-    place = pathlib.Path(folder)
+    place = arguments.path("pretrained", folder)
     if not place.is_dir():
         raise refusal(place, "is no folder")
+    place = encoder_folder(place)
     config = read_json(place / "config.json")
     plan = layouts.plan(config)
     params, left_out = _fill(plan, read_tensors(place))
@@ -141,18 +145,30 @@ def sentence_embeddings(
     """The mean of the last hidden state over a text's tokens, special ones included, at unit
     length (Reimers and Gurevych 2019).
 
-    sentence-transformers cuts texts silently, at the `max_seq_length` of its own config; for the
-    same numbers on long texts give that as `max_length`, with `truncate`.
+    A sentence-transformers folder gives what the library gives, or is refused: its lower case, its
+    prompt, and no unit length where its modules.json has no Normalize, see `recipe`. The library
+    cuts texts silently, at the `max_seq_length` of the folder; here longer ones are refused without
+    `truncate`. A `max_length` of one's own stands in for that of the folder.
 
     Raises:
-      ConfigError: for a text that cannot be, or a folder that asks for another kind of pooling.
+      ConfigError: for a text that cannot be, or a folder that asks for anything else.
     """
-    _check_pooling(pretrained.folder)
+    pretrained = arguments.instance("pretrained", pretrained, Pretrained)
+    recipe, reader = read_recipe(pretrained.folder), pretrained.reader
+    if str(pretrained.config.get("architectures")).count("ForCausalLM"):
+        given = pretrained.config["architectures"]
+        raise ConfigError("config.json architectures", given, "its last token would be taken")
+    if recipe.lower:
+        pretrained = dataclasses.replace(pretrained, tokenizer=reader.lowered())
+    if max_length is None:
+        usual = reader.options.max_length if recipe.max_length is None else recipe.max_length
+        max_length = reader.max_length if usual is None else min(usual, reader.max_length)
+    texts = [recipe.prompt + text for text in listed(texts)]
     found = np.zeros((len(texts), pretrained.encoder.config.width), np.float32)
     for batch in batches(pretrained, texts, max_length, truncate):
         pooled = _pooled(pretrained.encoder, pretrained.variables, batch.inputs, batch.padding)
         found[batch.rows] = np.asarray(pooled)[: len(batch.rows)]
-    return found
+    return np.asarray(_unit(found)) if recipe.normalize else found
 
 
 def batches(
@@ -182,20 +198,12 @@ def batches(
 @functools.partial(jax.jit, static_argnums=0)
 def _pooled(encoder: Encoder, variables, inputs, padding) -> Float[Array, "B D"]:
     last = encoder.apply(variables, inputs, padding)
-    mean = jnp.mean(last, axis=1, where=padding[:, :, None])
-    return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
+    return jnp.mean(last, axis=1, where=padding[:, :, None])
 
 
-def _check_pooling(folder: pathlib.Path) -> None:
-    """Refuses the folder of a sentence-transformer that does not take the mean."""
-    modules = folder / "modules.json"
-    if modules.is_file() and b".Dense" in modules.read_bytes():
-        raise refusal(modules, "names a Dense module, which is not understood")
-    path = folder / "1_Pooling" / "config.json"
-    if path.is_file():
-        given = {k for k, on in read_json(path).items() if k.startswith("pooling_mode") and on}
-        if given != {"pooling_mode_mean_tokens"}:
-            raise refusal(path, f"asks for {', '.join(sorted(given))}; pooling_mode_mean_tokens is")
+@jax.jit
+def _unit(vectors: Float[Array, "B D"]) -> Float[Array, "B D"]:
+    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def _fill(plan: layouts.Plan, tensors: dict[str, np.ndarray]) -> tuple[dict, tuple[str, ...]]:
@@ -208,20 +216,38 @@ def _fill(plan: layouts.Plan, tensors: dict[str, np.ndarray]) -> tuple[dict, tup
         if plain in given:
             raise ConfigError(f"tensor {name}", given[plain], "two names for one tensor")
         given[plain] = name
-    tree, filled = _shapes(plan), {}
+    tree, filled, used = _shapes(plan), {}, []
     for path, shape in tree.items():
         tensor, layout = plan.places[path]
+        if tensor is None:
+            filled[path] = np.zeros(shape, np.float32)
+            continue
         if tensor not in given:
-            raise ConfigError(f"tensor {tensor}", None, f"is missing; {path} needs it")
+            raise _missing(tensor, path, tensors)
         name, expected = given.pop(tensor), layout.stored(shape)
         if tensors[name].shape != expected:
             what = f"must have the shape {expected}, by config.json"
             raise ConfigError(f"tensor {name}", tensors[name].shape, what)
         filled[path] = layout.convert(as_float32(name, tensors[name]), shape)
+        used.append(name)
+    # Where the encoder's tensors bear its prefix, what does not is a head of somebody's own.
+    prefixed = all(name.startswith(plan.prefix) for name in used)
     for plain, name in given.items():
-        if not plan.is_unneeded(plain):
+        outside = prefixed and not name.startswith(plan.prefix)
+        if not (outside or plan.is_unneeded(plain)):
             raise ConfigError(f"tensor {name}", tensors[name].shape, "is not understood")
     return _nested(filled), (*sorted(given.values()), *plan.skipped)
+
+
+def _missing(tensor: str, path: str, tensors: Iterable[str]) -> ConfigError:
+    """A refusal that says under which other name the tensor may be there."""
+    what = f"is missing; {path} needs it"
+    longer = sorted(name for name in tensors if name.endswith(f".{tensor}"))
+    if longer:
+        what += f"; {longer[0]} is there: take {longer[0].removesuffix(tensor)!r} off the names"
+    elif near := difflib.get_close_matches(tensor, tensors, n=1, cutoff=0.8):
+        what += f"; {near[0]} is there"
+    return ConfigError(f"tensor {tensor}", None, what)
 
 
 def _shapes(plan: layouts.Plan) -> dict[str, tuple[int, ...]]:

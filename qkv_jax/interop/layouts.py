@@ -8,27 +8,57 @@ by side in one axis. Every leaf says what shape its tensor must have, so that no
 import dataclasses
 import fnmatch
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qkv_jax.config import ConfigError
+from qkv_jax.interop.fields import check_fields, words
 from qkv_jax.model_config import ModelConfig
 from qkv_jax.transformer import Encoder, PatchStem, TokenStem
 
 Shape = tuple[int, ...]
-_ACTIVATIONS = {"gelu": "gelu_exact", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu"}
-# Fields that change the maths, and the one value that is understood (absent means that value).
+_ACTIVATIONS = {
+    "gelu": "gelu_exact", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu_fast": "gelu",
+    "gelu_accurate": "gelu", "gelu_python": "gelu_exact", "relu": "relu",
+}  # fmt: skip
+# Fields that change the maths, and the one value that is understood.
 _FIXED = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
+    "is_causal": False,
     "add_cross_attention": False,
     "is_encoder_decoder": False,
     "pruned_heads": {},
     "quantization_config": None,
-    "qkv_bias": True,
+    "auto_map": {},  # code of the folder's own
 }
+# Fields that change no number of the encoder: names and versions, what only training, heads or
+# generation read, and how fast the same is computed.
+_HARMLESS = words("""
+    model_type architectures transformers_version torch_dtype dtype name_or_path tokenizer_class
+    finetuning_task language license task_specific_params problem_type num_labels id2label
+    label2id attn_implementation chunk_size_feed_forward return_dict output_hidden_states
+    output_attentions output_past output_scores return_dict_in_generate torchscript use_bfloat16
+    tf_legacy_loss xla_device use_cache gradient_checkpointing hidden_dropout_prob
+    attention_probs_dropout_prob dropout attention_dropout qa_dropout seq_classif_dropout
+    classifier_dropout summary_use_proj initializer_range initializer_factor tie_word_embeddings
+    tie_weights_ tie_encoder_decoder sinusoidal_pos_embds directionality pooler_fc_size
+    pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
+    pooler_output_size pooler_act encoder_stride bos_token_id eos_token_id sep_token_id
+    cls_token_id mask_token_id unk_token_id decoder_start_token_id prefix bad_words_ids
+    max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty
+    temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
+    encoder_no_repeat_ngram_size num_return_sequences forced_bos_token_id forced_eos_token_id
+    remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
+    cross_attention_hidden_size
+""")
+_READ = words("""
+    vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act
+    max_position_embeddings type_vocab_size layer_norm_eps pad_token_id
+""")
 
 
 class Layout(NamedTuple):
@@ -61,9 +91,9 @@ BATCHED = Layout(lambda ours: (1, *ours), lambda array, ours: array[0])
 
 
 class Place(NamedTuple):
-    """Where a leaf's numbers are."""
+    """Where a leaf's numbers are; without a tensor they are zeros."""
 
-    tensor: str
+    tensor: str | None
     layout: Layout
 
 
@@ -101,16 +131,28 @@ def plan(values: Mapping[str, Any]) -> Plan:
     Raises:
       ConfigError: naming the field, for a `model_type` or a value that is not understood.
     """
-    kind = values.get("model_type")
+    kind = _kind(values)
     if kind == "gpt2":
         raise _refusal("model_type", kind, "a decoder, which this package does not have yet")
     if not isinstance(kind, str) or kind not in _FAMILIES:
         raise _refusal("model_type", kind, f"understood: {', '.join(_FAMILIES)}")
-    for field, only in _FIXED.items():
-        given = values.get(field, only)
-        if given is not None and given != only:
-            raise _refusal(field, given, f"understood: {only!r}")
-    return _FAMILIES[kind](values)
+    family = _FAMILIES[kind]
+    check_fields("config.json", values, family.read, _HARMLESS, _FIXED)
+    return family.plan(values)
+
+
+def _kind(values: Mapping[str, Any]) -> Any:
+    """The model_type; where there is none, as in old files, that of the class that was saved."""
+    kind, classes = values.get("model_type"), values.get("architectures")
+    if kind is not None or not isinstance(classes, list):
+        return kind
+    found = {
+        kind
+        for name in classes
+        for kind, family in _FAMILIES.items()
+        if re.fullmatch(f"{family.name}(Model|LMHeadModel|For[A-Z][A-Za-z]*)", str(name))
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 def _bert(values: Mapping[str, Any]) -> Plan:
@@ -189,7 +231,7 @@ def _distilbert(values: Mapping[str, Any]) -> Plan:
 def _vit(values: Mapping[str, Any]) -> Plan:
     """The Vision Transformer (Dosovitskiy et al. 2021)."""
     model = _model(values, norm_position="pre")
-    size, patch = _whole(values, "image_size", 224), _whole(values, "patch_size", 16)
+    size, patch = _side(values, "image_size", 224), _side(values, "patch_size", 16)
     if size % patch:
         raise _refusal("image_size", size, f"must be divisible by patch_size = {patch}")
     channels = _whole(values, "num_channels", 3)
@@ -203,6 +245,9 @@ def _vit(values: Mapping[str, Any]) -> Plan:
         "positions/embedding": Place("embeddings.position_embeddings", BATCHED),
         **_norm("norm", "layernorm"),
     }
+    biased = values.get("qkv_bias", True)
+    if not isinstance(biased, bool):
+        raise _refusal("qkv_bias", biased, "must be true or false")
     for i in range(model.layers):
         theirs = f"encoder.layer.{i}"
         places |= _block(i, f"{theirs}.attention.attention.", ("query", "key", "value"), {
@@ -211,12 +256,32 @@ def _vit(values: Mapping[str, Any]) -> Plan:
             "down": f"{theirs}.output.dense",
             "attention_norm": f"{theirs}.layernorm_before",
             "mlp_norm": f"{theirs}.layernorm_after",
-        })  # fmt: skip
+        }, biased)  # fmt: skip
     unneeded = ("pooler.dense.*", "classifier.*", "embeddings.mask_token", "decoder.0.*")
     return Plan(encoder, places, "vit.", unneeded, channels=channels)
 
 
-_FAMILIES = {"bert": _bert, "roberta": _roberta, "distilbert": _distilbert, "vit": _vit}
+class _Family(NamedTuple):
+    """Models of one layout: its plan, how their classes begin, and the fields that are read."""
+
+    plan: Callable[[Mapping[str, Any]], Plan]
+    name: str
+    read: frozenset[str] = _READ
+
+
+_FAMILIES = {
+    "bert": _Family(_bert, "Bert"),
+    "roberta": _Family(_roberta, "Roberta"),
+    "distilbert": _Family(_distilbert, "DistilBert", words("""
+        vocab_size dim n_layers n_heads hidden_dim activation max_position_embeddings pad_token_id
+    """)),
+    "vit": _Family(_vit, "ViT", words("""
+        hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act
+        layer_norm_eps image_size patch_size num_channels qkv_bias
+    """)),
+    "xlm-roberta": _Family(_roberta, "XLMRoberta"),  # RoBERTa with another tokenizer
+    "camembert": _Family(_roberta, "Camembert"),  # likewise
+}  # fmt: skip
 
 
 def _model(values, names: Mapping[str, str | None] | None = None, **fixed) -> ModelConfig:
@@ -245,13 +310,15 @@ def _model(values, names: Mapping[str, str | None] | None = None, **fixed) -> Mo
     )  # fmt: skip
 
 
-def _block(layer: int, roles_under: str, roles: tuple[str, ...], parts: Mapping[str, str]):
-    """The places of one layer."""
+def _block(layer: int, roles_under: str, roles: tuple[str, ...], parts: Mapping[str, str],
+           biased: bool = True):  # fmt: skip
+    """The places of one layer; `biased`: whether its projections of X have biases."""
     ours, places = f"layer_{layer}", {}
     for role, theirs in zip(("query", "key", "value"), roles, strict=True):
         path = f"{ours}/attention/{role}"
         places[f"{path}/kernel"] = Place(f"{roles_under}{theirs}.weight", TO_HEADS)
-        places[f"{path}/bias"] = Place(f"{roles_under}{theirs}.bias", HEADS_BIAS)
+        bias = f"{roles_under}{theirs}.bias" if biased else None
+        places[f"{path}/bias"] = Place(bias, HEADS_BIAS)
     places[f"{ours}/attention/out/kernel"] = Place(f"{parts['out']}.weight", FROM_HEADS)
     places[f"{ours}/attention/out/bias"] = Place(f"{parts['out']}.bias", SAME)
     for part in ("up", "down"):
@@ -265,6 +332,16 @@ def _block(layer: int, roles_under: str, roles: tuple[str, ...], parts: Mapping[
 def _norm(ours: str, theirs: str) -> dict[str, Place]:
     weight, bias = Place(f"{theirs}.weight", SAME), Place(f"{theirs}.bias", SAME)
     return {f"{ours}/scale": weight, f"{ours}/bias": bias}
+
+
+def _side(values, field: str, absent: int) -> int:
+    """The side of a square, which may be given twice."""
+    given = values.get(field)
+    if isinstance(given, list):
+        if len(given) != 2 or given[0] != given[1]:
+            raise _refusal(field, given, "must be one whole number, or twice the same (a square)")
+        values = {field: given[0]}
+    return _whole(values, field, absent)
 
 
 def _whole(values, field: str, absent: int | None = None, least: int = 1) -> int:

@@ -15,8 +15,8 @@ _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = tuple(map(np.dtype, ("float32", "float16", jnp.bfloat16, "float64")))
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+def read_json(path: pathlib.Path, kind: type = dict) -> Any:
+    """A JSON file that holds an object, or a list where `kind` says so.
 
     Raises:
       ConfigError: `pretrained`, naming the file that is missing or damaged.
@@ -25,10 +25,10 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise refusal(path, "is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise refusal(path, f"is no readable JSON: {_line(error)}") from None
-    if not isinstance(values, dict):
-        raise refusal(path, "must hold a JSON object")
+    if not isinstance(values, kind):
+        raise refusal(path, f"must hold a JSON {'object' if kind is dict else 'list'}")
     return values
 
 

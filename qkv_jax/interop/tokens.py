@@ -3,16 +3,19 @@
 Needs the package `tokenizers` (extra `text`), which only those who read a tokenizer import.
 """
 
+import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from qkv_jax import arguments
 from qkv_jax.config import ConfigError
 from qkv_jax.interop.tensors import refusal
+from qkv_jax.interop.tokenizer_config import Options, read_options
 
 TokenLists = list[list[int]]
 
@@ -30,11 +33,17 @@ class TextTokenizer:
 
     Attributes:
       max_length: the longest sequence that the model takes, special tokens included.
+      options: what tokenizer_config.json says.
+      unknown: the number of the token that stands for what has none; None if there is no such.
     """
 
-    def __init__(self, tokenizer: Any, pad: int, fields: int, max_length: int, pad_counts: bool):
+    def __init__(
+        self, tokenizer: Any, pad: int, fields: int, max_length: int, pad_counts: bool,
+        options: Options, unknown: int | None,
+    ):  # fmt: skip
         self._tokenizer, self._pad, self._fields = tokenizer, pad, fields
         self._pad_counts, self.max_length = pad_counts, max_length
+        self.options, self.unknown = options, unknown
 
     def encode(
         self, texts: Sequence[str], max_length: int | None = None, truncate: bool = False
@@ -58,29 +67,43 @@ class TextTokenizer:
         Raises:
           ConfigError: naming the text that is empty, too long, or not a text, and for no texts.
         """
-        limit = self.max_length if max_length is None else max_length
+        limit = self.max_length
         special = self._tokenizer.num_special_tokens_to_add(False)
+        if max_length is not None:
+            limit = arguments.whole("max_length", max_length)
         if not special < limit <= self.max_length:
             allowed = f"must be from {special + 1} to the {self.max_length} that the model takes"
             raise ConfigError("max_length", limit, allowed)
-        if isinstance(texts, str) or not len(texts):
-            raise ConfigError("texts", texts, "must be a list of at least one text")
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise ConfigError(f"text {i}", text, "must be a text")
+        arguments.truth("truncate", truncate)
+        texts = listed(texts)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         if truncate:
-            self._tokenizer.enable_truncation(limit)
-        found = self._tokenizer.encode_batch(list(texts))
+            self._tokenizer.enable_truncation(limit, direction=self.options.truncation_side)
+        try:
+            found = self._tokenizer.encode_batch(texts)
+        except Exception as error:  # the package raises bare Exceptions
+            allowed = f"tokenizer.json cannot read them: {error}"
+            raise ConfigError("texts", arguments.brief(texts), allowed) from None
         for i, (text, encoding) in enumerate(zip(texts, found, strict=True)):
             self._check(f"text {i}", text, encoding, limit)
         return [encoding.ids for encoding in found]
 
     def pad(self, tokens: TokenLists, length: int | None = None) -> Encoded:
-        """Lists of tokens as one array, filled up to `length` (the longest by default)."""
+        """Lists of tokens as one array, filled up to `length` (the longest by default).
+
+        Raises:
+          ConfigError: for no lists, other items than tokens, or a length below the longest.
+        """
+        if not isinstance(tokens, list | tuple) or not len(tokens):
+            raise ConfigError("tokens", arguments.brief(tokens), "must be lists of tokens")
+        known = self._tokenizer.get_vocab_size()
+        for row in tokens:
+            for token in row if isinstance(row, list | tuple) else (row,):
+                arguments.whole("tokens", token, 0, known - 1)
         lengths = np.array([len(row) for row in tokens])
-        length = int(lengths.max()) if length is None else length
+        longest = int(lengths.max())
+        length = longest if length is None else arguments.whole("length", length, longest)
         ids = np.full((len(tokens), length), self._pad, np.int32)
         for row, some in zip(ids, tokens, strict=True):
             row[: len(some)] = some
@@ -89,19 +112,40 @@ class TextTokenizer:
         inputs = ids if self._fields == 1 else np.stack([ids, np.zeros_like(ids)], -1)
         return Encoded(jnp.asarray(inputs), jnp.asarray(padding))
 
+    def lowered(self) -> "TextTokenizer":
+        """The same tokenizer with texts made lower case first."""
+        import tokenizers
+        from tokenizers import normalizers
+
+        copy = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        own = [] if copy.normalizer is None else [copy.normalizer]
+        copy.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+        sizes = (self._pad, self._fields, self.max_length, self._pad_counts)
+        return TextTokenizer(copy, *sizes, self.options, self.unknown)
+
+    def unknown_share(self, tokens: TokenLists) -> float:
+        """How much of some texts the tokenizer does not know: unknown tokens, of those that are not
+        special."""
+        known = self._tokenizer.get_added_tokens_decoder()
+        special = {i for i, token in known.items() if token.special} - {self.unknown}
+        counted = [token for row in tokens for token in row if token not in special]
+        return sum(token == self.unknown for token in counted) / max(1, len(counted))
+
     def words(self, tokens: Sequence[int] | Int[np.ndarray, " T"]) -> list[str]:
         """What each token stands for."""
         return [self._tokenizer.id_to_token(int(token)) for token in tokens]
 
     def _check(self, field: str, text: str, encoding: Any, limit: int) -> None:
+        given = f"{text[:40]}…" if len(text) > 40 else text
+        if self._fields > 1 and any(encoding.type_ids):
+            raise ConfigError(field, given, "is given token types, which are not understood")
         if len(encoding.ids) > limit:
-            given = f"{text[:40]}…" if len(text) > 40 else text
             raise ConfigError(field, given, f"is {len(encoding.ids)} tokens; at most {limit}")
         if all(encoding.special_tokens_mask):
             raise ConfigError(field, text, "is empty: no token beside the special ones")
         if self._pad_counts and self._pad in encoding.ids:
             pad = self._tokenizer.id_to_token(self._pad)
-            raise ConfigError(field, text, f"must not hold the padding token {pad!r}")
+            raise ConfigError(field, given, f"must not hold the padding token {pad!r}")
 
 
 def read_tokenizer(
@@ -137,9 +181,31 @@ def read_tokenizer(
     if highest >= vocabulary:
         what = f"does not match: it has a token {highest}, the model's table {vocabulary} rows"
         raise refusal(path, what)
-    known = tokenizer.get_added_tokens_decoder()
-    if not (pad in known and known[pad].special):
-        token = tokenizer.id_to_token(pad)
+    parts = json.loads(tokenizer.to_str())
+    model = parts["model"]
+    if model.get("dropout"):
+        allowed = "draws tokens at random; understood: null"
+        raise ConfigError("tokenizer.json dropout", model["dropout"], allowed)
+    known, token = tokenizer.get_added_tokens_decoder(), tokenizer.id_to_token(pad)
+    declared = (parts["padding"] or {}).get("pad_token")
+    if not (pad in known and known[pad].special or token in ("[PAD]", "<pad>", declared)):
         what = f"does not match: token {pad} is {token!r}, for the model the padding"
         raise refusal(path, what)
-    return TextTokenizer(tokenizer, pad, fields, max_length, pad_counts)
+    options = read_options(folder, tokenizer, parts)
+    word = model.get("unk_token")
+    unknown = model.get("unk_id") if word is None else tokenizer.token_to_id(word)
+    return TextTokenizer(tokenizer, pad, fields, max_length, pad_counts, options, unknown)
+
+
+def listed(texts: Any) -> list[str]:
+    """Some texts as a list.
+
+    Raises:
+      ConfigError: naming the one that is not a text.
+    """
+    is_list = hasattr(texts, "__len__") and hasattr(texts, "__iter__")
+    if not is_list or isinstance(texts, str | bytes | Mapping) or not len(texts):
+        raise ConfigError("texts", arguments.brief(texts), "must be a list of at least one text")
+    for i, text in enumerate(texts):
+        arguments.text(f"text {i}", text)
+    return [str(text) for text in texts]
