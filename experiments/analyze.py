@@ -22,7 +22,8 @@ from qkv_jax.config import ConfigError
 
 _SOURCES = ("run", "study", "pretrained")
 # The flags that only some kinds of model take.
-_MEANT_FOR = {"step": "run", "task": "study", "arm": "study", "texts": "pretrained"}
+_MEANT_FOR = {"step": "run", "task": "study", "arm": "study", "texts": "pretrained",
+              "allow_unknown": "pretrained"}  # fmt: skip
 
 _RUN = flags.DEFINE_string("run", None, "Folder of a run of experiments.train.")
 _STUDY = flags.DEFINE_string("study", None, "Folder of a study; name --task and --arm.")
@@ -33,6 +34,8 @@ _TASK = flags.DEFINE_string("task", None, "A task of the study.")
 _ARM = flags.DEFINE_string("arm", None, "An arm of the study.")
 _TEXTS = flags.DEFINE_string("texts", None, "A file with a text a line, for --pretrained; by "
                                             "default sentences of Shakespeare.")  # fmt: skip
+_UNKNOWN = flags.DEFINE_boolean("allow_unknown", None, "Also texts that are more than half unknown "
+                                "to the model's tokenizer.")  # fmt: skip
 _SENTENCES = flags.DEFINE_integer("sentences", 500, "How many texts, or validation examples of "
                                   "the task.", lower_bound=1)  # fmt: skip
 _SEED = flags.DEFINE_integer("seed", 0, "Of the nulls, the untrained model and the choice of "
@@ -98,7 +101,8 @@ def _of_pretrained():
         texts = survey_texts.shakespeare_sentences(_SENTENCES.value, _SEED.value)
     else:
         texts = survey_texts.read_texts(pathlib.Path(_TEXTS.value), _SENTENCES.value)
-    return of_pretrained(pathlib.Path(_PRETRAINED.value), texts, _SEED.value)
+    folder, allow = pathlib.Path(_PRETRAINED.value), bool(_UNKNOWN.value)
+    return of_pretrained(folder, texts, _SEED.value, allow)
 
 
 def _of_study():

@@ -6,7 +6,9 @@
     --layers=0,2                      which layers may be tied; all by default
     --steps=500 --learning_rate=1e-3  how long the tied model is trained on: on the run's task, the
                                       original beside it, or by distilling a pretrained original's
-                                      hidden states; 0 by default
+                                      hidden states; 0 steps by default. Without a rate: 1e-3 for a
+                                      run; 1e-3 or 1e-4 for a pretrained model, whichever is better
+                                      on a fifth of the training texts
     --workdir=runs/surgery            tables, a figure, report.html, and the tied models
 
 A tied model comes back by `qkv_jax.analysis.surgery.store.load_tied("runs/surgery/models/fit")`.
@@ -31,7 +33,10 @@ _TIE = flags.DEFINE_string("tie", "K=V", "The tie to impose.")
 _METHOD = flags.DEFINE_multi_string("method", ["average", "fit"], "How; give it again for several.")
 _LAYERS = flags.DEFINE_list("layers", None, "Numbers of layers, from 0; all by default.")
 _STEPS = flags.DEFINE_integer("steps", 0, "Steps of further training.", lower_bound=0)
-_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Of further training.")
+_RATE = flags.DEFINE_float("learning_rate", None, "Of further training; by default 1e-3, and for "
+                           "--pretrained 1e-3 or 1e-4, as suits it.")  # fmt: skip
+_UNKNOWN = flags.DEFINE_boolean("allow_unknown", None, "Also texts that are more than half unknown "
+                                "to the tokenizer of --pretrained.")  # fmt: skip
 _WORKDIR = flags.DEFINE_string("workdir", "runs/surgery", "Folder to write; must not hold files.")
 
 
@@ -45,8 +50,9 @@ def main() -> None:
     if len(chosen) != 1:
         given = _PRETRAINED.value if chosen else None
         raise ConfigError("--run", given, "name one model: --run or --pretrained")
-    if _TEXTS.value is not None and chosen != ["pretrained"]:
-        raise ConfigError("--texts", _TEXTS.value, "is for --pretrained")
+    for flag in (_TEXTS, _UNKNOWN):
+        if flag.value is not None and chosen != ["pretrained"]:
+            raise ConfigError(f"--{flag.name}", flag.value, "is for --pretrained")
 
     from qkv_jax.analysis.surgery.impose import check
 
@@ -59,27 +65,34 @@ def main() -> None:
     except ConfigError as error:
         field = error.field if error.field.startswith("--") else f"--{chosen[0]}"
         raise ConfigError(field, error.given, error.allowed) from None
-    found = _operate(patient, tie, methods, _layers(patient.encoder.config.layers), folder)
+    layers = _layers(patient.encoder.config.layers)
+    found, rates = _operate(patient, tie, methods, layers, folder)
 
-    from qkv_jax.analysis.surgery.page import console_table, write_surgery
+    from qkv_jax.analysis.surgery.page import console_table, notes, write_surgery
 
-    record = {"methods": methods, "steps": _STEPS.value, "learning_rate": _RATE.value}
+    record = {"methods": methods, "steps": _STEPS.value, "learning_rate": rates}
     page = write_surgery(folder, patient, str(tie), found, record)
     console = Console(highlight=False)
     console.print(patient.name, console_table(found, patient, str(tie)), sep="\n")
+    if _STEPS.value:
+        told = ", ".join(f"{method} at {rate:g}" for method, rate in rates.items())
+        console.print(f"Learning rate of further training: {told}.", markup=False)
+    for line in notes(found, patient):
+        console.print(line, markup=False)
     seconds = time.monotonic() - started
     console.print(f"\nReport: {page} ({seconds:.0f} s)", soft_wrap=True, markup=False)
 
 
 def _operate(patient, tie: Tie, methods, layers: list[int], folder: pathlib.Path):
-    """A row a tie of one layer or of all, before and after further training."""
+    """A row a tie of one layer or of all, before and after further training; and the learning rate
+    of what was trained, by method."""
     import pandas as pd
 
     from qkv_jax.analysis.surgery.page import ALL, ORIGINAL
     from qkv_jax.analysis.surgery.store import save_tied
 
     names = [metric.name for metric in patient.metrics]
-    rows = []
+    rows, rates = [], {}
 
     def note(method: str, layers, trained: int, values) -> None:
         row = {"method": method, "layers": layers, "trained": trained}
@@ -92,19 +105,19 @@ def _operate(patient, tie: Tie, methods, layers: list[int], folder: pathlib.Path
         for number in layers if len(layers) > 1 else ():
             note(method, number, 0, patient.damage({number: edits[number]}))
         note(method, ALL, 0, patient.damage(edits))
-        encoder, variables = patient.recover(edits, _STEPS.value)
+        encoder, variables, rates[method] = patient.recover_at_rate(edits, _STEPS.value)
         if _STEPS.value:
             note(method, ALL, _STEPS.value, patient.measure(encoder, variables))
         save_tied(folder / "models" / method, source, encoder, variables)
     if _STEPS.value and patient.has_control:
         note(ORIGINAL, "", _STEPS.value, patient.measure(*patient.recover({}, _STEPS.value)))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows), rates
 
 
 def _of_run():
     from qkv_jax.analysis.surgery.damage import patient_of_run
 
-    return patient_of_run(pathlib.Path(_RUN.value), _RATE.value)
+    return patient_of_run(pathlib.Path(_RUN.value), 1e-3 if _RATE.value is None else _RATE.value)
 
 
 def _of_pretrained():
@@ -117,7 +130,8 @@ def _of_pretrained():
         some = texts.read_texts(pathlib.Path(_TEXTS.value), _SENTENCES.value)
     if len(some) < 4:
         raise ConfigError("--texts", _TEXTS.value, "must hold 4 texts at least")
-    return patient_of_pretrained(pathlib.Path(_PRETRAINED.value), some, _RATE.value)
+    folder = pathlib.Path(_PRETRAINED.value)
+    return patient_of_pretrained(folder, some, _RATE.value, bool(_UNKNOWN.value))
 
 
 def _tie() -> Tie:
@@ -131,7 +145,7 @@ def _tie() -> Tie:
 
 
 def _check_rate() -> None:
-    if not 0 < _RATE.value < float("inf"):  # nan is neither
+    if _RATE.value is not None and not 0 < _RATE.value < float("inf"):  # nan is neither
         raise ConfigError("--learning_rate", _RATE.value, "must be positive and finite")
 
 

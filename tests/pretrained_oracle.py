@@ -14,7 +14,7 @@ def hidden_states(config, tensors, inputs, padding=None, types=None):
     epsilon = 1e-12 if kind == "distilbert" else config["layer_norm_eps"]
     heads = config.get("num_attention_heads") or config["n_heads"]
     act = _ACTIVATIONS[config.get("hidden_act") or config["activation"]]
-    linear = lambda name, x: x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+    linear = lambda name, x: x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", 0.0)
     norm = lambda name, x: _norm(x, weights[f"{name}.weight"], weights[f"{name}.bias"], epsilon)
 
     def attention(x, query, key, value, out):
@@ -87,4 +87,7 @@ def _norm(x, gain, bias, epsilon):
 _ACTIVATIONS = {
     "gelu": lambda x: x * (1 + erf(x / np.sqrt(2))) / 2,
     "gelu_new": lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
+    "relu": lambda x: np.maximum(x, 0),
 }
+_ACTIVATIONS["gelu_python"] = _ACTIVATIONS["gelu"]
+_ACTIVATIONS["gelu_fast"] = _ACTIVATIONS["gelu_new"]

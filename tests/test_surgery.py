@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import pretrained_folders as folders
 import pytest
 import small_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkv_jax.analysis.layers import Layer, heads, layer_weights
-from qkv_jax.analysis.surgery import rotary
-from qkv_jax.analysis.surgery.damage import patient_of_run
+from qkv_jax.analysis.surgery import distillation, rotary
+from qkv_jax.analysis.surgery.damage import patient_of_pretrained, patient_of_run
 from qkv_jax.analysis.surgery.fit import Moments
 from qkv_jax.analysis.surgery.impose import METHODS, check, impose, spread, tied
+from qkv_jax.analysis.surgery.page import notes
 from qkv_jax.analysis.surgery.store import load_tied
 from qkv_jax.config import ConfigError
 from qkv_jax.model_config import ModelConfig
@@ -390,8 +392,40 @@ def test_a_pretrained_model_loses_by_what_is_changed_and_distillation_gives_back
     assert found.loc[("original", 0), cosine].min() > 0.9999
     whole = found[found["layers"] == "all"]
     assert whole.loc[("fit", 0), change] < whole.loc[("average", 0), change]
+    rates = json.loads((folder / "surgery.json").read_text())["learning_rate"]
+    assert rates == {"average": 1e-3, "fit": 1e-3}
+    said = " ".join(out.split())
+    assert "Learning rate of further training: average at 0.001, fit at 0.001. 0.0 % of" in said
     # Distillation: the tied model nears the original, which has nothing to learn from itself.
     assert ("original", 40) not in found.index
     assert whole.loc[("average", 40), change] < 0.9 * whole.loc[("average", 0), change]
     encoder, variables = load_tied(folder / "models" / "average")
     assert {str(tie) for tie in encoder.config.ties} == {"K=V"}
+
+
+def test_the_learning_rate_of_distillation_is_the_best_on_texts_kept_aside(place, monkeypatch):
+    """Too large, diverged and too small ones lose; one that is given is taken."""
+    texts = {f"line {i}": text for i, text in enumerate(folders.TEXTS * 4)}
+    patient = patient_of_pretrained(place / "bert", texts, None)
+    edits = patient.edits(Tie.parse("K=V"), "average", (0, 1))
+    for rates in ((1e9, 1e-3, 1e-9), (1e-9, 1e-3, float("inf")), (0.9, 1e-3)):
+        monkeypatch.setattr(distillation, "RATES", rates)
+        assert patient.recover_at_rate(edits, 20)[2] == 1e-3
+    assert patient_of_pretrained(place / "bert", texts, 0.5).recover_at_rate(edits, 1)[2] == 0.5
+    assert patient.recover_at_rate(edits, 0)[2] is None
+
+
+def test_training_that_does_harm_is_warned_of(place):
+    """Of the control and of a tied model, by every metric that got worse."""
+    patient = patient_of_run(place / "run", 0.01)
+    row = lambda method, layers, trained, loss: {
+        "method": method, "layers": layers, "trained": trained, "test loss": loss
+    }
+    found = [row("original", "", 0, 1.0), row("fit", 0, 0, 9.0), row("fit", "all", 0, 1.5)]
+    worse = [row("fit", "all", 5, 1.25), row("original", "", 5, 1.125)]
+    better = [row("fit", "all", 5, 1.25), row("original", "", 5, 1.0)]
+    assert notes(pd.DataFrame(found), patient) == notes(pd.DataFrame(found + better), patient) == []
+    assert notes(pd.DataFrame(found + worse), patient) == [
+        "Warning: further training made the original worse (test loss from 1.0000 to 1.1250); a "
+        "lower --learning_rate may suit it."
+    ]

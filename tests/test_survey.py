@@ -28,7 +28,7 @@ from qkv_jax.analysis.survey.flow import Feed, batch_size, gather
 from qkv_jax.analysis.survey.measures import ALL, KEYS, beside, measure, movements, spectra
 from qkv_jax.analysis.survey.quantities import HEAD, PAIRS, QUANTITIES
 from qkv_jax.analysis.survey.remarks import number, remarks, select, table
-from qkv_jax.analysis.survey.subjects import Subject
+from qkv_jax.analysis.survey.subjects import Subject, of_pretrained
 from qkv_jax.analysis.survey.terminal import print_survey
 from qkv_jax.config import ConfigError, build
 from qkv_jax.model_config import ModelConfig
@@ -301,7 +301,7 @@ def test_a_file_gives_its_lines(tmp_path):
     file.write_text("one\n\n  two \nthree\n")
     assert survey_texts.read_texts(file, 2) == {"line 1": "one", "line 3": "two"}
     file.write_bytes(b"one\n\xff\n")
-    with pytest.raises(ConfigError, match="not UTF-8 at byte 4"):
+    with pytest.raises(ConfigError, match=r"not UTF-8 at byte 4 \(line 2\)"):
         survey_texts.read_texts(file, 2)
 
 
@@ -484,7 +484,32 @@ def test_a_pretrained_model(command, place):
     check_folder(folder, out, sections=8)
     # Each text with its two special tokens, without padding.
     tokens = sum(len(text.split()) + 2 for text in pretrained_folders.TEXTS)
-    assert f"on 3 texts, {tokens} tokens" in " ".join(out.split())
+    said = f"on 3 texts, {tokens} tokens. 0.0 % of the tokens are unknown to the model's tokenizer."
+    assert said in " ".join(out.split())
+
+
+def words_and(unknown, known):
+    return {"line 1": "zebra " * unknown + "cat " * known}
+
+
+def test_unknown_tokens_are_counted_warned_of_and_refused(place):
+    """Of those that are not special; above a twentieth with a warning, above half not at all."""
+    folder = place / "bert"
+    found = [of_pretrained(folder, words_and(*counts), 0).note for counts in ((0, 3), (1, 9))]
+    assert found == [
+        "0.0 % of the tokens are unknown to the model's tokenizer.",
+        "Warning: 10.0 % of the tokens are unknown to the model's tokenizer. Does the tokenizer "
+        "suit these texts?",
+    ]
+    assert of_pretrained(folder, words_and(5, 5), 0).note.startswith("Warning: 50.0 % ")
+    with pytest.raises(ConfigError) as caught:
+        of_pretrained(folder, words_and(6, 5), 0)
+    assert str(caught.value) == (
+        "--texts: given '1 texts'; 54.5 % of the tokens are unknown to the model's tokenizer; "
+        "--allow_unknown measures them all the same"
+    )
+    allowed = of_pretrained(folder, words_and(6, 5), 0, allow_unknown=True)
+    assert allowed.note.startswith("Warning: 54.5 % ")
 
 
 REFUSED = [
@@ -496,6 +521,7 @@ REFUSED = [
     (["--run={run}", "--step=5"], "--step: given 5; checkpoints there: 0, 10, 20"),
     (["--run={run}", "--arm=K=V"], "--arm: given 'K=V'; is for --study"),
     (["--run={run}", "--texts={few}"], "--texts: given '{few}'; is for --pretrained"),
+    (["--run={run}", "--allow_unknown"], "--allow_unknown: given True; is for --pretrained"),
     (["--run={run}", "--sentences=0"], "--sentences: given '0'; allowed: a positive integer"),
     (["--run={run}", "--workdir={few}"], "--workdir: given '{few}'; holds files already; name a "
      "new folder"),

@@ -27,7 +27,7 @@ def read_text(path: pathlib.Path, field: str) -> str:
       field: what names the file, for the refusal.
 
     Raises:
-      ConfigError: if it cannot be read, holds no text, or is no UTF-8, with the number of the line.
+      ConfigError: if it cannot be read or is no UTF-8, with the number of the line.
     """
     try:
         content = path.read_bytes()
@@ -39,14 +39,13 @@ def read_text(path: pathlib.Path, field: str) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = len(split_lines(error.object[: error.start].decode("utf-8", "replace")))
-        raise ConfigError(field, str(path), f"is not UTF-8 in line {line}") from None
+        before = content[: len(content) - len(error.object) + error.start]
+        what = f"is not UTF-8 at byte {len(before)} (line {len(split_lines(before.decode()))})"
+        raise ConfigError(field, str(path), what) from None
     for character, name in _UNSEEN.items():
         if character in text:
             line = len(split_lines(text.partition(character)[0]))
             raise ConfigError(field, str(path), f"holds {name} in line {line}; save it as UTF-8")
-    if not text.strip():
-        raise ConfigError(field, str(path), "is empty")
     return text
 
 

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from qkv_jax import arguments
 from qkv_jax.analysis.layers import Layer, layer_weights
+from qkv_jax.analysis.surgery.distillation import Distillation, apply
 from qkv_jax.analysis.surgery.fit import Moments
 from qkv_jax.analysis.surgery.impose import impose, spread, tied
 from qkv_jax.analysis.surgery.rotary import Turns
@@ -49,10 +50,11 @@ class Patient(NamedTuple):
       name: which model, in a few words.
       metrics: of `measure`, the first being the one that is drawn.
       measure: (encoder, variables) -> a number a metric.
-      train_on: (encoder, variables, steps) -> variables.
+      train_on: (encoder, variables, steps) -> variables, and the learning rate that they had.
       layers, moments: the matrices of every layer, and the moments of its inputs.
       has_control: whether the original can be trained on as well. What is distilled from it has
         nothing to teach it: Adam would only blow up the rounding of a gradient of zero.
+      note: how far the texts suit a pretrained model, in a sentence.
     """
 
     name: str
@@ -60,10 +62,11 @@ class Patient(NamedTuple):
     variables: Variables
     metrics: tuple[Metric, ...]
     measure: Callable[[Encoder, Variables], tuple[float, ...]]
-    train_on: Callable[[Encoder, Variables, int], Variables]
+    train_on: Callable[[Encoder, Variables, int], tuple[Variables, float]]
     layers: tuple[Layer, ...]
     moments: tuple[Moments, ...]
     has_control: bool
+    note: str = ""
 
     def edits(self, tie: Tie, method: str, numbers: Sequence[int]) -> dict[int, Layer]:
         """The layers of those numbers under the tie."""
@@ -80,8 +83,14 @@ class Patient(NamedTuple):
 
     def recover(self, edits: Mapping[int, Layer], steps: int):
         """The model with the tie, trained on: (encoder, variables). Without edits, the control."""
+        return self.recover_at_rate(edits, steps)[:2]
+
+    def recover_at_rate(self, edits: Mapping[int, Layer], steps: int):
+        """The same, with the learning rate it was trained at; None without steps."""
         encoder, variables = tied(self.encoder, self.variables, edits)
-        return encoder, self.train_on(encoder, variables, steps) if steps else variables
+        if not arguments.whole("steps", steps):
+            return encoder, variables, None
+        return encoder, *self.train_on(encoder, variables, steps)
 
 
 def patient_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> Patient:
@@ -107,7 +116,7 @@ def patient_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) ->
         scores = [np.asarray(evaluate(params["params"], block)) for block in blocks]
         return (float(np.concatenate(scores).astype(np.float64).mean()),)
 
-    def train_on(changed: Encoder, params: Variables, steps: int) -> Variables:
+    def train_on(changed: Encoder, params: Variables, steps: int) -> tuple[Variables, float]:
         # As many steps a program as divide `steps`: it is `steps` that the table says.
         most = min(steps, replica.config.report_every)
         every = next(n for n in range(most, 0, -1) if steps % n == 0)
@@ -124,7 +133,7 @@ def patient_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) ->
             entries = schedule(state.seed, state.step, training)
             entries = entries | next_batches(stream, every) if stream else entries
             state, _ = train(state, entries, training)
-        return {"params": state.params}
+        return {"params": state.params}, learning_rate
 
     return Patient(
         f"{folder} at step {step}, {replica.task.title.lower()}", encoder, variables,
@@ -134,17 +143,22 @@ def patient_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) ->
 
 
 def patient_of_pretrained(
-    folder: pathlib.Path, texts: Mapping[str, str], learning_rate: float
-) -> Patient:
+    folder: pathlib.Path, texts: Mapping[str, str], learning_rate: float | None,
+    allow_unknown: bool = False,
+) -> Patient:  # fmt: skip
     """A pretrained model of texts. Every other text is for measuring; the rest are for the moments
     and for training.
+
+    Args:
+      learning_rate: of further training; None chooses one, see `distillation`.
+      allow_unknown: also texts of which more than half is unknown to the tokenizer.
 
     Raises:
       ConfigError: if the folder or a text is refused.
     """
     names = list(texts)
     ours, others = ({n: texts[n] for n in names[start::2]} for start in (0, 1))
-    subject, held_out = (of_pretrained(folder, some, 0) for some in (ours, others))
+    subject, held_out = (of_pretrained(folder, some, 0, allow_unknown) for some in (ours, others))
     encoder, variables = subject.encoder, subject.variables
     targets = [_hidden(encoder, variables, feed) for feed in held_out.feeds]
 
@@ -160,32 +174,18 @@ def patient_of_pretrained(
             cosines.append(np.sum(pooled[0] * pooled[1], axis=1) / lengths)
         return float(np.sqrt(gone / size)), float(np.concatenate(cosines).mean())
 
-    def train_on(changed: Encoder, params: Variables, steps: int) -> Variables:
-        optimizer = optax.adamw(optax.cosine_decay_schedule(learning_rate, steps))
-        wanted = [_apply(encoder, variables, feed.inputs, feed.padding) for feed in subject.feeds]
-
-        @jax.jit
-        def step(params, state, inputs, padding, target):
-            def loss(params):
-                now = changed.apply(params, inputs, padding)
-                return jnp.mean(jnp.square(now - target), where=padding[:, :, None])
-
-            updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-            return optax.apply_updates(params, updates), state
-
-        state = optimizer.init(params)
-        order = np.random.default_rng(0)
-        for _ in range(steps):
-            pick = order.integers(len(subject.feeds))
-            feed = subject.feeds[pick]
-            params, state = step(params, state, feed.inputs, feed.padding, wanted[pick])
-        return params
+    def train_on(changed: Encoder, params: Variables, steps: int) -> tuple[Variables, float]:
+        distillation = Distillation(encoder, variables, subject.feeds)
+        if learning_rate is not None:
+            every = [np.ones(len(feed.inputs), bool) for feed in subject.feeds]
+            return distillation.train(changed, params, steps, learning_rate, every), learning_rate
+        return distillation.train_at_best_rate(changed, params, steps)
 
     return Patient(
         f"{subject.name}, {len(others)} held-out texts", encoder, variables,
         (Metric("change of hidden states", False), Metric("cosine of embeddings", True)), measure,
         train_on, layer_weights(encoder, variables), _moments(encoder, variables, subject.feeds),
-        has_control=False,
+        has_control=False, note=held_out.note,
     )  # fmt: skip
 
 
@@ -198,13 +198,8 @@ def _evaluate(replica: Replica, changed: Stamp) -> Callable:
     return jax.jit(replica.evaluate)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _apply(encoder: Encoder, variables: Variables, inputs, padding):
-    return encoder.apply(variables, inputs, padding)
-
-
 def _hidden(encoder: Encoder, variables: Variables, feed: Feed) -> np.ndarray:
-    return np.asarray(_apply(encoder, variables, feed.inputs, feed.padding))[: feed.count]
+    return np.asarray(apply(encoder, variables, feed.inputs, feed.padding))[: feed.count]
 
 
 def _moments(encoder: Encoder, variables: Variables, feeds: Sequence[Feed]) -> tuple[Moments, ...]:

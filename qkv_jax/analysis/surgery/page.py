@@ -27,7 +27,8 @@ def write_surgery(
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     found.to_csv(folder / "surgery.csv", index=False)
-    facts = {"model": patient.name, "tie": tie, **record}
+    said = notes(found, patient)
+    facts = {"model": patient.name, "tie": tie, "notes": said, **record}
     (folder / "surgery.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False))
     svg, png = style.save(damage_figure(found, patient), folder / "figures" / "damage")
     environment = jinja2.Environment(
@@ -37,12 +38,32 @@ def write_surgery(
     page = environment.get_template("surgery.html.jinja").render(
         patient=patient, tie=tie, headings=[m.name for m in patient.metrics],
         rows=_rows(found, patient), uri=style.data_uri(svg), files=(svg.name, png.name),
+        notes=said,
     )  # fmt: skip
     path = folder / "report.html"
     part = path.with_name(f"{path.name}.part")
     part.write_text(page, encoding="utf-8")
     os.replace(part, path)
     return path
+
+
+def notes(found: pd.DataFrame, patient: Patient) -> list[str]:
+    """What to know of the table: how the texts suit the model, and where training did harm."""
+    lines = [patient.note] if patient.note else []
+    whole = found[found["layers"].isin((ALL, ""))]
+    for method, rows in whole.groupby("method", sort=False):
+        trained = rows[rows["trained"] > 0].to_dict("records")
+        before = rows[rows["trained"] == 0].to_dict("records")
+        for metric in patient.metrics if trained and before else ():
+            old, new = before[0][metric.name], trained[0][metric.name]
+            if new < old if metric.higher_is_better else new > old:
+                model = "the original" if method == ORIGINAL else f"the model tied by {method}"
+                what = f"{metric.name} from {old:.4f} to {new:.4f}"
+                lines.append(
+                    f"Warning: further training made {model} worse ({what}); a lower "
+                    "--learning_rate may suit it."
+                )
+    return lines
 
 
 def console_table(found: pd.DataFrame, patient: Patient, tie: str) -> Table:

@@ -45,6 +45,7 @@ def write_survey(
     said = remarks(survey)
     facts = {
         "model": subject.name, "inputs": subject.inputs, "tokens": survey.tokens,
+        "note": subject.note,
         "untrained": subject.untrained_is if subject.untrained is not None else None,
         "draws": DRAWS, "remarks": said, **record,
     }  # fmt: skip

@@ -8,12 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qkv_jax import arguments
 from qkv_jax.analysis.layers import Layer, layer_weights
 from qkv_jax.analysis.survey.flow import Feed, batch_size
 from qkv_jax.config import ConfigError
 from qkv_jax.interop.huggingface import Pretrained, batches, load_pretrained
 from qkv_jax.tasks.base import Task
 from qkv_jax.transformer import Encoder
+
+# Of the tokens of some texts, as shares: beyond the first unknown tokens are warned of, beyond the
+# second nothing is measured.
+_MUCH_UNKNOWN, _MOST_UNKNOWN = 0.05, 0.5
 
 
 class Subject(NamedTuple):
@@ -26,6 +31,7 @@ class Subject(NamedTuple):
       untrained: variables to compare with, and `untrained_is`, in words; None where the model is
         itself untrained.
       past: the layers by step, of a run with several checkpoints.
+      note: how far the inputs suit the model, in a sentence; empty where they are its own.
     """
 
     name: str
@@ -36,6 +42,7 @@ class Subject(NamedTuple):
     untrained: dict[str, Any] | None
     untrained_is: str
     past: dict[int, tuple[Layer, ...]]
+    note: str = ""
 
 
 def of_run(folder: pathlib.Path, step: int | None, most: int) -> Subject:
@@ -61,26 +68,42 @@ def of_run(folder: pathlib.Path, step: int | None, most: int) -> Subject:
     return Subject(name, inputs, encoder, variables, feeds, start, untrained_is, past)
 
 
-def of_pretrained(folder: pathlib.Path, texts: Mapping[str, str], seed: int) -> Subject:
+def of_pretrained(
+    folder: pathlib.Path, texts: Mapping[str, str], seed: int, allow_unknown: bool = False
+) -> Subject:
     """A Hugging Face folder on some texts, each named by where it stands.
+
+    Args:
+      allow_unknown: also texts of which more than half is unknown to the tokenizer.
 
     Raises:
       ConfigError: if the folder or a text is refused.
     """
+    arguments.whole("seed", seed, most=2**32 - 1)
+    arguments.truth("allow_unknown", allow_unknown)
+    if not isinstance(texts, Mapping) or not texts:
+        raise ConfigError("texts", arguments.brief(texts), "must be texts by their names")
     try:
         model = load_pretrained(folder)
     except ConfigError as error:
         if error.field == "pretrained":
             raise ConfigError("--pretrained", error.given, error.allowed) from None
         raise ConfigError("--pretrained", str(folder), str(error)) from None  # of a file in it
-    feeds = _text_feeds(model, texts)
+    feeds, unknown = _text_feeds(model, texts)
+    if unknown > _MOST_UNKNOWN and not allow_unknown:
+        what = f"{_unknown(unknown)}; --allow_unknown measures them all the same"
+        raise ConfigError("--texts", f"{len(texts)} texts", what)
     encoder = model.encoder
     fresh = jax.jit(encoder.init)(jax.random.key(seed), feeds[0].inputs[:1])
     kind = model.config.get("model_type")
     name = f"{folder} ({kind}): {about(encoder)}"
     untrained_is = f"the same architecture with fresh weights of seed {seed}, embeddings too"
-    variables = model.variables
-    return Subject(name, f"{len(texts)} texts", encoder, variables, feeds, fresh, untrained_is, {})
+    note = f"{_unknown(unknown)}."
+    if unknown > _MUCH_UNKNOWN:
+        note = f"Warning: {note} Does the tokenizer suit these texts?"
+    return Subject(
+        name, f"{len(texts)} texts", encoder, model.variables, feeds, fresh, untrained_is, {}, note
+    )
 
 
 def about(encoder: Encoder) -> str:
@@ -119,15 +142,21 @@ def task_feeds(encoder: Encoder, task: Task, most: int) -> tuple[list[Feed], str
     return feeds, f"{len(chosen)} validation examples"
 
 
-def _text_feeds(model: Pretrained, texts: Mapping[str, str]) -> list[Feed]:
+def _unknown(share: float) -> str:
+    return f"{100 * share:.1f} % of the tokens are unknown to the model's tokenizer"
+
+
+def _text_feeds(model: Pretrained, texts: Mapping[str, str]) -> tuple[list[Feed], float]:
+    """The texts in batches, and the share of unknown tokens."""
     names = list(texts)
     try:
-        longest = max(map(len, model.reader.tokens(list(texts.values()))))
-        size = batch_size(model.encoder, longest)
+        tokens = model.reader.tokens(list(texts.values()))
+        size = batch_size(model.encoder, max(map(len, tokens)))
         found = list(batches(model, list(texts.values()), size=size))
     except ConfigError as error:
         if error.field.startswith("text "):
             place = names[int(error.field.split()[1])]
             raise ConfigError("--texts", error.given, f"{place} {error.allowed}") from None
         raise ConfigError(f"--{error.field}", error.given, error.allowed) from None
-    return [Feed(batch.inputs, len(batch.rows), batch.padding) for batch in found]
+    feeds = [Feed(batch.inputs, len(batch.rows), batch.padding) for batch in found]
+    return feeds, model.reader.unknown_share(tokens)

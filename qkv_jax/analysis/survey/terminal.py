@@ -12,7 +12,8 @@ from qkv_jax.analysis.survey.subjects import Subject
 
 def print_survey(console: Console, subject: Subject, survey: Survey) -> None:
     """Prints the table, means over the heads, and the findings."""
-    console.print(f"{escape(subject.name)}, on {subject.inputs}, {survey.tokens} tokens.\n")
+    console.print(f"{escape(subject.name)}, on {subject.inputs}, {survey.tokens} tokens.")
+    console.print(f"{escape(subject.note)}\n" if subject.note else "")
     grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in HEADINGS:
         grid.add_column(heading, justify="right", overflow="fold")

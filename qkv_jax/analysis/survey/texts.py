@@ -1,11 +1,14 @@
 """The texts that a pretrained model is surveyed on: a file's lines, or sentences of Shakespeare."""
 
+import itertools
 import pathlib
 import re
 
 import numpy as np
 
+from qkv_jax import arguments
 from qkv_jax.config import ConfigError
+from qkv_jax.tasks.plain_text import read_text, split_lines
 from qkv_jax.tasks.text_files import shakespeare_files
 
 _WORDS = (6, 30)  # of a sentence that is taken
@@ -19,16 +22,13 @@ def read_texts(path: pathlib.Path, most: int) -> dict[str, str]:
     Raises:
       ConfigError: if it cannot be read, is not UTF-8, or holds nothing.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError("--texts", str(path), f"cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError("--texts", str(path), f"is not UTF-8 at byte {error.start}") from None
-    texts = {f"line {i}": line.strip() for i, line in enumerate(lines, 1) if line.strip()}
+    arguments.whole("most", most, 1)
+    text = read_text(arguments.path("--texts", path), "--texts")
+    lines = enumerate(split_lines(text), 1)
+    texts = {f"line {i}": line.strip() for i, line in lines if line.strip()}
     if not texts:
         raise ConfigError("--texts", str(path), "is empty; write a text a line")
-    return dict(list(texts.items())[:most])
+    return dict(itertools.islice(texts.items(), most))
 
 
 def shakespeare_sentences(most: int, seed: int) -> dict[str, str]:
@@ -37,6 +37,8 @@ def shakespeare_sentences(most: int, seed: int) -> dict[str, str]:
     Raises:
       ConfigError: if the package `shakespeare` is not installed.
     """
+    arguments.whole("most", most, 1)
+    arguments.whole("seed", seed)
     try:
         files = shakespeare_files()
     except ConfigError as error:
