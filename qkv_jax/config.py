@@ -8,6 +8,7 @@ user sees: the field, what was given, what is allowed.
 import dataclasses
 import difflib
 import math
+import numbers
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,7 @@ class ConfigError(ValueError):
         self.field, self.given, self.allowed = field, given, allowed
 
     def __str__(self) -> str:
-        return f"{self.field}: given {self.given!r}; {self.allowed}"
+        return f"{self.field}: given {shown(self.given)}; {self.allowed}"
 
     def under(self, prefix: str) -> "ConfigError":
         """The same refusal, seen from the config that holds this one under `prefix`."""
@@ -60,6 +61,55 @@ def build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
         return cls(**arguments)
     except ConfigError as error:
         raise (error.under(prefix) if prefix else error) from None
+
+
+def settle(config: Any) -> None:
+    """Gives every field of a frozen dataclass the kind of its annotation, as `build` does, where
+    one is made without `build`. Which words a field allows is left to `require_choice`.
+
+    Raises:
+      ConfigError: naming the first field that is of another kind.
+    """
+    for field in dataclasses.fields(config):
+        object.__setattr__(config, field.name, _settled(config, field))
+
+
+def require_kinds(module: Any, cls: type) -> None:
+    """Refuses fields of `cls`, one of Linen's modules, that are not of their annotated kind."""
+    for field in dataclasses.fields(cls):
+        if field.name not in ("parent", "name"):  # Linen's own
+            _settled(module, field)
+
+
+def of_kind(hint: Any, value: Any, name: str) -> Any:
+    """`value` as the annotated kind, in which any text stands for a Literal.
+
+    Raises:
+      ConfigError: naming it.
+    """
+    return _convert(_without_words(hint), value, name)
+
+
+def shown(value: Any) -> str:
+    """A value in one line: arrays by number format and shape."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if isinstance(shape, tuple) and shape and dtype is not None:
+        return f"{dtype}[{', '.join(map(str, shape))}]"
+    text = repr(value)
+    return text if "\n" not in text else " ".join(text.split())[:200]
+
+
+def require_whole(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
+    """A whole number in [low, high), as Python's.
+
+    Raises:
+      ConfigError: for what is none.
+    """
+    number = of_kind(int, value, name)
+    if number < low or high is not None and number >= high:
+        above = "" if high is None else f" and below {high}"
+        raise ConfigError(name, value, f"must be a whole number, at least {low}{above}")
+    return number
 
 
 def require_positive(config: Any, *names: str) -> None:
@@ -103,10 +153,16 @@ def first_difference(known: Any, asked: Any, path: str = "") -> str:
     if isinstance(known, dict) and isinstance(asked, dict):
         for key in [*known, *(k for k in asked if k not in known)]:
             if known.get(key) != asked.get(key):
-                return first_difference(
-                    known.get(key), asked.get(key), f"{path}.{key}".lstrip(".")
-                )
+                return first_difference(known.get(key), asked.get(key), f"{path}.{key}".lstrip("."))
     return f"its {path} is {known!r}, not {asked!r}"
+
+
+def _settled(config: Any, field: dataclasses.Field) -> Any:
+    try:
+        return of_kind(field.type, getattr(config, field.name), field.name)
+    except ConfigError as error:  # of an item: the field's own name
+        name = error.field.partition("[")[0]
+        raise ConfigError(name, error.given, error.allowed) from None
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
@@ -124,25 +180,32 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         if value is None:
             return None
     elif origin is typing.Literal:
-        if value in args and isinstance(value, str):
+        if isinstance(value, str) and value in args:
             return value
     elif origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_convert(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
     elif origin in (dict, Mapping) and isinstance(value, Mapping):
         return dict(value)
-    elif dataclasses.is_dataclass(hint):
-        return value if isinstance(value, hint) else build(hint, value, path)
-    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    elif (
-        hint is int
-        and isinstance(value, int)
-        and not isinstance(value, bool)
-        or hint in (str, bool)
-        and isinstance(value, hint)
-    ):
+    elif dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return build(hint, value, path)
+    elif hint in (int, float):
+        # NumPy's numbers too; a bool is a number to Python alone.
+        kind = numbers.Integral if hint is int else numbers.Real
+        if isinstance(value, kind) and not isinstance(value, bool):
+            return hint(value)
+    elif isinstance(hint, type) and isinstance(value, hint):
         return value
     raise ConfigError(path, value, f"must be {_describe(hint)}")
+
+
+def _without_words(hint: Any) -> Any:
+    """The annotation with `str` for each Literal."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return str
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[tuple(_without_words(option) for option in args)]  # noqa: UP007
+    return hint
 
 
 def _describe(hint: Any) -> str:
