@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from qkv_jax.config import ConfigError
+from qkv_jax.config import ConfigError, require_whole, settle
 from qkv_jax.tie import SOURCE_NAMES, Tie
 
 
@@ -126,6 +126,7 @@ class Adapters:
     value: str = ""
 
     def __post_init__(self):
+        settle(self)
         for role, spec in self.items():
             name = spec.partition(":")[0]
             if name not in ADAPTERS:
@@ -139,16 +140,19 @@ class Adapters:
         specs = dataclasses.asdict(self).items()
         return [(role, spec) for role, spec in specs if spec]
 
-    def where_shared(self, tie: Tie) -> "Adapters":
+    def where_shared(self, tie: Tie | str) -> "Adapters":
         """Those on roles that share under `tie`: what a layer of a schedule of ties uses."""
+        tie = Tie.parse(tie)
         return Adapters(**{role: spec for role, spec in self.items() if _shares(tie, role)})
 
-    def check(self, tie: Tie, head_dim: int) -> None:
+    def check(self, tie: Tie | str, head_dim: int) -> None:
         """Refuses adapters on roles that share with nobody, and arguments that cannot be.
 
         Raises:
           ConfigError: naming the role.
         """
+        tie = Tie.parse(tie)
+        require_whole("head_dim", head_dim)
         for role, spec in self.items():
             name, _, argument = spec.partition(":")
             try:
@@ -159,10 +163,17 @@ class Adapters:
                 allowed = f"under tie {tie} the {role} shares its source with no other role"
                 raise ConfigError(f"adapters.{role}", spec, allowed)
 
-    def make(self, role: str) -> Adapter | None:
-        """The module of a role, if it has one."""
-        name, _, argument = getattr(self, role).partition(":")
-        return ADAPTERS[name](argument=argument) if name else None
+    def make(self, role: str) -> Adapter:
+        """The module of a role that has one.
+
+        Raises:
+          ConfigError: for one that has none.
+        """
+        specs = dict(self.items())
+        if role not in specs:
+            raise ConfigError("role", role, f"adapters are there for: {', '.join(specs) or 'none'}")
+        name, _, argument = specs[role].partition(":")
+        return ADAPTERS[name](argument=argument)
 
 
 # Published schemes that are a tie and adapters.
