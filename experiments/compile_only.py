@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from qkv_jax.attention import resolved
 from qkv_jax.config import ConfigError
 from qkv_jax.study.costs import matrix_flops, measure
 from qkv_jax.training.mesh import MeshConfig, MeshProgram
@@ -24,9 +25,10 @@ def look(replica: Replica, mesh: MeshConfig, topology: str) -> dict[str, Any]:
     """
     if mesh.by == "pmap":
         raise ConfigError("mesh.by", mesh.by, "what --compile_only compiles is sharded by 'jit'")
-    if replica.model.implementation == "auto":  # it stands for another one there than here
-        model = dataclasses.replace(replica.model, implementation="xla")
-        replica = dataclasses.replace(replica, model=model)
+    # `auto` may stand for another one there than here.
+    implementation = resolved(replica.model.implementation, "tpu")
+    model = dataclasses.replace(replica.model, implementation=implementation)
+    replica = dataclasses.replace(replica, model=model)
     with _quiet():
         devices = tpu_devices(topology)
     program = MeshProgram(replica, replica.task.load(), mesh, devices)

@@ -1,6 +1,7 @@
 """Attention: `attend`, the one place of softmax(Q K^T / sqrt(d)) V, and the module around it."""
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Literal, get_args
 
@@ -10,13 +11,35 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from qkv_jax.adapters import Adapters
-from qkv_jax.positions import Positions, Positions2D, RelativeBias, alibi_bias, rotate
+from qkv_jax.arrays import require_array
+from qkv_jax.config import (
+    ConfigError,
+    build,
+    of_kind,
+    require_choice,
+    require_kinds,
+    require_positive,
+    require_whole,
+    shown,
+)  # fmt: skip
+from qkv_jax.positions import (
+    POSITIONS,
+    Positions,
+    Positions2D,
+    RelativeBias,
+    alibi_bias,
+    rotate,
+)  # fmt: skip
 from qkv_jax.projections import CONTEXT, OutputProjection, QKVProjection, Sources, kept_sources
 from qkv_jax.tie import Tie
 
 Implementation = Literal["auto", "einsum", "xla", "cudnn"]
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 Scale = float | Literal["sqrt", "learned_per_head"]
+
+# Without float16: gradients of inputs of 1e4 overflow in it.
+_FORMATS = ("float32", "bfloat16", "float64")
+_PADDING = "padding [B, S] is mask[:, None, None, :], and numbers to be added are a bias"
 
 
 def attend(
@@ -39,29 +62,79 @@ def attend(
       is_causal: hides keys to the right of the query, positions counted from the start of both.
       scale: 1 / sqrt(H) by default; a vector scales each head by its own number.
       implementation: `einsum` is the specification; `xla` and `cudnn` are those of
-        `jax.nn.dot_product_attention`; `auto` is `einsum` on CPUs, where it is the faster, and
-        `xla` elsewhere.
+        `jax.nn.dot_product_attention`, see `unsupported`; `cudnn` rounds the bias to the number
+        format of the query. `auto`: see `resolved`.
 
     Raises:
-      ValueError: for an implementation that does not exist.
+      ValueError: for an implementation that does not exist or cannot do this, for float16, and for
+        shapes and kinds other than these.
+      TypeError: for what is no array.
     """
     if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation {implementation!r}: choose from {IMPLEMENTATIONS}")
-    if implementation == "auto":
-        implementation = "einsum" if jax.default_backend() == "cpu" else "xla"
+        allowed = ", ".join(IMPLEMENTATIONS)
+        raise ConfigError("implementation", implementation, f"allowed: {allowed}")
+    sizes: dict[str, int] = {}
+    _check_heads(sizes, query=query, key=key, value=value)
+    _check_scores(sizes, bias, mask, is_causal, scale)
+    implementation = resolved(implementation)
+    here = jax.default_backend()
+    if reason := unsupported(implementation, query.dtype.name, query.shape[-1], here):
+        raise ConfigError("implementation", implementation, reason)
     if scale is not None and jnp.ndim(scale):  # jax.nn.dot_product_attention takes a number
         query, scale = query * scale[:, None].astype(query.dtype), 1.0
     if implementation == "einsum":
         options = {"bias": bias, "mask": mask, "is_causal": is_causal, "scale": scale}
         return aggregate(attention_weights(query, key, **options), value)
+    if implementation == "cudnn":  # takes one number format, and no axis of 1 for lengths
+        fill = lambda x: jnp.broadcast_to(x, (*x.shape[:2], query.shape[1], key.shape[1]))
+        bias = None if bias is None else fill(bias.astype(query.dtype))
+        mask = None if mask is None else fill(mask)
     options = {"scale": scale, "is_causal": is_causal, "implementation": implementation}
-    bias = None if bias is None else bias.astype(query.dtype)
-    output = jax.nn.dot_product_attention(query, key, value, bias, mask, **options)
+    try:
+        output = jax.nn.dot_product_attention(query, key, value, bias, mask, **options)
+    except NotImplementedError as error:  # of cuDNN: sizes that it has no kernel for
+        raise ConfigError("implementation", implementation, f"has no kernel: {error}") from None
     if mask is None:  # with the causal mask alone every query sees at least the first key
         return output
     visible = mask & _causal_mask(query.shape[1], key.shape[1]) if is_causal else mask
     seen = jnp.moveaxis(visible.any(-1, keepdims=True), 1, 2)
     return jnp.where(seen, output, 0)
+
+
+def resolved(implementation: Implementation, platform: str | None = None) -> Implementation:
+    """What `auto` stands for on a platform (by default the one of this process): `einsum` on CPUs,
+    where it is the faster, and `xla` elsewhere. The others stand for themselves."""
+    if implementation != "auto":
+        return implementation
+    return "einsum" if (platform or jax.default_backend()) == "cpu" else "xla"
+
+
+def unsupported(
+    implementation: Implementation, dtype: str, head_dim: int, platform: str | None = None
+) -> str | None:
+    """Why an implementation cannot be used for heads of this width in this number format, on a
+    platform (`cpu`, `gpu`, `tpu`) if one is named; None if it can.
+
+    `cudnn` computes in bfloat16 on NVIDIA GPUs; whether cuDNN is there and takes the heads is asked
+    on the machine itself.
+    """
+    if implementation != "cudnn":
+        return None
+    if dtype != "bfloat16":
+        return f"cuDNN computes in bfloat16, not in {dtype}"
+    if head_dim % 8:
+        return f"cuDNN needs heads whose width is a multiple of 8, not {head_dim}"
+    if platform not in (None, "gpu"):
+        return f"cuDNN needs an NVIDIA GPU, and the platform is {platform}"
+    if platform is None or platform != jax.default_backend():
+        return None
+    heads = jax.ShapeDtypeStruct((1, 2, 1, head_dim), dtype)
+    attention = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    try:
+        jax.eval_shape(lambda heads: jax.vjp(attention, heads, heads, heads)[0], heads)
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        return f"cannot be used here: {str(error).strip().splitlines()[0]}"
+    return None
 
 
 def attention_weights(
@@ -75,8 +148,11 @@ def attention_weights(
 ) -> Float[Array, "B N T S"]:
     """softmax(scale * Q K^T + bias): each row sums to 1, or to 0 where no key is visible.
 
-    The softmax is computed in float32 at least. Arguments as in `attend`.
+    The softmax is computed in float32 at least. Arguments and refusals as in `attend`.
     """
+    sizes: dict[str, int] = {}
+    _check_heads(sizes, query=query, key=key)
+    _check_scores(sizes, bias, mask, is_causal, scale)
     batch, length, num_heads, head_dim = query.shape
     scale = head_dim**-0.5 if scale is None else scale
     scale = scale[:, None].astype(query.dtype) if jnp.ndim(scale) else scale
@@ -100,6 +176,10 @@ def aggregate(
     weights: Float[Array, "B N T S"], value: Float[Array, "B S K H"]
 ) -> Float[Array, "B T N H"]:
     """The weighted sum of values for every query head."""
+    sizes: dict[str, int] = {}
+    require_array("weights", weights, "B N T S", "float", sizes)
+    require_array("value", value, "B S K H", "float", sizes)
+    _check_groups(sizes)
     batch, num_heads, length, sources = weights.shape
     grouped = weights.reshape(batch, value.shape[2], -1, length, sources)
     output = jnp.einsum("bkgts,bskh->btkgh", grouped, value)
@@ -119,6 +199,12 @@ def hide_self(
       mask, is_causal: as in `attend`; the causal order is part of the result.
       queries, keys: the places of queries and keys.
     """
+    sizes: dict[str, int] = {}
+    require_array("queries", queries, "T", "int", sizes)
+    require_array("keys", keys, "S", "int", sizes)
+    of_kind(bool, is_causal, "is_causal")
+    if mask is not None:
+        require_array("mask", mask, "#B #N #T #S", "bool", sizes, _PADDING)
     own = (queries[:, None] == keys[None, :])[None, None]
     seen = jnp.ones_like(own) if mask is None else mask
     if is_causal:
@@ -176,6 +262,16 @@ class MultiHeadAttention(nn.Module):
     use_bias: bool = False
     implementation: Implementation = "auto"
 
+    def __post_init__(self):
+        require_kinds(self, MultiHeadAttention)
+        require_positive(self, "num_heads", "num_kv_heads", "head_dim", "latent_dim")
+        require_choice(self, "positions", POSITIONS)
+        require_choice(self, "implementation", IMPLEMENTATIONS)
+        if isinstance(self.scale, str):
+            require_choice(self, "scale", ("sqrt", "learned_per_head"))
+        require_positive(self, *(() if isinstance(self.scale, str) else ("scale",)))
+        super().__post_init__()
+
     @nn.compact
     def __call__(
         self,
@@ -196,6 +292,14 @@ class MultiHeadAttention(nn.Module):
         Raises:
           ValueError: for combinations that cannot be, with the reason.
         """
+        sizes: dict[str, int] = {"N": self.num_heads}
+        require_array("x", x, "B T D", "float", sizes)
+        _check_format("x", x)
+        if context is not None:
+            require_array("context", context, "B S E", "float", sizes)
+            if context.dtype != x.dtype:
+                raise ValueError(f"context: given {shown(context)}; must be {x.dtype} as x is")
+        of_kind(bool, decode, "decode")
         projection = self.projection(x.shape[-1])
         nn.share_scope(self, projection)  # `query/kernel` lives here, not in a level of its own
         sources = projection.project(x, context)
@@ -206,6 +310,8 @@ class MultiHeadAttention(nn.Module):
             places += start
             _, key, value = projection.roles(sources | cached)
         key_places = jnp.arange(key.shape[1])
+        # Here too, before the mask is joined with others.
+        _check_scores(sizes | {"S": key.shape[1]}, bias, mask, is_causal, None)
         if decode:
             earlier = (key_places[None, :] <= places[:, None])[None, None]
             mask, is_causal = (earlier if mask is None else mask & earlier), False
@@ -239,7 +345,7 @@ class MultiHeadAttention(nn.Module):
             Tie.parse(self.tie),
             self.frozen,
             self.use_bias,
-            adapters if isinstance(adapters, Adapters) else Adapters(**adapters),
+            adapters if isinstance(adapters, Adapters) else build(Adapters, adapters, "adapters"),
             self.latent_dim,
         )
 
@@ -247,9 +353,13 @@ class MultiHeadAttention(nn.Module):
         """An empty cache for `length` tokens: each source of keys and values once.
 
         Pass it as the collection `cache` together with the parameters, and apply with
-        `decode=True, mutable="cache"`. Do not decode more than `length` tokens: a write past the
-        end is clamped onto the last places, and no error is raised.
+        `decode=True, mutable="cache"`. Do not decode more than `length` tokens: inside jit, where
+        the place is not known, a write past the end is clamped onto the last places.
         """
+        for name, size in (("batch", batch), ("length", length), ("width", width)):
+            require_whole(name, size)
+        if str(jnp.dtype(dtype)) not in _FORMATS:
+            raise ConfigError("dtype", dtype, f"allowed: {', '.join(_FORMATS)}")
         heads, head_dim = self.num_kv_heads or self.num_heads, self._head_dim(width)
         shape = (1, self.latent_dim) if self.latent_dim else (heads, head_dim)
         names = kept_sources(Tie.parse(self.tie), self.latent_dim)
@@ -263,11 +373,20 @@ class MultiHeadAttention(nn.Module):
         if not self.has_variable("cache", "sources"):
             raise ValueError("decode=True needs the collection 'cache'; make one with init_cache")
         cached, start = self.get_variable("cache", "sources"), self.get_variable("cache", "index")
+        for name in kept_sources(Tie.parse(self.tie), self.latent_dim):
+            old, new = cached.get(name), sources[name]
+            if old is None or (old.shape[0], *old.shape[2:]) != (new.shape[0], *new.shape[2:]):
+                allowed = f"the tokens need {name} {shown(new)}; make one with init_cache"
+                raise ConfigError("cache", shown(old), allowed)
+            end = new.shape[1] + (0 if isinstance(start, jax.core.Tracer) else int(start))
+            if end > old.shape[1]:
+                raise ConfigError("cache", shown(old), f"has no room for {end} tokens")
         write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=1)
         cached = {name: write(old, sources[name].astype(old.dtype)) for name, old in cached.items()}
         self.put_variable("cache", "sources", cached)
         self.put_variable("cache", "index", start + next(iter(sources.values())).shape[1])
-        return start, cached
+        # The cache may be of another number format, the arithmetic is that of the tokens.
+        return start, {name: new.astype(sources[name].dtype) for name, new in cached.items()}
 
     def _head_dim(self, width: int) -> int:
         if self.head_dim is None and width % self.num_heads:
@@ -306,6 +425,45 @@ class Probes(nn.Module):
     def __call__(self, **arrays: Array) -> None:
         for name, array in arrays.items():
             self.sow("intermediates", name, array)
+
+
+def _check_heads(sizes: dict[str, int], **heads: Array) -> None:
+    """Refuses queries, keys and values that are not what `attend` says."""
+    first = next(iter(heads.values()))
+    for name, array in heads.items():
+        axes = "B T N H" if name == "query" else "B S K H"
+        require_array(name, array, axes, "float", sizes)
+        _check_format(name, array)
+        if array.dtype != first.dtype:
+            raise ValueError(f"{name}: given {shown(array)}; must be {first.dtype} as the query is")
+    _check_groups(sizes)
+
+
+def _check_groups(sizes: dict[str, int]) -> None:
+    if sizes["N"] % sizes["K"]:
+        heads = f"{sizes['K']} key/value heads do not divide {sizes['N']} query heads"
+        raise ValueError(f"key: {heads}")
+
+
+def _check_format(name: str, array: Array) -> None:
+    if str(array.dtype) not in _FORMATS:
+        allowed = f"{', '.join(_FORMATS)}; in float16 gradients overflow"
+        raise ValueError(f"{name}: given {shown(array)}; must be one of {allowed}")
+
+
+def _check_scores(sizes: dict[str, int], bias, mask, is_causal, scale) -> None:
+    """Refuses what cannot be added to the scores, hide some or multiply them."""
+    of_kind(bool, is_causal, "is_causal")
+    if bias is not None:
+        require_array("bias", bias, "#B #N #T #S", "float", sizes)
+    if mask is not None:
+        require_array("mask", mask, "#B #N #T #S", "bool", sizes, _PADDING)
+    if getattr(scale, "shape", None):
+        require_array("scale", scale, "N", "float", sizes)
+    elif hasattr(scale, "dtype"):
+        require_array("scale", scale, "", "real", sizes)
+    elif scale is not None and not math.isfinite(of_kind(float, scale, "scale")):
+        raise ConfigError("scale", scale, "must be a finite number")
 
 
 def _causal_mask(queries: int, keys: int) -> Bool[Array, "1 1 T S"]:

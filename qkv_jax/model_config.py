@@ -5,8 +5,8 @@ import dataclasses
 from typing import Literal
 
 from qkv_jax.adapters import PRESETS, Adapters
-from qkv_jax.attention import IMPLEMENTATIONS
-from qkv_jax.config import ConfigError, require_choice, require_positive, require_range
+from qkv_jax.attention import IMPLEMENTATIONS, unsupported
+from qkv_jax.config import ConfigError, require_choice, require_positive, require_range, settle
 from qkv_jax.positions import POSITIONS, Positions
 from qkv_jax.projections import LATENT, check_scheme
 from qkv_jax.tie import Tie, TieError, parse_schedule
@@ -57,6 +57,7 @@ class ModelConfig:
     scan_layers: bool = False
 
     def __post_init__(self):
+        settle(self)
         sizes = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "latent_dim")
         require_positive(self, *sizes, "norm_epsilon")
         require_range(self, "dropout", 0.0, 1.0)
@@ -79,14 +80,29 @@ class ModelConfig:
             if source not in ("query", "key", "value"):
                 raise ConfigError("frozen", source, "allowed: query, key, value")
         heads = (self.heads, self.kv_heads or self.heads)
+        if heads[0] % heads[1]:
+            allowed = f"{heads[1]} key/value heads do not divide {heads[0]} query heads"
+            raise ConfigError("kv_heads", self.kv_heads, allowed)
         for layer, tie in enumerate(ties):
             try:
                 check_scheme(tie, *heads, self.frozen, self.latent_dim)
             except ValueError as error:
                 raise ConfigError("tie", self.tie, f"layer {layer}: {error}") from None
         self._check_adapters(ties)
+        self.check_platform(None)
         if self.scan_layers and len(set(ties)) > 1:
             raise ConfigError("scan_layers", True, f"needs one tie for all layers, not {self.tie}")
+
+    def check_platform(self, platform: str | None) -> None:
+        """Refuses an implementation of attention that a platform (`cpu`, `gpu`, `tpu`; none: no
+        platform) does not have.
+
+        Raises:
+          ConfigError: naming the field.
+        """
+        reason = unsupported(self.implementation, self.dtype, self.features, platform)
+        if reason:
+            raise ConfigError("implementation", self.implementation, reason)
 
     @property
     def ties(self) -> tuple[Tie, ...]:

@@ -12,6 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from qkv_jax.arrays import require_array
+from qkv_jax.config import (
+    ConfigError,
+    require_choice,
+    require_kinds,
+    require_positive,
+    require_whole,
+)
+
 Positions = Literal["none", "sinusoidal", "learned", "rotary", "relative", "alibi"]
 POSITIONS: tuple[str, ...] = get_args(Positions)
 
@@ -30,6 +39,8 @@ def sinusoidal(length: int, width: int) -> Float[Array, "T D"]:
 
     Sines fill the first half of the width and cosines the second; an odd width leaves one zero.
     """
+    require_whole("length", length, 0)
+    require_whole("width", width)
     angles = _angles(jnp.arange(length), width // 2)
     table = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
     return jnp.pad(table, ((0, 0), (0, width % 2)))
@@ -45,6 +56,11 @@ def rotate(
       x: queries or keys; H must be even. Coordinates i and i + H/2 form a pair.
       positions: the place of each token; 0 .. T-1 by default.
     """
+    if getattr(x, "ndim", 0) < 3 or x.shape[-1] % 2:
+        allowed = "must be [..., T, N, H], the head width H even"
+        raise ConfigError("x", x, allowed)
+    if positions is not None:
+        require_array("positions", positions, "T", "int", {"T": x.shape[-3]})
     positions = jnp.arange(x.shape[-3]) if positions is None else positions
     angles = _angles(positions, x.shape[-1] // 2)[:, None, :]
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
@@ -58,6 +74,7 @@ def relative_buckets(offsets: Int[Array, "T S"]) -> Int[Array, "T S"]:
     Half of the 32 buckets are for keys to the right. In each half the first 8 hold one distance,
     the others logarithmically growing ranges up to 128, and the last one all that lies beyond.
     """
+    require_array("offsets", offsets, "T S", "int", {})
     half, exact = _BUCKETS // 2, _BUCKETS // 4
     distance = jnp.abs(offsets)
     growth = jnp.log(jnp.maximum(distance, 1) / exact) / np.log(_MAX_DISTANCE / exact)
@@ -70,6 +87,7 @@ def alibi_slopes(num_heads: int) -> Float[np.ndarray, " N"]:
 
     Where N is no power of two: the slopes of the power below, then every other one of twice it.
     """
+    require_whole("num_heads", num_heads)
     power = 2 ** int(np.log2(num_heads))
     of = lambda n: 2.0 ** (-8 * np.arange(1, n + 1) / n)
     return np.concatenate([of(power), of(2 * power)[::2]])[:num_heads].astype(np.float32)
@@ -84,12 +102,22 @@ class AddPositions(nn.Module):
     kind: Positions
     max_length: int
 
+    def __post_init__(self):
+        require_kinds(self, AddPositions)
+        require_choice(self, "kind", POSITIONS)
+        require_positive(self, "max_length")
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        require_array("x", x, "B T D", "float", {})
         length, width = x.shape[-2:]
         if self.kind == "sinusoidal":
             return x + (2**0.5 * EMBEDDING_STD * sinusoidal(length, width)).astype(x.dtype)
         if self.kind == "learned":
+            if length > self.max_length:
+                allowed = f"learned positions are for {self.max_length} tokens at most"
+                raise ConfigError("x", x, allowed)
             init = nn.initializers.normal(EMBEDDING_STD)
             table = self.param("embedding", init, (self.max_length, width))
             return x + table[:length].astype(x.dtype)
@@ -116,6 +144,8 @@ def alibi_bias(
     num_heads: int, queries: Int[Array, " T"], keys: Int[Array, " S"]
 ) -> Float[Array, "1 N T S"]:
     """Minus slope times distance: the same to the left and to the right, as for an encoder."""
+    require_array("queries", queries, "T", "int", {})
+    require_array("keys", keys, "S", "int", {})
     distance = jnp.abs(keys[None, :] - queries[:, None]).astype(jnp.float32)
     return -jnp.asarray(alibi_slopes(num_heads))[None, :, None, None] * distance
 

@@ -13,6 +13,8 @@ import jax
 from jaxtyping import Array, Float
 
 from qkv_jax.adapters import Adapters
+from qkv_jax.arrays import require_array
+from qkv_jax.config import require_kinds, require_positive
 from qkv_jax.tie import Tie
 
 # Lengths, heads and widths differ inside one dict (context, grouped heads, latent, cache): the
@@ -91,6 +93,11 @@ class QKVProjection(nn.Module):
     adapters: Adapters = Adapters()
     latent_dim: int | None = None
 
+    def __post_init__(self):
+        require_kinds(self, QKVProjection)
+        require_positive(self, "num_heads", "num_kv_heads", "head_dim", "latent_dim")
+        super().__post_init__()
+
     def setup(self):
         check_scheme(self.tie, self.num_heads, self.num_kv_heads, self.frozen, self.latent_dim)
         self.adapters.check(self.tie, self.head_dim)
@@ -117,6 +124,10 @@ class QKVProjection(nn.Module):
           ValueError: where X itself is a role and D differs from heads * H, or where a matrix is
             shared across `x` and `context` of different widths.
         """
+        sizes: dict[str, int] = {}
+        require_array("x", x, "B T D", "float", sizes)
+        if context is not None:
+            require_array("context", context, "B S E", "float", sizes)
         query = self.tie.source("Q")
         rest = kept_sources(self.tie, self.latent_dim)
         if context is None:

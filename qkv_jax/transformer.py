@@ -10,18 +10,32 @@ pre-norm, after the norm. Parameters are float32; the layers compute in the conf
 """
 
 import functools
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from qkv_jax.arrays import require_array
 from qkv_jax.attention import MultiHeadAttention
+from qkv_jax.config import (
+    ConfigError,
+    of_kind,
+    require_choice,
+    require_kinds,
+    require_positive,
+    require_whole,
+)  # fmt: skip
 from qkv_jax.model_config import ModelConfig
 from qkv_jax.positions import EMBEDDING_STD, AddPositions
 from qkv_jax.tie import Tie
 
-__all__ = ["Block", "ClassToken", "Encoder", "ModelConfig", "PatchStem", "TokenStem"]
+__all__ = ["Block", "ClassToken", "Encoder", "PatchStem", "TokenStem"]
+
+
+Readout = Literal["token", "class"]
 
 
 class TokenStem(nn.Module):
@@ -30,9 +44,21 @@ class TokenStem(nn.Module):
     vocabulary: tuple[int, ...]  # the number of symbols of each field
     width: int
 
+    def __post_init__(self):
+        require_kinds(self, TokenStem)
+        require_positive(self, "width")
+        for size in self.vocabulary or (0,):
+            require_whole("vocabulary", size)
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, tokens: Int[Array, "B T"] | Int[Array, "B T F"]) -> Float[Array, "B T D"]:
-        tokens = tokens[..., None] if tokens.ndim == 2 else tokens
+        if getattr(tokens, "ndim", 2) == 2:
+            require_array("inputs", tokens, "B T", "int", {"F": len(self.vocabulary)})
+            tokens = tokens[..., None]
+        require_array("inputs", tokens, "B T F", "int", {"F": len(self.vocabulary)})
+        for place, size in enumerate(self.vocabulary):
+            _require_below("inputs", tokens[..., place], size)
         init = nn.initializers.normal(EMBEDDING_STD * len(self.vocabulary) ** -0.5)
         fields = [
             nn.Embed(size, self.width, embedding_init=init, name=f"field_{i}")(tokens[..., i])
@@ -47,8 +73,17 @@ class PatchStem(nn.Module):
     patch: int
     width: int
 
+    def __post_init__(self):
+        require_kinds(self, PatchStem)
+        require_positive(self, "patch", "width")
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, images: Float[Array, "B height width C"]) -> Float[Array, "B T D"]:
+        require_array("inputs", images, "B height width C", "float", {})
+        if images.shape[1] % self.patch or images.shape[2] % self.patch:
+            allowed = f"height and width must be multiples of the patch, {self.patch}"
+            raise ConfigError("inputs", images, allowed)
         batch, height, width, channels = images.shape
         rows, columns, p = height // self.patch, width // self.patch, self.patch
         patches = images.reshape(batch, rows, p, columns, p, channels).swapaxes(2, 3)
@@ -118,6 +153,16 @@ NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
 
 def _norm(config: ModelConfig, name: str, dtype) -> nn.Module:
     return NORMS[config.norm](epsilon=config.norm_epsilon, dtype=dtype, name=name)
+
+
+def _require_below(name: str, values: Array, limit: int) -> None:
+    """Refuses numbers outside [0, limit), which JAX would take from the end or turn into NaN; where
+    they are known, outside jit."""
+    if not isinstance(values, jax.core.Tracer) and values.size:
+        known = np.asarray(values)  # of JAX's own functions the results are not, inside jit
+        low, high = int(known.min()), int(known.max())
+        if low < 0 or high >= limit:
+            raise ConfigError(name, low if low < 0 else high, f"must be from 0 to {limit - 1}")
 
 
 class Block(nn.Module):
@@ -190,7 +235,16 @@ class Encoder(nn.Module):
     stem: nn.Module
     classes: int
     max_length: int
-    readout: str = "token"
+    readout: Readout = "token"
+
+    def __post_init__(self):
+        if not isinstance(self.config, ModelConfig):
+            raise ConfigError("config", self.config, "must be a ModelConfig")
+        require_kinds(self, Encoder)
+        require_whole("classes", self.classes, 0)
+        require_positive(self, "max_length")
+        require_choice(self, "readout", get_args(Readout))
+        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -202,8 +256,15 @@ class Encoder(nn.Module):
         train: bool = False,
     ) -> Float[Array, "B *T outputs"]:
         """`padding` is true at real tokens; padded ones are hidden from every query."""
+        of_kind(bool, train, "train")
         config = self.config
         x = AddPositions(config.positions, self.max_length, name="positions")(self.stem(inputs))
+        sizes = dict(zip("BT", x.shape, strict=False))
+        if padding is not None:
+            require_array("padding", padding, "B T", "bool", sizes)
+        if read is not None:
+            require_array("read", read, "B R", "int", sizes)
+            _require_below("read", read, sizes["T"])
         x = x.astype(config.dtype)
         if config.embedding_norm:
             x = _norm(config, "embedding_norm", x.dtype)(x)
