@@ -4,6 +4,8 @@ import ast
 import functools
 import pathlib
 import re
+import struct
+import typing
 
 import jax
 import pytest
@@ -13,8 +15,10 @@ from jax.sharding import PartitionSpec
 
 from configs import train
 from configs.options import OPTIONS
+from qkv_jax.adapters import ADAPTERS, PRESETS
 from qkv_jax.config import ConfigError, build
-from qkv_jax.tasks import make_task
+from qkv_jax.positions import POSITIONS
+from qkv_jax.tasks import REGISTRY, make_task
 from qkv_jax.tie import Tie
 from qkv_jax.training.checkpoint import replica_of
 from qkv_jax.training.mesh import MeshConfig
@@ -111,18 +115,66 @@ def test_rules_that_cannot_be_are_refused(rules, line):
     assert str(refusal.value).startswith(line)
 
 
+def option_sets():
+    """What tells a model's parameters apart: every shipped option; and by itself every word of
+    every field that has a list of words, so that none is forgotten when one is added."""
+    words = {"positions": POSITIONS, "scale": ("sqrt", "learned_per_head"), "preset": PRESETS}
+    for name, hint in typing.get_type_hints(ModelConfig).items():
+        if typing.get_origin(hint) is typing.Literal:
+            words.setdefault(name, typing.get_args(hint))
+        if hint is bool:
+            words[name] = (False, True)
+    yield from ({}, *OPTIONS.values())
+    yield from ({name: word} for name, allowed in words.items() for word in allowed)
+    yield from ({"tie": "Q=K", "adapters": {"query": f"{name}:1" if name == "lowrank" else name}}
+                for name in ADAPTERS)  # fmt: skip
+    yield {"latent_dim": 4, "use_bias": True}
+
+
+def registered_tasks(folder):
+    """One of each kind that is registered, files of its own where it needs some."""
+    (folder / "table.csv").write_text("text,label\n" + "one,a\ntwo,b\n" * 30)
+    (folder / "text").write_text("the cat sat on the mat. " * 80)
+    for split, count in (("train", 20), ("t10k", 10)):
+        images = struct.pack(">IIII", 0x803, count, 8, 8) + bytes(64 * count)
+        labels = struct.pack(">II", 0x801, count) + bytes(i % 2 for i in range(count))
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(images)
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(labels)
+    for name in ("data_batch_1", "test_batch"):
+        (folder / f"{name}.bin").write_bytes(bytes(3073 * 20))
+    options = {
+        "text_classification": {"files": (str(folder / "table.csv"),), "length": 8},
+        "masked_bytes": {"files": (str(folder / "text"),), "length": 16},
+        "idx": {"folder": str(folder), "patch": 4, "validation_examples": 5},
+    }
+    options["cifar"] = options["idx"]
+    yield from (make_task(kind, options.get(kind, {})) for kind in REGISTRY)
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory):
+    """The parameters of every task, and of every option of the encoder, as shapes."""
+    small = {"layers": 1, "width": 16, "heads": 2, "mlp_width": 48}
+    tasks = registered_tasks(tmp_path_factory.mktemp("data"))
+    reverse = make_task("reverse", {"length": 8})
+    cases = [({}, task) for task in tasks] + [(option, reverse) for option in option_sets()]
+    replicas = [Replica(build(ModelConfig, small | o), t, TrainConfig()) for o, t in cases]
+    return [jax.eval_shape(functools.partial(r.init_params, 0)) for r in replicas]
+
+
 @pytest.mark.parametrize("rules", RULE_SETS)
-def test_every_set_covers_every_option_of_the_encoder(rules):
-    """No model of configs/options.py has a parameter that a set forgets or cannot cut in two."""
-    task = make_task("reverse", {"length": 8})
-    sizes = {"data": 1, "fsdp": 2, "tensor": 1}
-    for option in ({}, *OPTIONS.values()):
-        sizes_of_model = {"layers": 1, "width": 16, "heads": 2, "mlp_width": 48}
-        model = build(ModelConfig, sizes_of_model | option)
-        replica = Replica(model, task, TrainConfig())
-        params = jax.eval_shape(functools.partial(replica.init_params, 0))
-        found = partition(parse_rules(rules), params, sizes)
-        assert len(jax.tree.leaves(found)) == len(jax.tree.leaves(params))
+def test_every_set_covers_every_task_and_option(rules, trees):
+    """No parameter is forgotten, whether one goes on with one device or cuts in two; and no rule of
+    a set is there for nothing."""
+    used, parsed = set(), parse_rules(rules)
+    for params in trees:
+        for fsdp in (1, 2):
+            partition(parsed, params, {"data": 1, "fsdp": fsdp, "tensor": 1})
+        for path, _ in jax.tree_util.tree_leaves_with_path(params):
+            name = "/".join(entry.key for entry in path)
+            matches = (place for place, (p, _) in enumerate(parsed) if re.fullmatch(p, name))
+            used.add(next(matches))
+    assert used == set(range(len(parsed)))
 
 
 @pytest.mark.parametrize("rules", RULE_SETS)

@@ -28,7 +28,7 @@ _SMALL = (
     (r"stem/class_token/embedding", WHOLE),
 )
 _STEMS = (
-    (r"stem/field_\d+/embedding", (None, "tensor")),
+    (r"stem/(tokens/)?field_\d+/embedding", (None, "tensor")),
     (r"positions/embedding", (None, "tensor")),
     (r"stem/patch/kernel", (None, "tensor")),
 )
