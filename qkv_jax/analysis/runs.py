@@ -1,10 +1,11 @@
 """Runs of `experiments.train` as commands read them, refusals naming the flag --run."""
 
-import json
+import contextlib
 import pathlib
+from collections.abc import Iterator
 
 from qkv_jax.config import ConfigError
-from qkv_jax.training.checkpoint import load_run, replica_of
+from qkv_jax.training import checkpoint
 from qkv_jax.training.step import Replica
 from qkv_jax.transformer import Encoder
 
@@ -26,33 +27,22 @@ def run_steps(folder: pathlib.Path) -> list[int]:
 
 
 def run_replica(folder: pathlib.Path) -> Replica:
-    """What a run trains: task, model and hyperparameters.
-
-    Raises:
-      ConfigError: if its config.json cannot be read, or says what cannot be run.
-    """
-    try:
-        return replica_of(json.loads((folder / "config.json").read_text()))
-    except ConfigError as error:
-        damage = str(error)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        damage = f"{type(error).__name__}: {error}"
-    raise ConfigError("--run", str(folder), f"its config.json is damaged: {damage}")
+    """What a run trains, see `checkpoint.run_replica`."""
+    with _as_flag():
+        return checkpoint.run_replica(folder)
 
 
 def run_model(folder: pathlib.Path, step: int) -> tuple[Encoder, dict]:
-    """The model of a run at a step that is there.
+    """The model of a run at a step that is there, see `checkpoint.load_run`."""
+    with _as_flag():
+        return checkpoint.load_run(folder, step)
 
-    Raises:
-      ConfigError: if its config.json or its checkpoint is damaged.
-    """
-    run_replica(folder)
+
+@contextlib.contextmanager
+def _as_flag() -> Iterator[None]:
+    """Refusals of the run as refusals of the flag that named it."""
     try:
-        return load_run(folder, step)
-    except ConfigError:
-        raise
-    except Exception as error:  # what Orbax raises depends on what is broken
-        what = error.args[0] if isinstance(error, KeyError) and error.args else error
-        said = f"the checkpoint of step {step} cannot be read"
-        allowed = f"{said} (damaged, or written by another version): {what}"
-        raise ConfigError("--run", str(folder), allowed[:300]) from None
+        yield
+    except ConfigError as error:
+        field = "--run" if error.field == "run" else error.field
+        raise ConfigError(field, error.given, error.allowed) from None

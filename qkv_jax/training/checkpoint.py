@@ -23,13 +23,14 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as ocp_managers
 
-from qkv_jax.config import ConfigError, build
+from qkv_jax.config import ConfigError, build, of_kind, require_whole
+from qkv_jax.model_config import ModelConfig
 from qkv_jax.tasks import make_task
 from qkv_jax.training.distributed import any_process, is_primary
 from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
-from qkv_jax.transformer import Encoder, ModelConfig
+from qkv_jax.transformer import Encoder
 
 Kept = Callable[[Sequence[int]], Collection[int]]
 
@@ -53,9 +54,15 @@ class Checkpoints:
             enable_async_checkpointing=True,
             async_options=_patience(),
         )
-        self._manager = ocp.CheckpointManager(
-            self.folder, item_names=("arrays", "notes"), options=options
-        )
+        self._failed = False  # whether anything has: from then on late answers come at any time
+        _quiet.begin()
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.folder, item_names=("arrays", "notes"), options=options
+            )
+        except BaseException:
+            _quiet.end()
+            raise
 
     @property
     def steps(self) -> list[int]:
@@ -101,12 +108,14 @@ class Checkpoints:
             known = ", ".join(map(str, self.steps)) or "none"
             raise ConfigError("checkpoint step", step, f"checkpoints there: {known}")
         arguments = ocp.args.StandardRestore(jax.tree.map(_target, like))
-        return self._manager.restore(step, args=ocp.args.Composite(arrays=arguments)).arrays
+        with self._failing():
+            return self._manager.restore(step, args=ocp.args.Composite(arrays=arguments)).arrays
 
     def notes(self, step: int) -> Any:
         """What was saved beside the arrays."""
         arguments = ocp.args.Composite(notes=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=arguments).notes
+        with self._failing():
+            return self._manager.restore(step, args=arguments).notes
 
     def restore_last(self, like: Callable[[int], Any]) -> tuple[int, Any, Any] | None:
         """Step, arrays and notes of the newest checkpoint that is whole; None if there is none.
@@ -161,6 +170,8 @@ class Checkpoints:
         """
         with self._naming():
             self._manager.close()
+        if not self._failed:
+            _quiet.end()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -169,10 +180,20 @@ class Checkpoints:
         self.close()
 
     @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Notes a failure."""
+        try:
+            yield
+        except Exception:
+            self._failed = True
+            raise
+
+    @contextlib.contextmanager
     def _naming(self) -> Iterator[None]:
         """What the system says of a write as an OSError, whoever wraps it."""
         try:
-            yield
+            with self._failing():
+                yield
         except OSError as error:
             where = error.filename or self.folder
             code = error.errno or errno.ETIMEDOUT  # Orbax's own TimeoutError has none
@@ -213,22 +234,37 @@ class _NotFromOrbax(logging.Filter):
         return "orbax" not in pathlib.Path(record.pathname).parts
 
 
-absl.logging.get_absl_logger().addFilter(_NotFromOrbax())
+class _Quiet:
+    """While checkpoints are open, keeps off the terminal what Orbax logs, and TensorStore's answers
+    to an Orbax that, after the first error, no longer waits for them; they come from its own
+    threads and cannot be raised. After an error it stays. Everything else goes the way that it went
+    before."""
 
+    def __init__(self):
+        self._users = 0
+        self._filter = _NotFromOrbax()
+        self._before: Callable[[Any], object] = sys.unraisablehook
 
-def _not_too_late(otherwise: Callable[[Any], object]) -> Callable[[Any], None]:
-    """A hook for what cannot be raised, without TensorStore's answers to an Orbax that, after
-    the first error, no longer waits for them; they come from its own threads, at any time."""
+    def begin(self) -> None:
+        absl.logging.get_absl_logger().addFilter(self._filter)
+        if sys.unraisablehook != self._hear:
+            self._before, sys.unraisablehook = sys.unraisablehook, self._hear
+        self._users += 1
 
-    def hear(unraisable: Any) -> None:
+    def end(self) -> None:
+        self._users -= 1
+        if self._users == 0:
+            absl.logging.get_absl_logger().removeFilter(self._filter)
+            if sys.unraisablehook == self._hear:  # nobody has put another one in its place
+                sys.unraisablehook = self._before
+
+    def _hear(self, unraisable: Any) -> None:
         late = isinstance(unraisable.exc_value, RuntimeError) and unraisable.object is None
         if not (late and str(unraisable.exc_value) == "Event loop is closed"):
-            otherwise(unraisable)
-
-    return hear
+            self._before(unraisable)
 
 
-sys.unraisablehook = _not_too_late(sys.unraisablehook)
+_quiet = _Quiet()
 
 
 def _patience() -> ocp.AsyncOptions | None:
@@ -240,13 +276,14 @@ def _patience() -> ocp.AsyncOptions | None:
 @contextlib.contextmanager
 def _quiet_threads() -> Iterator[None]:
     """A read that fails leaves others that nobody waits for; Python would print what they raise."""
-    before = sys.unraisablehook
-    sys.unraisablehook = lambda _: None
+    before, tasks = sys.unraisablehook, logging.getLogger("asyncio")
+    disabled = tasks.disabled
+    sys.unraisablehook, tasks.disabled = lambda _: None, True
     try:
         yield
     finally:
         gc.collect()
-        sys.unraisablehook = before
+        sys.unraisablehook, tasks.disabled = before, disabled
 
 
 def replica_of(values: dict[str, Any]) -> Replica:
@@ -265,6 +302,31 @@ def replica_of(values: dict[str, Any]) -> Replica:
     )
 
 
+def run_replica(folder: pathlib.Path) -> Replica:
+    """What a run in a folder trains: task, model and hyperparameters.
+
+    Raises:
+      ConfigError: if its config.json cannot be read, or says what cannot be run; or if there are no
+        checkpoints beside it.
+    """
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError("run", str(folder), f"holds no readable config.json: {error}") from None
+    except (ValueError, RecursionError) as error:
+        damage = f"{type(error).__name__}: {error}"
+        raise ConfigError("run", str(folder), f"its config.json is damaged: {damage}") from None
+    if not (folder / "checkpoints").is_dir():
+        raise ConfigError("run", str(folder), "holds no checkpoints")
+    try:
+        return replica_of(values)
+    except ConfigError as error:
+        damage = str(error)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        damage = f"{type(error).__name__}: {error}"
+    raise ConfigError("run", str(folder), f"its config.json is damaged: {damage}")
+
+
 def load_run(workdir: str | os.PathLike, step: int | None = None) -> tuple[Encoder, dict]:
     """The model of a run of `experiments.train`: `encoder.apply(variables, inputs)`.
 
@@ -273,17 +335,26 @@ def load_run(workdir: str | os.PathLike, step: int | None = None) -> tuple[Encod
       step: which checkpoint; the last by default, 0 is the untrained model.
 
     Raises:
-      ConfigError: if the folder holds no run or no such checkpoint.
+      ConfigError: if the folder holds no run or no such checkpoint, or if one of the two is
+        damaged, naming the folder.
     """
-    folder = pathlib.Path(workdir)
-    try:
-        values = json.loads((folder / "config.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ConfigError("run", str(folder), f"holds no readable config.json: {error}") from None
-    if not (folder / "checkpoints").is_dir():
-        raise ConfigError("run", str(folder), "holds no checkpoints")
-    replica = replica_of(values)
-    like = jax.eval_shape(lambda: replica.init(0, 0.0))
+    folder = pathlib.Path(of_kind(str | os.PathLike, workdir, "run"))
+    if step is not None:
+        step = require_whole("step", step, 0)
+    replica = run_replica(folder)
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        state = checkpoints.restore(like, step)
+        found = max(checkpoints.steps, default=None) if step is None else step
+        if found is None:
+            raise ConfigError("run", str(folder), "holds no checkpoint")
+        like = jax.eval_shape(lambda: replica.init(0, 0.0))
+        try:
+            with _quiet_threads():
+                state = checkpoints.restore(like, found)
+        except ConfigError:
+            raise
+        except Exception as error:  # what Orbax raises depends on what is broken
+            what = error.args[0] if isinstance(error, KeyError) and error.args else error
+            said = f"the checkpoint of step {found} cannot be read"
+            allowed = f"{said} (damaged, or written by another version): {what}"
+            raise ConfigError("run", str(folder), " ".join(allowed.split())[:300]) from None
     return replica.encoder, {"params": state.params}
