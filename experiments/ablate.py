@@ -37,6 +37,7 @@ def main() -> None:
     if launch.STATUS.value:
         launch.show_status(study, workdir)
         return
+    study.check_platform(launch.platform())
     study.check_data()
     if _PLAN.value:
         display.print_plan(study)

@@ -88,6 +88,13 @@ def described(study: Study) -> dict:
     return record
 
 
+def platform() -> str | None:
+    """The platform that the runs will compute on; None: that of this process."""
+    if LAUNCHER.value == "local":
+        return None
+    return "gpu" if _GPUS.value else "cpu"
+
+
 def run_jobs(study: Study, workdir: Workdir, watch: Watch) -> None:
     """Runs what is missing of a study as jobs, if jobs were asked for, and merges what jobs wrote.
 

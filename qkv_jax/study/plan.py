@@ -169,6 +169,20 @@ class Study:
     def eval_runs(self, arm: Arm, rate: float, seeds: tuple[int, ...]) -> list[Run]:
         return [Run(rate, seed, arm.salt) for seed in seeds]
 
+    def check_platform(self, platform: str | None = None) -> None:
+        """Refuses models that a platform cannot compute, see `Replica.check_platform`.
+
+        Raises:
+          ConfigError: naming task, arm and field.
+        """
+        for plan in self.tasks:
+            for arm in plan.arms:
+                try:
+                    arm.replica.check_platform(platform)
+                except ConfigError as error:
+                    where = f"tasks.{plan.name}, arm {arm.name!r}: {error.field}"
+                    raise ConfigError(where, error.given, error.allowed) from None
+
     def check_data(self) -> None:
         """Reads every task's data and traces its batches, so that no study stops half way.
 

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from qkv_jax.config import ConfigError
+from qkv_jax.config import ConfigError, settle
 
 _FIRST_PORT = 61440  # of those that JAX itself takes under Slurm
 _STEP_STRIDE = 97
@@ -45,6 +45,7 @@ class Processes:
     index: int
 
     def __post_init__(self):
+        settle(self)
         host, _, port = self.coordinator.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 2**16:
             raise ConfigError("--coordinator", self.coordinator, "must be HOST:PORT")
@@ -118,14 +119,15 @@ def any_process(flag: bool) -> bool:
 
 @contextlib.contextmanager
 def alike(what: str):
-    """A passage in which any process may raise a ConfigError: then all of them do.
+    """A passage in which any process may raise a ConfigError, or an OSError: then all of them stop.
 
-    The others raise one that names `what`, instead of waiting for a process that has left.
+    The others raise a ConfigError that names `what`, instead of waiting for a process that has
+    left.
     """
-    error: ConfigError | None = None
+    error: ConfigError | OSError | None = None
     try:
         yield
-    except ConfigError as raised:
+    except (ConfigError, OSError) as raised:
         error = raised
     if any_process(error is not None):
         raise error or ConfigError(what, "refused", "by another process, which says why")

@@ -16,7 +16,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qkv_jax.config import ConfigError, as_dict, build, first_difference, require_positive
+from qkv_jax.config import (
+    ConfigError,
+    as_dict,
+    build,
+    first_difference,
+    require_positive,
+    require_whole,
+    settle,
+)
 from qkv_jax.tasks import Data
 from qkv_jax.training.checkpoint import Checkpoints
 from qkv_jax.training.distributed import alike, any_process, is_primary
@@ -48,7 +56,9 @@ class Keep:
     last: int = 3
 
     def __post_init__(self):
+        settle(self)
         require_positive(self, "last")
+        require_whole("every", self.every, 0)
 
     def check(self, report_every: int, steps: int) -> None:
         """Refuses steps between two reports, before the first or after the last one."""
@@ -100,6 +110,7 @@ def train_run(
       Interrupted: when `watch` says so, after saving: the same call goes on.
       OSError: if something cannot be written; what was saved before is intact.
     """
+    require_whole("seed", seed, 0, 2**32)
     keep.check(replica.config.report_every, replica.config.steps)
     config = json.loads(json.dumps(as_dict(config)))
     with alike("workdir"):

@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from qkv_jax.config import ConfigError, require_choice, require_positive
+from qkv_jax.config import ConfigError, require_choice, require_positive, settle
 from qkv_jax.tasks import Batch, Data
 from qkv_jax.tasks.streaming import BatchStream, next_batches
 from qkv_jax.training.program import Split
@@ -61,6 +61,7 @@ class MeshConfig:
     by: Literal["jit", "pmap"] = "jit"
 
     def __post_init__(self):
+        settle(self)
         require_choice(self, "by", ("jit", "pmap"))
         given = [axis for axis in AXES if getattr(self, axis) == _REST]
         if len(given) > 1:
@@ -131,6 +132,7 @@ class MeshProgram:
     ):
         self.replica = replica = dataclasses.replace(replica, moments="by_leaf")
         self.mesh = make_mesh(config, devices)
+        replica.check_platform(self.mesh.devices.flat[0].platform)
         self._rows = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         self._check_batch()
         self.shardings = self._state_shardings(config)

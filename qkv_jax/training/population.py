@@ -10,19 +10,27 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import chex
 import jax
 import numpy as np
 
+from qkv_jax.config import (
+    ConfigError,
+    of_kind,
+    require_positive,
+    require_whole,
+    settle,
+    shown,
+)
+from qkv_jax.model_config import ModelConfig
 from qkv_jax.tasks import Data, Task
 from qkv_jax.tasks.streaming import BatchStream, next_batches
 from qkv_jax.training.state import TrainConfig, TrainState
 from qkv_jax.training.step import Replica
 from qkv_jax.training.waves import WaveSaves
-from qkv_jax.transformer import ModelConfig
 
 # Replicas a device: on a CPU core one is fastest; accelerators have room for more.
 PACKING = {"cpu": 1, "gpu": 8, "tpu": 8}
@@ -39,6 +47,12 @@ class Run:
     learning_rate: float
     seed: int
     salt: int = 0
+
+    def __post_init__(self):
+        settle(self)
+        require_positive(self, "learning_rate")
+        require_whole("seed", self.seed, 0, 2**32)
+        require_whole("salt", self.salt, 0, 2**32)
 
 
 @dataclasses.dataclass
@@ -67,8 +81,10 @@ def wave_shape(
     packing: int | None = None, devices: Sequence[jax.Device] | None = None
 ) -> dict[str, int]:
     """Devices, replicas a device, and replicas a wave; all local devices by default."""
-    devices = devices or jax.local_devices()
-    packing = packing or PACKING.get(devices[0].platform, 1)
+    devices = _devices(devices)
+    if packing is None:
+        packing = PACKING.get(devices[0].platform, 1)
+    packing = require_whole("packing", packing)
     return {"devices": len(devices), "packing": packing, "size": len(devices) * packing}
 
 
@@ -81,7 +97,10 @@ class DeviceData:
     """
 
     def __init__(self, data: Data, devices: Sequence[jax.Device] | None = None):
-        self.devices = tuple(devices or jax.local_devices())
+        for name in ("validation", "test"):
+            if not isinstance(data, Mapping) or "targets" not in data.get(name, ()):
+                raise ConfigError("data", shown(data), f"needs {name!r}, a batch with targets")
+        self.devices = _devices(devices)
         layout = _layout(self.devices)
         everywhere = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec())
         put = functools.partial(jax.device_put, device=everywhere)
@@ -102,6 +121,9 @@ class Population:
     """
 
     def __init__(self, replica: Replica, data: "DeviceData", packing: int | None = None):
+        of_kind(Replica, replica, "replica")
+        of_kind(DeviceData, data, "data")
+        replica.check_platform(data.devices[0].platform)
         self.replica, self.data, self.devices = replica, data, data.devices
         shape = wave_shape(packing, self.devices)
         self.packing, self.wave_size = shape["packing"], shape["size"]
@@ -217,6 +239,8 @@ class Population:
 
     def _filled(self, wave: Sequence[Run]) -> list[Run]:
         """As many runs as a wave holds: the last one fills what is empty."""
+        if not all(isinstance(run, Run) for run in wave):
+            raise ConfigError("wave", list(wave), "must hold runs: Run(learning_rate, seed)")
         if not 0 < len(wave) <= self.wave_size:
             raise ValueError(f"a wave holds 1 to {self.wave_size} runs, not {len(wave)}")
         return [*wave, *[wave[-1]] * (self.wave_size - len(wave))]
@@ -245,6 +269,14 @@ class Population:
 
     def _scores(self, params: Any, split: str) -> list[tuple[jax.Array, int]]:
         return [(self._evaluate(params, block), real) for block, real in self.data.blocks[split]]
+
+
+def _devices(given: Sequence[jax.Device] | None) -> tuple[jax.Device, ...]:
+    """Those given, or all of this process."""
+    devices = tuple(jax.local_devices() if given is None else given)
+    if not devices or not all(isinstance(device, jax.Device) for device in devices):
+        raise ConfigError("devices", given, "must be devices of JAX, one at least")
+    return devices
 
 
 @functools.lru_cache(maxsize=8)

@@ -53,6 +53,7 @@ class LoneProgram:
     """
 
     def __init__(self, replica: Replica, data: Data):
+        replica.check_platform()
         self.replica = replica
         self._held_out = {name: data[name] for name in ("validation", "test")}
         self._training = {name: x for name, x in data.items() if name not in self._held_out}

@@ -13,7 +13,13 @@ import jax
 import optax
 from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray, UInt32
 
-from qkv_jax.config import ConfigError, require_choice, require_positive, require_range
+from qkv_jax.config import (
+    ConfigError,
+    require_choice,
+    require_positive,
+    require_range,
+    settle,
+)
 
 Purpose = Literal["init", "data", "dropout"]
 # How the optimiser holds its moments: one vector of all parameters, or a tree like theirs.
@@ -41,6 +47,7 @@ class TrainConfig:
     beta2: float = 0.98
 
     def __post_init__(self):
+        settle(self)
         require_positive(self, "steps", "report_every", "batch_size", "learning_rate", "clip_norm")
         require_positive(self, "accumulate")
         require_range(self, "warmup", 0.0, 1.0)

@@ -2,14 +2,17 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from qkv_jax.arrays import require_array
+from qkv_jax.config import ConfigError, of_kind, require_choice, require_whole, settle, shown
+from qkv_jax.model_config import ModelConfig
 from qkv_jax.tasks import Batch, Data, Task
 from qkv_jax.training.state import (
     Moments,
@@ -20,10 +23,8 @@ from qkv_jax.training.state import (
     purpose_key,
     rate_schedule,
 )
-from qkv_jax.transformer import ModelConfig
 
 Metrics = dict[str, Float[Array, ""]]
-TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,22 @@ class Replica:
     config: TrainConfig
     moments: Moments = "joined"
 
+    def __post_init__(self):
+        settle(self)
+        require_choice(self, "moments", get_args(Moments))
+
+    def check_platform(self, platform: str | None = None) -> None:
+        """Refuses a model that a platform (`cpu`, `gpu`, `tpu`; by default the one of this process)
+        cannot compute, before anything is traced or written.
+
+        Raises:
+          ConfigError: naming the field of the model.
+        """
+        try:
+            self.model.check_platform(platform or jax.default_backend())
+        except ConfigError as error:
+            raise error.under("model") from None
+
     @functools.cached_property
     def encoder(self):
         return self.task.encoder(self.model)
@@ -51,6 +68,7 @@ class Replica:
         self, seed: Array | int, learning_rate: Array | float, salt: Array | int = 0
     ) -> TrainState:
         """The state before the first step."""
+        _require_scalar("learning_rate", learning_rate, "real")
         params = self.init_params(seed, salt)
         return TrainState(
             params=params,
@@ -67,6 +85,8 @@ class Replica:
 
         Any salt but 0 gives another draw of the same seed: the placebo's only difference.
         """
+        _require_scalar("seed", seed, "int")
+        _require_scalar("salt", salt, "int")
         key = purpose_key(seed, "init")
         key = jnp.where(salt == 0, key, jax.random.fold_in(key, salt))
         return self.encoder.init(key, **self.task.example())["params"]
@@ -75,6 +95,7 @@ class Replica:
         self, state: TrainState, batch: Batch, *, axis_name: str | None = None
     ) -> tuple[TrainState, Metrics]:
         """One update. With `axis_name`, gradients are averaged over that axis of devices."""
+        of_kind(TrainState, state, "state")
         key = jax.random.fold_in(purpose_key(state.seed, "dropout"), state.step)
         if axis_name is not None:  # other rows, other units to drop
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
@@ -92,6 +113,7 @@ class Replica:
 
     def gradients(self, params: Any, batch: Batch, key: PRNGKeyArray) -> tuple[Array, Any]:
         """Mean loss of a batch and its gradients, microbatch by microbatch if `accumulate` asks."""
+        _require_batch(batch)
 
         def mean_loss(params, batch, key):
             apply = functools.partial(self.encoder.apply, train=True, rngs={"dropout": key})
@@ -118,6 +140,8 @@ class Replica:
         A program of its own: it depends on seed and step only, so all arms of a task share it, and
         random draws take longer to compile than a small model.
         """
+        _require_scalar("seed", seed, "int")
+        _require_scalar("step", step, "int")
         key, config = purpose_key(seed, "data"), self.config
         return self.task.schedule(data, key, step, config.report_every, config.batch_size)
 
@@ -144,5 +168,24 @@ class Replica:
 
     def evaluate(self, params: Any, batch: Batch) -> Float[Array, " B"]:
         """The outcome's metric of every example of a batch."""
+        _require_batch(batch)
         logits = self.encoder.apply({"params": params}, **model_inputs(batch))
         return self.task.score(logits, batch)
+
+
+def _require_scalar(name: str, value: Any, kind: Literal["int", "real"]) -> None:
+    """Refuses what is no number of the kind, as Python's or as an array without axes; and whole
+    numbers of Python's that no seed or step can be."""
+    if hasattr(value, "dtype"):
+        require_array(name, value, "", kind, {})
+    elif kind == "int":
+        require_whole(name, value, 0, 2**32)
+    else:
+        of_kind(float, value, name)
+
+
+def _require_batch(batch: Any) -> None:
+    """Refuses what is no mapping with inputs and targets."""
+    if not isinstance(batch, Mapping) or not {"inputs", "targets"} <= {*batch}:
+        given = list(batch) if isinstance(batch, Mapping) else shown(batch)
+        raise ConfigError("batch", given, "must be a mapping with inputs and targets")
