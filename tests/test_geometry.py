@@ -211,7 +211,6 @@ def test_shares_of_circuits_in_closed_form():
     skew = np.array([[0.0, 1.0, 0], [-1.0, 0.0, 0], [0, 0, 0]])
     assert circuits.antisymmetric_share(query, query) == pytest.approx(0)
     assert circuits.antisymmetric_share(query, query @ skew) == pytest.approx(1)
-    assert circuits.symmetry_score(query, query) == pytest.approx(1)
     # e1 e2': half of its squared size is antisymmetric.
     assert circuits.antisymmetric_share(*np.eye(3)[:2, :, None]) == pytest.approx(0.5)
 
@@ -224,7 +223,7 @@ def test_circuits_from_factors_are_those_of_the_product(seed):
     share = np.sum(skew**2) / np.sum(whole**2)
     assert circuits.antisymmetric_share(query, key) == pytest.approx(share)
     score = (np.sum(symmetric**2) - np.sum(skew**2)) / np.sum(whole**2)
-    assert circuits.symmetry_score(query, key) == pytest.approx(score)
+    assert 1 - 2 * circuits.antisymmetric_share(query, key) == pytest.approx(score)
     singular = np.linalg.svd(whole, compute_uv=False)
     np.testing.assert_allclose(circuits.singular_values(query, key), singular[:3], rtol=1e-8)
     assert circuits.effective_rank(query, key) == pytest.approx(
@@ -246,7 +245,6 @@ def test_circuits_know_no_change_of_basis_within_the_head(seed):
     mixed = left @ mix, right @ np.linalg.inv(mix).T
     for quantity in (
         circuits.antisymmetric_share,
-        circuits.symmetry_score,
         circuits.directionality_score,
         circuits.matching_score,
         circuits.effective_rank,
@@ -259,7 +257,11 @@ def test_circuits_know_no_change_of_basis_within_the_head(seed):
 def test_all_but_directionality_know_no_basis_of_the_input(seed):
     rng, left, right = kernels(seed)
     turn = nulls.rotation(rng, 9)
-    for quantity in (circuits.symmetry_score, circuits.matching_score, circuits.effective_rank):
+    for quantity in (
+        circuits.antisymmetric_share,
+        circuits.matching_score,
+        circuits.effective_rank,
+    ):
         assert quantity(turn @ left, turn @ right) == pytest.approx(quantity(left, right))
 
 

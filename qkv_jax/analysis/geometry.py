@@ -14,6 +14,9 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Real
 
+from qkv_jax.arrays import require_array
+from qkv_jax.config import ConfigError, require_whole, shown
+
 
 class Cloud(NamedTuple):
     """A cloud made ready for many comparisons: its tokens without their mean, their squared
@@ -26,6 +29,7 @@ class Cloud(NamedTuple):
 
 def cloud(x: Real[np.ndarray, "M D"]) -> Cloud:
     """The cloud of these tokens."""
+    require_array("x", x, "M D", "real", {})
     centred = np.float64(x)
     centred = centred - centred.mean(0)
     found = Cloud(centred, np.sum(np.square(centred), axis=1), np.nan)
@@ -41,6 +45,7 @@ def unbiased_hsic(x: Real[np.ndarray, "M D1"], y: Real[np.ndarray, "M D2"]) -> f
     with K = x x', L = y y' and zeros on their diagonals. Neither is formed: the sums are those of
     x'y and of the rows' squared lengths, so M may be large. NaN below 4 tokens.
     """
+    _require_pair(x, y, "M D1", "M D2")
     return _hsic(cloud(x), cloud(y))
 
 
@@ -53,11 +58,18 @@ def linear_cka(x: Real[np.ndarray, "M D1"], y: Real[np.ndarray, "M D2"]) -> floa
     Invariant to rotation, shift and scale of either cloud and to the order of the tokens, not to
     other changes of basis.
     """
+    _require_pair(x, y, "M D1", "M D2")
     return cka(cloud(x), cloud(y))
 
 
 def cka(x: Cloud, y: Cloud) -> float:
     """`linear_cka` of clouds that are compared with several others."""
+    for name, given in (("x", x), ("y", y)):
+        if not isinstance(given, Cloud):
+            raise TypeError(f"{name}: given {shown(given)}; must be a Cloud")
+    if len(x.centred) != len(y.centred):
+        allowed = f"must be a cloud of the same tokens, {len(x.centred)}"
+        raise ConfigError("y", y.centred, allowed)
     own = x.own * y.own
     return _hsic(x, y) / np.sqrt(own) if own > 0 else float("nan")
 
@@ -65,6 +77,7 @@ def cka(x: Cloud, y: Cloud) -> float:
 def mean_cosine(x: Real[np.ndarray, "M D"], y: Real[np.ndarray, "M D"]) -> float:
     """The cosine of the angle between a token's two vectors, mean over the tokens that have both.
     Depends on the basis of each cloud: turned at random, it is 0 on average."""
+    _require_pair(x, y, "M D", "M D")
     return float(np.trace(mean_cosines(x, y)))
 
 
@@ -73,6 +86,7 @@ def mean_cosines(
 ) -> Float[np.ndarray, "D1 D2"]:
     """The mean over the tokens of u'v, with u and v of unit length. Its trace is `mean_cosine`, and
     with y turned to y R it is multiplied by R."""
+    _require_pair(x, y, "M D1", "M D2")
     x, y = np.float64(x), np.float64(y)
     lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
     seen = lengths > 0
@@ -84,11 +98,13 @@ def mean_cosines(
 def cosine(a: Real[np.ndarray, "D H"], b: Real[np.ndarray, "D H"]) -> float:
     """The cosine of the angle between two matrices as long vectors: <A, B> / |A||B|. Depends on the
     basis within the head: turned at random, it is 0 on average."""
+    _require_pair(a, b, "D H", "D H", "ab")
     return float(np.trace(cosines(a, b)))
 
 
 def cosines(a: Real[np.ndarray, "D H1"], b: Real[np.ndarray, "D H2"]) -> Float[np.ndarray, "H1 H2"]:
     """A'B / |A||B|. Its trace is `cosine`; with B turned to B R it is multiplied by R."""
+    _require_pair(a, b, "D H1", "D H2", "ab")
     a, b = np.float64(a), np.float64(b)
     lengths = np.linalg.norm(a) * np.linalg.norm(b)
     return a.T @ b / lengths if lengths > 0 else np.full((a.shape[1], b.shape[1]), np.nan)
@@ -98,6 +114,7 @@ def aligned_cosine(a: Real[np.ndarray, "D H"], b: Real[np.ndarray, "D H"]) -> fl
     """`cosine` after the rotation of b within the head that makes it largest: the sum of the
     singular values of A'B / |A||B| (orthogonal Procrustes, Schönemann 1966). Invariant to rotation
     within either; above 0 for random matrices too."""
+    _require_pair(a, b, "D H", "D H", "ab")
     crossed = cosines(a, b)
     return float(np.linalg.norm(crossed, "nuc")) if np.isfinite(crossed).all() else float("nan")
 
@@ -105,6 +122,7 @@ def aligned_cosine(a: Real[np.ndarray, "D H"], b: Real[np.ndarray, "D H"]) -> fl
 def rms_ratio(x: Real[np.ndarray, "M D1"], y: Real[np.ndarray, "M D2"]) -> float:
     """Root mean square of the numbers of x over that of y. Invariant to rotation of either; Q and K
     may trade scale (c Q, K / c) without a change of their scores."""
+    _require_pair(x, y, "M D1", "M D2")
     x, y = (np.sqrt(np.mean(np.square(np.float64(a)))) for a in (x, y))
     return float(x / y) if y > 0 else float("nan")
 
@@ -117,7 +135,8 @@ def principal_angles(
 
     Invariant to any invertible change of basis within the columns, and to a common rotation of D.
     """
-    if not (np.any(a) and np.any(b)):
+    _require_pair(a, b, "D H1", "D H2", "ab")
+    if not all(np.any(matrix) and np.all(np.isfinite(matrix)) for matrix in (a, b)):
         return np.empty(0)
     return scipy.linalg.subspace_angles(np.float64(a), np.float64(b))[::-1]
 
@@ -137,12 +156,18 @@ def effective_rank(x: Real[np.ndarray, "M D"]) -> float:
     Invariant to rotation and scale. Of the matrix as it is: take the mean off a cloud beforehand,
     if its spread is meant.
     """
+    require_array("x", x, "M D", "real", {})
+    if not np.all(np.isfinite(x)):
+        return float("nan")
     return spectrum_rank(np.linalg.svd(np.float64(x), compute_uv=False))
 
 
 def spectrum_rank(singular_values: Real[np.ndarray, " n"]) -> float:
     """`effective_rank` of a matrix with these singular values."""
+    require_array("singular_values", singular_values, "n", "real", {})
     values = np.float64(singular_values)
+    if np.any(values < 0):
+        raise ConfigError("singular_values", float(values.min()), "must not be below 0")
     if not values.sum() > 0:
         return float("nan")
     shares = values[values > 0] / values.sum()
@@ -150,11 +175,23 @@ def spectrum_rank(singular_values: Real[np.ndarray, " n"]) -> float:
 
 
 def leading_directions(x: Real[np.ndarray, "M D"], count: int) -> Float[np.ndarray, "D count"]:
-    """The first principal components of a cloud, as columns: where it spreads most."""
+    """The first principal components of a cloud, as columns: where it spreads most; NaN where a
+    token is not finite."""
+    require_array("x", x, "M D", "real", {})
+    require_whole("count", count, 1, x.shape[1] + 1)
+    if not np.all(np.isfinite(x)):
+        return np.full((x.shape[1], count), np.nan)
     centred = cloud(x).centred
     # The eigenvectors of the covariance, which is D x D however many tokens there are.
     _, vectors = np.linalg.eigh(centred.T @ centred)
     return vectors[:, ::-1][:, :count]
+
+
+def _require_pair(first, second, axes: str, others: str, names: str = "xy") -> None:
+    """Refuses what are no two matrices of these axes, equal letters standing for equal sizes."""
+    sizes: dict[str, int] = {}
+    require_array(names[0], first, axes, "real", sizes)
+    require_array(names[1], second, others, "real", sizes)
 
 
 def _hsic(x: Cloud, y: Cloud) -> float:

@@ -4,12 +4,16 @@ Whatever the tie, the adapters or the source, a layer's query is x W_Q + b_Q for
 are key and value; here they are read off by applying the model's own projection.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from qkv_jax.arrays import require_array
+from qkv_jax.config import ConfigError, of_kind, shown
+from qkv_jax.model_config import ModelConfig
 from qkv_jax.projections import QKV, QKVProjection
 from qkv_jax.tie import Tie
 from qkv_jax.transformer import Encoder
@@ -43,7 +47,7 @@ class LayerProbe(NamedTuple):
 
 def layer_weights(encoder: Encoder, variables: dict) -> tuple[Layer, ...]:
     """The matrices of every layer, bottom up."""
-    config, found = encoder.config, []
+    config, found = _config(encoder, variables), []
     for layer, tie in enumerate(config.ties):
         params = variables["params"][f"layer_{layer}"].get("attention", {})
         projection = QKVProjection(
@@ -69,6 +73,8 @@ def layer_weights(encoder: Encoder, variables: dict) -> tuple[Layer, ...]:
 
 def heads(layer: Layer, x: Float[Array, "B T D"]) -> QKV:
     """Queries, keys and values of x [B T N H], before qk-norm and rotation."""
+    of_kind(Layer, layer, "layer")
+    require_array("x", x, "B T D", "real", {"D": len(layer.query)})
     pairs = zip(layer[1:4], layer[5:8], strict=True)
     return QKV(*(np.einsum("btd,dnh->btnh", x, kernel) + bias for kernel, bias in pairs))
 
@@ -81,6 +87,7 @@ def probe(
     read: Int[Array, "B R"] | None = None,
 ) -> tuple[LayerProbe, ...]:
     """Runs the model, without dropout, and returns what flowed through every layer, bottom up."""
+    _config(encoder, variables)
     _, collected = encoder.apply(variables, inputs, padding, read, mutable="intermediates")
     found = []
     for layer in range(encoder.config.layers):
@@ -90,6 +97,18 @@ def probe(
         weights = arrays["attention_weights"]
         found.append(LayerProbe(arrays["x"], arrays["query"], keys, values, weights))
     return tuple(found)
+
+
+def _config(encoder: Encoder, variables: dict) -> ModelConfig:
+    """The encoder's config; refuses variables that are not its own."""
+    config = of_kind(Encoder, encoder, "encoder").config
+    params = variables.get("params") if isinstance(variables, Mapping) else None
+    layers = [f"layer_{layer}" for layer in range(config.layers)]
+    if not isinstance(params, Mapping) or not {*layers} <= {*params}:
+        given = list(variables) if isinstance(variables, Mapping) else shown(variables)
+        allowed = f"must be {{'params': ...}} with {', '.join(layers)}"
+        raise ConfigError("variables", given, allowed)
+    return config
 
 
 def _per_query_head(array, num_heads: int):

@@ -109,7 +109,7 @@ def movements(past: dict[int, Sequence[Layer]]) -> pd.DataFrame:
                 chance = (1 - 1 / len(factors[0])) / 2
             else:
                 quantity = "copying"
-                value, chance = circuits.positive_share(circuits.eigenvalues(*factors)), 0.0
+                value, chance = circuits.copying_score(factors[0], factors[1].T), 0.0
             rows.append((step, number, head, quantity, circuit, value, chance))
     names = ["step", "layer", "head", "quantity", "roles", "value", "chance"]
     return pd.DataFrame(rows, columns=names)
@@ -190,9 +190,10 @@ def _circuit(name, circuit, factors, chance) -> Iterator[Figure]:
     width = len(factors[0])
     rank = circuits.effective_rank(*factors)
     yield Figure(name, "circuit_rank", circuit, rank, random=chance.get("circuit_rank"))
-    found = {"copying": circuits.positive_share(circuits.eigenvalues(*factors))}
     if circuit == "QK":
-        found = {"matching": found["copying"], **_symmetries(*factors)}
+        found = {"matching": circuits.matching_score(*factors), **_symmetries(*factors)}
+    else:
+        found = {"copying": circuits.copying_score(factors[0], factors[1].T)}
     known = {"antisymmetric_share": (1 - 1 / width) / 2, "symmetry": 1 / width}
     for quantity, value in found.items():
         expected = known.get(quantity, 0.0)
@@ -218,7 +219,7 @@ def _chance(
             "smallest_angle": float(np.degrees(geometry.principal_angles(first, second)[0])),
             "aligned_weight_cosine": geometry.aligned_cosine(first, second),
             "circuit_rank": circuits.effective_rank(first, second),
-            "matching": circuits.positive_share(circuits.eigenvalues(first, second)),
+            "matching": circuits.matching_score(first, second),
             **_symmetries(first, second),
         }
         values["copying"] = values["matching"]
