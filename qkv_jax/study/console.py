@@ -16,8 +16,6 @@ _STYLES = {
     "baseline": "bold",
     "pending": "dim",
 }
-_SHORT = {"undecided (ceiling)": "? ceiling", "undecided (edge)": "? edge",
-          "undecided (few seeds)": "? few seeds"}  # fmt: skip
 
 
 def console_table(study: dict, summary, width: int | None = None, averages=None) -> Table:
@@ -172,8 +170,9 @@ def _verdict(row):
     kind = wording.kind(row["verdict"])
     if kind == "pending":
         return Text(wording.PENDING, style="dim")
-    text = _SHORT.get(row["verdict"], f"{wording.SIGNS[kind]} {row['verdict']}")
-    seeds = row.get("seeds_to_decide") if row["verdict"] == "undecided" else None
+    word, reason = row["verdict"], wording.reason(row["verdict"])
+    text = f"{wording.SIGNS[kind]} {reason or word}"
+    seeds = row.get("seeds_to_decide") if word == "undecided" else None
     if seeds is not None:
         text += f" ({seeds})" if str(seeds).startswith(">") else f" (~{seeds})"
     return Text(text, style=_STYLES[kind])

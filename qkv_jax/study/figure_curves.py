@@ -9,6 +9,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from qkv_jax.analysis import figure_style as style
 from qkv_jax.study import wording
+from qkv_jax.study.rates import same_rate
 
 _MOST_POINTS = 400  # of a band: more than a panel has pixels across
 
@@ -105,7 +106,7 @@ def _rate_panel(axis, part, means, arm, study, row, worst):
     if arm in means:
         axis.plot(means[arm].index, means[arm], color=colour, lw=1.4, zorder=3)
         chosen = row.get("learning_rate")
-        near = [r for r in means[arm].index if chosen and np.isclose(r, chosen, rtol=1e-6)]
+        near = [r for r in means[arm].index if chosen and same_rate(r, chosen)]
         if near:
             axis.axvline(near[0], color=style.LINE, lw=0.9, zorder=0)
             axis.plot(

@@ -6,7 +6,7 @@ undecided arm is one for which neither a difference nor equivalence could be sho
 
 import dataclasses
 
-from qkv_jax.study import wording
+from qkv_jax.study import verdicts, wording
 from qkv_jax.tie import Tie, TieError
 
 
@@ -138,8 +138,15 @@ def _mean_sentence(study, spec, row, baseline, who):
 def _undecided(study, spec, row) -> str:
     """Why there is no verdict, and what it would take."""
     word = row["verdict"]
-    if "ceiling" in word:
-        return f"Every seed scored exactly what {study['baseline']} scored: this task cannot tell."
+    base = study["baseline"]
+    if word == verdicts.SAME_PROGRAM:
+        return f"This is the program of {base} under another name: there is nothing to decide."
+    if word == verdicts.SAME_SCORES:
+        return f"The same numbers as {base} at every seed: is it the same program?"
+    if word == verdicts.CEILING:
+        return f"Every seed of both, {base} too, scored one value: this task cannot tell."
+    if word == verdicts.ALL_FAILED:
+        return f"No run came through, nor did one of {base}: there is nothing to compare."
     if "edge" in word:
         return "A best learning rate lies at the edge of the grid, so no verdict is given."
     if "few" in word:

@@ -1,7 +1,8 @@
 """What stands at the top of a report: the answer in short, and what must be known before it."""
 
-from qkv_jax.study import wording
+from qkv_jax.study import verdicts, wording
 from qkv_jax.study.findings import is_tie
+from qkv_jax.study.statistics import LOST
 
 
 def overview(study: dict, summary) -> list[str]:
@@ -10,11 +11,12 @@ def overview(study: dict, summary) -> list[str]:
     lines = _answer(study, summary)
     if len(tasks) < 2:
         return lines
-    kinds = {}
+    verdicts_of: dict[str, list[str]] = {}
     for task in tasks:
         for arm, row in wording.task_rows(study, summary, task).items():
             if row["role"] == "arm":
-                kinds.setdefault(arm, []).append(wording.kind(row["verdict"]))
+                verdicts_of.setdefault(arm, []).append(row["verdict"])
+    kinds = {arm: list(map(wording.kind, words)) for arm, words in verdicts_of.items()}
     everywhere = {arm: k for arm, k in kinds.items() if len(k) == len(tasks)}
     count, nouns = wording.small(len(tasks)), wording.task_words(study)
     on, noun = ("in", "cell") if nouns == "cells" else ("on", "task")
@@ -26,9 +28,13 @@ def overview(study: dict, summary) -> list[str]:
             lines.append(f"{on.title()} all {count} {nouns} {words}: {wording.join(arms)}.")
     if not any("better" in k for k in kinds.values()):
         lines.append(f"No arm was shown to be better than {base} {on} any {noun}.")
+    same = [arm for arm, words in verdicts_of.items() if set(words) == {verdicts.SAME_PROGRAM}]
+    if same:
+        lines.append(f"The program of {base} under another name: {wording.join(same)}.")
     undecided = [
-        a for a, k in kinds.items() if "undecided" in k and not {"worse", "better"} & set(k)
-    ]
+        a for a, k in kinds.items()
+        if "undecided" in k and not {"worse", "better"} & set(k) and a not in same
+    ]  # fmt: skip
     if undecided:
         arms = wording.join(undecided)
         lines.append(f"Still open {on} some {noun}, and worse {on} none: {arms}.")
@@ -104,7 +110,9 @@ def warnings(study: dict, runs, summary) -> list[str]:
                 if "edge" not in said and said != "runs failed":
                     noted.setdefault(said, []).append(arm)
         for said, arms in noted.items():
-            note(task, f"{said}: {wording.join(arms)}.")
+            # Who failed is in the words; it stands in the rows of all that are compared with it.
+            of = "" if LOST in said else f": {wording.join(arms)}"
+            note(task, f"{said}{of}.")
     return [
         f"{wording.join(wording.places(study, tasks))}: {text}"
         for (_, text), tasks in found.items()

@@ -16,7 +16,8 @@ import pandas as pd
 
 from qkv_jax.study import verdicts
 from qkv_jax.study.claims import Claim, Evidence
-from qkv_jax.study.statistics import evaluations
+from qkv_jax.study.rates import same_rate
+from qkv_jax.study.statistics import evaluations, lost_words, program_of
 from qkv_jax.study.verdicts import Level
 
 FOR, AGAINST, OPEN = "for", "against", "open"
@@ -66,6 +67,7 @@ class _Effect:
     error: float = 0.0  # squared standard error that the test set leaves
     failed: bool = False
     edge: bool = False
+    alike: list[str] = dataclasses.field(default_factory=list)  # why no test could tell, by task
 
 
 def write_ledger(
@@ -170,9 +172,14 @@ def _add_difference(effect: _Effect, entry: Evidence, task: str, sign: int, sour
             means = [_mean(run, s) for run, s in zip((arm, rival), parts[-1], strict=True)]
             _add(effect, means[1], means[0], sign * better * turn)
     _note_failures(effect, task, pair, sources)
+    twins = len({program_of(spec, name) for name in pair}) == 1
+    all_failed = arm.lost and rival.lost
+    effect.alike.append(
+        verdicts.SAME_PROGRAM if twins else verdicts.ALL_FAILED if all_failed else ""
+    )
     effect.error += sum(np.nan_to_num(verdicts.sampling_error(*part)) ** 2 for part in parts)
     # No doubt where both sides chose alike: what one may have lost, so has the other.
-    if not math.isclose(arm.rate, rival.rate, rel_tol=1e-6):
+    if not same_rate(arm.rate, rival.rate):
         lost = [_regret(run, arm.values - rival.values, sources, task) for run in (arm, rival)]
         down, up = lost if sign > 0 else lost[::-1]
         effect.regret_down += down
@@ -200,6 +207,9 @@ def _note_failures(effect: _Effect, task: str, arms: Sequence[str], sources) -> 
         effect.failed = True
     if any(sources.tables[task, arm].edge for arm in arms):
         effect.edge = True
+    for arm in arms:
+        if sources.tables[task, arm].lost:
+            effect.notes.append(lost_words(arm, sources.tables[task, arm].lost))
 
 
 def _regret(run, difference: np.ndarray, sources, task: str) -> float:
@@ -257,6 +267,9 @@ def _test(effects: list[_Effect], level: Level) -> list[dict]:
         if effect.edge:
             effect.notes.append("a best learning rate is at the edge of the grid")
             found[i] = "undecided (edge)"
+        if effect.alike and all(effect.alike) and result["n"][i]:
+            found[i] = effect.alike[0]
+            result["seeds_to_decide"][i] = ""
     return [{key: column[i] for key, column in result.items()} for i in range(len(effects))]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from qkv_jax.config import ConfigError
+from qkv_jax.study.rates import is_among
 from qkv_jax.training.files import named
 
 RUN_COLUMNS = (
@@ -28,7 +29,6 @@ _TYPES = {
     "seed": int, "steps": int, "learning_rate": float, "value": float, "steps_to_solve": float,
     "seconds": float,
 }  # fmt: skip
-_CLOSE = 1e-6  # relative: rates nearer than this are one rate, as in `statistics.py`
 
 
 def append_runs(file: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -150,7 +150,8 @@ def _extensions(rates: np.ndarray, declared: list[float]) -> np.ndarray:
     A side that is extended is extended in every round until it is done with, so the rounds are
     counted from the declared grid outwards.
     """
-    below = np.unique(rates[rates < declared[0] * (1 - _CLOSE)])
-    above = np.unique(rates[rates > declared[-1] * (1 + _CLOSE)])
+    beyond = [rate for rate in np.unique(rates) if not is_among(rate, declared)]
+    below = np.array([rate for rate in beyond if rate < declared[0]])
+    above = np.array([rate for rate in beyond if rate > declared[-1]])
     low = len(below) - np.searchsorted(below, rates)
     return np.maximum(np.maximum(low, 0), np.searchsorted(above, rates, side="right"))

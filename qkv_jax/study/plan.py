@@ -13,6 +13,7 @@ from qkv_jax.config import ConfigError, as_dict, build, require_choice, require_
 from qkv_jax.study import costs
 from qkv_jax.study.axes import PARTS, Cell, check_arm, expand, is_number
 from qkv_jax.study.claims import read_claims
+from qkv_jax.study.rates import check_rates
 from qkv_jax.tasks import REGISTRY, Task, make_task
 from qkv_jax.tie import Tie
 from qkv_jax.training.population import Run, wave_shape
@@ -44,15 +45,7 @@ class StudyConfig:
         if self.eval_seeds > _FIRST_TUNE_SEED:
             allowed = f"at most {_FIRST_TUNE_SEED}: tuning seeds start there"
             raise ConfigError("eval_seeds", self.eval_seeds, allowed)
-        if not self.learning_rates:
-            raise ConfigError("learning_rates", self.learning_rates, "must hold at least one rate")
-        for rate in self.learning_rates:
-            if not 0 < rate < float("inf"):
-                allowed = "each must be a finite number above 0"
-                raise ConfigError("learning_rates", rate, allowed)
-        if sorted(set(self.learning_rates)) != list(self.learning_rates):
-            allowed = "must ascend, each rate once"
-            raise ConfigError("learning_rates", self.learning_rates, allowed)
+        check_rates(self.learning_rates)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,7 +274,7 @@ class Study:
             note=f"{baseline} again, with other initial values",
         ))  # fmt: skip
         rates = entry.learning_rates or self.config.learning_rates
-        dataclasses.replace(self.config, learning_rates=rates)  # the same checks
+        check_rates(rates, f"{prefix}.learning_rates")
         return TaskPlan(name, task, tuple(arms), rates, family, cell, entry.published)
 
     def _arm(self, task: Task, entry: TaskEntry, prefix: str, name: str, role) -> Arm:
@@ -289,6 +282,12 @@ class Study:
         model = {**self.file.model, **entry.model, **arm.model}
         train = {**self.file.train, **entry.train, **arm.train}
         where = f"{prefix}, arm {name!r}: "
+        for part, given in (("", self.file.train), (f"{prefix}.", entry.train),
+                            (f"arms.{name}.", arm.train)):  # fmt: skip
+            if "learning_rate" in given:
+                field = f"{part}train.learning_rate"
+                allowed = "the study tunes it in every cell; give learning_rates"
+                raise ConfigError(field, given["learning_rate"], allowed)
         replica = Replica(
             build(ModelConfig, model, f"{where}model"),
             task,
@@ -331,13 +330,17 @@ def _widen(arm: Arm, baseline: Arm, what: costs.Match) -> Arm:
 
 def _describe_task(plan: TaskPlan) -> dict:
     outcome, title = plan.task.outcome, plan.task.title
+    steps = plan.baseline.replica.config.steps
+    steps_of = {arm.name: arm.replica.config.steps for arm in plan.arms}
     return {
         "title": f"{title}, {plan.cell.label}" if plan.cell.label else title,
         "description": plan.task.description,
         **dataclasses.asdict(outcome),
         "higher_is_better": outcome.higher_is_better,
-        "chance": outcome.failure_value,
-        "steps": plan.baseline.replica.config.steps,
+        "chance": outcome.chance,
+        "steps": steps,
+        "steps_of": {name: own for name, own in steps_of.items() if own != steps},
+        "same_program": _same_programs(plan.arms),
         "arms": [arm.name for arm in plan.arms],
         "learning_rates": list(plan.learning_rates),
         "family": plan.family,
@@ -346,6 +349,30 @@ def _describe_task(plan: TaskPlan) -> dict:
         "axes": as_dict(plan.cell.values),
         "published": as_dict(plan.published),
     }
+
+
+def _same_programs(arms: tuple[Arm, ...]) -> dict[str, str]:
+    """{arm: the first arm that trains the very same}, of those that are not the first themselves.
+
+    Read from the resolved configs, so that a default that is written out makes no difference.
+    """
+    first: dict[Any, str] = {}
+    same = {}
+    for arm in arms:
+        model, train = arm.replica.model, arm.replica.config
+        filled = {
+            "preset": "", "tie": model.ties, "kv_heads": model.kv_heads or model.heads,
+            "head_dim": model.features, "mlp_width": model.hidden,
+            "scale": "sqrt" if model.scale == model.features**-0.5 else model.scale,
+            "frozen": tuple(sorted({*model.frozen})),
+        }  # fmt: skip
+        fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)} | filled
+        # The study gives the rate.
+        key = (*fields.values(), dataclasses.replace(train, learning_rate=1.0), arm.salt)
+        known = first.setdefault(key, arm.name)
+        if known != arm.name:
+            same[arm.name] = known
+    return same
 
 
 def _check_published(entry: TaskEntry, arms: tuple[str, ...], prefix: str) -> None:

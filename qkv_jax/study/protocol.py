@@ -1,9 +1,8 @@
 """How a study was measured, in sentences: budget, seeds, tests, what the intervals leave out."""
 
-import numpy as np
-
 from qkv_jax.study import wording
 from qkv_jax.study.families import families, family_of
+from qkv_jax.study.rates import is_among
 
 
 def protocol(study: dict, runs, summary) -> list[str]:
@@ -86,7 +85,7 @@ def _tuning(study, runs, summary, task) -> str:
     spec = study["tasks"][task]
     tuning = runs[(runs["task"] == task) & (runs["phase"] == "tune")]
     tried = sorted(set(tuning["learning_rate"]))
-    extra = [r for r in tried if not np.isclose(r, spec["learning_rates"], rtol=1e-6).any()]
+    extra = [r for r in tried if not is_among(r, spec["learning_rates"])]
     budget = sorted(set(tuning.groupby("arm").size()))
     text = f"{spec['title']}: learning rates {', '.join(map(wording.rate, spec['learning_rates']))}"
     if extra:
@@ -111,7 +110,7 @@ def _tuning_of_grid(study, runs, summary, tasks) -> str:
     extended, at_edge = 0, []
     for task in tasks:
         tried = tuning[tuning["task"] == task]["learning_rate"].unique()
-        extended += any(not np.isclose(r, spec["learning_rates"], rtol=1e-6).any() for r in tried)
+        extended += any(not is_among(r, spec["learning_rates"]) for r in tried)
         rows = wording.task_rows(study, summary, task).values()
         named = wording.join([row["arm"] for row in rows if row.get("edge")])
         at_edge += [f"{named} ({study['tasks'][task]['cell']})"] if named else []

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from qkv_jax.study import verdicts
+from qkv_jax.study.rates import is_among, same_rate
 from qkv_jax.study.verdicts import Level
 
 COSTS = (
@@ -32,6 +33,8 @@ RUN_COLUMNS = (
     "task", "arm", "phase", "learning_rate", "seed", "status", "value", "steps_to_solve",
 )  # fmt: skip
 MAX_EXTENSIONS = 2  # rates added on a side of the grid
+LOST = "failed at every rate tried"
+MAX_ROUNDS = 1 + 2 * MAX_EXTENSIONS  # of tuning: the declared grid, then a rate or more each
 
 
 class _Choice(NamedTuple):
@@ -51,6 +54,7 @@ class Evaluated(NamedTuple):
     edge: str
     lead: float  # of the chosen rate over the next best, validation mean
     seeds: int  # tuning seeds at the chosen rate
+    lost: int  # the number of all its runs, tuning included, if every one failed; else 0
 
 
 class _Run(NamedTuple):
@@ -81,28 +85,35 @@ def _by_arm(study: dict, runs: pd.DataFrame) -> dict[tuple, list[_Run]]:
     return table
 
 
-def _same(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=1e-6)
-
-
 def _grid(task: dict, tuned: dict[str, list[_Run]]) -> list[float]:
     """All rates of a task, ascending: those declared and those run beyond them."""
     rates = [float(rate) for rate in task["learning_rates"]]
     for run in {run.learning_rate for runs in tuned.values() for run in runs}:
-        if not any(_same(run, rate) for rate in rates):
+        if not is_among(run, rates):
             rates.append(run)
     return sorted(rates)
 
 
-def _choose(task: dict, tuned: list[_Run], grid: list[float]) -> _Choice | None:
+def steps_of(task: dict, arm: str) -> int:
+    """The steps of a run: the task's, or an arm's own."""
+    return task.get("steps_of", {}).get(arm, task["steps"])
+
+
+def program_of(task: dict, arm: str) -> str:
+    """The first arm of the task that is the same program, as the configs say; mostly itself."""
+    return task.get("same_program", {}).get(arm, arm)
+
+
+def _choose(task: dict, arm: str, tuned: list[_Run], grid: list[float]) -> _Choice | None:
     """Best rate of one arm: mean, then steps to solve, then the lower rate."""
     sign = -1.0 if task["higher_is_better"] else 1.0
+    budget = steps_of(task, arm)
     scores = []
     for place, rate in enumerate(grid):
-        runs = [run for run in tuned if _same(run.learning_rate, rate)]
+        runs = [run for run in tuned if same_rate(run.learning_rate, rate)]
         if runs:
             mean = math.fsum(run.value for run in runs) / len(runs)
-            steps = math.fsum(min(run.steps_to_solve, task["steps"]) for run in runs) / len(runs)
+            steps = math.fsum(min(run.steps_to_solve, budget) for run in runs) / len(runs)
             works = any(run.status == "done" for run in runs)
             # Twelve digits, so that the order of a sum cannot break a tie.
             key = float(f"{sign * mean:.12g}")
@@ -112,10 +123,13 @@ def _choose(task: dict, tuned: list[_Run], grid: list[float]) -> _Choice | None:
     best = min(scores)
     place = best[2]
     edge = ""
+    if not any(s[4] for s in scores):
+        # No rate is better than another, so none is at an edge nor could have been missed.
+        return _Choice(grid[place], edge, best[3], math.inf, best[5])
     if len(grid) > 1 and place in (0, len(grid) - 1):
         edge = "low" if place == 0 else "high"
         # A plateau that reaches into the grid (every rate solves the task equally fast) does not
-        # point beyond its edge; a plateau of failures does: still lower rates may work.
+        # point beyond its edge.
         inner = (s for s in scores if 0 < s[2] < len(grid) - 1)
         if best[4] and any(s[:2] == best[:2] for s in inner):
             edge = ""
@@ -129,7 +143,7 @@ def _choices(study: dict, table: dict) -> dict[tuple[str, str], _Choice]:
         tuned = {arm: table.get((name, arm, "tune"), []) for arm in task["arms"]}
         grid = _grid(task, tuned)
         for arm in task["arms"]:
-            choice = _choose(task, tuned[arm], grid)
+            choice = _choose(task, arm, tuned[arm], grid)
             if choice is not None:
                 chosen[name, arm] = choice
     return chosen
@@ -169,16 +183,16 @@ def extension_needed(study: dict, runs: pd.DataFrame, task: str) -> list[float]:
     tuned = {arm: table.get((task, arm, "tune"), []) for arm in spec["arms"]}
     grid = _grid(spec, tuned)
     seeds = set(study.get("tune_seeds", ()))
-    extra = [rate for rate in grid if not any(_same(rate, known) for known in declared)]
+    extra = [rate for rate in grid if not is_among(rate, declared)]
     unfinished = [
         rate
         for rate in extra
-        if any(seeds - {r.seed for r in runs if _same(r.learning_rate, rate)}
+        if any(seeds - {r.seed for r in runs if same_rate(r.learning_rate, rate)}
                for runs in tuned.values())
     ]  # fmt: skip
     if unfinished:
         return unfinished
-    choices = (_choose(spec, runs, grid) for runs in tuned.values())
+    choices = (_choose(spec, arm, runs, grid) for arm, runs in tuned.items())
     edges = {choice.edge for choice in choices if choice is not None}
     ratio = (declared[-1] / declared[0]) ** (1 / (len(declared) - 1))
     new = []
@@ -234,7 +248,7 @@ def evaluations(study: dict, runs: pd.DataFrame) -> dict[tuple[str, str], Evalua
             choice = rates[arm]
             found[name, arm] = Evaluated(
                 values[row], status[row], choice.learning_rate, choice.edge, choice.lead,
-                choice.seeds,
+                choice.seeds, _lost(table, name, arm, status[row]),
             )  # fmt: skip
     return found
 
@@ -261,11 +275,23 @@ def _evaluations(study, name, table, chosen):
         fallback = _Choice(only.pop() if len(only) == 1 else math.nan, "", math.nan, math.inf, 1)
         rates[arm] = chosen.get((name, arm), fallback)
         for run in evaluated:
-            if run.seed in seeds and _same(run.learning_rate, rates[arm].learning_rate):
+            if run.seed in seeds and same_rate(run.learning_rate, rates[arm].learning_rate):
                 place = row, seeds[run.seed]
                 values[place], steps[place] = run.value, run.steps_to_solve
                 status[place] = run.status
     return values, steps, status, rates
+
+
+def lost_words(arm: str, runs: int) -> str:
+    """What is said of an arm of which every run failed."""
+    return f"{arm} {LOST} ({runs} of {runs})"
+
+
+def _lost(table, name, arm, status) -> int:
+    """How many runs an arm has, evaluation with the status that is given, if every one failed."""
+    evaluated = [word for word in status if word]
+    words = [run.status for run in table.get((name, arm, "tune"), [])] + evaluated
+    return len(words) if evaluated and "done" not in words else 0
 
 
 def _summarise_task(study, name, table, chosen, level, costs, examples) -> list[dict]:
@@ -287,7 +313,8 @@ def _summarise_task(study, name, table, chosen, level, costs, examples) -> list[
         solved = np.where(np.isnan(values), np.nan, solved)
         columns["n_solved"] = n_solved = np.nansum(solved, 1)
         columns["solve_low"], columns["solve_high"] = verdicts.solve_interval(n_solved, n)
-        restricted = verdicts.restricted_steps(steps, task["steps"])
+        budgets = np.array([steps_of(task, arm) for arm in arms])
+        restricted = verdicts.restricted_steps(steps, budgets)
         for key, column in zip(("", "_low", "_high"), restricted, strict=True):
             columns["steps_to_solve" + key] = column
     rows = []
@@ -306,11 +333,12 @@ def _summarise_task(study, name, table, chosen, level, costs, examples) -> list[
         )
     others = [row for row, arm in enumerate(arms) if arm != base]
     if base in arms and others:
-        _compare(study, name, rows, others, rates, values, solved, level, examples)
+        lost = [_lost(table, name, arm, status[row]) for row, arm in enumerate(arms)]
+        _compare(study, name, rows, others, rates, values, solved, level, examples, lost)
     return rows
 
 
-def _compare(study, name, rows, others, rates, values, solved, level, examples) -> None:
+def _compare(study, name, rows, others, rates, values, solved, level, examples, lost) -> None:
     """Fills the comparison columns of the rows `others`, in place."""
     task, base = study["tasks"][name], study["baseline"]
     home = list(task["arms"]).index(base)
@@ -333,7 +361,12 @@ def _compare(study, name, rows, others, rates, values, solved, level, examples) 
             # Rare failures make the mean's t-distribution a fiction just where it matters. The
             # placebo is the baseline again: if it can fail, so can the baseline.
             refuse[i] = refuse[i] or margin is not None
-            notes[i].append("runs failed" + (", which rules out 'equivalent'" if margin else ""))
+            if not lost[row]:
+                out = ", which rules out 'equivalent'" if margin else ""
+                notes[i].append(f"runs failed{out}")
+        for place in (row, home):
+            if lost[place]:
+                notes[i].append(lost_words(rows[place]["arm"], lost[place]))
     result = verdicts.compare_means(
         values[others], values[home], margin=margin, level=level,
         higher_is_better=task["higher_is_better"], refuse_equivalence=refuse,
@@ -341,7 +374,7 @@ def _compare(study, name, rows, others, rates, values, solved, level, examples) 
     if task["kind"] == "mean":
         own = [rates[rows[row]["arm"]] for row in others]
         # No doubt where both sides chose alike: what one may have lost, so has the other.
-        alike = [_same(arm.learning_rate, rates[base].learning_rate) for arm in own]
+        alike = [same_rate(arm.learning_rate, rates[base].learning_rate) for arm in own]
         regret, regret_base = (
             verdicts.tuning_regret(
                 result["sd"], result["n"],
@@ -361,8 +394,12 @@ def _compare(study, name, rows, others, rates, values, solved, level, examples) 
     if task["kind"] == "solve":
         if solved is None:
             raise ValueError(f"task {name!r} has outcome 'solve' but no threshold")
+        alike = result["verdict"] == verdicts.SAME_SCORES
         result.update(verdicts.compare_solved(solved[others], solved[home], level=level))
         result.pop("n")
+        alike &= result["verdict"] == "undecided"
+        result["verdict"][alike] = verdicts.SAME_SCORES
+        result["seeds_to_decide"][alike] = ""
     for i, row in enumerate(others):
         rows[row].update({key: column[i] for key, column in result.items()})
         if pairs[i] and (rates[base].edge or rates[rows[row]["arm"]].edge):
@@ -370,6 +407,10 @@ def _compare(study, name, rows, others, rates, values, solved, level, examples) 
             notes[i].append(f"{whose}best learning rate is at the edge of the grid")
             if pairs[i] >= verdicts.MIN_SEEDS:
                 rows[row].update(verdict="undecided (edge)", seeds_to_decide="")
+        twin = program_of(task, rows[row]["arm"]) == program_of(task, base)
+        if pairs[i] and (twin or (lost[row] and lost[home])):
+            reason = verdicts.SAME_PROGRAM if twin else verdicts.ALL_FAILED
+            rows[row].update(verdict=reason, seeds_to_decide="")
         if 0 < pairs[i] < len(study["eval_seeds"]):
             notes[i].append(f"{pairs[i]} of {len(study['eval_seeds'])} seeds so far")
         if len(task["learning_rates"]) < 2:

@@ -23,6 +23,14 @@ MIN_SEEDS = 5  # fewer pairs give no verdict
 MAX_SEEDS = 100  # more than this is not planned, only called ">100"
 SD_LIMIT = 0.80  # planning uses the upper one-sided limit of the SD at this confidence
 
+# Why two arms cannot be told apart, however many seeds there are: all scores of both are one value;
+# each seed's are the same, which two programs hardly ever have; their configs say the same; or
+# neither has a run that came through.
+CEILING = "undecided (ceiling)"
+SAME_SCORES = "undecided (same scores)"
+SAME_PROGRAM = "undecided (same program)"
+ALL_FAILED = "undecided (all failed)"
+
 
 @dataclasses.dataclass(frozen=True)
 class Level:
@@ -167,7 +175,8 @@ def compare_means(values, baseline, *, margin, level, higher_is_better, refuse_e
         elif n[i] < MIN_SEEDS:
             word = "undecided (few seeds)"
         elif sd[i] == 0 and delta[i] == 0:
-            word = "undecided (ceiling)"
+            paired = values[i, ~np.isnan(difference[i])]
+            word = CEILING if np.ptp(paired) <= 1e-12 * scale[i] else SAME_SCORES
         elif p_equivalence[i] <= level.alpha:
             word = "equivalent"
         elif p_holm[i] <= level.alpha:
@@ -278,11 +287,12 @@ def solve_interval(count, n):
 def restricted_steps(steps, budget):
     """(mean, low, high) of steps to solve, restricted at the budget; [A, S] -> three [A].
 
-    All runs share one budget and none is lost before it, so the restricted mean survival time is
+    The budget is one number or one for each arm. Its runs share it and none is lost before it, so the restricted mean survival time is
     the plain mean of min(steps, budget). The interval is Student's, cut at 0 and the budget, and
     NaN where all seeds agree. `steps` is inf for a run that never solved, NaN for no run.
     """
-    n, mean, sd = moments(np.minimum(steps, budget))
+    budget = np.broadcast_to(budget, np.shape(steps)[:-1])
+    n, mean, sd = moments(np.minimum(steps, budget[..., None]))
     low, high = t_interval(mean, sd, n)
     return mean, np.clip(low, 0, budget), np.clip(high, 0, budget)
 

@@ -32,6 +32,11 @@ def kind(verdict) -> str:
     return word if word in SIGNS else "pending"
 
 
+def reason(verdict: str) -> str:
+    """Why a verdict is open, "edge" of "undecided (edge)"; empty where it does not say."""
+    return verdict.partition(" (")[2].removesuffix(")")
+
+
 def known(value) -> bool:
     """Whether there is something to show: not None, not NaN, not the empty string."""
     return value is not None and value != "" and not (value is pd.NA or value != value)

@@ -1,0 +1,46 @@
+"""Learning rates of a study: which can be asked for, and when two are one.
+
+Everybody who compares rates asks `same_rate`, since a rate that one place takes for known and
+another for new would be asked for again and again.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from qkv_jax.config import ConfigError
+
+_CLOSE = 1e-6  # relative: nearer than this is the same rate
+# Rates of a grid lie at least so far apart, so that those that extend it, of four digits, and the
+# six digits of a file's name tell them apart.
+_APART = 1.01
+LOWEST, HIGHEST = 1e-20, 1e20  # a grid reaches two steps beyond, in 32 bits
+
+
+def same_rate(a: float, b: float) -> bool:
+    """Whether two learning rates are one."""
+    return math.isclose(a, b, rel_tol=_CLOSE)
+
+
+def is_among(rate: float, rates: Iterable[float]) -> bool:
+    """Whether one of the rates is this one."""
+    return any(same_rate(rate, other) for other in rates)
+
+
+def check_rates(rates: Sequence[float], field: str = "learning_rates") -> None:
+    """Refuses a grid that cannot be tuned on.
+
+    Raises:
+      ConfigError: naming the field, unless the rates ascend and can be told apart.
+    """
+    if not rates:
+        raise ConfigError(field, rates, "must hold at least one rate")
+    for rate in rates:
+        if not LOWEST <= rate <= HIGHEST:
+            allowed = f"each must be a finite number above 0, from {LOWEST:g} to {HIGHEST:g}"
+            raise ConfigError(field, rate, allowed)
+    if sorted(set(rates)) != list(rates):
+        raise ConfigError(field, rates, "must ascend, each rate once")
+    for low, high in zip(rates, rates[1:], strict=False):
+        if high < _APART * low:
+            allowed = "neighbours must differ by one per cent at least, or they are one rate"
+            raise ConfigError(field, (low, high), allowed)
