@@ -65,7 +65,9 @@ def run(study: Study, workdir: Workdir, watch: Watch) -> None:
         shown.watch(work)
         summary = work.run()
     with named(workdir.path):
-        path = report.write_report(workdir.path, work.record, work.runs, summary, workdir.curve)
+        path = report.write_report(
+            workdir.path, work.record, work.runs, summary, workdir.curve, pause=work.stop_if_asked
+        )
     display.print_end(work.record, summary, path)
 
 

@@ -194,7 +194,7 @@ def test_axes_that_cannot_be_are_refused(changes, line):
 
 def test_two_tasks_of_one_name_are_refused():
     tasks = VALUES["tasks"] | {CELLS[0]: VALUES["tasks"]["first"] | {"axes": {}}}
-    with pytest.raises(ConfigError, match="two tasks would have this name"):
+    with pytest.raises(ConfigError, match="over again, or to some file systems the same"):
         Study(VALUES | {"tasks": tasks})
 
 

@@ -32,8 +32,7 @@ STUDY = {
     "name": "tiny",
     "model": {"tie": "separate", "layers": 1, "width": 8, "heads": 2, "kv_heads": 2,
               "positions": "learned", "frozen": (), "dropout": 0.0, "scale": "sqrt"},
-    "train": {"steps": 20, "report_every": 10, "batch_size": 8, "decay": "linear",
-              "learning_rate": 0.01},
+    "train": {"steps": 20, "report_every": 10, "batch_size": 8, "decay": "linear"},
     "arms": {"separate": {"model": {"tie": "separate"}}, "shared": {"model": {"tie": "K=V"}}},
     "tasks": {"one": {"kind": "reverse", "options": {"length": 6, "margin": 0.01}}},
     "study": {"baseline": "separate", "learning_rates": (1e-3, 1e-2), "tune_seeds": 1,
@@ -42,7 +41,7 @@ STUDY = {
 RUN = {
     "task": {"kind": "masked_bytes", "options": {"length": 16, "files": ("text",)}},
     "model": STUDY["model"],
-    "train": STUDY["train"],
+    "train": STUDY["train"] | {"learning_rate": 0.01},
     "seed": 0,
     "checkpoint_steps": (),
 }

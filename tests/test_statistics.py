@@ -430,11 +430,16 @@ def test_ties_go_to_fewer_steps_then_to_the_lower_rate():
     assert chosen(tables).learning_rate == 2e-3
 
 
-def test_a_plateau_is_no_edge_unless_it_is_one_of_failures():
+def test_a_plateau_is_no_edge_nor_is_one_of_failures():
     flat = tuned("separate", [0.1] * 4)
     assert tuple(chosen(flat)[["learning_rate", "edge"]]) == (1e-3, "")
     dead = tuned("separate", [0.1] * 4, status=["diverged"] * 2)
-    assert tuple(chosen(dead)[["learning_rate", "edge"]]) == (1e-3, "low")
+    assert tuple(chosen(dead)[["learning_rate", "edge"]]) == (1e-3, "")
+    assert extension_needed(make_study(("separate",)), pd.concat(dead), "task") == []
+    half = tuned("separate", [0.5, 0.5, 0.5, 0.5])  # one rate works, at the end
+    for table in half[1:]:
+        table["status"] = "diverged"
+    assert tuple(chosen(half)[["learning_rate", "edge"]]) == (1e-3, "low")
 
 
 def test_extension_keeps_the_spacing_and_stops_after_two():

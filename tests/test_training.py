@@ -328,7 +328,10 @@ def test_a_run_writes_its_curve_events_and_result(finished):
         assert events.read_bytes().count(tag) == 6
     assert json.loads((folder / "result.json").read_text()) == result
     assert result["seed"] == 5 and result["metric"] == "accuracy"
-    assert json.loads((folder / "config.json").read_text()) == config_of(replica)
+    fingerprint = replica.task.fingerprint(replica.task.load())
+    assert json.loads((folder / "config.json").read_text()) == config_of(replica) | {
+        "data": fingerprint
+    }
     assert sorted(int(path.name) for path in (folder / "checkpoints").iterdir()) == [0, 100, 300]
 
 

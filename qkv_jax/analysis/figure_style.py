@@ -7,12 +7,15 @@ the same data: no dates, a fixed hash salt, and type as paths.
 
 import base64
 import functools
+import io
 import pathlib
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+
+from qkv_jax.training.files import write_whole
 
 INK, SOFT, FAINT, LINE = "#1f2933", "#5b6770", "#8d98a1", "#d5dbe0"
 BLUE, VERMILLION, GREEN, GREY, PURPLE = "#0072B2", "#D55E00", "#007A5E", "#6b7780", "#8A4F7D"
@@ -95,8 +98,13 @@ def save(figure: Figure, path: pathlib.Path, dpi: int = 150) -> tuple[pathlib.Pa
     """Writes `path`.svg and `path`.png, cut to what is drawn, so that nothing is cut off."""
     svg, png = (path.parent / (path.name + suffix) for suffix in (".svg", ".png"))
     box = figure.get_tightbbox(figure.canvas.get_renderer()).padded(0.08)
-    figure.savefig(svg, bbox_inches=box, metadata={"Date": None, "Creator": None})
-    figure.savefig(png, bbox_inches=box, dpi=dpi, metadata={"Software": None})
+    for file, options in (
+        (svg, {"metadata": {"Date": None, "Creator": None}}),
+        (png, {"metadata": {"Software": None}, "dpi": dpi}),
+    ):
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=file.suffix[1:], bbox_inches=box, **options)
+        write_whole(file, drawn.getvalue())
     return svg, png
 
 

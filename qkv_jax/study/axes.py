@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qkv_jax.config import ConfigError
+from qkv_jax.study.names import fault_of, folded
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.transformer import ModelConfig
 
@@ -136,7 +137,11 @@ def short_names(fields: Iterable[str]) -> dict[str, str]:
 def _labels(values: tuple) -> list[str]:
     """The values as they stand in names; by number where that is not legible."""
     texts = [_text(value) for value in values]
-    legible = [0 < len(text) <= _LONGEST and texts.count(text) == 1 for text in texts]
+    alike = [folded(text) for text in texts]
+    legible = [
+        0 < len(text) <= _LONGEST and alike.count(folded(text)) == 1 and not fault_of(f"={text}")
+        for text in texts
+    ]
     return [
         t if good else f"#{i + 1}" for i, (t, good) in enumerate(zip(texts, legible, strict=True))
     ]

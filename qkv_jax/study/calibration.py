@@ -23,7 +23,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from qkv_jax.study.statistics import choose_rates, extension_needed, summarise
+from qkv_jax.study.statistics import MAX_ROUNDS, choose_rates, extension_needed, summarise
 
 OUTCOMES = ("normal", "heavy", "bimodal", "rare", "diverging", "solve")
 EFFECTS = ("none", "planted", "margin")
@@ -180,7 +180,7 @@ def simulate_study(rng: np.random.Generator, scenario: Scenario) -> SimulatedStu
     everywhere = np.tile(np.arange(len(RATES)), (len(names), 1))
     loss, failed = _draw(rng, scenario, everywhere, scenario.tune_seeds)
     places = list(range(len(RATES))[DECLARED])
-    while True:
+    for _ in range(MAX_ROUNDS):
         runs = _table(
             names, "tune", everywhere[:, places], study["tune_seeds"],
             loss[:, places], failed[:, places],
@@ -189,6 +189,8 @@ def simulate_study(rng: np.random.Generator, scenario: Scenario) -> SimulatedStu
         if not new:
             break
         places = sorted(places + [int(np.argmin(np.abs(np.log(RATES / rate)))) for rate in new])
+    else:
+        raise RuntimeError(f"the grid of rates grows without an end, by {new} now")
     chosen = choose_rates(study, runs)["learning_rate"].to_numpy()
     rate = np.array([int(np.argmin(np.abs(RATES - r))) for r in chosen])[:, None]
     final = _draw(rng, scenario, rate, scenario.eval_seeds)

@@ -119,6 +119,10 @@ def read_claims(
     """
     found = {key: build(Claim, entry, f"claims.{key}") for key, entry in claims.items()}
     for key, claim in found.items():
+        for name in (key, *claim.evidence):
+            if not name.strip() or not name.isprintable():
+                field = "claims" if name == key else f"claims.{key}.evidence"
+                raise ConfigError(field, name, "must be one line of signs that can be seen")
         for name, entry in claim.evidence.items():
             _check(entry, tasks, baseline, f"claims.{key}.evidence.{name}")
     return found

@@ -29,6 +29,7 @@ from qkv_jax.study.worker import PartWorkdir
 from qkv_jax.training.interruption import Interrupted, Watch
 
 _NAP = 0.2  # seconds between looks at whether to stop
+_STOPS = 1000  # how often a part may be stopped, saving its work, until that counts as failing
 _GRACE = 2  # looks at a job that is over until rows that are not seen count as not there
 
 
@@ -128,8 +129,8 @@ class Driver:
         self._looks[part] = self._looks.get(part, 0) + 1
         if not missing:
             job.state = "done"
-        elif code == STOPPED:
-            job.state = "again"
+        elif code == STOPPED and job.stops < _STOPS:
+            job.state, job.stops = "again", job.stops + 1
         elif code == REFUSED:
             self._refuse(part, job, "the job refuses")
         elif not code and self._looks[part] < _GRACE:
@@ -207,8 +208,10 @@ class Driver:
             name = f"qkv-{uuid.uuid4().hex[:12]}"
             for place, part in enumerate(parts):
                 old = self.jobs.by_part.get(part)
-                failures = old.failures if old and old.state == "again" else 0
-                self.jobs.by_part[part] = Job(str(part), name, place, failures=failures)
+                again = old if old and old.state == "again" else Job(str(part), name, place)
+                self.jobs.by_part[part] = Job(
+                    str(part), name, place, failures=again.failures, stops=again.stops
+                )
             self.jobs.write()
             commands = [[*self.command, f"--part={part}"] for part in parts]
             try:
@@ -244,7 +247,8 @@ def merge(workdir: Workdir, record: dict) -> None:
     folder = workdir.path / "parts"
     if not folder.exists():
         return
-    machines = [json.loads(file.read_text()) for file in sorted(folder.glob("*/*/machine.json"))]
+    files = sorted(folder.glob("*/*/machine.json"))
+    machines = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     if machines:
         devices = {device for machine in machines for device in machine["devices"]}
         record["machine"] = machines[-1] | {"devices": sorted(devices)}

@@ -10,18 +10,18 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from qkv_jax.study import costs
+from qkv_jax.study import costs, wording
 from qkv_jax.study.console import console_table
 from qkv_jax.study.engine import Engine
 from qkv_jax.study.engine import Progress as News
-from qkv_jax.study.plan import Study, TaskPlan
+from qkv_jax.study.plan import Study, TaskPlan, same_programs
 from qkv_jax.study.report_ledger import console_ledger, ledger_context
 from qkv_jax.study.results import Workdir
 from qkv_jax.training.population import wave_shape
 
+_CELLS_LISTED = 24  # of larger grids --plan shows the total only
 # For estimates only: what a replica on one core of a 2-core machine took, fitted to the quick
 # study. A step is a fixed part and its FLOPs; compiling is per program.
-_CELLS_LISTED = 24  # of larger grids --plan shows the total only
 _SECONDS_A_STEP, _FLOPS_A_SECOND, _SECONDS_A_COMPILATION = 8e-4, 5e10, 4.0
 
 
@@ -129,7 +129,8 @@ class _Workload:
         self.total += len(set(self.program.values())) * _SECONDS_A_COMPILATION
         self.compiled: set = set()
         self.done = self.skipped = self.part = 0.0
-        self.waves = None
+        self.waves: int | None = None
+        self.waves_done = 0
 
     def count(self, news: News) -> None:
         wave = self.wave_work[news.task, news.arm]
@@ -182,6 +183,20 @@ def print_plan(study: Study, console: Console | None = None) -> None:
         "at its edge adds runs. All runs "
         f"together: {_petaflops(study):.2g} PFLOP of matrix products. Nothing was started."
     )
+    for line in _to_know(study):
+        console.print(line, highlight=False, markup=False)
+
+
+def _to_know(study: Study) -> list[str]:
+    """What to know of a study before it is run: of its data, and arms that are one program."""
+    found: dict[str, list[str]] = {}  # line: tasks
+    for plan in study.tasks:
+        lines = list(study.facts(plan).notes)
+        same = same_programs(plan.arms)
+        lines += [f"arm {arm!r} is the program of {other!r}" for arm, other in same.items()]
+        for line in lines:
+            found.setdefault(line, []).append(plan.name)
+    return [f"{wording.join(tasks)}: {line}" for line, tasks in found.items()]
 
 
 def _plan_row(study: Study, plan: TaskPlan, shape: dict) -> tuple:

@@ -6,7 +6,7 @@ import datetime
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 import qkv_jax
+from qkv_jax.config import as_dict
 from qkv_jax.study import costs, statistics
 from qkv_jax.study.breakdown import breakdown_table, read_breakdown
 from qkv_jax.study.families import families, family_table
@@ -26,6 +27,8 @@ from qkv_jax.study.results import Workdir
 from qkv_jax.study.rounds import Part, run_key
 from qkv_jax.tasks import Data, Task
 from qkv_jax.tasks.base import Breakdown
+from qkv_jax.training.files import json_text
+from qkv_jax.training.identity import check_same_data
 from qkv_jax.training.interruption import Interrupted, Watch
 from qkv_jax.training.population import DeviceData, Finished, Population, Run
 from qkv_jax.training.waves import WaveSaves
@@ -55,6 +58,18 @@ def this_machine() -> dict:
     """What study.json says of the machine."""
     devices = [str(device) for device in jax.local_devices()]
     return {"devices": devices, "platform": jax.default_backend()}
+
+
+def this_software(record: Mapping[str, Any]) -> dict:
+    """What study.json says of packages: `versions` now, and `starts`, each time they changed."""
+    versions = {"qkv_jax": qkv_jax.__version__, "python": platform.python_version()}
+    versions |= {name: version(name) for name in _PACKAGES}
+    starts = list(record.get("starts", ()))
+    if not starts and "versions" in record:  # of a study from before there were any
+        starts = [{"at": record.get("started"), "versions": record["versions"]}]
+    if not starts or starts[-1]["versions"] != versions:
+        starts.append({"at": now(), "versions": versions})
+    return {"versions": versions, "starts": starts}
 
 
 def now() -> str:
@@ -92,19 +107,20 @@ class Engine:
         self._started, self._before = time.monotonic(), record.get("seconds", 0.0)
         self.record = {
             **record,
-            "versions": {"qkv_jax": qkv_jax.__version__, "python": platform.python_version()}
-            | {name: version(name) for name in _PACKAGES},
+            **this_software(record),
             **(record.get("machine") or this_machine()),
             "started": record.get("started") or now(),
         }
-        self.workdir.write_study(self.record)
 
     def run(self) -> pd.DataFrame:
         """Runs what is missing; returns the summary, which is also in summary.csv.
 
         Raises:
+          ConfigError: if a task's data are not those that the study was started with.
           Interrupted: when the watch says so; the folder holds all that was done.
         """
+        self._check_data()
+        self.workdir.write_study(self.record)
         self._write_costs()
         self.progress.waves_total = sum(
             self._wave_count(plan, self.study.config.tune_seeds * len(plan.learning_rates))
@@ -112,6 +128,7 @@ class Engine:
             for plan in self.study.tasks
         )
         for plan in self.study.tasks:
+            self.stop_if_asked()
             data = self._data(plan)
             self._tune(plan, data)
             rates = statistics.choose_rates(self.record, self.runs)
@@ -126,14 +143,14 @@ class Engine:
         self.workdir.write_study(self.record)
         summary = self.summary()
         self.workdir.write("summary.csv", summary.to_csv(index=False))
+        self.stop_if_asked()
         if families(self.record):
             table = family_table(self.record, self.runs)
             self.workdir.write("families.csv", table.to_csv(index=False))
         if self.breakdowns:
-            table = breakdown_table(
-                self.record, self.runs, self.breakdowns, self.workdir.examples
-            )
+            table = breakdown_table(self.record, self.runs, self.breakdowns, self._examples)
             self.workdir.write("breakdown.csv", table.to_csv(index=False))
+        self.stop_if_asked()
         if self.study.claims:
             self._judge()
         return summary
@@ -154,26 +171,30 @@ class Engine:
 
     def summary(self, task: str | None = None) -> pd.DataFrame:
         """The summary of what has been run so far, of one task alone if it is named."""
-        seeds, record = self.study.eval_seeds, self.record
-        if task is not None:
-            record = {**record, "tasks": {task: record["tasks"][task]}}
-        examples = lambda task, arm: self.workdir.examples(task, arm, seeds)
+        if task is None:
+            return statistics.summarise(self.record, self.runs, self.costs(), self._examples)
+        record = {**self.record, "tasks": {task: self.record["tasks"][task]}}
+        examples = lambda task, arm: self.workdir.examples(task, arm, self.study.eval_seeds)
         return statistics.summarise(record, self.runs, self.costs(), examples)
+
+    def _examples(self, task: str, arm: str, seeds: Sequence[int] | None = None) -> Any:
+        """Test scores [seeds, examples] or None. Tables of many tasks ask for many, so this is
+        where one may be stopped."""
+        self.stop_if_asked()
+        return self.workdir.examples(task, arm, self.study.eval_seeds if seeds is None else seeds)
 
     def _judge(self) -> None:
         """The ledger of claims, from the runs and the models that there are."""
         measures = pd.DataFrame(self.measures, columns=MEASURE_COLUMNS)
-        seeds = self.study.eval_seeds
         table, judgements = write_ledger(
-            self.record, self.study.claims, self.runs,
-            lambda task, arm: self.workdir.examples(task, arm, seeds),
+            self.record, self.study.claims, self.runs, self._examples,
             {name: breakdown.groups for name, breakdown in self.breakdowns.items()},
-            lookup(measures, seeds),
+            lookup(measures, self.study.eval_seeds),
         )  # fmt: skip
         self.workdir.write("measures.csv", measures.to_csv(index=False))
         self.workdir.write("claims.csv", table.to_csv(index=False))
         claims = [dataclasses.asdict(judgement) for judgement in judgements]
-        self.workdir.write("claims.json", json.dumps(claims, indent=1, ensure_ascii=False))
+        self.workdir.write("claims.json", json_text(claims))
 
     def _measure(self, plan: TaskPlan) -> list[dict]:
         """What the claims ask of the trained models of a task."""
@@ -187,6 +208,7 @@ class Engine:
         for arm in (arm for arm in plan.arms if arm.name in wanted):
             mine = done[(done["task"] == plan.name) & (done["arm"] == arm.name)]
             for seed in sorted({*mine["seed"]} & {*self.study.eval_seeds}):
+                self.stop_if_asked()
                 params = self.workdir.params(plan.name, arm.name, seed)
                 names = dict.fromkeys(wanted[arm.name])
                 found = measure(arm.replica, seed, arm.salt, params, self._loaded[1]["test"], names)
@@ -197,7 +219,7 @@ class Engine:
 
     def costs(self) -> dict:
         """costs.json with the step times measured so far, as ratios to the baseline's."""
-        table = json.loads((self.workdir.path / "costs.json").read_text())
+        table = json.loads((self.workdir.path / "costs.json").read_text(encoding="utf-8"))
         seconds = self.runs.groupby(["task", "arm"])["seconds"].median()
         for plan in self.study.tasks:
             reference = seconds.get((plan.name, plan.baseline.name))
@@ -207,11 +229,25 @@ class Engine:
                 table[plan.name][arm.name]["step_time_ratio"] = own / reference if both else None
         return table
 
+    def _check_data(self) -> None:
+        """Takes note of what the data of all tasks are, before anything is trained on any."""
+        for plan in self.study.tasks:
+            self.stop_if_asked()
+            facts, spec = self.study.facts(plan), self.record["tasks"][plan.name]
+            self._check_same(plan, facts.fingerprint)
+            spec |= facts.record
+
+    def _check_same(self, plan: TaskPlan, fingerprint: dict) -> None:
+        known = self.record["tasks"][plan.name].get("data")
+        check_same_data(known, fingerprint, f"tasks.{plan.name}", "this study")
+
     def _on_devices(self, plan: TaskPlan) -> DeviceData:
         # Cells of a grid that differ in model or training alone share their data.
         if self._loaded is None or self._loaded[0] != plan.task:
             self._loaded = None  # frees the devices first
             data = plan.task.load()
+            # They may have changed in the hours since the study began.
+            self._check_same(plan, as_dict(plan.task.fingerprint(data)))
             self._loaded = plan.task, data, DeviceData(data)
         return self._loaded[2]
 
@@ -241,13 +277,16 @@ class Engine:
 
     def _tune(self, plan: TaskPlan, data: DeviceData) -> None:
         rates: tuple[float, ...] = plan.learning_rates
-        while rates:
+        for _ in range(statistics.MAX_ROUNDS):
             for arm in plan.arms:
                 self._run(plan, arm, "tune", self.study.tune_runs(arm, rates), data)
             rates = tuple(statistics.extension_needed(self.record, self.runs, plan.name))
+            if not rates:
+                return
             self.progress.waves_total += self._wave_count(
                 plan, self.study.config.tune_seeds * len(rates)
             )
+        raise RuntimeError(f"{plan.name}: the grid of rates grows without an end, by {rates} now")
 
     def _evaluate(self, plan: TaskPlan, arm: Arm, rate: float, data: DeviceData) -> None:
         # Look by look, so that seeds added later make the waves they would have made then.
@@ -260,11 +299,11 @@ class Engine:
     def _run(self, plan: TaskPlan, arm: Arm, phase: str, runs: list[Run], data: DeviceData) -> None:
         """Runs the waves that hold a missing run, whole: a wave always has the same members."""
         for wave in self._waves(runs):
+            self.stop_if_asked()  # where nothing is missing as well: there may be many of them
             missing = [run for run in wave if run_key(plan, arm, phase, run) not in self.done]
             folder = self.workdir.wave_folder(plan.name, arm, phase, wave[0])
             with WaveSaves(folder, wave, self.watch) as saves:
                 if missing:
-                    self._stop_if_asked()
                     self._tell(plan, arm, phase)
                     finished = self._train(plan, arm, phase, wave, data, saves)
                     rows = [
@@ -283,7 +322,12 @@ class Engine:
         new = pd.DataFrame(rows)
         self.runs = pd.concat([self.runs, new], ignore_index=True) if len(self.runs) else new
 
-    def _stop_if_asked(self) -> None:
+    def stop_if_asked(self) -> None:
+        """Ends the study here if that is asked for; the folder holds all that was done.
+
+        Raises:
+          Interrupted: then.
+        """
         if self.watch.look().stop:
             self._write_time()
             raise self.watch.interruption()
@@ -341,7 +385,7 @@ class Engine:
             }
             for plan in self.study.tasks
         }
-        self.workdir.write("costs.json", json.dumps(table, indent=1))
+        self.workdir.write("costs.json", json_text(table))
 
     def _tell(self, plan: TaskPlan, arm: Arm, phase: str, **news: Any) -> None:
         fresh = {"step": 0, "wave_finished": False, "arm_finished": False} | news

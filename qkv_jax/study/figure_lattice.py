@@ -38,7 +38,7 @@ def lattice_nodes(study: dict, task: str) -> dict[str, str]:
             continue
         try:
             nodes.setdefault(str(Tie.parse(spec["tie"])), arm)
-        except TieError:  # a schedule of ties, or "various"
+        except TieError:  # a schedule of ties
             continue
     return nodes
 

@@ -17,6 +17,7 @@ from qkv_jax.study.figure_curves import learning_curves, learning_rates
 from qkv_jax.study.figure_heat import heat, heat_columns
 from qkv_jax.study.figure_lattice import lattice, lattice_nodes, lattice_tasks
 from qkv_jax.study.figure_lines import by_group, scaling, scaling_by_arm
+from qkv_jax.study.statistics import steps_of
 
 __all__ = [
     "by_group", "cost_quality", "forest", "heat", "heat_columns", "lattice", "lattice_nodes",
@@ -200,8 +201,10 @@ def solving(study: dict, summary, task: str):
     share.set_xlim(0, 1)
     share.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
     share.set_xlabel("seeds that solve the task")
-    steps.set_xlim(0, spec["steps"] * 1.02)
-    steps.axvline(spec["steps"], color=style.FAINT, ls=(0, (3, 2)), lw=0.9)
+    budgets = {steps_of(spec, arm) for arm in rows}
+    steps.set_xlim(0, max(budgets) * 1.02)
+    for budget in budgets:
+        steps.axvline(budget, color=style.FAINT, ls=(0, (3, 2)), lw=0.9)
     steps.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     steps.locator_params(axis="x", nbins=5)
     steps.set_xlabel(f"steps to solve (mean, cut at {spec['steps']:,})")

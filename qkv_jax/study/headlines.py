@@ -80,6 +80,8 @@ def warnings(study: dict, runs, summary) -> list[str]:
         found.setdefault((study["tasks"][task].get("family", task), text), []).append(task)
 
     for task, spec in study["tasks"].items():
+        for text in spec.get("data_notes") or ():
+            note(task, text)
         rows = wording.task_rows(study, summary, task)
         bad = [
             f"{a} ({wording.failures(r)} of {r.get('n', 0):.0f})"
@@ -116,4 +118,14 @@ def warnings(study: dict, runs, summary) -> list[str]:
     return [
         f"{wording.join(wording.places(study, tasks))}: {text}"
         for (_, text), tasks in found.items()
-    ]
+    ] + _changed_packages(study)
+
+
+def _changed_packages(study) -> list[str]:
+    """Packages that were others at a later start: the runs of one table were not made alike."""
+    starts = [start["versions"] for start in study.get("starts") or ()]
+    names = [n for n in (starts[0] if starts else ()) if len({s.get(n) for s in starts}) > 1]
+    if not names:
+        return []
+    said = (f"{name} {', then '.join(str(s.get(name)) for s in starts)}" for name in names)
+    return [f"Packages changed while the study was under way: {'; '.join(said)}."]

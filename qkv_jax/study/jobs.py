@@ -14,7 +14,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from qkv_jax.config import ConfigError
 from qkv_jax.study.rounds import Part
-from qkv_jax.training.files import write_whole
+from qkv_jax.training.files import json_text, write_whole
 
 # Exit codes of jobs: saved its work and would go on; refuses what it was given.
 STOPPED, REFUSED = os.EX_TEMPFAIL, 2
@@ -53,7 +53,7 @@ class Job:
     Attributes:
       name, place: of its submission.
       state: of `LIVE`, or `done`, `failed`, or `again`: to be submitted once more.
-      failures: how often the part has failed.
+      failures, stops: how often the part has failed, and was stopped after saving.
     """
 
     part: str
@@ -62,6 +62,7 @@ class Job:
     id: str = ""
     state: str = "submitting"
     failures: int = 0
+    stops: int = 0
     log: str = ""
 
 
@@ -73,7 +74,7 @@ class Jobs:
         self.by_part: dict[Part, Job] = {}
         if self.file.exists():
             try:
-                stored = json.loads(self.file.read_text())["jobs"]
+                stored = json.loads(self.file.read_text(encoding="utf-8"))["jobs"]
                 self.by_part = {Part.parse(job["part"]): Job(**job) for job in stored}
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(str(self.file), "damaged JSON", str(error)) from None
@@ -84,7 +85,7 @@ class Jobs:
 
     def write(self) -> None:
         stored = [dataclasses.asdict(job) for job in self.by_part.values()]
-        write_whole(self.file, json.dumps({"format": 1, "jobs": stored}, indent=1))
+        write_whole(self.file, json_text({"format": 1, "jobs": stored}))
 
     def refuse_live(self) -> None:
         """Refuses to work beside jobs that may still be running.

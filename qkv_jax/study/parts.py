@@ -44,7 +44,7 @@ def append_runs(file: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
         writer.writeheader()
     for row in rows:
         writer.writerow({k: repr(float(v)) if isinstance(v, float) else v for k, v in row.items()})
-    with named(file), file.open("a") as stream:
+    with named(file), file.open("a", encoding="utf-8") as stream:
         stream.write(text.getvalue())
         stream.flush()
         os.fsync(stream.fileno())
@@ -112,8 +112,15 @@ def in_order(study: Mapping[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
 
 def _rows(file: pathlib.Path) -> Iterator[list[Any]]:
     """The rows of a file with their numbers read, without one that is not whole."""
-    text = file.read_text()
-    lines = csv.reader(io.StringIO(text[: text.rfind("\n") + 1]))
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(file), f"byte {error.start}", "damaged; is no text") from None
+    whole = text[: text.rfind("\n") + 1]
+    if "\0" in whole:  # what some file systems leave of a block that was not written
+        line = whole[: whole.index("\0")].count("\n") + 1
+        raise ConfigError(f"{file}: line {line}", "\0", "damaged; is no text")
+    lines = csv.reader(io.StringIO(whole, newline=""))
     header = next(lines, list(RUN_COLUMNS))
     if header != list(RUN_COLUMNS):
         raise ConfigError(f"{file}: columns", ",".join(header), f"must be {','.join(RUN_COLUMNS)}")

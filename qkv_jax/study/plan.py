@@ -13,6 +13,7 @@ from qkv_jax.config import ConfigError, as_dict, build, require_choice, require_
 from qkv_jax.study import costs
 from qkv_jax.study.axes import PARTS, Cell, check_arm, expand, is_number
 from qkv_jax.study.claims import read_claims
+from qkv_jax.study.names import check_apart, check_name, folded
 from qkv_jax.study.rates import check_rates
 from qkv_jax.tasks import REGISTRY, Task, make_task
 from qkv_jax.tie import Tie
@@ -119,6 +120,25 @@ class TaskPlan:
         return self.arms[0]
 
 
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What a task's data are.
+
+    Attributes:
+      shapes: of what `Task.load` gives.
+      fingerprint, notes: of `Task`.
+    """
+
+    shapes: Any
+    fingerprint: dict[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What study.json says of them."""
+        return {"data": self.fingerprint, "data_notes": list(self.notes)}
+
+
 class Study:
     """A checked study: every (task, arm) is a `Replica` that can be built.
 
@@ -132,19 +152,16 @@ class Study:
     def __init__(self, values: Mapping[str, Any]):
         self.file: StudyFile = build(StudyFile, values)
         self.config = self.file.study
+        self._facts: dict[Task, Facts] = {}
         self.arm_entries = {
             name: build(ArmEntry, entry, f"arms.{name}") for name, entry in self.file.arms.items()
         }
         self._check_arms()
-        if not self.file.name.strip() or any(c in self.file.name for c in "/\\\n"):
-            raise ConfigError("name", self.file.name, "must not be empty or hold a slash")
+        check_name("name", self.file.name)
         if not self.file.tasks:
             raise ConfigError("tasks", {}, "must hold at least one task")
         self.tasks = tuple(plan for name in self.file.tasks for plan in self._plan_family(name))
-        names = [plan.name for plan in self.tasks]
-        for name in names:
-            if names.count(name) > 1:
-                raise ConfigError("tasks", name, "two tasks would have this name; rename one")
+        check_apart("tasks", [plan.name for plan in self.tasks])
         arms = {plan.name: (plan.task, [arm.name for arm in plan.arms]) for plan in self.tasks}
         self.claims = read_claims(self.file.claims, arms, self.config.baseline)
 
@@ -182,15 +199,9 @@ class Study:
         Raises:
           ConfigError: naming the field or file that is at fault.
         """
-        shapes: dict[Task, Any] = {}  # the cells of a grid often share their data
         traced = set()
         for plan in self.tasks:
-            try:
-                if plan.task not in shapes:
-                    shapes[plan.task] = jax.eval_shape(plan.task.load)
-            except ConfigError as error:
-                raise error.under(f"tasks.{plan.name}.options") from None
-            data = shapes[plan.task]
+            data = self.facts(plan).shapes
             training = {name: x for name, x in data.items() if name not in ("validation", "test")}
             for arm in plan.arms:
                 if (plan.task, arm.replica.config) in traced:
@@ -202,8 +213,27 @@ class Study:
                 except ConfigError as error:
                     raise error.under(f"tasks.{plan.name}, arm {arm.name!r}: train") from None
 
+    def facts(self, plan: TaskPlan) -> "Facts":
+        """What the data of a task are; they are read for it once.
+
+        Raises:
+          ConfigError: naming the field or file that is at fault.
+        """
+        if plan.task not in self._facts:  # the cells of a grid often share their data
+            try:
+                data = plan.task.load()
+                self._facts[plan.task] = Facts(
+                    jax.eval_shape(lambda: data),
+                    as_dict(plan.task.fingerprint(data)),
+                    tuple(plan.task.notes(data)),
+                )
+            except ConfigError as error:
+                raise error.under(f"tasks.{plan.name}.options") from None
+        return self._facts[plan.task]
+
     def describe(self) -> dict:
-        """The part of study.json that the config and the machine determine."""
+        """The part of study.json that the config and the machine determine, and the data, as far
+        as they have been read."""
         arms: dict[str, dict] = {}
         notes: dict[str, dict[str, str]] = {}  # of an arm, by task: sizes differ between tasks
         for plan in self.tasks:
@@ -223,7 +253,11 @@ class Study:
             "eval_seeds": list(self.eval_seeds),
             "wave": wave_shape(self.config.packing),
             "arms": arms,
-            "tasks": {plan.name: _describe_task(plan) for plan in self.tasks},
+            "tasks": {
+                plan.name: _describe_task(plan)
+                | (self.facts(plan).record if plan.task in self._facts else {})
+                for plan in self.tasks
+            },
             "claims": as_dict(self.claims),
             "config": as_dict(self.file),
         }
@@ -233,15 +267,18 @@ class Study:
         if baseline not in self.arm_entries:
             raise ConfigError("study.baseline", baseline, f"arms: {', '.join(self.arm_entries)}")
         for name in self.arm_entries:
-            if name == PLACEBO or not name.strip() or any(c in name for c in "/\\\n"):
-                allowed = f"an arm's name holds no slash and is not {PLACEBO!r}"
-                raise ConfigError("arms", name, allowed)
+            check_name("arms", name)
+            if folded(name) == PLACEBO:
+                raise ConfigError("arms", name, f"{PLACEBO!r} is what the study adds itself")
+            if folded(name).endswith(".csv"):
+                # The rows of arm ARM are in a file ARM.csv, beside folders that are named as arms.
+                raise ConfigError("arms", name, "must not end as a file's name does, with .csv")
+        check_apart("arms", self.arm_entries)
 
     def _plan_family(self, name: str) -> list[TaskPlan]:
         """The tasks of one entry: one, or a cell each of its grid."""
         prefix = f"tasks.{name}"
-        if not name.strip() or any(c in name for c in "/\\\n"):
-            raise ConfigError("tasks", name, "a task's name holds no slash")
+        check_name("tasks", name)
         entry: TaskEntry = build(TaskEntry, self.file.tasks[name], prefix)
         if not entry.axes or entry.kind not in REGISTRY:
             make_task(entry.kind, entry.options, prefix)  # refuses what there is not
@@ -258,6 +295,7 @@ class Study:
     def _plan_cell(self, family: str, entry: TaskEntry, cell: Cell) -> TaskPlan:
         name = cell.name(family)
         prefix = f"tasks.{name}"
+        check_name("tasks", name)
         merged = {part: getattr(entry, part) | cell.part(part) for part in PARTS}
         entry = dataclasses.replace(entry, **merged)
         task = make_task(entry.kind, entry.options, prefix)
@@ -269,6 +307,9 @@ class Study:
             arm, what = make(other, self.arm_entries[other].role), self.arm_entries[other].match
             arms.append(_widen(arm, arms[0], what))
         arms += self._matched(arms)
+        for arm in arms:
+            check_name("arms", arm.name)  # with what matching has added
+        check_apart("arms", [arm.name for arm in arms])
         arms.append(dataclasses.replace(
             arms[0], name=PLACEBO, role="placebo", salt=_PLACEBO_SALT,
             note=f"{baseline} again, with other initial values",
@@ -340,7 +381,7 @@ def _describe_task(plan: TaskPlan) -> dict:
         "chance": outcome.chance,
         "steps": steps,
         "steps_of": {name: own for name, own in steps_of.items() if own != steps},
-        "same_program": _same_programs(plan.arms),
+        "same_program": same_programs(plan.arms),
         "arms": [arm.name for arm in plan.arms],
         "learning_rates": list(plan.learning_rates),
         "family": plan.family,
@@ -351,7 +392,7 @@ def _describe_task(plan: TaskPlan) -> dict:
     }
 
 
-def _same_programs(arms: tuple[Arm, ...]) -> dict[str, str]:
+def same_programs(arms: tuple[Arm, ...]) -> dict[str, str]:
     """{arm: the first arm that trains the very same}, of those that are not the first themselves.
 
     Read from the resolved configs, so that a default that is written out makes no difference.

@@ -68,7 +68,8 @@ def protocol(study: dict, runs, summary) -> list[str]:
     lines += _failed(study, runs)
     lines.append(
         "Costs. Parameters, FLOPs and cache are counted from the model; step time, where shown, "
-        f"was measured on this machine as a ratio to {base}'s."
+        f"was measured on this machine as a ratio to {base}'s; ± is by how much that of the "
+        "placebo, which is the same program, was off."
     )
     return lines
 
@@ -91,7 +92,7 @@ def _tuning(study, runs, summary, task) -> str:
     if extra:
         text += f", extended by {', '.join(map(wording.rate, extra))}"
     text += f"; {' or '.join(map(str, budget)) or 'no'} tuning runs per arm"
-    text += f"; {spec['steps']:,} steps a run"
+    text += f"; {spec['steps']:,} steps a run{_own_steps(spec)}"
     rows = wording.task_rows(study, summary, task).values()
     at_edge = [row["arm"] for row in rows if row.get("edge")]
     text += f"; at the edge: {wording.join(at_edge)}" if at_edge else "; no arm at the edge"
@@ -119,12 +120,24 @@ def _tuning_of_grid(study, runs, summary, tasks) -> str:
     text += f"learning rates {rates}"
     text += f", extended in {extended} of the cells" if extended else ""
     text += f"; {' or '.join(map(str, budget)) or 'no'} tuning runs per arm and cell"
-    text += f"; {' or '.join(f'{n:,}' for n in steps)} steps a run"
+    own = dict.fromkeys(_own_steps(study["tasks"][task]) for task in tasks)
+    text += f"; {' or '.join(f'{n:,}' for n in steps)} steps a run{''.join(own)}"
     text += f"; at the edge: {wording.join(at_edge)}" if at_edge else "; no arm at the edge"
     if spec["kind"] == "solve":
         return text + f"; outcome: solved at {spec['threshold']:g} {spec['metric']}."
     margin = f"{spec['margin']:g} {wording.unit_words(spec)}" if spec.get("margin") else "none"
     return text + f"; outcome: mean {spec['metric']}, equivalence margin {margin}."
+
+
+def _own_steps(spec) -> str:
+    """Arms that train for another number of steps than the baseline, and are judged at theirs."""
+    by_steps: dict[int, list[str]] = {}
+    for arm, steps in spec.get("steps_of", {}).items():
+        by_steps.setdefault(steps, []).append(arm)
+    return "".join(
+        f", {n:,} for {wording.join(arms)}, judged at {'its' if len(arms) == 1 else 'their'} own"
+        for n, arms in by_steps.items()
+    )
 
 
 def _sampling(study, summary) -> str:

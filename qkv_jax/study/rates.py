@@ -13,7 +13,7 @@ _CLOSE = 1e-6  # relative: nearer than this is the same rate
 # Rates of a grid lie at least so far apart, so that those that extend it, of four digits, and the
 # six digits of a file's name tell them apart.
 _APART = 1.01
-LOWEST, HIGHEST = 1e-20, 1e20  # a grid reaches two steps beyond, in 32 bits
+LOWEST, HIGHEST = 1e-30, 1e30  # beyond, their powers are no numbers any more
 
 
 def same_rate(a: float, b: float) -> bool:
@@ -35,9 +35,10 @@ def check_rates(rates: Sequence[float], field: str = "learning_rates") -> None:
     if not rates:
         raise ConfigError(field, rates, "must hold at least one rate")
     for rate in rates:
+        if not 0 < rate < math.inf:
+            raise ConfigError(field, rate, "each must be a finite number above 0")
         if not LOWEST <= rate <= HIGHEST:
-            allowed = f"each must be a finite number above 0, from {LOWEST:g} to {HIGHEST:g}"
-            raise ConfigError(field, rate, allowed)
+            raise ConfigError(field, rate, f"each must be from {LOWEST:g} to {HIGHEST:g}")
     if sorted(set(rates)) != list(rates):
         raise ConfigError(field, rates, "must ascend, each rate once")
     for low, high in zip(rates, rates[1:], strict=False):

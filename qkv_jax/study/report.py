@@ -15,7 +15,6 @@ from collections.abc import Callable
 import jinja2
 
 from qkv_jax.study import findings, headlines, wording
-from qkv_jax.study.console import console_table
 from qkv_jax.study.families import families, family_of, family_table
 from qkv_jax.study.protocol import protocol
 from qkv_jax.study.report_family import counted_signs, family_context, verdict_counts
@@ -23,9 +22,8 @@ from qkv_jax.study.report_figures import draw_family, draw_task
 from qkv_jax.study.report_ledger import SIGNS as LEDGER_SIGNS
 from qkv_jax.study.report_ledger import ledger_context
 from qkv_jax.study.results import Workdir
-from qkv_jax.study.statistics import seed_scores
-
-__all__ = ["console_table", "write_report"]
+from qkv_jax.study.statistics import NOISE, seed_scores
+from qkv_jax.training.files import write_whole
 
 # The figures of a cell, where a family has so many that all of them would be too much to load.
 _BRIEF = ("forest", "solving", "by-group")
@@ -37,7 +35,14 @@ _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
 def write_report(
-    workdir: pathlib.Path, study: dict, runs, summary, curve: Callable, *, dpi: int = 150
+    workdir: pathlib.Path,
+    study: dict,
+    runs,
+    summary,
+    curve: Callable,
+    *,
+    dpi: int = 150,
+    pause: Callable[[], None] = lambda: None,
 ) -> pathlib.Path:
     """Writes report.html, report.md and figures/*.svg|png into the workdir of a study.
 
@@ -47,6 +52,7 @@ def write_report(
         An unfinished study is reported as far as it goes, under a banner.
       curve: (task, arm, phase, learning_rate, seed) -> DataFrame(step, value) or None.
       dpi: resolution of the PNG files.
+      pause: is called before each task and page; whoever wants to stop may raise there.
 
     Returns: the path of report.html.
     """
@@ -57,16 +63,19 @@ def write_report(
     context |= {"ledger": ledger_context(workdir), "ledger_signs": LEDGER_SIGNS}
     groups = Workdir(workdir).table("breakdown.csv")
     for task in context["tasks"]:
+        pause()
         table = None if groups is None else groups[groups["task"] == task["name"]]
         task["lattice"], task["figures"] = draw_task(
             folder, study, runs, summary, task, curve, table, dpi, only=_wanted(context, task)
         )
     scores = seed_scores(study, runs) if context["families"] else {}
     for family in context["families"]:
+        pause()
         family["figures"] = draw_family(folder, study, summary, scores, family, dpi)
     for kind in ("md", "html"):
+        pause()
         text = _environment().get_template(f"report.{kind}.jinja").render(context)
-        (workdir / f"report.{kind}").write_text(text, encoding="utf-8")
+        write_whole(workdir / f"report.{kind}", text)
     return workdir / "report.html"
 
 
@@ -167,7 +176,7 @@ def _slugs(names) -> list[str]:
     found: list[str] = []
     for name in names:
         slug, count = wording.slug(name), 2
-        while slug in found:
+        while slug.casefold() in map(str.casefold, found):  # ends: fewer names than numbers
             slug, count = f"{wording.slug(name)}-{count}", count + 1
         found.append(slug)
     return found
@@ -324,6 +333,8 @@ def _cost_table(study, rows) -> dict | None:
     def cells(row):
         ratio = row.get("step_time_ratio")
         time = f"{ratio:.2f} ×" if ratio is not None else wording.MISSING
+        if ratio is not None and row.get(NOISE) is not None and row is not base:
+            time += f" ± {row[NOISE]:.2f}"
         return [cell(row, c) for c in shown] + ([time] if timed else [])
 
     head = [columns[c] for c in shown] + (["step time, of the baseline's"] if timed else [])

@@ -25,9 +25,9 @@ def ledger_context(workdir: pathlib.Path) -> list[dict] | None:
     if table is None or not file.exists():
         return None
     found = []
-    for claim in json.loads(file.read_text()):
+    for claim in json.loads(file.read_text(encoding="utf-8")):
         mine = table[table["claim"] == claim["claim"]].to_dict("records")
-        counts = collections.Counter(row["outcome"] for row in mine if row["control"] == "False")
+        counts = collections.Counter(row["outcome"] for row in mine if not row["control"])
         ordered = {outcome: counts[outcome] for outcome in ("for", "against", "open")}
         found.append(claim | {"rows": [_evidence(row) for row in mine], "counts": ordered})
     return found
@@ -42,7 +42,7 @@ def _evidence(row: dict) -> dict:
     )  # fmt: skip
     return {
         "name": row["evidence"],
-        "control": row["control"] == "True",
+        "control": row["control"],
         "expected": f"{row['arm']} {relation} {row['against']}",
         "task": row["task"],
         "outcome": row["outcome"],

@@ -22,10 +22,11 @@ cut off by a crash is dropped and its run is repeated.
 import contextlib
 import io
 import json
+import math
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -35,18 +36,23 @@ import pandas as pd
 import safetensors.numpy
 
 from qkv_jax.config import ConfigError, first_difference
+from qkv_jax.study.axes import is_number
 from qkv_jax.study.parts import append_runs, read_parts
 from qkv_jax.study.plan import Arm, Study
 from qkv_jax.tasks import REGISTRY, Task
 from qkv_jax.training.events import Events
-from qkv_jax.training.files import held, others, write_whole
+from qkv_jax.training.files import held, json_text, others, write_whole
+from qkv_jax.training.identity import check_same_data
 from qkv_jax.training.population import Finished, Run
 
-# Of the tables beside the summary.
-TEXT_COLUMNS = {
-    "family", "task", "arm", "by", "measure", "claim", "evidence", "control", "against", "expect",
-    "outcome", "finding", "unit", "seeds_to_decide", "note",
+# Of the summary and the tables beside it; what is neither is a number.
+_TEXTS = {
+    "family", "task", "arm", "tie", "baseline", "edge", "role", "verdict", "by", "measure", "claim",
+    "evidence", "against", "expect", "outcome", "finding", "unit", "seeds_to_decide", "note",
 }  # fmt: skip
+_TRUTHS = {"control"}
+_KEYS = {"format", "baseline", "tasks", "arms", "config"}  # study.json has these, among others
+_PHASES = ("tune", "eval")
 
 
 class Workdir:
@@ -107,13 +113,15 @@ class Workdir:
             "complete": known["complete"] and now == before,
         }
         for task, spec in known["tasks"].items():  # worked out from the data, once
-            if "references" in spec:
-                resumed["tasks"][task]["references"] = spec["references"]
+            for name in ("references", "data", "data_notes"):
+                if name in spec:
+                    resumed["tasks"][task].setdefault(name, spec[name])
         self.write_study(resumed)
         return resumed
 
     def read_same(self, study: Mapping[str, Any]) -> dict:
-        """study.json of the same study, started on the same devices.
+        """study.json of the same study, on the same data as far as they are known, started on the
+        same devices.
 
         Raises:
           ConfigError: if it is another one.
@@ -123,6 +131,9 @@ class Workdir:
             different = first_difference(_identity(known), _identity(study))
             allowed = f"holds another study ({different}); name another folder"
             raise ConfigError("workdir", str(self.path), allowed)
+        for task, spec in study["tasks"].items():
+            before = known["tasks"][task].get("data")
+            check_same_data(before, spec.get("data"), f"tasks.{task}", f"the study in {self.path}")
         if known["wave"] != study["wave"]:
             # Other waves give other sums: the tables would no longer be those of one study.
             allowed = (
@@ -139,15 +150,19 @@ class Workdir:
           ConfigError: if there is none or it cannot be read.
         """
         try:
-            return json.loads(self.study_file.read_text())
+            found = json.loads(self.study_file.read_text(encoding="utf-8"))
         except OSError as error:
             allowed = f"no study there: {error.strerror}"
             raise ConfigError("workdir", str(self.path), allowed) from None
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise ConfigError(str(self.study_file), "damaged JSON", str(error)) from None
+        if not isinstance(found, dict) or not _KEYS.issubset(found):
+            allowed = f"a study's has the fields {', '.join(sorted(_KEYS))}"
+            raise ConfigError(str(self.study_file), "other JSON", allowed)
+        return found
 
     def write_study(self, study: Mapping[str, Any]) -> None:
-        self.write("study.json", json.dumps(study, indent=1))
+        self.write("study.json", json_text(study))
 
     def runs(self) -> pd.DataFrame:
         """runs.csv, and what jobs of a cluster have appended to files of their own, without last
@@ -188,25 +203,24 @@ class Workdir:
     ) -> pd.DataFrame | None:
         """step, train_loss, value; None if the run has no curve."""
         file = self.path / _curve_name(task, arm, phase, learning_rate, seed)
-        return pd.read_csv(file) if file.exists() else None
+        return pd.read_csv(file, float_precision="round_trip") if file.exists() else None
 
     def examples(self, task: str, arm: str, seeds: Iterable[int]) -> np.ndarray | None:
         """Test scores [seeds, examples]; None unless all seeds have them."""
         files = [self.path / "examples" / task / arm / f"seed{seed}.npy" for seed in seeds]
         if not files or not all(file.exists() for file in files):
             return None
-        return np.stack([np.load(file) for file in files])
+        return np.stack([_read(file, np.load) for file in files])
 
     def table(self, name: str) -> pd.DataFrame | None:
-        """One of the tables beside the summary; None if the study has none."""
+        """The summary or one of the tables beside it, as it was written: names are texts, also
+        "None", "NA" or "01"; None if the study has none.
+
+        Raises:
+          ConfigError: naming a file that is damaged.
+        """
         file = self.path / name
-        if not file.exists():
-            return None
-        # Names such as "None" or "1" are names.
-        frame = pd.read_csv(file, dtype=str, keep_default_na=False)
-        for column in set(frame) - TEXT_COLUMNS:
-            frame[column] = pd.to_numeric(frame[column])
-        return frame
+        return _read(file, read_table) if file.exists() else None
 
     def params(self, task: str, arm: str, seed: int) -> dict:
         """Final parameters of an evaluation run.
@@ -218,7 +232,7 @@ class Workdir:
         if not file.exists():
             allowed = "no such checkpoint; evaluation runs keep theirs"
             raise ConfigError("checkpoint", str(file), allowed)
-        flat = safetensors.numpy.load(file.read_bytes())
+        flat = _read(file, lambda file: safetensors.numpy.load(file.read_bytes()))
         return flax.traverse_util.unflatten_dict(flat, sep="/")
 
     @staticmethod
@@ -235,20 +249,80 @@ class Workdir:
         write_whole(self.path / name, content)
 
 
+def read_table(file: pathlib.Path) -> pd.DataFrame:
+    """A table of a study's folder, equal to the one that was written."""
+    frame = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
+    for column in frame:
+        if column in _TRUTHS:
+            frame[column] = frame[column].map({"True": True, "False": False})
+        elif column not in _TEXTS:
+            frame[column] = _numbers(frame[column])
+    return frame
+
+
+def _numbers(texts: pd.Series) -> pd.Series:
+    """Whole numbers if all are, else floats, which Python reads to the bit and pandas does not."""
+    try:
+        return texts.map(int).astype(int)
+    except ValueError:
+        return texts.map(lambda text: float(text or "nan")).astype(float)
+
+
+def _read(file: pathlib.Path, reader: Callable[[pathlib.Path], Any]) -> Any:
+    try:
+        return reader(file)
+    except OSError:
+        raise
+    except Exception as error:  # what a reader raises depends on what is broken
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise ConfigError(str(file), "a damaged file", reason) from None
+
+
 class StudyResults:
     """A study for a notebook: `study`, `runs`, `summary`, `curve(...)`, `examples(...)`,
     `model(...)`; `families`, `breakdown` and `claims` where the study has them, else None."""
 
     def __init__(self, path: str | os.PathLike):
+        if not isinstance(path, (str, os.PathLike)):
+            raise ConfigError("workdir", path, "must be the path of a study's folder")
+        if "\0" in os.fspath(path):
+            raise ConfigError("workdir", path, "is no path")
         self.workdir = Workdir(path)
         self.study = self.workdir.read_study()
         self.runs = self.workdir.runs()
-        summary = self.workdir.path / "summary.csv"
-        self.summary = pd.read_csv(summary, keep_default_na=True) if summary.exists() else None
+        self.summary = self.workdir.table("summary.csv")
         self.families = self.workdir.table("families.csv")
         self.breakdown = self.workdir.table("breakdown.csv")
         self.claims = self.workdir.table("claims.csv")
-        self.curve, self.examples = self.workdir.curve, self.workdir.examples
+
+    def curve(
+        self, task: str, arm: str, phase: str, learning_rate: float, seed: int
+    ) -> pd.DataFrame | None:
+        """step, train_loss, value (validation) of a run; None if there is no such run, or it
+        failed before it had any.
+
+        Args: phase: `tune` or `eval`.
+
+        Raises:
+          ConfigError: if the study has no such task or arm, or an argument is of another kind.
+        """
+        self._check_names(task, arm)
+        if phase not in _PHASES:
+            raise ConfigError("phase", phase, f"must be one of {', '.join(_PHASES)}")
+        if not is_number(learning_rate) or not 0 < learning_rate < math.inf:
+            raise ConfigError("learning_rate", learning_rate, "must be a finite number above 0")
+        return self.workdir.curve(task, arm, phase, float(learning_rate), _seed(seed))
+
+    def examples(self, task: str, arm: str, seeds: Iterable[int]) -> np.ndarray | None:
+        """Test scores [seeds, examples]; None unless all seeds have them.
+
+        Raises:
+          ConfigError: as `curve`.
+        """
+        self._check_names(task, arm)
+        if isinstance(seeds, (str, bytes)) or not isinstance(seeds, Iterable):
+            raise ConfigError("seeds", seeds, "must be whole numbers, 0 or above")
+        return self.workdir.examples(task, arm, [_seed(seed) for seed in seeds])
 
     def model(self, task: str, arm: str, seed: int = 0) -> tuple[Any, dict]:
         """The trained encoder of an evaluation run and its variables:
@@ -258,7 +332,7 @@ class StudyResults:
           ConfigError: if the study has no such run, or a task of a kind that is not registered.
         """
         _, entry = self.find(task, arm)
-        return entry.replica.encoder, {"params": self.workdir.params(task, arm, seed)}
+        return entry.replica.encoder, {"params": self.workdir.params(task, arm, _seed(seed))}
 
     def untrained(self, task: str, arm: str, seed: int = 0) -> dict:
         """The variables that an evaluation run started from.
@@ -267,7 +341,10 @@ class StudyResults:
           ConfigError: as `model`.
         """
         _, entry = self.find(task, arm)
-        return {"params": jax.jit(entry.replica.init_params)(seed, entry.salt)}
+        seed = _seed(seed)
+        if seed >= 2**32:
+            raise ConfigError("seed", seed, "must be below 2**32")
+        return {"params": jax.jit(entry.replica.init_params)(np.uint32(seed), entry.salt)}
 
     def find(self, task: str, arm: str) -> tuple[Task, Arm]:
         """A task of the study and an arm on it.
@@ -275,13 +352,16 @@ class StudyResults:
         Raises:
           ConfigError: as `model`.
         """
-        plans = {plan.name: plan for plan in self._plan().tasks}
-        if task not in plans:
-            raise ConfigError("task", task, f"this study has: {', '.join(plans)}")
-        arms = {entry.name: entry for entry in plans[task].arms}
-        if arm not in arms:
-            raise ConfigError("arm", arm, f"this study has: {', '.join(arms)}")
-        return plans[task].task, arms[arm]
+        self._check_names(task, arm)
+        plan = next(plan for plan in self._plan().tasks if plan.name == task)
+        return plan.task, next(entry for entry in plan.arms if entry.name == arm)
+
+    def _check_names(self, task: str, arm: str) -> None:
+        tasks = self.study["tasks"]
+        if task not in list(tasks):  # what cannot be a key is none of them
+            raise ConfigError("task", task, f"this study has: {', '.join(tasks)}")
+        if arm not in tasks[task]["arms"]:
+            raise ConfigError("arm", arm, f"this study has: {', '.join(tasks[task]['arms'])}")
 
     def _plan(self) -> Study:
         for name, entry in self.study["config"]["tasks"].items():
@@ -302,13 +382,24 @@ def load_study(workdir: str | os.PathLike) -> StudyResults:
     return StudyResults(workdir)
 
 
+def _seed(seed: Any) -> int:
+    """A seed as a plain number.
+
+    Raises:
+      ConfigError: if it is none.
+    """
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
+        raise ConfigError("seed", seed, "must be a whole number, 0 or above")
+    return int(seed)
+
+
 def _curve_name(task: str, arm: str, phase: str, learning_rate: float, seed: int) -> str:
     return f"curves/{task}/{arm}/{phase}_lr{learning_rate:g}_seed{seed}.csv"
 
 
 def _identity(study: Mapping[str, Any]) -> Any:
     """What makes two studies the same: all of the config but the number of evaluation seeds."""
-    config = json.loads(json.dumps(study["config"]))
+    config = json.loads(json_text(study["config"]))
     config["study"].pop("eval_seeds", None)
     config.setdefault("claims", {})  # studies from before there were any
     return {"format": study["format"], **config}

@@ -117,9 +117,13 @@ def rounds(
         return Round(name, parts, missing)
 
     rates: tuple[float, ...] = plan.learning_rates
-    name, extensions = "tune", 0
     table = mine[:0]
-    while rates:
+    for extensions in range(statistics.MAX_ROUNDS + 1):
+        if not rates:
+            break
+        if extensions == statistics.MAX_ROUNDS:
+            raise RuntimeError(f"{plan.name}: the grid of rates grows without an end, by {rates}")
+        name = f"extend{extensions}" if extensions else "tune"
         found = look(name, dict.fromkeys((arm.name for arm in plan.arms), rates))
         yield found
         if found.missing:
@@ -128,7 +132,5 @@ def rounds(
         # later round was first.
         table = mine.iloc[[places[key] for key in seen]]
         rates = tuple(statistics.extension_needed(alone, table, plan.name))
-        extensions += 1
-        name = f"extend{extensions}"
     chosen = statistics.choose_rates(alone, table)["learning_rate"]
     yield look(EVALUATE, {a.name: (float(chosen[plan.name, a.name]),) for a in plan.arms})

@@ -22,12 +22,13 @@ from qkv_jax.study.verdicts import Level
 COSTS = (
     "params", "attention_params", "flops_per_token", "kv_cache_bytes_per_token", "step_time_ratio",
 )  # fmt: skip
+NOISE = "step_time_noise"
 COLUMNS = (
     "task", "arm", "tie", "baseline", "learning_rate", "edge", "n", "n_diverged", "n_solved",
     "solve_low", "solve_high", "steps_to_solve", "mean", "ci_low", "ci_high", "delta", "delta_low",
     "delta_high", "p_holm", "p_equivalence", "margin", "verdict", *COSTS, "role", "sd", "p_value",
     "delta_low_simultaneous", "delta_high_simultaneous", "seeds_to_decide", "sampling_error",
-    "steps_to_solve_low", "steps_to_solve_high", "n_failed", "look", "alpha_look", "note",
+    "steps_to_solve_low", "steps_to_solve_high", "n_failed", "look", "alpha_look", "note", NOISE,
 )  # fmt: skip
 RUN_COLUMNS = (
     "task", "arm", "phase", "learning_rate", "seed", "status", "value", "steps_to_solve",
@@ -226,6 +227,7 @@ def summarise(
       differences (of the scores in the baseline's row); `ci_*`, `delta_*`, `solve_*` are plain
       95 % intervals, `delta_*_simultaneous` hold for all arms of the task at the level of the
       look; p_holm and p_equivalence are Holm-adjusted and are to be compared with `alpha_look`.
+      `step_time_noise` is how far the placebo's `step_time_ratio` is from the 1 that it must be.
       `seeds_to_decide` is text: "" (does not apply), a number, or ">100".
     """
     table = _by_arm(study, runs)
@@ -317,6 +319,10 @@ def _summarise_task(study, name, table, chosen, level, costs, examples) -> list[
         restricted = verdicts.restricted_steps(steps, budgets)
         for key, column in zip(("", "_low", "_high"), restricted, strict=True):
             columns["steps_to_solve" + key] = column
+    # The placebo is the baseline's program, so its step times differ by noise alone.
+    placebo = ((costs or {}).get(name) or {}).get(study.get("placebo")) or {}
+    ratio = placebo.get("step_time_ratio")
+    noise = math.nan if ratio is None else abs(ratio - 1)
     rows = []
     for row, arm in enumerate(arms):
         spec = study["arms"][arm]
@@ -329,6 +335,7 @@ def _summarise_task(study, name, table, chosen, level, costs, examples) -> list[
                 seeds_to_decide="", verdict="baseline" if arm == base else "",
                 **{key: column[row] for key, column in columns.items()},
                 **{key: math.nan if cost.get(key) is None else cost[key] for key in COSTS},
+                step_time_noise=noise,
             )  # fmt: skip
         )
     others = [row for row, arm in enumerate(arms) if arm != base]

@@ -287,8 +287,9 @@ def solve_interval(count, n):
 def restricted_steps(steps, budget):
     """(mean, low, high) of steps to solve, restricted at the budget; [A, S] -> three [A].
 
-    The budget is one number or one for each arm. Its runs share it and none is lost before it, so the restricted mean survival time is
-    the plain mean of min(steps, budget). The interval is Student's, cut at 0 and the budget, and
+    The budget is one number or one for each arm. The runs of an arm share it and none is lost
+    before it, so the restricted mean survival time is the plain mean of min(steps, budget). The
+    interval is Student's, cut at 0 and the budget, and
     NaN where all seeds agree. `steps` is inf for a run that never solved, NaN for no run.
     """
     budget = np.broadcast_to(budget, np.shape(steps)[:-1])

@@ -14,6 +14,10 @@ MISSING = "–"
 PENDING = "…"
 MINUS = "\u2212"
 
+_SMALL = (
+    "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve",
+)  # fmt: skip
 # Two ways beside colour to tell verdicts apart: a sign and a word.
 SIGNS = {
     "better": "▲",
@@ -190,10 +194,6 @@ def better_words(spec: dict) -> str:
     return "higher is better" if spec["higher_is_better"] else "lower is better"
 
 
-def percent(share) -> str:
-    return f"{100 * share:.0f} %" if known(share) else MISSING
-
-
 def seeds_words(row: dict) -> str:
     """How many seeds would decide: "about 14 seeds", "more than 100 seeds", or "" if unknown."""
     text = row.get("seeds_to_decide")
@@ -239,19 +239,4 @@ def only_tie(overrides: dict) -> bool:
 
 def small(n: int) -> str:
     """Numbers up to twelve as words."""
-    words = [
-        "no",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-    ]
-    return words[n] if n < len(words) else str(n)
+    return _SMALL[n] if n < len(_SMALL) else str(n)

@@ -5,7 +5,6 @@ and of what concerns the study as a whole it writes nothing. Its other files are
 """
 
 import contextlib
-import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from qkv_jax.study.parts import append_runs, read_runs
 from qkv_jax.study.plan import Arm, Study
 from qkv_jax.study.results import Workdir
 from qkv_jax.study.rounds import Part
-from qkv_jax.training.files import held
+from qkv_jax.training.files import held, json_text
 from qkv_jax.training.interruption import Watch
 from qkv_jax.training.population import Run
 
@@ -69,5 +68,5 @@ def run_part(study: Study, path: pathlib.Path, part: Part, watch: Watch) -> None
     workdir = PartWorkdir(path, part.task, part.arm)
     record = workdir.read_same(study.describe())
     with workdir.held():
-        workdir.write(f"parts/{part.task}/{part.arm}/machine.json", json.dumps(this_machine()))
+        workdir.write(f"parts/{part.task}/{part.arm}/machine.json", json_text(this_machine()))
         Engine(study, workdir, record, lambda news: None, watch).run_part(part)

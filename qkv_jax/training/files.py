@@ -5,15 +5,18 @@ import datetime
 import errno
 import fcntl
 import json
+import math
 import os
 import pathlib
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from qkv_jax.config import ConfigError
 
 LOCK = ".lock"
+_TRIES = 1000  # to lock the file that has its name, and not one that was just removed
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what a file system without them says
 
 
@@ -35,6 +38,22 @@ def write_whole(file: pathlib.Path, content: str | bytes) -> None:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
         _to_disk(part)
         os.replace(part, file)
+
+
+def json_text(value: Any) -> str:
+    """Plain values as JSON that every reader takes: what is no number there, such as the score of
+    a run that diverged, is null, and an infinite one its name."""
+    return json.dumps(_strict(value), indent=1, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    return value
 
 
 def others(folder: pathlib.Path, first: str) -> set[str]:
@@ -70,7 +89,7 @@ def held(folder: pathlib.Path) -> Iterator[None]:
 
 def _take(file: pathlib.Path) -> int:
     """A file descriptor that holds the lock."""
-    while True:
+    for _ in range(_TRIES):
         try:
             lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
@@ -93,6 +112,8 @@ def _take(file: pathlib.Path) -> int:
             if os.path.samestat(os.fstat(lock), os.stat(file)):
                 return lock
         os.close(lock)
+    allowed = f"{LOCK} is another file each time it is opened; use another file system"
+    raise ConfigError("workdir", str(file.parent), allowed)
 
 
 def _owner(lock: int) -> str:

@@ -8,6 +8,7 @@ folder from after the checkpoint is written over.
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import time
@@ -29,13 +30,16 @@ from qkv_jax.tasks import Data
 from qkv_jax.training.checkpoint import Checkpoints
 from qkv_jax.training.distributed import alike, any_process, is_primary
 from qkv_jax.training.events import Events
-from qkv_jax.training.files import held, named, others, write_whole
+from qkv_jax.training.files import held, json_text, named, others, write_whole
+from qkv_jax.training.identity import check_same_data
 from qkv_jax.training.interruption import Watch
 from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.program import LoneProgram, Program
 from qkv_jax.training.step import Replica
 
 _COLUMNS = ("step", "train_loss", "gradient_norm", "value")
+_SCORES = ("validation", "test")  # of result.json
+_DATA = "data"  # what config.json has beside the config
 _SPARE = 2  # newest checkpoints that stay while a run is under way, whatever they are for
 
 Row = dict[str, float | int]  # of the curve: its columns, and the time, which is for TensorBoard
@@ -105,14 +109,15 @@ def train_run(
     well), and, last, `result.json`, which is returned. A finished run is not run again.
 
     Raises:
-      ConfigError: if the folder holds other files or another run, is in use by another process or
-        holds no checkpoint that is whole, or if a checkpoint step falls between reports.
+      ConfigError: if the folder holds other files, another run or one that was started with other
+        data, is in use by another process or holds no checkpoint that is whole, or if a checkpoint
+        step falls between reports.
       Interrupted: when `watch` says so, after saving: the same call goes on.
       OSError: if something cannot be written; what was saved before is intact.
     """
     require_whole("seed", seed, 0, 2**32)
     keep.check(replica.config.report_every, replica.config.steps)
-    config = json.loads(json.dumps(as_dict(config)))
+    config = json.loads(json_text(as_dict(config)))
     with alike("workdir"):
         status = _status(workdir, config)
     if any_process(is_primary() and status == "finished"):
@@ -122,16 +127,21 @@ def train_run(
             data = replica.task.load()
         except ConfigError as error:
             raise error.under("task.options") from None
+        found = as_dict(replica.task.fingerprint(data))
         program = make_program(replica, data)
     with contextlib.ExitStack() as lock:
         with alike("workdir"):
             if is_primary():
                 lock.enter_context(held(workdir))
                 if _status(workdir, config) == "new":  # nobody came first
-                    write_whole(workdir / "config.json", json.dumps(config, indent=1))
+                    started = config | {_DATA: found}
+                    write_whole(workdir / "config.json", json_text(started))
+        with alike("data"):
+            known = _read_config(workdir) if (workdir / "config.json").exists() else {}
+            check_same_data(known.get(_DATA), found, "task", f"the run in {workdir}")
         result = _train(program, seed, workdir, keep, watch or Watch(), on_report)
         if is_primary():
-            write_whole(workdir / "result.json", json.dumps(result, indent=1))
+            write_whole(workdir / "result.json", json_text(result))
     return result
 
 
@@ -148,28 +158,38 @@ def _status(workdir: pathlib.Path, config: dict) -> Literal["new", "begun", "fin
         return "new"
     if "config.json" not in names:
         raise ConfigError("workdir", str(workdir), "holds other files; name a new folder")
-    try:
-        known = json.loads((workdir / "config.json").read_text())
-    except ValueError as error:
-        raise ConfigError(str(workdir / "config.json"), "damaged JSON", str(error)) from None
-    known, asked = _identity(known), _identity(config)
+    known, asked = _identity(_read_config(workdir)), _identity(config)
     if known != asked:
         allowed = f"holds another run ({first_difference(known, asked)}); name another folder"
         raise ConfigError("workdir", str(workdir), allowed)
     return "finished" if "result.json" in names else "begun"
 
 
+def _read_config(workdir: pathlib.Path) -> dict:
+    """config.json, which has what the data were beside what was asked for."""
+    file = workdir / "config.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(str(file), "damaged JSON", str(error)) from None
+    if not isinstance(found, dict):
+        raise ConfigError(str(file), "other JSON", "holds the fields of a run")
+    return found
+
+
 def _identity(config: dict) -> dict:
     """What makes a run the one it is: everything but the mesh, since a checkpoint is restored onto
-    whatever devices there are. Whether there is one counts: it changes what the optimiser keeps."""
+    whatever devices there are. Whether there is one counts: it changes what the optimiser keeps.
+    The data are compared when they are there."""
     mesh = build(MeshConfig, config.get("mesh") or {}, "mesh")
-    return config | {"mesh": "given" if mesh.is_given else "not given"}
+    asked = {name: value for name, value in config.items() if name != _DATA}
+    return asked | {"mesh": "given" if mesh.is_given else "not given"}
 
 
 def _finished(workdir: pathlib.Path, seed: int) -> dict:
-    result = json.loads((workdir / "result.json").read_text())
+    result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
     _check_seed(workdir, result["seed"], seed)
-    return result
+    return {name: _number(value) if name in _SCORES else value for name, value in result.items()}
 
 
 def _check_seed(workdir: pathlib.Path, known: int, seed: int) -> None:
@@ -205,8 +225,9 @@ def _train(
 
         def save() -> None:
             place = stream.get_state() if stream else None
-            # A list of its own: notes are written in the background, while the curve grows.
-            checkpoints.save(state, {"curve": list(curve), "stream": place}, step)
+            # A copy: notes are written in the background, while the curve grows.
+            notes = {"curve": json.loads(json_text(curve)), "stream": place}
+            checkpoints.save(state, notes, step)
             watch.saved()
 
         if found is None:
@@ -217,7 +238,7 @@ def _train(
             step, state, notes = found
             with alike("seed"):
                 _check_seed(workdir, int(state.seed), seed)
-            curve += notes["curve"]
+            curve += [{name: _number(x) for name, x in row.items()} for row in notes["curve"]]
             if stream:
                 stream.set_state(notes["stream"])
         with _Curve(workdir, outcome.metric, curve) as written:
@@ -300,6 +321,11 @@ class _Curve:
             with named(self._path), self._file, self._events:
                 self._file.flush()
                 os.fsync(self._file.fileno())
+
+
+def _number(value: Any) -> float | int:
+    """A number of a curve as JSON has it (`json_text`)."""
+    return math.nan if value is None else float(value) if isinstance(value, str) else value
 
 
 def _mean(scores: np.ndarray) -> float:
