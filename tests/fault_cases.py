@@ -101,7 +101,7 @@ def _timeless(name: str, file: pathlib.Path) -> object:
     if name == "runs.csv":
         return load_study(file.parent).runs.drop(columns="seconds").to_csv()
     if name == "summary.csv":
-        return pd.read_csv(file).drop(columns="step_time_ratio").to_csv()
+        return pd.read_csv(file).drop(columns=["step_time_ratio", "step_time_noise"]).to_csv()
     if name == "study.json":
         record = json.loads(file.read_text())
         return {key: record[key] for key in ("looks", "complete", "config", "tasks", "wave")}

@@ -265,7 +265,7 @@ def kept(folder):
     """All tables but timing, and what study.json knows of the tasks."""
     texts = [(folder / name).read_text() for name in ("families.csv", "breakdown.csv")]
     study = load_study(folder)
-    summary = study.summary.drop(columns="step_time_ratio").to_csv()
+    summary = study.summary.drop(columns=["step_time_ratio", "step_time_noise"]).to_csv()
     return [*texts, summary, study.runs.drop(columns="seconds").to_csv(), study.study["tasks"]]
 
 

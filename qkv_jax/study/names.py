@@ -18,7 +18,7 @@ _DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
 }
 
 
-def check_name(field: str, name: str) -> None:
+def check_name(field: str, name: object) -> None:
     """Refuses a name that some file system, table or command line does not take as it is.
 
     Raises:
@@ -29,7 +29,7 @@ def check_name(field: str, name: str) -> None:
         raise ConfigError(field, name, fault)
 
 
-def fault_of(name: str) -> str:
+def fault_of(name: object) -> str:
     """What is wrong with a name; empty if nothing is."""
     if not isinstance(name, str):
         return "a name must be a text"

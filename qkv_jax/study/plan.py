@@ -160,6 +160,8 @@ class Study:
         check_name("name", self.file.name)
         if not self.file.tasks:
             raise ConfigError("tasks", {}, "must hold at least one task")
+        for name in self.file.tasks:
+            check_name("tasks", name)
         self.tasks = tuple(plan for name in self.file.tasks for plan in self._plan_family(name))
         check_apart("tasks", [plan.name for plan in self.tasks])
         arms = {plan.name: (plan.task, [arm.name for arm in plan.arms]) for plan in self.tasks}
@@ -278,7 +280,6 @@ class Study:
     def _plan_family(self, name: str) -> list[TaskPlan]:
         """The tasks of one entry: one, or a cell each of its grid."""
         prefix = f"tasks.{name}"
-        check_name("tasks", name)
         entry: TaskEntry = build(TaskEntry, self.file.tasks[name], prefix)
         if not entry.axes or entry.kind not in REGISTRY:
             make_task(entry.kind, entry.options, prefix)  # refuses what there is not

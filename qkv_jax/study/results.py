@@ -203,7 +203,7 @@ class Workdir:
     ) -> pd.DataFrame | None:
         """step, train_loss, value; None if the run has no curve."""
         file = self.path / _curve_name(task, arm, phase, learning_rate, seed)
-        return pd.read_csv(file, float_precision="round_trip") if file.exists() else None
+        return _read(file, read_table) if file.exists() else None
 
     def examples(self, task: str, arm: str, seeds: Iterable[int]) -> np.ndarray | None:
         """Test scores [seeds, examples]; None unless all seeds have them."""

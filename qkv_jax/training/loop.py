@@ -128,6 +128,9 @@ def train_run(
         except ConfigError as error:
             raise error.under("task.options") from None
         found = as_dict(replica.task.fingerprint(data))
+    with alike("data"):
+        known = _read_config(workdir) if status == "begun" else {}
+        check_same_data(known.get(_DATA), found, "task", f"the run in {workdir}")
         program = make_program(replica, data)
     with contextlib.ExitStack() as lock:
         with alike("workdir"):
@@ -136,9 +139,6 @@ def train_run(
                 if _status(workdir, config) == "new":  # nobody came first
                     started = config | {_DATA: found}
                     write_whole(workdir / "config.json", json_text(started))
-        with alike("data"):
-            known = _read_config(workdir) if (workdir / "config.json").exists() else {}
-            check_same_data(known.get(_DATA), found, "task", f"the run in {workdir}")
         result = _train(program, seed, workdir, keep, watch or Watch(), on_report)
         if is_primary():
             write_whole(workdir / "result.json", json_text(result))
