@@ -151,6 +151,33 @@ def test_failed_runs_rule_out_within_the_margin():
     assert table["outcome"][0] == "open" and "runs failed" in table["note"][0]
 
 
+def test_what_no_test_can_tell_apart_is_open_with_its_reason():
+    """The same program by its configs, or arms that all failed; an arm that fails alone does
+    worse."""
+    claims = {"1": Claim(text="so.", evidence={"one": worse("b")})}
+    study, runs = made_up({**SCORES, ("b", "tied"): SCORES["b", "separate"]})
+
+    def found(study, runs):
+        nothing = lambda *_: None
+        table, _ = write_ledger(study, claims, runs, nothing, {}, nothing)
+        return table.loc[0, ["outcome", "finding", "note"]].tolist()
+
+    assert found(study, runs) == ["open", "undecided (same scores)", ""]
+    twins = study | {"tasks": study["tasks"] | {"b": study["tasks"]["b"] | {
+        "same_program": {"tied": "separate"}}}}  # fmt: skip
+    assert found(twins, runs) == ["open", "undecided (same program)", ""]
+    gone = (runs["task"] == "b") & runs["arm"].isin(("tied", "separate"))
+    lowest = runs.assign(  # the rate of an arm for which none works
+        learning_rate=runs["learning_rate"].where(~gone | (runs["phase"] == "tune"), 0.1)
+    )
+    lost = lowest.assign(status=runs["status"].where(~gone, "failed"))
+    outcome, why, note = found(study, lost)
+    assert (outcome, why) == ("open", "undecided (all failed)")
+    assert "tied failed at every rate tried (12 of 12)" in note
+    works = runs["arm"] == "separate"
+    assert found(study, pd.concat([runs[works], lost[~works]]))[:2] == ["for", "positive"]
+
+
 def test_doubt_about_learning_rates_leaves_evidence_open(monkeypatch):
     claims = {"1": {"text": "so.", "evidence": {"one": worse()}}}
     rates = {("a", "tied"): 0.3}

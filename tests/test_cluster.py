@@ -176,7 +176,8 @@ def drive(scheduler, watch=None, hear=lambda driver: None, **options):
 def contents(folder):
     """All that a study has written, timing columns, events and study.json apart."""
     runs = pd.read_csv(folder / "runs.csv", dtype=str).drop(columns="seconds").to_csv()
-    summary = pd.read_csv(folder / "summary.csv").drop(columns=["step_time_ratio", "step_time_noise"]).to_csv()
+    timing = ["step_time_ratio", "step_time_noise"]
+    summary = pd.read_csv(folder / "summary.csv").drop(columns=timing).to_csv()
     others = {
         str(file.relative_to(folder)): file.read_bytes()
         for file in sorted(folder.rglob("*"))

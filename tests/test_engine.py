@@ -65,7 +65,8 @@ def tables(folder):
     """The tables as text, timing columns apart."""
     study = load_study(folder)
     runs = study.runs.drop(columns="seconds")
-    return runs.to_csv(), study.summary.drop(columns=["step_time_ratio", "step_time_noise"]).to_csv()
+    timing = ["step_time_ratio", "step_time_noise"]
+    return runs.to_csv(), study.summary.drop(columns=timing).to_csv()
 
 
 def with_study(**changes):

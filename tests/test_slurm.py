@@ -95,7 +95,8 @@ def ablate(folder, name, *flags):
 def tables(folder):
     """Every table of a study, timing columns apart, in the order of the file."""
     runs = pd.read_csv(folder / "runs.csv", dtype=str).drop(columns="seconds")
-    summary = pd.read_csv(folder / "summary.csv", dtype=str).drop(columns=["step_time_ratio", "step_time_noise"])
+    timing = ["step_time_ratio", "step_time_noise"]
+    summary = pd.read_csv(folder / "summary.csv", dtype=str).drop(columns=timing)
     files = {
         str(file.relative_to(folder)): file.read_bytes()
         for name in ("curves", "examples", "checkpoints")

@@ -10,8 +10,15 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import ttost_paired
 
-from qkv_jax.study import verdicts
-from qkv_jax.study.statistics import COLUMNS, choose_rates, extension_needed, summarise
+from qkv_jax.study import findings, headlines, report, verdicts, wording
+from qkv_jax.study.protocol import protocol
+from qkv_jax.study.statistics import (
+    COLUMNS,
+    choose_rates,
+    evaluations,
+    extension_needed,
+    summarise,
+)
 from qkv_jax.study.verdicts import Level
 
 GRID = [1e-3, 2e-3, 4e-3, 8e-3]
@@ -186,6 +193,114 @@ def test_identical_outcomes_are_at_the_ceiling():
     same = {arm: [1.0] * 6 for arm in ("separate", "placebo", "K=V")}
     row = verdict(make_study(), make_runs(same))
     assert row.verdict == "undecided (ceiling)" and row.seeds_to_decide == ""
+
+
+def judged(study, runs, arm="K=V"):
+    """The row, the sentence about it, and the lines at the top of the report."""
+    table = summarise(study, runs)
+    row = table.set_index("arm", drop=False).loc[arm]
+    (found,) = [f for f in findings.task_findings(study, table, "task") if arm in f.arms]
+    top = [*headlines.overview(study, table), *headlines.warnings(study, runs, table)]
+    return row, found.text, top
+
+
+@pytest.mark.parametrize("kind", ["mean", "solve"])
+def test_the_same_program_under_another_name_is_not_at_the_ceiling(kind):
+    """Known from the configs it is said for certain, at whatever the seeds scored; seen in the
+    numbers alone it is a question."""
+    data = scores(0, 0, 0)
+    twins = data | {"K=V": data["separate"]}
+    task = {"kind": kind, "threshold": 1.5 if kind == "solve" else None}
+    row, text, _ = judged(make_study(**task), make_runs(twins))
+    assert row.verdict == "undecided (same scores)" and row.seeds_to_decide == ""
+    assert "The same numbers as separate at every seed: is it the same program?" in text
+    for some in (twins, dict.fromkeys(twins, np.ones(6))):
+        study = make_study(same_program={"K=V": "separate"}, **task)
+        row, text, top = judged(study, make_runs(some))
+        assert row.verdict == "undecided (same program)" and row.seeds_to_decide == ""
+        assert "the program of separate under another name: there is nothing to decide" in text
+        assert wording.kind(row.verdict) == "undecided"
+    study["tasks"] |= {"other": study["tasks"]["task"]}
+    both = pd.concat([make_runs(twins), make_runs(twins).assign(task="other")])
+    top = headlines.overview(study, summarise(study, both))
+    assert "The program of separate under another name: K=V." in top
+    assert not any("Still open" in line for line in top)
+    other = twins | {"placebo": twins["separate"]}  # it is no arm that the configs make the same
+    assert judged(make_study(**task), make_runs(other), "placebo")[0].verdict.endswith("scores)")
+
+
+LOST = {"tune": "diverged", "eval": "failed"}
+
+
+def lose(runs, *arms):
+    """The runs with every one of those arms failed."""
+    gone = runs["arm"].isin(arms)
+    status = runs["status"].where(~gone, runs["phase"].map(LOST))
+    return runs.assign(status=status, value=runs["value"].where(~gone, np.nan))
+
+
+def test_an_arm_that_fails_at_every_rate_is_worse_and_is_counted():
+    """The baseline works: no edge, no further rates for anybody, and nothing left open."""
+    study, runs = make_study(), lose(make_runs(scores(0, 0, 0)), "K=V")
+    runs = runs[~((runs.arm == "K=V") & (runs.phase == "eval"))]
+    lost = rows("K=V", "eval", GRID[0], [np.nan] * 6, SEEDS, ["failed"] * 6)
+    runs = pd.concat([runs, lost], ignore_index=True)
+    assert extension_needed(study, runs, "task") == []
+    row, text, top = judged(study, runs)
+    assert row.verdict == "worse" and row.edge == "" and row.learning_rate == GRID[0]
+    assert row.n_failed == 6 and row.note == "K=V failed at every rate tried (14 of 14)"
+    assert any(line.endswith("K=V failed at every rate tried (14 of 14).") for line in top)
+    assert not any("Still open" in line or "edge" in line for line in top)
+    assert np.isinf(evaluations(study, runs)["task", "K=V"].lead)
+
+
+@pytest.mark.parametrize("kind", ["mean", "solve"])
+def test_arms_that_all_failed_are_not_at_the_ceiling(kind):
+    study = make_study(kind=kind, threshold=0.5 if kind == "solve" else None)
+    data = scores(0, 0, 0)
+    works = make_runs({"placebo": data.pop("placebo")})
+    runs = pd.concat([lose(make_runs(data, rate=GRID[0]), "K=V", "separate"), works])
+    row, text, top = judged(study, runs)
+    assert row.verdict == "undecided (all failed)" and row.seeds_to_decide == ""
+    assert "No run came through, nor did one of separate: there is nothing to compare." in text
+    assert any("separate failed at every rate tried (14 of 14)" in line for line in top)
+    row, text, _ = judged(study, runs, "placebo")
+    assert row.verdict == ("better" if kind == "mean" else row.verdict)
+    assert "separate failed at every rate tried (14 of 14)" in row.note
+
+
+def test_one_run_that_came_through_is_not_every_run_failed():
+    runs = lose(make_runs(scores(0, 0, 0)), "K=V")
+    place = runs[(runs.arm == "K=V") & (runs.phase == "eval")].index[0]
+    runs.loc[place, ["status", "value"]] = ["done", 1.0]
+    assert "every rate" not in judged(make_study(), runs)[0].note
+
+
+def test_step_times_carry_the_error_that_the_placebo_shows():
+    ratios = {"separate": 1.0, "placebo": 0.78, "K=V": 0.9}
+    costs = {"task": {arm: {"step_time_ratio": ratio} for arm, ratio in ratios.items()}}
+    data = make_runs(scores(0, 0, 0))
+    table = summarise(make_study(), data, costs)
+    assert np.allclose(table.step_time_noise, 0.22)
+    assert summarise(make_study(), data).step_time_noise.isna().all()
+    study = make_study()
+    table = report._cost_table(study, wording.task_rows(study, table, "task"))
+    shown = {row["arm"]: row["cells"][-1] for row in table["rows"]}
+    assert shown == {"separate": "1.00 ×", "placebo": "0.78 × ± 0.22", "K=V": "0.90 × ± 0.22"}
+
+
+def test_arms_with_their_own_steps_are_judged_at_them():
+    """A seed that never solved counts with the budget of its own arm, in tuning as well."""
+    study = make_study(kind="solve", threshold=0.5, steps_of={"K=V": 4000})
+    never = {arm: np.full(6, np.inf) for arm in ("separate", "placebo", "K=V")}
+    data = dict.fromkeys(never, np.ones(6))
+    table = summarise(study, make_runs(data, steps=never)).set_index("arm")
+    assert table.steps_to_solve.to_dict() == {"separate": 1000, "placebo": 1000, "K=V": 4000}
+    late = tuned("K=V", [0.1, 0.1, 0.1, 0.1], steps=[3000.0, 3000.0])
+    late[2]["steps_to_solve"] = [2000.0, 2000.0]  # beyond the baseline's steps all are one
+    assert chosen(late, study, "K=V").learning_rate == GRID[2]
+    (said,) = [line for line in protocol(study, make_runs(data), None) if line.startswith("t:")]
+    assert "1,000 steps a run, 4,000 for K=V, judged at its own; " in said
 
 
 def test_four_seeds_give_no_verdict():

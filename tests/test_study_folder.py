@@ -2,10 +2,10 @@
 called; what a notebook asks of it is right or refused in one line; and it stops when asked to."""
 
 import functools
-import io
 import json
 import math
 import os
+import re
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from qkv_jax.config import ConfigError
 from qkv_jax.study import costs, display, report
 from qkv_jax.study import engine as engine_module
 from qkv_jax.study.engine import Engine
+from qkv_jax.study.parts import append_runs, read_runs
 from qkv_jax.study.plan import Study
 from qkv_jax.study.results import Workdir, load_study, read_table
 from qkv_jax.training.files import json_text
@@ -106,7 +107,7 @@ def refuse(word):
     raise AssertionError(f"{word} is no JSON")
 
 
-def test_every_json_file_is_strict_and_every_table_reads_back_equal(study):
+def test_every_json_file_is_strict_and_every_table_reads_back_equal(study, tmp_path):
     folder, work, summary = study
     files = [file for file in folder.rglob("*") if file.is_file()]
     seen = {file.name for file in files}
@@ -116,13 +117,17 @@ def test_every_json_file_is_strict_and_every_table_reads_back_equal(study):
     for file in files:
         if file.suffix == ".json":
             json.loads(file.read_text(encoding="ascii"), parse_constant=refuse)
-        if file.suffix == ".csv" and file.parent == folder:
-            text = io.StringIO(read_table(file).to_csv(index=False)).read()
-            assert text.replace(".0,", ",") == file.read_text(encoding="utf-8").replace(".0,", ",")
+        if file.name == "runs.csv":
+            append_runs(tmp_path / "again.csv", read_runs([file]).to_dict("records"))
+            assert (tmp_path / "again.csv").read_bytes() == file.read_bytes()
+        elif file.suffix == ".csv" and file.parent == folder:
+            # Whole numbers are written as such or as floats, by what else is in their column.
+            text = re.sub(r"\.0(?=[,\n])", "", read_table(file).to_csv(index=False))
+            assert text == re.sub(r"\.0(?=[,\n])", "", file.read_text(encoding="utf-8"))
             tables += 1
         elif file.suffix == ".csv":
             assert read_table(file).to_csv(index=False) == file.read_text()
-    assert tables == 5
+    assert tables == 4
     read = load_study(folder)
     pd.testing.assert_frame_equal(read.runs, work.runs, check_dtype=False, check_exact=True)
     pd.testing.assert_frame_equal(read.summary, summary, check_dtype=False, check_exact=True)
@@ -165,12 +170,12 @@ def test_a_damaged_file_is_named_in_one_line(study, tmp_path, name, damage):
         if file.is_file():
             (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / name).write_bytes(damage)
-    try:
+    if (name, damage) == ("runs.csv", b"[]"):  # a row that was cut off
+        assert not len(load_study(tmp_path).runs)
+        return
+    with pytest.raises(ConfigError) as refused:
         load_study(tmp_path)
-    except ConfigError as error:
-        assert name in str(error) and "\n" not in str(error)
-    else:  # a last row that was cut off, or a table of one column and no rows
-        assert name == "runs.csv" or damage == b"[]" or name.endswith(".csv") and b'"' in damage
+    assert name in str(refused.value) and "\n" not in str(refused.value)
 
 
 # --- what a notebook asks for
@@ -315,7 +320,8 @@ def test_a_disk_that_is_full_leaves_the_old_report(study):
     """Figures and pages are replaced as a whole or not at all."""
     folder, work, summary = study
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    for name in ("report.md", "report.html", f"figures/{next((folder / 'figures').iterdir()).name}"):
+    picture = next((folder / "figures").iterdir())
+    for name in ("report.md", "report.html", f"figures/{picture.name}"):
         part = folder / f"{name}.part"
         part.symlink_to("/dev/full")
         with pytest.raises(OSError, match="No space left on device") as full:

@@ -220,7 +220,13 @@ class Workdir:
           ConfigError: naming a file that is damaged.
         """
         file = self.path / name
-        return _read(file, read_table) if file.exists() else None
+        if not file.exists():
+            return None
+        frame = _read(file, read_table)
+        if not _TEXTS.intersection(frame):
+            given = ",".join(map(str, frame))
+            raise ConfigError(f"{file}: columns", given, "damaged; are not those of a table")
+        return frame
 
     def params(self, task: str, arm: str, seed: int) -> dict:
         """Final parameters of an evaluation run.
