@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -184,8 +185,34 @@ def test_every_run_has_its_curve_and_evaluations_their_events(finished):
         if row.phase == "eval":
             folder = finished / "events" / "reverse" / row.arm / f"seed{row.seed}"
             assert len(list(folder.iterdir())) == 1
-    assert study.curve("reverse", "separate", "eval", 0.5, 0) is None
     assert len(list((finished / "curves").rglob("*.csv"))) == len(study.runs)
+
+
+def test_a_curve_is_that_of_the_chosen_rate_or_refused(finished, unchecked, monkeypatch):
+    """Never None: what there is not is named, with what there is."""
+    study = load_study(finished)
+    rows = study.runs[(study.runs["arm"] == "copies") & (study.runs["phase"] == "eval")]
+    rate = rows["learning_rate"].iloc[0]
+    for seed in (0, 1):
+        named = study.curve("reverse", "copies", "eval", rate, seed)
+        pd.testing.assert_frame_equal(study.curve("reverse", "copies", seed=seed), named)
+    pd.testing.assert_frame_equal(
+        study.curve("reverse", "copies", "tune"),
+        study.curve("reverse", "copies", "tune", rate, study.study["tune_seeds"][0]),
+    )
+    for run_of, said, there in [
+        (("revers", "copies"), "task: given 'revers'; this study has: ", "reverse"),
+        (("reverse", "copy"), "arm: given 'copy'; this study has: ", "copies"),
+        (("reverse", "copies", "evaluate"), "phase: given 'evaluate'; must be ", "tune, eval"),
+        (("reverse", "copies", "eval", 0.5), "learning_rate: given 0.5; runs.csv has ", f"{rate:g}"),
+        (("reverse", "copies", "eval", rate, 99), "seed: given 99; runs.csv has ", "0, 1, 2, 3, 4"),
+        (("reverse", "copies", "eval", "high"), "learning_rate: given 'high'; must be ", "a finite"),
+    ]:
+        with pytest.raises(ConfigError, match=f"^{re.escape(said)}.*{there}"):
+            study.curve(*run_of)
+    monkeypatch.setattr(study.workdir, "curve", lambda **run: None)
+    with pytest.raises(ConfigError, match="^seed: given 0; that run done: it has no curve$"):
+        study.curve("reverse", "copies")
 
 
 def test_the_kept_model_scores_what_the_table_says(finished):

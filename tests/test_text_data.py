@@ -189,9 +189,9 @@ def test_too_few_pairs_for_the_vocabulary_are_refused(tmp_path):
     ("module", "kind", "options", "said"),
     [
         ("tokenizers", "masked_tokens", {},
-         "tokenizer: given 'bpe'; needs the package 'tokenizers': pip install 'qkv_jax[text]'"),
+         "tokenizer: given 'bpe'; needs the package 'tokenizers': pip install -e '.[text]'"),
         ("datasets", "masked_bytes", {"dataset": "imdb"},
-         "dataset: given 'imdb'; needs the package 'datasets': pip install 'qkv_jax[text]'"),
+         "dataset: given 'imdb'; needs the package 'datasets': pip install -e '.[text]'"),
     ],
 )  # fmt: skip
 def test_missing_packages_are_named(module, kind, options, said, monkeypatch):

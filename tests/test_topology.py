@@ -258,11 +258,11 @@ def test_without_the_compiler_it_is_one_line():
     with pytest.raises(ConfigError) as refusal:
         tpu_devices("v5e:4x4")
     assert str(refusal.value) == (
-        "--compile_only: given 'v5e:4x4'; needs the compiler for TPUs: pip install 'qkv_jax[tpu]'"
+        "--compile_only: given 'v5e:4x4'; needs the compiler for TPUs: pip install -e '.[tpu]'"
     )
 
 
-@pytest.mark.skipif(libtpu is None, reason="needs libtpu: pip install 'qkv_jax[tpu]'")
+@pytest.mark.skipif(libtpu is None, reason="needs libtpu: pip install -e '.[tpu]'")
 def test_a_topology_is_known_or_refused():
     """In a process of its own, since libtpu prints and keeps what it finds."""
     program = (

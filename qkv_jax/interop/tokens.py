@@ -169,7 +169,7 @@ def read_tokenizer(
     try:
         import tokenizers
     except ImportError:
-        advice = "needs the package 'tokenizers': pip install 'qkv_jax[text]'"
+        advice = "needs the package 'tokenizers': pip install -e '.[text]'"
         raise refusal(path, advice) from None
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))

@@ -302,22 +302,53 @@ class StudyResults:
         self.claims = self.workdir.table("claims.csv")
 
     def curve(
-        self, task: str, arm: str, phase: str, learning_rate: float, seed: int
-    ) -> pd.DataFrame | None:
-        """step, train_loss, value (validation) of a run; None if there is no such run, or it
-        failed before it had any.
+        self,
+        task: str,
+        arm: str,
+        phase: str = "eval",
+        learning_rate: float | None = None,
+        seed: int | None = None,
+    ) -> pd.DataFrame:
+        """The curve of a run: step, train_loss, value (on validation data).
 
-        Args: phase: `tune` or `eval`.
+        Args:
+          task: its name in the study.
+          arm: likewise.
+          phase: `eval`, or `tune` for a run that the choice of a learning rate rests on.
+          learning_rate: by default the one that was chosen for the arm.
+          seed: by default the first of the phase.
 
         Raises:
-          ConfigError: if the study has no such task or arm, or an argument is of another kind.
+          ConfigError: naming the first of these by which there is no run, and what there is.
         """
         self._check_names(task, arm)
         if phase not in _PHASES:
             raise ConfigError("phase", phase, f"must be one of {', '.join(_PHASES)}")
-        if not is_number(learning_rate) or not 0 < learning_rate < math.inf:
+        rows = self.runs[(self.runs["task"] == task) & (self.runs["arm"] == arm)]
+        if learning_rate is None:
+            chosen = rows.loc[rows["phase"] == "eval", "learning_rate"]
+            learning_rate = next(iter(chosen.tolist()), None)
+        elif not is_number(learning_rate) or not 0 < learning_rate < math.inf:
             raise ConfigError("learning_rate", learning_rate, "must be a finite number above 0")
-        return self.workdir.curve(task, arm, phase, float(learning_rate), _seed(seed))
+        seed = None if seed is None else _seed(seed)
+        run = {"phase": phase, "learning_rate": learning_rate, "seed": seed}
+        for field, given in run.items():
+            # Rates to as many digits as they have in the names of files.
+            there = {f"{value:g}" if isinstance(value, float) else str(value): value
+                     for value in rows[field].tolist()}  # fmt: skip
+            key = f"{given:g}" if field == "learning_rate" and given else str(given)
+            if given is None and there:
+                key = next(iter(there))
+            if key not in there:
+                allowed = f"runs.csv has {', '.join(there) or 'no run yet'}"
+                raise ConfigError(field, given, allowed)
+            run[field] = there[key]
+            rows = rows[rows[field] == run[field]]
+        curve = self.workdir.curve(task, arm, **run)
+        if curve is None:
+            status = rows["status"].iloc[0]
+            raise ConfigError("seed", run["seed"], f"that run {status}: it has no curve")
+        return curve
 
     def examples(self, task: str, arm: str, seeds: Iterable[int]) -> np.ndarray | None:
         """Test scores [seeds, examples]; None unless all seeds have them.

@@ -95,7 +95,7 @@ class SlurmLauncher:
         try:
             import submitit
         except ImportError:
-            allowed = "needs submitit: pip install 'qkv_jax[cluster]'"
+            allowed = "needs submitit: pip install -e '.[cluster]'"
             raise ConfigError("--launcher", "slurm", allowed) from None
         self.folder, self.options, self._submitit = folder.absolute(), options, submitit
 

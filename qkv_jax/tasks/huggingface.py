@@ -96,7 +96,7 @@ def _loaded(dataset: str, subset: str, changed: sources.Stamp) -> dict[str, Any]
     try:
         import datasets
     except ImportError:
-        advice = "needs the package 'datasets': pip install 'qkv_jax[text]'"
+        advice = "needs the package 'datasets': pip install -e '.[text]'"
         raise ConfigError("dataset", dataset, advice) from None
     try:
         with _silence(datasets):

@@ -80,7 +80,7 @@ def train_byte_pairs(texts: tuple[bytes, ...], vocabulary: int) -> BytePairs:
     try:
         from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
     except ImportError:
-        advice = "needs the package 'tokenizers': pip install 'qkv_jax[text]'"
+        advice = "needs the package 'tokenizers': pip install -e '.[text]'"
         raise ConfigError("tokenizer", "bpe", advice) from None
     if vocabulary - BYTES > (size := sum(map(len, texts))):  # the library makes room beforehand
         raise ConfigError("vocabulary", vocabulary, f"the training split has {size} bytes only")

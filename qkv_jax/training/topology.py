@@ -94,7 +94,7 @@ def tpu_devices(topology: str) -> Sequence[Any]:
     try:
         import libtpu  # noqa: F401
     except ImportError:
-        allowed = "needs the compiler for TPUs: pip install 'qkv_jax[tpu]'"
+        allowed = "needs the compiler for TPUs: pip install -e '.[tpu]'"
         raise ConfigError("--compile_only", topology, allowed) from None
     try:
         return topologies.get_topology_desc(topology_name=topology, platform="tpu").devices
