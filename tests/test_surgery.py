@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 
 from qkv_jax.analysis.layers import Layer, heads, layer_weights
 from qkv_jax.analysis.surgery import distillation, rotary
-from qkv_jax.analysis.surgery.damage import patient_of_pretrained, patient_of_run
+from qkv_jax.analysis.surgery.damage import patient_of_run
 from qkv_jax.analysis.surgery.fit import Moments
 from qkv_jax.analysis.surgery.impose import METHODS, check, impose, spread, tied
 from qkv_jax.analysis.surgery.page import notes
 from qkv_jax.analysis.surgery.store import load_tied
+from qkv_jax.analysis.survey.flow import Feed
 from qkv_jax.config import ConfigError
+from qkv_jax.interop.huggingface import batches, load_pretrained
 from qkv_jax.model_config import ModelConfig
 from qkv_jax.positions import rotate
 from qkv_jax.tie import Tie
@@ -393,9 +395,9 @@ def test_a_pretrained_model_loses_by_what_is_changed_and_distillation_gives_back
     whole = found[found["layers"] == "all"]
     assert whole.loc[("fit", 0), change] < whole.loc[("average", 0), change]
     rates = json.loads((folder / "surgery.json").read_text())["learning_rate"]
-    assert rates == {"average": 1e-3, "fit": 1e-3}
+    assert rates == {"average": 1e-3, "fit": 1e-4}  # which is nearer to the original already
     said = " ".join(out.split())
-    assert "Learning rate of further training: average at 0.001, fit at 0.001. 0.0 % of" in said
+    assert "Learning rate of further training: average at 0.001, fit at 0.0001. 0.0 % of" in said
     # Distillation: the tied model nears the original, which has nothing to learn from itself.
     assert ("original", 40) not in found.index
     assert whole.loc[("average", 40), change] < 0.9 * whole.loc[("average", 0), change]
@@ -404,15 +406,15 @@ def test_a_pretrained_model_loses_by_what_is_changed_and_distillation_gives_back
 
 
 def test_the_learning_rate_of_distillation_is_the_best_on_texts_kept_aside(place, monkeypatch):
-    """Too large, diverged and too small ones lose; one that is given is taken."""
-    texts = {f"line {i}": text for i, text in enumerate(folders.TEXTS * 4)}
-    patient = patient_of_pretrained(place / "bert", texts, None)
-    edits = patient.edits(Tie.parse("K=V"), "average", (0, 1))
-    for rates in ((1e9, 1e-3, 1e-9), (1e-9, 1e-3, float("inf")), (0.9, 1e-3)):
-        monkeypatch.setattr(distillation, "RATES", rates)
-        assert patient.recover_at_rate(edits, 20)[2] == 1e-3
-    assert patient_of_pretrained(place / "bert", texts, 0.5).recover_at_rate(edits, 1)[2] == 0.5
-    assert patient.recover_at_rate(edits, 0)[2] is None
+    """Too large, diverged and too small ones lose, whatever the order."""
+    model = load_pretrained(place / "bert")
+    feeds = [Feed(batch.inputs, len(batch.rows), batch.padding)
+             for batch in batches(model, folders.TEXTS * 4, size=8)]  # fmt: skip
+    taught = distillation.Distillation(model.encoder, model.variables, feeds)
+    worn = jax.tree.map(lambda leaf: 0.9 * leaf, model.variables)
+    monkeypatch.setattr(distillation, "RATES", (1e9, 0.9, 1e-3, 1e-9, float("inf")))
+    _, rate = taught.train_at_best_rate(model.encoder, worn, 20)
+    assert rate == 1e-3
 
 
 def test_training_that_does_harm_is_warned_of(place):

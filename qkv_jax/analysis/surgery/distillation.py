@@ -36,19 +36,12 @@ class Distillation:
         self, encoder: Encoder, params: dict[str, Any], steps: int, rate: float, rows: Rows
     ) -> dict[str, Any]:
         """The parameters after some steps on these rows of the texts, at a rate that decays."""
-        optimizer = optax.adamw(optax.cosine_decay_schedule(rate, steps))
-
-        @jax.jit
-        def step(params, state, inputs, padding, target, seen):
-            loss = lambda params: _distance(encoder, params, inputs, padding, target, seen)[0]
-            updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-            return optax.apply_updates(params, updates), state
-
-        state = optimizer.init(params)
+        state = _optimizer(rate, steps).init(params)
         order = np.random.default_rng(0)
         batches = list(self._batches(rows))
         for _ in range(steps):
-            params, state = step(params, state, *batches[order.integers(len(batches))])
+            batch = batches[order.integers(len(batches))]
+            params, state = _step(encoder, steps, rate, params, state, *batch)
         return params
 
     def train_at_best_rate(
@@ -68,8 +61,7 @@ class Distillation:
 
     def _distance(self, encoder: Encoder, params: dict[str, Any], rows: Rows) -> float:
         """The mean square over the tokens of those rows."""
-        measure = jax.jit(functools.partial(_distance, encoder))
-        found = np.array([measure(params, *batch) for batch in self._batches(rows)])
+        found = np.array([_distance(encoder, params, *batch) for batch in self._batches(rows)])
         return float(np.average(found[:, 0], weights=found[:, 1]))
 
     def _batches(self, rows: Rows):
@@ -85,6 +77,19 @@ def apply(encoder: Encoder, variables: dict[str, Any], inputs, padding) -> Array
     return encoder.apply(variables, inputs, padding)
 
 
+def _optimizer(rate, steps: int) -> optax.GradientTransformation:
+    return optax.adamw(optax.cosine_decay_schedule(rate, steps))
+
+
+# The rate is traced, so that all rates share a program.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _step(encoder: Encoder, steps: int, rate, params, state, *batch):
+    loss = lambda params: _distance(encoder, params, *batch)[0]
+    updates, state = _optimizer(rate, steps).update(jax.grad(loss)(params), state, params)
+    return optax.apply_updates(params, updates), state
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def _distance(encoder: Encoder, params, inputs, padding, target, seen) -> tuple[Array, Array]:
     """The mean square distance to the target where tokens are seen, and how many they are."""
     now = encoder.apply(params, inputs, padding)
