@@ -12,7 +12,8 @@ import sys
 
 from absl import flags
 
-from experiments import door, launch
+from experiments import defects, door, launch
+from experiments.paths import path_flag
 from qkv_jax.study import display, engine, report
 from qkv_jax.study.plan import Study
 from qkv_jax.study.results import Workdir
@@ -20,7 +21,7 @@ from qkv_jax.training.devices import use_cpu_cores
 from qkv_jax.training.files import named
 from qkv_jax.training.interruption import Watch
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of results; runs/NAME by default.")
+_WORKDIR = path_flag("workdir", None, "Folder of results; runs/NAME by default.")
 _PLAN = flags.DEFINE_bool("plan", False, "Print runs, compilations and time; start nothing.")
 _CONFIG = door.config_flag("configs/quick.py")
 _WATCH = door.watch_flags()
@@ -31,6 +32,7 @@ def main() -> None:
     if launch.PART.value:
         launch.work(_study, _folder(_CONFIG().name), _WATCH())
         return
+    watch = None if _PLAN.value or launch.STATUS.value else _WATCH()
     use_cpu_cores()
     study = _study()
     workdir = Workdir(_folder(study.file.name))
@@ -39,10 +41,9 @@ def main() -> None:
         return
     study.check_platform(launch.platform())
     study.check_data()
-    if _PLAN.value:
+    if watch is None:
         display.print_plan(study)
         return
-    watch = _WATCH()
     with workdir.held():
         launch.run_jobs(study, workdir, watch)
         run(study, workdir, watch)
@@ -53,7 +54,9 @@ def _study() -> Study:
 
 
 def _folder(name: str) -> pathlib.Path:
-    return pathlib.Path(_WORKDIR.value or f"runs/{name}")
+    folder = pathlib.Path(_WORKDIR.value or f"runs/{name}")
+    defects.keep_in(folder)
+    return folder
 
 
 def run(study: Study, workdir: Workdir, watch: Watch) -> None:
@@ -64,6 +67,7 @@ def run(study: Study, workdir: Workdir, watch: Watch) -> None:
         work = engine.Engine(study, workdir, record, shown.hear, watch)
         shown.watch(work)
         summary = work.run()
+    watch.rest()
     with named(workdir.path):
         path = report.write_report(
             workdir.path, work.record, work.runs, summary, workdir.curve, pause=work.stop_if_asked

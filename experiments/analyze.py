@@ -18,6 +18,7 @@ from absl import flags, logging
 from rich.console import Console
 
 from experiments import door
+from experiments.paths import path_flag
 from qkv_jax.config import ConfigError
 
 _SOURCES = ("run", "study", "pretrained")
@@ -25,14 +26,14 @@ _SOURCES = ("run", "study", "pretrained")
 _MEANT_FOR = {"step": "run", "task": "study", "arm": "study", "texts": "pretrained",
               "allow_unknown": "pretrained"}  # fmt: skip
 
-_RUN = flags.DEFINE_string("run", None, "Folder of a run of experiments.train.")
-_STUDY = flags.DEFINE_string("study", None, "Folder of a study; name --task and --arm.")
-_PRETRAINED = flags.DEFINE_string("pretrained", None, "A Hugging Face folder.")
+_RUN = path_flag("run", None, "Folder of a run of experiments.train.")
+_STUDY = path_flag("study", None, "Folder of a study; name --task and --arm.")
+_PRETRAINED = path_flag("pretrained", None, "A Hugging Face folder.")
 _STEP = flags.DEFINE_integer("step", None, "A checkpoint of the run; by default the last.",
                              lower_bound=0)  # fmt: skip
 _TASK = flags.DEFINE_string("task", None, "A task of the study.")
 _ARM = flags.DEFINE_string("arm", None, "An arm of the study.")
-_TEXTS = flags.DEFINE_string("texts", None, "A file with a text a line, for --pretrained; by "
+_TEXTS = path_flag("texts", None, "A file with a text a line, for --pretrained; by "
                                             "default sentences of Shakespeare.")  # fmt: skip
 _UNKNOWN = flags.DEFINE_boolean("allow_unknown", None, "Also texts that are more than half unknown "
                                 "to the model's tokenizer.")  # fmt: skip
@@ -41,7 +42,7 @@ _SENTENCES = flags.DEFINE_integer("sentences", 500, "How many texts, or validati
 _SEED = flags.DEFINE_integer("seed", 0, "Of the nulls, the untrained model and the choice of "
                              "sentences; of a study, also which run.",
                              lower_bound=0, upper_bound=2**32 - 1)  # fmt: skip
-_WORKDIR = flags.DEFINE_string("workdir", "runs/analysis", "Folder to write; must not hold files.")
+_WORKDIR = path_flag("workdir", "runs/analysis", "Folder to write; must not hold files.")
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import door
-from qkv_jax.config import ConfigError
 from qkv_jax.tasks import make_task
 from qkv_jax.training.devices import use_cpu_cores
 from qkv_jax.training.population import DeviceData, Population, Run, wave_shape
@@ -95,15 +94,5 @@ def _interleaved(sides: list[Callable[[], None]], repeats: int) -> list[list[flo
     return seconds
 
 
-def _enter() -> None:
-    import sys
-
-    names = {"population": main}
-    name = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else ""
-    if name not in names:
-        sys.exit(door.refuse(str(ConfigError("benchmark", name, f"allowed: {', '.join(names)}"))))
-    door.enter(names[name])
-
-
 if __name__ == "__main__":
-    _enter()
+    door.enter_one("benchmark", {"population": main})

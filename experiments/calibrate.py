@@ -10,14 +10,13 @@ within Monte Carlo error; entries that miss their target are marked with an aste
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import math
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
+from absl import flags
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +26,11 @@ from qkv_jax.study import calibration
 AT_MOST = dict.fromkeys(calibration.EVENTS, 0.05)
 AT_LEAST = {"coverage": 0.95, "arm_coverage": 0.95}
 CHUNK = 250  # studies per piece of work
+
+_STUDIES = flags.DEFINE_integer("studies", 4000, "Simulated studies per row.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the simulation.", lower_bound=0)
+_WORKERS = flags.DEFINE_integer("workers", 2, "Processes.", lower_bound=1)
+_OUTCOME = flags.DEFINE_enum("outcome", None, calibration.OUTCOMES, "Only this kind of outcome.")
 
 
 def _cell(name: str, value: calibration.Estimate) -> str:
@@ -38,27 +42,17 @@ def _cell(name: str, value: calibration.Estimate) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--studies", type=int, default=4000, help="simulated studies per row")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--outcome", choices=calibration.OUTCOMES, help="only this outcome")
-    parser.error = lambda line: sys.exit(door.refuse(line))
-    flags = parser.parse_args()
-    if flags.studies < 1 or flags.workers < 1:
-        parser.error("--studies and --workers must be at least 1")
-
-    chosen = [s for s in calibration.scenarios() if flags.outcome in (None, s.outcome)]
-    sizes = [min(CHUNK, flags.studies - done) for done in range(0, flags.studies, CHUNK)]
+    chosen = [s for s in calibration.scenarios() if _OUTCOME.value in (None, s.outcome)]
+    sizes = [min(CHUNK, _STUDIES.value - done) for done in range(0, _STUDIES.value, CHUNK)]
     work = list(itertools.product(chosen, enumerate(sizes)))
     start = time.perf_counter()
-    with ProcessPoolExecutor(flags.workers) as pool:
+    with ProcessPoolExecutor(_WORKERS.value) as pool:
         pieces = list(
             pool.map(
                 calibration.simulate,
                 [scenario for scenario, _ in work],
                 [size for _, (_, size) in work],
-                [[flags.seed, place] for _, (place, _) in work],
+                [[_SEED.value, place] for _, (place, _) in work],
             )
         )
     columns = calibration.EVENTS + calibration.SHARES
@@ -73,8 +67,8 @@ def main() -> None:
         table.add_row(*what, *cells)
     Console(width=200).print(table)
     seconds = time.perf_counter() - start
-    print(f"Per cent of {flags.studies} studies a row, {seconds:.0f} s. * misses its target.")
+    print(f"Per cent of {_STUDIES.value} studies a row, {seconds:.0f} s. * misses its target.")
 
 
 if __name__ == "__main__":
-    main()
+    door.enter(main)

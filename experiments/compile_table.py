@@ -15,12 +15,14 @@ from absl import flags
 
 from configs import big
 from experiments import compile_only, door
+from experiments.paths import path_flag
 from qkv_jax.config import ConfigError, build
 from qkv_jax.training.checkpoint import replica_of
+from qkv_jax.training.files import write_whole
 from qkv_jax.training.mesh import MeshConfig
 
-_CELLS = flags.DEFINE_string("cells", "docs/compile_only.jsonl", "What was compiled so far.")
-_PAGE = flags.DEFINE_string("page", "docs/compile_only.md", "The page whose tables are rewritten.")
+_CELLS = path_flag("cells", "docs/compile_only.jsonl", "What was compiled so far.")
+_PAGE = path_flag("page", "docs/compile_only.md", "The page whose tables are rewritten.")
 _MOST = flags.DEFINE_integer("most", 1000, "Cells to compile; 0 only rewrites the tables.", 0)
 
 TOPOLOGIES = ("v5e:2x4", "v5e:8x8", "v5e:16x16")
@@ -35,6 +37,7 @@ MESHES = (
     {"data": 8, "fsdp": 8, "rules": "inner"},
     {"fsdp": 16, "tensor": 4},
 )
+_CELL = ("size", "topology", "tie", "mesh")  # what tells cells apart
 _MARKS = {name: (f"<!-- {name}:begin -->", f"<!-- {name}:end -->") for name in ("sizes", "meshes")}
 
 
@@ -86,7 +89,7 @@ def tables(done: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def same(cell: dict[str, Any], other: dict[str, Any]) -> bool:
-    return all(cell[key] == other[key] for key in ("size", "topology", "tie", "mesh"))
+    return all(cell[key] == other[key] for key in _CELL)
 
 
 _COLUMNS = (
@@ -123,26 +126,55 @@ def _columns(found: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def _write_page(page: pathlib.Path, done: list[dict[str, Any]]) -> None:
-    text = page.read_text()
+def _read_cells(file: pathlib.Path) -> list[dict[str, Any]]:
+    """What was compiled so far.
+
+    Raises:
+      ConfigError: if the file holds anything else.
+    """
+    if not file.exists():
+        return []
+    try:
+        done = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        cells = [{key: cell[key] for key in (*_CELL, "found")} for cell in done]
+    except (ValueError, KeyError, TypeError) as error:
+        allowed = f"holds something else than cells ({type(error).__name__}: {error})"
+        raise ConfigError("--cells", str(file), allowed) from None
+    return cells
+
+
+def _write_page(page: pathlib.Path, text: str, done: list[dict[str, Any]]) -> None:
     for name, table in tables(done).items():
         begin, end = _MARKS[name]
         before, rest = text.split(begin)
         text = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
-    page.write_text(text)
+    write_whole(page, text)
+
+
+def _read_page(page: pathlib.Path) -> str:
+    """The page, with a place for each table.
+
+    Raises:
+      ConfigError: if it has none.
+    """
+    text = page.read_bytes().decode(errors="replace")
+    for mark in itertools.chain(*_MARKS.values()):
+        if text.count(mark) != 1:
+            raise ConfigError("--page", str(page), f"must hold {mark} once, to be rewritten there")
+    return text
 
 
 def main() -> None:
     file, page = pathlib.Path(_CELLS.value), pathlib.Path(_PAGE.value)
-    done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done, text = _read_cells(file), _read_page(page)
     missing = [cell for cell in cells() if not any(same(cell, d) for d in done)]
     missing.sort(key=lambda cell: cell["tie"] != "separate")  # the baseline and its meshes first
     for cell in missing[: _MOST.value]:
-        print(*(str(cell[key]) for key in ("size", "topology", "tie", "mesh")), flush=True)
+        print(*(str(cell[key]) for key in _CELL), flush=True)
         done.append(compile_cell(cell))
         with file.open("a") as out:
             out.write(json.dumps(done[-1]) + "\n")
-    _write_page(page, done)
+    _write_page(page, text, done)
 
 
 if __name__ == "__main__":

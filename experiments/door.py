@@ -5,12 +5,16 @@ config file goes unnoticed until a field is read. Here the config file is read a
 overrides are looked up before absl sees them, and every refusal says the field, what was given and
 what is allowed.
 
-Commands that can go on where they stopped ask for a `Watch` here: SIGTERM, SIGINT and a time limit
-end them with exit code 75 (EX_TEMPFAIL, "try again") once what they have is saved.
+What nobody foresaw is one line as well, with exit code 1 and the details in a file (`defects.py`).
+
+Commands that can go on where they stopped ask for a `Watch` here: SIGTERM, SIGINT, SIGHUP and a
+time limit end them with exit code 75 (EX_TEMPFAIL, "try again") once what they have is saved.
 """
 
 import difflib
+import functools
 import keyword
+import operator
 import os
 import pathlib
 import re
@@ -19,16 +23,18 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
+from experiments import defects
+from experiments.outlets import long_work, open_outlets
 from qkv_jax.config import ConfigError
 from qkv_jax.training.interruption import Interrupted, Watch
 
-BAD_INPUT = 2
+BAD_INPUT, DEFECT = 2, 1
 RESUME = os.EX_TEMPFAIL  # 75: stopped as asked; the same command goes on
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
@@ -36,26 +42,49 @@ _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 _ARGV = ["", "--config="]
 
 
-def enter(main: Callable[[], int | None]) -> None:
-    """Parses the flags, runs `main`, and turns what a user can cause into one line."""
+def enter(main: Callable[[], int | None]) -> NoReturn:
+    """Parses the flags, runs `main`, turns what goes wrong into one line, and exits."""
+    command = list(sys.argv)
+    open_outlets()
     logging.set_verbosity(logging.WARNING)
-
-    def guarded(_argv: list[str]) -> int:
+    try:
         try:
-            return main() or 0
-        except ConfigError as error:
-            return refuse(str(error))
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            return refuse(f"{where}{error.strerror or error}; what was finished is intact")
-        except Interrupted as stopped:
-            print(f"{stopped}; the same command goes on from here", file=sys.stderr)
-            return RESUME
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return 128 + signal.SIGINT
+            app.run(lambda _: main(), flags_parser=_parse)
+        except SystemExit as exit:
+            sys.stdout.flush()
+            code = exit.code
+    except BaseException as error:
+        code = _said(error, command)
+    sys.exit(code)
 
-    app.run(guarded, flags_parser=_parse)
+
+def enter_one(what: str, mains: dict[str, Callable[[], int | None]]) -> NoReturn:
+    """Likewise for a command whose first word says which `main` is meant."""
+    name = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else ""
+    enter(mains.get(name) or functools.partial(_refuse_name, what, name, mains))
+
+
+def _refuse_name(what: str, name: str, mains: Iterable[str]) -> NoReturn:
+    raise ConfigError(what, name, f"allowed: {', '.join(mains)}")
+
+
+def _said(error: BaseException, command: list[str]) -> int:
+    """Prints the one line that an error comes to; returns the exit code."""
+    if isinstance(error, ConfigError):
+        return refuse(str(error))
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return refuse(f"{where}{error.strerror or error}; what was finished is intact")
+    if isinstance(error, Interrupted):
+        print(f"{error}; the same command goes on from here", file=sys.stderr)
+        return RESUME
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    if line := defects.out_of_memory(error):
+        return refuse(line)
+    refuse(defects.describe(error, command))
+    return DEFECT
 
 
 def config_flag(default: str) -> Callable[[], ConfigDict]:
@@ -80,9 +109,12 @@ def watch_flags() -> Callable[[], Watch]:
 
     def make() -> Watch:
         watch = Watch(minutes.value, hours.value)
+        long_work()
 
         def handle(number: int, _frame: Any) -> None:
             watch.stop(f"interrupted by {signal.Signals(number).name}")
+            if watch.is_idle:
+                raise watch.interruption()
             if number == signal.SIGINT:
                 signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second one ends it at once
                 if os.isatty(2):
@@ -92,6 +124,8 @@ def watch_flags() -> Callable[[], Watch]:
         # Slurm warns of a time limit by the signal that it is told to send, mostly USR1 or USR2.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, handle)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(signal.SIGHUP, handle)
         return watch
 
     return make
@@ -105,16 +139,21 @@ def refuse(line: str) -> int:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
+        nones: list[tuple[str, ...]] = []
         if "config" in flags.FLAGS:
             given = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
             path, others = _config_path(given)
             config = _read_config(path)
+            overrides, nones = _overrides(others, config)
             # First, since ml_collections knows no field before it has read the file.
-            argv = [given[0], f"--config={path}", *(_respelled(flag, config) for flag in others)]
+            argv = [given[0], f"--config={path}", *overrides]
             _ARGV[:] = argv
         left = _read_flags(argv)
         if left[1:]:
             raise ConfigError("command line", " ".join(left[1:]), "flags look like --name=value")
+        for *above, name in nones:
+            holder = functools.reduce(operator.getitem, above, flags.FLAGS["config"].value)
+            holder[name] = None
         return left
     except flags.UnrecognizedFlagError as error:
         near = _nearest(f"--{error.flagname}", _own_flags())
@@ -154,6 +193,7 @@ def _read_config(path: str) -> ConfigDict:
       ConfigError: naming the file and the line, whatever goes wrong in it.
     """
     file, _, argument = path.partition(":")
+    file = os.path.expanduser(file)
     if not pathlib.Path(file).is_file():
         raise ConfigError("--config", path, "no such file")
     try:
@@ -172,16 +212,57 @@ def _read_config(path: str) -> ConfigDict:
     return config
 
 
-def _respelled(flag: str, config: ConfigDict) -> str:
-    """--config.arms.Q=K.model.tie=K=V as `--config.arms["Q\\U0000003dK"].model.tie=K=V`, since absl
-    takes the first = for the end of the name, and ml_collections reads a path as Python does.
+class _Override(NamedTuple):
+    """One `--config.FIELD=VALUE`.
+
+    Attributes:
+      flag: as absl and ml_collections read it, without the value.
+      value: None where it is a word of its own, or there is none.
+      path: the names of the field.
+      holds: what the file gives it.
+    """
+
+    flag: str
+    value: str | None
+    path: tuple[str, ...]
+    holds: Any
+
+
+def _overrides(words: list[str], config: ConfigDict) -> tuple[list[str], list[tuple[str, ...]]]:
+    """The words as ml_collections reads them, and the fields that are None in the end.
+
+    It has no way to write None: `--config.model.kv_heads=None` would have to be a number. Where the
+    file gives a text, it is one."""
+    read: list[str] = []
+    nones: dict[tuple[str, ...], None] = {}
+    left = iter(words)
+    for word in left:
+        found = _override(word, config)
+        if found is None:
+            read.append(word)
+            continue
+        value = found.value
+        if value is None and not isinstance(found.holds, bool):
+            value = next(left, None)
+        nones.pop(found.path, None)
+        if value == "None" and not isinstance(found.holds, str):
+            nones[found.path] = None
+        else:
+            read.append(found.flag if value is None else f"{found.flag}={value}")
+    return read, list(nones)
+
+
+def _override(flag: str, config: ConfigDict) -> _Override | None:
+    """Reads --config.arms.Q=K.model.tie=K=V, whose flag is --config.arms["Q\\U0000003dK"].model.tie
+    since absl takes the first = for the end of the name, and ml_collections reads a path as Python
+    does.
 
     Raises:
       ConfigError: where the file has no such field, saying what there is.
     """
     match = re.match(r"(--?(?:no)?config)\.(.*)", flag, re.DOTALL)
     if not match:
-        return flag
+        return None
     spelled, rest = match.groups()
     here: Any = config
     path: list[str] = []
@@ -200,7 +281,7 @@ def _respelled(flag: str, config: ConfigDict) -> str:
         plain = name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
         escaped = "".join(c if c.isalnum() else f"\\U{ord(c):08x}" for c in name)
         spelled += f".{name}" if plain else f'["{escaped}"]'
-    return f"{spelled}{mark}{rest}"
+    return _Override(spelled, rest if mark == "=" else None, tuple(path), here)
 
 
 def _first_name(path: str, names: list[str]) -> tuple[str, str, str]:

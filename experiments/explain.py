@@ -15,6 +15,7 @@ from absl import flags, logging
 from rich.console import Console
 
 from experiments import door
+from experiments.paths import path_flag
 from qkv_jax.config import ConfigError
 from qkv_jax.tie import Tie, TieError
 
@@ -22,28 +23,30 @@ from qkv_jax.tie import Tie, TieError
 _MEANT_FOR = dict.fromkeys(("tie", "width", "heads", "positions", "seed"), ())
 _MEANT_FOR |= dict.fromkeys(("steps", "example"), ("run",)) | {"layer": ("run", "pretrained")}
 
+_TITLE = b"<title>How attention turns X into Q, K and V"  # begins every page: see the template
+
 _TEXT = flags.DEFINE_string("text", None, "What is walked; by default: the cat sat.")
 _TIE = flags.DEFINE_multi_string("tie", ["separate"], "A tie; give it again to compare several.")
 _WIDTH = flags.DEFINE_integer("width", 8, "D.", lower_bound=1, upper_bound=1024)
 _HEADS = flags.DEFINE_integer("heads", 2, "N.", lower_bound=1, upper_bound=1024)
 _POSITIONS = flags.DEFINE_string("positions", "sinusoidal", "A kind of positions.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the weights.", lower_bound=0, upper_bound=2**32 - 1)
-_RUN = flags.DEFINE_string("run", None, "Folder of a run of experiments.train.")
-_PRETRAINED = flags.DEFINE_string("pretrained", None, "A Hugging Face folder.")
+_RUN = path_flag("run", None, "Folder of a run of experiments.train.")
+_PRETRAINED = path_flag("pretrained", None, "A Hugging Face folder.")
 _LAYER = flags.DEFINE_integer("layer", 0, "Which layer of the model, from 0.", lower_bound=0)
 _STEPS = flags.DEFINE_list("steps", None, "Steps of the run that have checkpoints; by default "
                                           "the last.")  # fmt: skip
 _EXAMPLE = flags.DEFINE_integer("example", None, "Which validation example of the run's task.",
                                 lower_bound=0)  # fmt: skip
-_HTML = flags.DEFINE_string("html", None, "A page to write.")
+_HTML = path_flag("html", None, "A page to write.")
 
 
 def main() -> None:
     _check_flags()
     ties, steps = _ties(), _steps()
     page = None if _HTML.value is None else pathlib.Path(_HTML.value)
-    if page and page.is_dir():
-        raise ConfigError("--html", _HTML.value, "is a folder; name a file")
+    if page:
+        _check_page(page)
 
     # Imported when all that can be refused without them is: JAX takes a second.
     import jax
@@ -92,6 +95,17 @@ def _check_flags() -> None:
         raise ConfigError(f"--{name}", given, allowed)
     if flags.FLAGS["example"].present and flags.FLAGS["text"].present:
         raise ConfigError("--example", _EXAMPLE.value, "a text is given as well; choose one")
+
+
+def _check_page(page: pathlib.Path) -> None:
+    """Refuses what cannot be written, or holds what somebody else wrote."""
+    if page.is_dir():
+        raise ConfigError("--html", _HTML.value, "is a folder; name a file")
+    if page.exists():
+        with page.open("rb") as there:
+            if _TITLE not in there.read(1000):
+                allowed = "is there already, and no page of this command; name another file"
+                raise ConfigError("--html", _HTML.value, allowed)
 
 
 def _ties() -> list[Tie]:

@@ -8,19 +8,17 @@ source distribution of vaderSentiment (MIT licence), in which they lie, and runs
 """
 
 import io
-import os
 import pathlib
-import sys
 import tarfile
 import zlib
 
-from absl import flags
-
 from experiments import door
+from experiments.paths import path_flag
 from qkv_jax.config import ConfigError
+from qkv_jax.training.files import write_whole
 
-_SDIST = flags.DEFINE_string("sdist", None, "The source distribution of vaderSentiment, .tar.gz.")
-_OUT = flags.DEFINE_string("out", "data/reviews.tsv", "The file to write.")
+_SDIST = path_flag("sdist", None, "The source distribution of vaderSentiment, .tar.gz.")
+_OUT = path_flag("out", "data/reviews.tsv", "The file to write.")
 
 _INNER = "additional_resources/hutto_ICWSM_2014.tar.gz"
 _SNIPPETS = "movieReviewSnippets_GroundTruth.txt"
@@ -43,11 +41,11 @@ def reviews() -> None:
         if sign:
             rows.append((name, "positive" if sign > 0 else "negative", text.strip()))
     out = pathlib.Path(_OUT.value)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f"{out.name}.part")
     lines = ["\t".join(row) for row in [("id", "label", "text"), *rows]]
-    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(part, out)
+    text = ("\n".join(lines) + "\n").encode()
+    if out.exists() and (out.is_dir() or out.read_bytes() != text):
+        raise ConfigError("--out", _OUT.value, "is there already, and something else; name another")
+    write_whole(out, text)
     positive = sum(label == "positive" for _, label, _ in rows)
     print(f"{out}: {len(rows)} snippets, {positive} positive and {len(rows) - positive} negative")
 
@@ -68,13 +66,5 @@ def member(archive: bytes, ending: str, name: str) -> bytes:
     raise ConfigError("--sdist", name, f"holds no {ending}")
 
 
-def _enter() -> None:
-    names = {"reviews": reviews}
-    name = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else ""
-    if name not in names:
-        sys.exit(door.refuse(str(ConfigError("data set", name, f"allowed: {', '.join(names)}"))))
-    door.enter(names[name])
-
-
 if __name__ == "__main__":
-    _enter()
+    door.enter_one("data set", {"reviews": reviews})

@@ -21,12 +21,13 @@ from absl import flags, logging
 from rich.console import Console
 
 from experiments import door
+from experiments.paths import path_flag
 from qkv_jax.config import ConfigError
 from qkv_jax.tie import Tie, TieError
 
-_RUN = flags.DEFINE_string("run", None, "Folder of a run of experiments.train.")
-_PRETRAINED = flags.DEFINE_string("pretrained", None, "A Hugging Face folder.")
-_TEXTS = flags.DEFINE_string("texts", None, "A file with a text a line, for --pretrained; by "
+_RUN = path_flag("run", None, "Folder of a run of experiments.train.")
+_PRETRAINED = path_flag("pretrained", None, "A Hugging Face folder.")
+_TEXTS = path_flag("texts", None, "A file with a text a line, for --pretrained; by "
                                             "default sentences of Shakespeare.")  # fmt: skip
 _SENTENCES = flags.DEFINE_integer("sentences", 200, "How many texts.", lower_bound=4)
 _TIE = flags.DEFINE_string("tie", "K=V", "The tie to impose.")
@@ -37,7 +38,7 @@ _RATE = flags.DEFINE_float("learning_rate", None, "Of further training; by defau
                            "--pretrained 1e-3 or 1e-4, as suits it.")  # fmt: skip
 _UNKNOWN = flags.DEFINE_boolean("allow_unknown", None, "Also texts that are more than half unknown "
                                 "to the tokenizer of --pretrained.")  # fmt: skip
-_WORKDIR = flags.DEFINE_string("workdir", "runs/surgery", "Folder to write; must not hold files.")
+_WORKDIR = path_flag("workdir", "runs/surgery", "Folder to write; must not hold files.")
 
 
 def main() -> None:

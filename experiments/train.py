@@ -21,7 +21,8 @@ import jax
 from absl import flags
 from rich.console import Console
 
-from experiments import compile_only, door
+from experiments import compile_only, defects, door
+from experiments.paths import path_flag
 from qkv_jax.config import ConfigError, build, require_positive
 from qkv_jax.tasks import Data
 from qkv_jax.training import distributed
@@ -33,7 +34,7 @@ from qkv_jax.training.mesh import MeshConfig, MeshProgram
 from qkv_jax.training.program import LoneProgram, Program
 from qkv_jax.training.step import Replica
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/one", "Folder of the run, new or to go on with.")
+_WORKDIR = path_flag("workdir", "runs/one", "Folder of the run, new or to go on with.")
 _COMPILE_ONLY = flags.DEFINE_string(
     "compile_only", "", "A TPU topology such as v5e:4x4: compile for it, say what comes out, stop."
 )
@@ -69,17 +70,19 @@ class TrainFile:
 
 
 def main() -> None:
+    workdir = pathlib.Path(_WORKDIR.value)
+    defects.keep_in(workdir)
+    watch = None if _COMPILE_ONLY.value else _WATCH()
     values = _CONFIG().to_dict()
     file = build(TrainFile, values)
     replica = replica_of(values)
     keep = Keep(file.checkpoint_steps, file.checkpoint_every, file.checkpoints_kept)
     mesh = file.mesh
-    if _COMPILE_ONLY.value:
+    if watch is None:
         found = compile_only.look(replica, mesh, _COMPILE_ONLY.value)
         print("\n".join(compile_only.describe(found)))
         return
     join_processes(mesh)
-    watch = _WATCH()
     console = Console(quiet=not distributed.is_primary())
     unit = replica.task.outcome.unit
 
@@ -90,7 +93,6 @@ def main() -> None:
             highlight=False,
         )
 
-    workdir = pathlib.Path(_WORKDIR.value)
     result = train_run(
         replica,
         file.seed,

@@ -313,9 +313,15 @@ def test_a_benchmark_that_is_not_there_is_refused(flags, line, refused):
 
 
 def test_the_calibration_refuses_in_one_line_too(refused):
-    """Its flags are argparse's, its manners are not."""
-    assert refused("experiments.calibrate", "--frobnicate").endswith("--frobnicate")
-    assert "at least 1" in refused("experiments.calibrate", "--studies=0")
+    """Its flags are read at the same door."""
+    said = refused("experiments.calibrate", "--frobnicate")
+    assert said == (
+        "command line: given '--frobnicate'; no such flag; allowed: --studies, --seed, --workers, "
+        "--outcome"
+    )
+    assert refused("experiments.calibrate", "--studies=0") == (
+        "--studies: given '0'; allowed: a positive integer"
+    )
 
 
 # --- data
@@ -405,9 +411,9 @@ NAMES = NAMES.filter(lambda name: not hasattr(ConfigDict(), name))
 def test_every_name_is_spelled_so_that_ml_collections_reads_it(outer, inner):
     """Whatever signs it has: the path leads to the field, and the value is left as it was."""
     config = tree({"arms": {outer: {inner: 1, f"{inner}=": 2}}})
-    spelled = door._respelled(f"--config.arms.{outer}.{inner}=K=V", config)
-    flag, value = spelled.split("=", 1)
-    assert value == "K=V" and " " not in flag
+    flag, value, path, holds = door._override(f"--config.arms.{outer}.{inner}=K=V", config)
+    assert (value, path, holds) == ("K=V", ("arms", outer, inner), 1)
+    assert " " not in flag and "=" not in flag
     assert config_path.get_value(flag.removeprefix("--config."), config) == 1
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import time
 
+import jax
+
 from qkv_jax.training.distributed import any_process
 
 
@@ -33,6 +35,17 @@ class Watch:
         self._interval, self._saved = 60 * save_minutes, time.monotonic()
         self._max_hours, self._started = max_hours, time.monotonic()
         self._reason: str | None = None
+        self._is_asked = False  # whether somebody asks, and will again
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way that would have to be saved: before the first `look`, and
+        after `rest`. Then whoever wants an end need not wait for the next look."""
+        return not self._is_asked and not jax.distributed.is_initialized()
+
+    def rest(self) -> None:
+        """Takes note that nobody will look any more: all is written."""
+        self._is_asked = False
 
     def stop(self, reason: str) -> None:
         """Asks for an end at the next report; the first reason stands."""
@@ -44,7 +57,7 @@ class Watch:
 
     def look(self) -> Moment:
         """What is due, the same in all processes of a run."""
-        now = time.monotonic()
+        self._is_asked, now = True, time.monotonic()
         if self._max_hours is not None and now - self._started >= 3600 * self._max_hours:
             self.stop(f"time limit of {self._max_hours:g} hours reached")
         save = any_process(now - self._saved >= self._interval)
