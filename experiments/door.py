@@ -112,14 +112,15 @@ def watch_flags() -> Callable[[], Watch]:
         long_work()
 
         def handle(number: int, _frame: Any) -> None:
-            watch.stop(f"interrupted by {signal.Signals(number).name}")
-            if watch.is_idle:
-                raise watch.interruption()
+            is_first = watch.stop(f"interrupted by {signal.Signals(number).name}")
             if number == signal.SIGINT:
                 signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second one ends it at once
-                if os.isatty(2):
-                    # The display may have hidden the cursor.
-                    os.write(2, b"\x1b[?25h\nsaving; Ctrl-C once more to end at once\n")
+            if watch.is_idle:
+                if is_first:
+                    raise watch.interruption()
+            elif number == signal.SIGINT and os.isatty(2):
+                # The display may have hidden the cursor.
+                os.write(2, b"\x1b[?25h\nsaving; Ctrl-C once more to end at once\n")
 
         # Slurm warns of a time limit by the signal that it is told to send, mostly USR1 or USR2.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):

@@ -3,11 +3,11 @@
 import dataclasses
 import functools
 import math
+import random
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import jax
-import numpy as np
 
 from qkv_jax.config import ConfigError, as_dict, build, require_choice, require_positive
 from qkv_jax.study import costs
@@ -18,6 +18,7 @@ from qkv_jax.study.rates import check_rates
 from qkv_jax.tasks import REGISTRY, Task, make_task
 from qkv_jax.tie import Tie
 from qkv_jax.training.population import Run, wave_shape
+from qkv_jax.training.rehearsal import first_batch, rehearse, rehearse_model
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
 from qkv_jax.transformer import ModelConfig
@@ -27,6 +28,7 @@ PLACEBO = "placebo"
 _PLACEBO_SALT = 1
 # Tuning seeds start here, so that no number of evaluation seeds ever reaches them.
 _FIRST_TUNE_SEED = 1_000_000
+_TRACED = 200  # programs, of a larger grid, that are traced before it starts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,24 +198,42 @@ class Study:
                     raise ConfigError(where, error.given, error.allowed) from None
 
     def check_data(self) -> None:
-        """Reads every task's data and traces its batches, so that no study stops half way.
+        """Reads every task's data and traces its batches and programs, so that no study stops half
+        way.
 
         Raises:
           ConfigError: naming the field or file that is at fault.
         """
-        traced = set()
+        batches: dict[tuple[Task, TrainConfig], Any] = {}
+        programs: dict[tuple[Task, Replica], str] = {}
         for plan in self.tasks:
-            data = self.facts(plan).shapes
-            training = {name: x for name, x in data.items() if name not in ("validation", "test")}
+            shapes = self.facts(plan).shapes
             for arm in plan.arms:
-                if (plan.task, arm.replica.config) in traced:
+                where = f"tasks.{plan.name}, arm {arm.name!r}"
+                programs.setdefault((plan.task, arm.replica), where)
+                if (plan.task, arm.replica.config) in batches:
                     continue
-                traced.add((plan.task, arm.replica.config))
                 try:
-                    jax.eval_shape(arm.replica.schedule, np.uint32(0), np.int32(0), training)
-                    plan.task.stream(training, 0, arm.replica.config.batch_size)
+                    batch = first_batch(arm.replica, shapes)
                 except ConfigError as error:
-                    raise error.under(f"tasks.{plan.name}, arm {arm.name!r}: train") from None
+                    raise error.under(f"{where}: train") from None
+                batches[plan.task, arm.replica.config] = batch
+        chosen = list(programs)
+        if len(chosen) > _TRACED:
+            chosen = random.Random(0).sample(chosen, _TRACED)
+        stepped = set()
+        for task, replica in chosen:
+            batch, model = batches[task, replica.config], replica.model
+            kind = (task, replica.config, model.implementation, model.dtype, model.remat)
+            try:
+                if kind in stepped:
+                    rehearse_model(replica, batch)
+                else:
+                    rehearse(replica, batch, self._facts[task].shapes)
+            except ConfigError as error:
+                where = f"{programs[task, replica]}: {error.field}"
+                raise ConfigError(where, error.given, error.allowed) from error
+            stepped.add(kind)
 
     def facts(self, plan: TaskPlan) -> "Facts":
         """What the data of a task are; they are read for it once.

@@ -119,7 +119,8 @@ def any_process(flag: bool) -> bool:
 
 @contextlib.contextmanager
 def alike(what: str):
-    """A passage in which any process may raise a ConfigError, or an OSError: then all of them stop.
+    """A passage in which any process may raise a ConfigError, or an OSError where it writes: then
+    all of them raise.
 
     The others raise a ConfigError that names `what`, instead of waiting for a process that has
     left.

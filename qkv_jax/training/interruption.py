@@ -47,9 +47,12 @@ class Watch:
         """Takes note that nobody will look any more: all is written."""
         self._is_asked = False
 
-    def stop(self, reason: str) -> None:
-        """Asks for an end at the next report; the first reason stands."""
+    def stop(self, reason: str) -> bool:
+        """Asks for an end at the next report; the first reason stands. Returns whether this is it.
+        """
+        is_first = self._reason is None
         self._reason = self._reason or reason
+        return is_first
 
     def saved(self) -> None:
         """Takes note that nothing would be lost now."""

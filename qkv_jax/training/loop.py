@@ -35,6 +35,7 @@ from qkv_jax.training.identity import check_same_data
 from qkv_jax.training.interruption import Watch
 from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.program import LoneProgram, Program
+from qkv_jax.training.rehearsal import first_batch, rehearse
 from qkv_jax.training.step import Replica
 
 _COLUMNS = ("step", "train_loss", "gradient_norm", "value")
@@ -132,6 +133,11 @@ def train_run(
         known = _read_config(workdir) if status == "begun" else {}
         check_same_data(known.get(_DATA), found, "task", f"the run in {workdir}")
         program = make_program(replica, data)
+        try:
+            batch = first_batch(replica, data)
+        except ConfigError as error:
+            raise error.under("train") from None
+        rehearse(replica, batch, data)
     with contextlib.ExitStack() as lock:
         with alike("workdir"):
             if is_primary():

@@ -1,0 +1,87 @@
+"""A run traced on shapes alone before it starts, so that what cannot be is refused before anything
+is trained or written. Nothing is computed or compiled: a small model takes a tenth of a second.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from qkv_jax.config import ConfigError
+from qkv_jax.tasks import Batch, Data
+from qkv_jax.training.step import Replica
+
+_HELD_OUT = ("validation", "test")
+
+
+def first_batch(replica: Replica, data: Data) -> Batch:
+    """The shapes of a training batch.
+
+    Args:
+      data: what `Task.load` returned, or its shapes.
+
+    Raises:
+      ConfigError: if there is no such batch.
+    """
+    task, size = replica.task, replica.config.batch_size
+    training = {name: x for name, x in data.items() if name not in _HELD_OUT}
+    stream = task.stream(training, 0, size)
+    rows = next(stream) if stream else {}
+
+    def draw(seed, step, training, rows):
+        entry = jax.tree.map(lambda leaf: leaf[0], replica.schedule(seed, step, training))
+        return task.batch(training, entry | rows if stream else entry)
+
+    return jax.eval_shape(draw, np.uint32(0), np.int32(0), training, rows)
+
+
+def rehearse(replica: Replica, batch: Batch, data: Data) -> None:
+    """Traces initial values, a step, and the evaluation of both splits.
+
+    Args:
+      batch: as `first_batch` returns it.
+      data: what `Task.load` returned, or its shapes.
+
+    Raises:
+      ConfigError: with the first line of what a library says, if something cannot be traced.
+    """
+    with _in_one_line(replica):
+        state = jax.eval_shape(replica.init, np.uint32(0), np.float32(0))
+        jax.eval_shape(replica.train_step, state, batch)
+        for split in _HELD_OUT:
+            scores = jax.eval_shape(replica.evaluate, state.params, data[split])
+            if not scores.size:
+                raise ConfigError("task", split, "has no examples")
+
+
+def rehearse_model(replica: Replica, batch: Batch) -> None:
+    """Traces the model alone, forwards: a quarter of the time, for arms that differ in it alone.
+
+    Raises:
+      ConfigError: as `rehearse`.
+    """
+    with _in_one_line(replica):
+        params = jax.eval_shape(replica.init_params, np.uint32(0))
+        jax.eval_shape(replica.evaluate, params, batch)
+
+
+@contextlib.contextmanager
+def _in_one_line(replica: Replica) -> Iterator[None]:
+    try:
+        yield
+    except (ConfigError, MemoryError):
+        raise
+    except Exception as error:  # of whatever library the config leads to
+        said = next(filter(None, map(str.strip, str(error).splitlines())), "")
+        given = _chosen(replica.model) | _chosen(replica.config)
+        allowed = f"a step of this cannot be traced: {type(error).__name__}: {said}"
+        raise ConfigError("model and train", given, allowed) from error
+
+
+def _chosen(config: Any) -> dict[str, Any]:
+    """The fields that are not what they are by default."""
+    fields = ((field, getattr(config, field.name)) for field in dataclasses.fields(config))
+    return {field.name: value for field, value in fields if value != field.default}
