@@ -5,6 +5,7 @@ from plain mappings (what an ml_collections file holds) and `ConfigError` carrie
 user sees: the field, what was given, what is allowed.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -13,6 +14,10 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+
+_MOST = 2**31 - 1
+_TINIEST, _HUGEST = 1e-37, 3e38  # of float32, without those that are kept with fewer digits
 
 
 class ConfigError(ValueError):
@@ -121,6 +126,20 @@ def require_positive(config: Any, *names: str) -> None:
             raise ConfigError(name, value, f"must be a {kind} above 0")
 
 
+def require_32_bits(config: Any) -> None:
+    """Refuses numbers that become another one in the 32 bits that they are computed with, such as a
+    learning rate of 1e-300, which is 0; None and what is not finite pass."""
+    for field in dataclasses.fields(config):
+        given = getattr(config, field.name)
+        for value in given if isinstance(given, tuple) else (given,):
+            size = abs(value) if isinstance(value, (int, float)) else 0
+            if isinstance(value, int) and size > _MOST:
+                raise ConfigError(field.name, value, f"must be at most {_MOST}")
+            if size and math.isfinite(size) and not _TINIEST <= size <= _HUGEST:
+                allowed = f"must be a number that 32 bits can hold, {_TINIEST} to {_HUGEST}"
+                raise ConfigError(field.name, value, allowed)
+
+
 def require_range(config: Any, name: str, low: float, high: float) -> None:
     """Refuses numbers outside [low, high)."""
     value = getattr(config, name)
@@ -192,7 +211,10 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         # NumPy's numbers too; a bool is a number to Python alone.
         kind = numbers.Integral if hint is int else numbers.Real
         if isinstance(value, kind) and not isinstance(value, bool):
-            return hint(value)
+            if hint is int and abs(value) >= 2**63:
+                raise ConfigError(path, value, "must be a whole number that 64 bits can hold")
+            with contextlib.suppress(OverflowError):
+                return hint(value)
     elif isinstance(hint, type) and isinstance(value, hint):
         return value
     raise ConfigError(path, value, f"must be {_describe(hint)}")

@@ -6,10 +6,19 @@ from typing import Literal
 
 from qkv_jax.adapters import PRESETS, Adapters
 from qkv_jax.attention import IMPLEMENTATIONS, unsupported
-from qkv_jax.config import ConfigError, require_choice, require_positive, require_range, settle
+from qkv_jax.config import (
+    ConfigError,
+    require_32_bits,
+    require_choice,
+    require_positive,
+    require_range,
+    settle,
+)
 from qkv_jax.positions import POSITIONS, Positions
 from qkv_jax.projections import LATENT, check_scheme
 from qkv_jax.tie import Tie, TieError, parse_schedule
+
+_MOST_LAYERS = 10_000  # each has its entry in the schedule of ties
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +69,9 @@ class ModelConfig:
         settle(self)
         sizes = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "latent_dim")
         require_positive(self, *sizes, "norm_epsilon")
+        require_32_bits(self)
+        if self.layers > _MOST_LAYERS:
+            raise ConfigError("layers", self.layers, f"must be at most {_MOST_LAYERS}")
         require_range(self, "dropout", 0.0, 1.0)
         require_choice(self, "positions", POSITIONS)
         require_choice(self, "implementation", IMPLEMENTATIONS)

@@ -9,7 +9,14 @@ from typing import Any, Literal, get_args
 
 import jax
 
-from qkv_jax.config import ConfigError, as_dict, build, require_choice, require_positive
+from qkv_jax.config import (
+    ConfigError,
+    as_dict,
+    build,
+    require_32_bits,
+    require_choice,
+    require_positive,
+)
 from qkv_jax.study import costs
 from qkv_jax.study.axes import PARTS, Cell, check_arm, expand, is_number
 from qkv_jax.study.claims import read_claims
@@ -28,6 +35,7 @@ PLACEBO = "placebo"
 _PLACEBO_SALT = 1
 # Tuning seeds start here, so that no number of evaluation seeds ever reaches them.
 _FIRST_TUNE_SEED = 1_000_000
+_MOST_PACKED = 2**16
 _TRACED = 200  # programs, of a larger grid, that are traced before it starts
 
 
@@ -44,6 +52,11 @@ class StudyConfig:
 
     def __post_init__(self):
         require_positive(self, "tune_seeds", "eval_seeds", "packing")
+        require_32_bits(self)
+        if self.tune_seeds > _FIRST_TUNE_SEED:
+            raise ConfigError("tune_seeds", self.tune_seeds, f"at most {_FIRST_TUNE_SEED}")
+        if self.packing is not None and self.packing > _MOST_PACKED:
+            raise ConfigError("packing", self.packing, f"at most {_MOST_PACKED} replicas a device")
         require_choice(self, "match", get_args(costs.Match))
         if self.eval_seeds > _FIRST_TUNE_SEED:
             allowed = f"at most {_FIRST_TUNE_SEED}: tuning seeds start there"

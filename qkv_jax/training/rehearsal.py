@@ -28,14 +28,15 @@ def first_batch(replica: Replica, data: Data) -> Batch:
     """
     task, size = replica.task, replica.config.batch_size
     training = {name: x for name, x in data.items() if name not in _HELD_OUT}
-    stream = task.stream(training, 0, size)
-    rows = next(stream) if stream else {}
 
     def draw(seed, step, training, rows):
         entry = jax.tree.map(lambda leaf: leaf[0], replica.schedule(seed, step, training))
         return task.batch(training, entry | rows if stream else entry)
 
-    return jax.eval_shape(draw, np.uint32(0), np.int32(0), training, rows)
+    with _in_one_line(replica):
+        stream = task.stream(training, 0, size)
+        rows = next(stream) if stream else {}
+        return jax.eval_shape(draw, np.uint32(0), np.int32(0), training, rows)
 
 
 def rehearse(replica: Replica, batch: Batch, data: Data) -> None:
@@ -53,7 +54,7 @@ def rehearse(replica: Replica, batch: Batch, data: Data) -> None:
         jax.eval_shape(replica.train_step, state, batch)
         for split in _HELD_OUT:
             scores = jax.eval_shape(replica.evaluate, state.params, data[split])
-            if not scores.size:
+            if not scores.size:  # an average of nothing
                 raise ConfigError("task", split, "has no examples")
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray, UInt32
 
 from qkv_jax.config import (
     ConfigError,
+    require_32_bits,
     require_choice,
     require_positive,
     require_range,
@@ -50,11 +51,15 @@ class TrainConfig:
         settle(self)
         require_positive(self, "steps", "report_every", "batch_size", "learning_rate", "clip_norm")
         require_positive(self, "accumulate")
+        require_32_bits(self)
         require_range(self, "warmup", 0.0, 1.0)
         require_choice(self, "decay", ("linear", "cosine", "constant"))
         for name in ("beta1", "beta2"):
             require_range(self, name, 0.0, 1.0)
         require_range(self, "weight_decay", 0.0, float("inf"))
+        if round(self.warmup * self.steps) >= self.steps:
+            allowed = f"must leave one of the {self.steps} steps to come after it"
+            raise ConfigError("warmup", self.warmup, allowed)
         if self.steps % self.report_every:
             allowed = f"must be a multiple of report_every = {self.report_every}"
             raise ConfigError("steps", self.steps, allowed)
