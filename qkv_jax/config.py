@@ -15,7 +15,6 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-
 _MOST = 2**31 - 1
 _TINIEST, _HUGEST = 1e-37, 3e38  # of float32, without those that are kept with fewer digits
 

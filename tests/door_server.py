@@ -1,10 +1,12 @@
 """Runs commands as `python -m` does, one after the other, for the price of importing JAX once.
 
 Reads a line of JSON, [module, arguments...], from stdin; forks, before any JAX backend has started,
-and runs the module as `__main__`; answers [exit code, stdout, stderr]. For tests/test_door.py and
-tests/test_explain.py; tests/faults.py forks likewise.
+and runs the module as `__main__`; answers [exit code, stdout, stderr]. A first word that begins
+with "!" is Python to be run before that. For tests/test_door.py and its like; tests/faults.py forks
+likewise.
 """
 
+import io
 import json
 import os
 import runpy
@@ -13,7 +15,7 @@ import tempfile
 import traceback
 
 # What the commands need, imported before the forks.
-import experiments.door  # noqa: F401
+import experiments.door
 import qkv_jax.analysis.walkthrough.page
 import qkv_jax.analysis.walkthrough.terminal
 import qkv_jax.study.display
@@ -37,15 +39,40 @@ def run(module: str, arguments: list[str]) -> int:
     return 0
 
 
+def blow(error: BaseException) -> None:
+    """Has the error raised at the first call into a command's own file once it is at the door."""
+    main = []
+
+    def hear(frame, event, _):
+        file, name = frame.f_code.co_filename, frame.f_code.co_name
+        if event == "call" and file == experiments.door.__file__ and name.startswith("enter"):
+            main.append(sys.argv[0])
+        elif event == "call" and file in main:
+            sys.setprofile(None)
+            raise error
+
+    sys.setprofile(hear)
+
+
+def speak(encoding: str) -> None:
+    """stdout and stderr as under PYTHONIOENCODING."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        raw = open(number, "wb", closefd=False)  # noqa: SIM115
+        setattr(sys, name, io.TextIOWrapper(raw, encoding))
+
+
 def serve() -> None:
     """Answers lines until stdin ends."""
     for line in sys.stdin:
-        module, *arguments = json.loads(line)
+        before, module, *arguments = ["", *json.loads(line)]
+        if module.startswith("!"):
+            before, module, *arguments = [module[1:], *arguments]
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             child = os.fork()
             if not child:
                 os.dup2(out.fileno(), 1)
                 os.dup2(err.fileno(), 2)
+                exec(before, globals())
                 code = run(module, arguments)
                 sys.stdout.flush()
                 sys.stderr.flush()
@@ -54,7 +81,7 @@ def serve() -> None:
             texts = []
             for stream in (out, err):
                 stream.seek(0)
-                texts.append(stream.read().decode())
+                texts.append(stream.read().decode(errors="surrogateescape"))
         print(json.dumps([code, *texts]), flush=True)
 
 

@@ -33,7 +33,7 @@ def first_batch(replica: Replica, data: Data) -> Batch:
         entry = jax.tree.map(lambda leaf: leaf[0], replica.schedule(seed, step, training))
         return task.batch(training, entry | rows if stream else entry)
 
-    with _in_one_line(replica):
+    with _in_one_line("batch_size", size):
         stream = task.stream(training, 0, size)
         rows = next(stream) if stream else {}
         return jax.eval_shape(draw, np.uint32(0), np.int32(0), training, rows)
@@ -49,7 +49,7 @@ def rehearse(replica: Replica, batch: Batch, data: Data) -> None:
     Raises:
       ConfigError: with the first line of what a library says, if something cannot be traced.
     """
-    with _in_one_line(replica):
+    with _in_one_line("model and train", _chosen(replica.model) | _chosen(replica.config)):
         state = jax.eval_shape(replica.init, np.uint32(0), np.float32(0))
         jax.eval_shape(replica.train_step, state, batch)
         for split in _HELD_OUT:
@@ -64,22 +64,21 @@ def rehearse_model(replica: Replica, batch: Batch) -> None:
     Raises:
       ConfigError: as `rehearse`.
     """
-    with _in_one_line(replica):
+    with _in_one_line("model and train", _chosen(replica.model) | _chosen(replica.config)):
         params = jax.eval_shape(replica.init_params, np.uint32(0))
         jax.eval_shape(replica.evaluate, params, batch)
 
 
 @contextlib.contextmanager
-def _in_one_line(replica: Replica) -> Iterator[None]:
+def _in_one_line(field: str, given: Any) -> Iterator[None]:
     try:
         yield
     except (ConfigError, MemoryError):
         raise
     except Exception as error:  # of whatever library the config leads to
         said = next(filter(None, map(str.strip, str(error).splitlines())), "")
-        given = _chosen(replica.model) | _chosen(replica.config)
-        allowed = f"a step of this cannot be traced: {type(error).__name__}: {said}"
-        raise ConfigError("model and train", given, allowed) from error
+        allowed = f"this cannot be traced: {type(error).__name__}: {said}"
+        raise ConfigError(field, given, allowed) from error
 
 
 def _chosen(config: Any) -> dict[str, Any]:
