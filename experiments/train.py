@@ -23,7 +23,7 @@ from rich.console import Console
 
 from experiments import compile_only, defects, door
 from experiments.paths import path_flag
-from qkv_jax.config import ConfigError, build, require_positive
+from qkv_jax.config import ConfigError, as_dict, build, check_plain, require_positive
 from qkv_jax.tasks import Data
 from qkv_jax.training import distributed
 from qkv_jax.training.checkpoint import replica_of
@@ -75,6 +75,7 @@ def main() -> None:
     watch = None if _COMPILE_ONLY.value else _WATCH()
     values = _CONFIG().to_dict()
     file = build(TrainFile, values)
+    check_plain(as_dict(values))
     replica = replica_of(values)
     keep = Keep(file.checkpoint_steps, file.checkpoint_every, file.checkpoints_kept)
     mesh = file.mesh

@@ -166,6 +166,19 @@ def as_dict(config: Any) -> Any:
     return config
 
 
+def check_plain(value: Any, path: str = "") -> None:
+    """Refuses what JSON cannot keep, in a tree as `as_dict` returns it."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            check_plain(inner, f"{path}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            check_plain(inner, f"{path}[{place}]")
+    elif value is not None and not isinstance(value, (str, int, float)):
+        allowed = "must be a number, a text, true, false or None, or a list or mapping of such"
+        raise ConfigError(path, value, allowed)
+
+
 def first_difference(known: Any, asked: Any, path: str = "") -> str:
     """In words, where two trees of plain values differ first."""
     if isinstance(known, dict) and isinstance(asked, dict):

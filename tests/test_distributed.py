@@ -21,6 +21,7 @@ import pytest
 from qkv_jax.config import ConfigError
 from qkv_jax.tasks.streaming import ArrayRows, BatchStream
 from qkv_jax.training.checkpoint import load_run
+from qkv_jax.training import distributed
 from qkv_jax.training.distributed import Processes, alike, any_process, is_primary
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -253,6 +254,24 @@ def test_one_process_is_all_processes():
         raise ConfigError("field", 1, "no")
     with alike("passage"):
         pass
+
+
+@pytest.mark.parametrize("error", [ConfigError("field", 1, "no"), OSError(28, "full", "a")])
+def test_what_the_disk_refuses_is_shared_as_what_a_config_does_is(error, monkeypatch):
+    """The process that it happens to tells the others, and raises it; they raise a line of their
+    own, instead of waiting for it at the next step. Anything else is told to nobody."""
+    told = []
+    monkeypatch.setattr(distributed, "any_process", lambda flag: told.append(flag) or True)
+    with pytest.raises(type(error)) as raised, alike("workdir"):
+        raise error
+    assert raised.value is error and told == [True]
+    with pytest.raises(ConfigError, match="workdir: given 'refused'; by another process"):
+        with alike("workdir"):
+            pass
+    assert told == [True, False]
+    with pytest.raises(KeyError), alike("workdir"):
+        raise KeyError
+    assert len(told) == 2
 
 
 @pytest.mark.parametrize(

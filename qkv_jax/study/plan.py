@@ -13,6 +13,7 @@ from qkv_jax.config import (
     ConfigError,
     as_dict,
     build,
+    check_plain,
     require_32_bits,
     require_choice,
     require_positive,
@@ -166,6 +167,7 @@ class Study:
 
     def __init__(self, values: Mapping[str, Any]):
         self.file: StudyFile = build(StudyFile, values)
+        check_plain(as_dict(self.file))  # some of it may be overridden by all that reads it
         self.config = self.file.study
         self._facts: dict[Task, Facts] = {}
         self.arm_entries = {

@@ -11,14 +11,13 @@ import jax
 import numpy as np
 
 from qkv_jax.config import ConfigError
-from qkv_jax.tasks import Batch, Data
 from qkv_jax.training.step import Replica
 
 _HELD_OUT = ("validation", "test")
 
 
-def first_batch(replica: Replica, data: Data) -> Batch:
-    """The shapes of a training batch.
+def first_batch(replica: Replica, data: Any) -> Any:
+    """The shapes of a training batch, as a tree of `jax.ShapeDtypeStruct`s.
 
     Args:
       data: what `Task.load` returned, or its shapes.
@@ -39,7 +38,7 @@ def first_batch(replica: Replica, data: Data) -> Batch:
         return jax.eval_shape(draw, np.uint32(0), np.int32(0), training, rows)
 
 
-def rehearse(replica: Replica, batch: Batch, data: Data) -> None:
+def rehearse(replica: Replica, batch: Any, data: Any) -> None:
     """Traces initial values, a step, and the evaluation of both splits.
 
     Args:
@@ -58,7 +57,7 @@ def rehearse(replica: Replica, batch: Batch, data: Data) -> None:
                 raise ConfigError("task", split, "has no examples")
 
 
-def rehearse_model(replica: Replica, batch: Batch) -> None:
+def rehearse_model(replica: Replica, batch: Any) -> None:
     """Traces the model alone, forwards: a quarter of the time, for arms that differ in it alone.
 
     Raises:
