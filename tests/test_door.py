@@ -526,8 +526,9 @@ def test_overrides_may_stand_before_the_file_that_they_override(command, place):
 
 
 @pytest.mark.parametrize("name", ["smoke", "quick", "full"])
-def test_the_configs_that_come_with_it_are_sound(name):
-    """Each is a study, whose texts and images are there."""
+def test_the_configs_that_come_with_it_are_sound(name, monkeypatch):
+    """Each is a study, whose texts and images are there; a few of its programs are traced."""
+    monkeypatch.setattr("qkv_jax.study.plan._TRACED", 5)
     config = importlib.import_module(f"configs.{name}").get_config()
     study = Study(config.to_dict())
     study.check_data()
@@ -537,9 +538,9 @@ def test_the_configs_that_come_with_it_are_sound(name):
 def test_the_plan_of_the_full_study_can_be_printed(command):
     """All its arms can be counted, those without any parameter of attention as well; and what is
     chosen for the machine, the packing, can be set."""
-    code, out, err = command(
-        ABLATE, f"--config={ROOT / 'configs' / 'full.py'}", "--plan", "--config.study.packing=3"
-    )
+    few = "!import qkv_jax.study.plan; qkv_jax.study.plan._TRACED = 5"
+    config = f"--config={ROOT / 'configs' / 'full.py'}"
+    code, out, err = command(few, ABLATE, config, "--plan", "--config.study.packing=3")
     assert (code, err) == (0, "") and "3 a device" in out
 
 

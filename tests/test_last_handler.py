@@ -154,7 +154,7 @@ def test_what_an_encoding_lacks_is_written_as_the_nearest_that_it_has():
     [
         ("ablate", ["--config=study.py", "--plan"], "latin-1"),
         ("explain", ["--text=naïve ≥ 1", "--tie=Q=K|copies"], "ascii"),
-        ("calibrate", ["--studies=1", "--workers=1", "--outcome=accuracy"], "ascii"),
+        ("calibrate", ["--studies=1", "--workers=1", "--outcome=solve"], "ascii"),
     ],
 )
 def test_commands_speak_any_encoding(name, arguments, encoding, command):
