@@ -47,7 +47,7 @@ class LayerProbe(NamedTuple):
 
 def layer_weights(encoder: Encoder, variables: dict) -> tuple[Layer, ...]:
     """The matrices of every layer, bottom up."""
-    config, found = _config(encoder, variables), []
+    config, found = require_variables(encoder, variables), []
     for layer, tie in enumerate(config.ties):
         params = variables["params"][f"layer_{layer}"].get("attention", {})
         projection = QKVProjection(
@@ -87,7 +87,7 @@ def probe(
     read: Int[Array, "B R"] | None = None,
 ) -> tuple[LayerProbe, ...]:
     """Runs the model, without dropout, and returns what flowed through every layer, bottom up."""
-    _config(encoder, variables)
+    require_variables(encoder, variables)
     _, collected = encoder.apply(variables, inputs, padding, read, mutable="intermediates")
     found = []
     for layer in range(encoder.config.layers):
@@ -99,7 +99,7 @@ def probe(
     return tuple(found)
 
 
-def _config(encoder: Encoder, variables: dict) -> ModelConfig:
+def require_variables(encoder: Encoder, variables: dict) -> ModelConfig:
     """The encoder's config; refuses variables that are not its own."""
     config = of_kind(Encoder, encoder, "encoder").config
     params = variables.get("params") if isinstance(variables, Mapping) else None

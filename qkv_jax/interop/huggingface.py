@@ -5,9 +5,11 @@
     last = pretrained.encoder.apply(pretrained.variables, inputs, padding)     # [B, T, D]
     vectors = sentence_embeddings(pretrained, texts)                           # [B, D]
 
-Families: BERT (MiniLM too), RoBERTa, DistilBERT and ViT. A tensor is used, or named in `left_out`
-because an encoder has no use for it, or the folder is refused; every parameter comes from the
-files.
+Families: BERT (MiniLM too), RoBERTa (XLM-RoBERTa and CamemBERT too), DistilBERT and ViT. A tensor
+is used, or named in `left_out` because an encoder has no use for it, or the folder is refused;
+every parameter comes from the files, or is a bias that the model does not have: zeros. The fields
+of the JSON files beside the weights are followed, known to change no numbers, or refused, see
+`fields`.
 """
 
 import dataclasses
@@ -25,6 +27,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from qkv_jax import arguments
+from qkv_jax.arrays import require_array
 from qkv_jax.config import ConfigError
 from qkv_jax.interop import layouts
 from qkv_jax.interop.recipe import encoder_folder, read_recipe
@@ -47,7 +50,7 @@ class Pretrained:
       tokenizer: of texts; None for images and where the folder has no tokenizer.json.
       config: what config.json says.
       left_out: tensors, or rows of them, that the encoder does not need.
-      folder: where it was read.
+      folder: where its config.json lies: that of the Transformer that a modules.json names.
     """
 
     encoder: Encoder
@@ -56,6 +59,11 @@ class Pretrained:
     config: Mapping[str, Any]
     left_out: tuple[str, ...]
     folder: pathlib.Path
+
+    @property
+    def kind(self) -> str:
+        """The family, as model_type names it."""
+        return layouts.kind_of(self.config)
 
     def encode(
         self, texts: Sequence[str], max_length: int | None = None, truncate: bool = False
@@ -120,14 +128,13 @@ def hidden_states(
     before its last norm.
 
     Raises:
-      ConfigError: for images of another size than the model's, whose places would be wrong.
+      ConfigError, ValueError, TypeError: for inputs that the model does not read: images of another
+        size, whose places would be wrong; tokens without their types, or beyond its table.
     """
-    encoder = pretrained.encoder
-    if isinstance(encoder.stem, PatchStem):
-        side = _side(encoder)
-        if inputs.shape[1:3] != (side, side):
-            allowed = f"images must be {side} x {side}"
-            raise ConfigError("inputs", inputs.shape[1:3], allowed)
+    encoder = arguments.instance("pretrained", pretrained, Pretrained).encoder
+    sizes = _check_inputs(encoder, inputs)
+    if padding is not None:
+        require_array("padding", padding, "B T", "bool", sizes)
     first = "embedding_norm" if encoder.config.embedding_norm else "positions"
     wanted = lambda module, _: isinstance(module, Block) or module.name == first
     options = {"capture_intermediates": wanted, "mutable": "intermediates"}
@@ -184,7 +191,8 @@ def batches(
     Raises:
       ConfigError: for a text that cannot be.
     """
-    reader = pretrained.reader
+    arguments.whole("size", size, 1)
+    reader = arguments.instance("pretrained", pretrained, Pretrained).reader
     tokens = reader.tokens(texts, max_length, truncate)
     order = np.argsort([len(row) for row in tokens], kind="stable")
     size = min(size, len(order))
@@ -248,6 +256,30 @@ def _missing(tensor: str, path: str, tensors: Iterable[str]) -> ConfigError:
     elif near := difflib.get_close_matches(tensor, tensors, n=1, cutoff=0.8):
         what += f"; {near[0]} is there"
     return ConfigError(f"tensor {tensor}", None, what)
+
+
+def _check_inputs(encoder: Encoder, inputs: Num[Array, "B ..."]) -> dict[str, int]:
+    """Refuses inputs that the encoder would take for others; the sizes of axes."""
+    if isinstance(encoder.stem, PatchStem):
+        side = _side(encoder)
+        shape = getattr(inputs, "shape", ())
+        if len(shape) == 4 and shape[1:3] != (side, side):
+            raise ConfigError("inputs", shape[1:3], f"images must be {side} x {side}")
+        sizes = {"height": side, "width": side}
+        require_array("inputs", inputs, "B height width C", "float", sizes)
+        return {"B": sizes["B"], "T": encoder.max_length}
+    fields = encoder.stem.vocabulary
+    sizes = {"F": len(fields)} if len(fields) > 1 else {}
+    hint = "F are the token and its type" if sizes else ""
+    require_array("inputs", inputs, "B T F" if sizes else "B T", "int", sizes, hint)
+    if not 0 < sizes["T"] <= encoder.max_length:
+        raise ConfigError("inputs", sizes["T"], f"at most {encoder.max_length} tokens, at least 1")
+    numbers = np.asarray(inputs).reshape(-1, len(fields))
+    if (numbers < 0).any() or (numbers >= np.array(fields)).any():
+        allowed = f"tokens must be at least 0 and below {fields[0]}"
+        allowed += f", their types below {fields[1]}" * (len(fields) > 1)
+        raise ConfigError("inputs", [int(numbers.min()), int(numbers.max())], allowed)
+    return sizes
 
 
 def _shapes(plan: layouts.Plan) -> dict[str, tuple[int, ...]]:

@@ -131,7 +131,7 @@ def plan(values: Mapping[str, Any]) -> Plan:
     Raises:
       ConfigError: naming the field, for a `model_type` or a value that is not understood.
     """
-    kind = _kind(values)
+    kind = kind_of(values)
     if kind == "gpt2":
         raise _refusal("model_type", kind, "a decoder, which this package does not have yet")
     if not isinstance(kind, str) or kind not in _FAMILIES:
@@ -141,7 +141,7 @@ def plan(values: Mapping[str, Any]) -> Plan:
     return family.plan(values)
 
 
-def _kind(values: Mapping[str, Any]) -> Any:
+def kind_of(values: Mapping[str, Any]) -> Any:
     """The model_type; where there is none, as in old files, that of the class that was saved."""
     kind, classes = values.get("model_type"), values.get("architectures")
     if kind is not None or not isinstance(classes, list):

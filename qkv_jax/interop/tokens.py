@@ -132,7 +132,16 @@ class TextTokenizer:
         return sum(token == self.unknown for token in counted) / max(1, len(counted))
 
     def words(self, tokens: Sequence[int] | Int[np.ndarray, " T"]) -> list[str]:
-        """What each token stands for."""
+        """What each token stands for.
+
+        Raises:
+          ConfigError: for what is no number of a token.
+        """
+        most = self._tokenizer.get_vocab_size() - 1
+        if isinstance(tokens, str | bytes) or not hasattr(tokens, "__iter__"):
+            raise ConfigError("tokens", arguments.brief(tokens), "must be a list of tokens")
+        for token in tokens:
+            arguments.whole("tokens", token, 0, most)
         return [self._tokenizer.id_to_token(int(token)) for token in tokens]
 
     def _check(self, field: str, text: str, encoding: Any, limit: int) -> None:

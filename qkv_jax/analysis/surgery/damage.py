@@ -20,10 +20,11 @@ from qkv_jax import arguments
 from qkv_jax.analysis.layers import Layer, layer_weights
 from qkv_jax.analysis.surgery.distillation import Distillation, apply
 from qkv_jax.analysis.surgery.fit import Moments
-from qkv_jax.analysis.surgery.impose import impose, spread, tied
+from qkv_jax.analysis.surgery.impose import METHODS, check, impose, spread, tied
 from qkv_jax.analysis.surgery.rotary import Turns
 from qkv_jax.analysis.survey.flow import Feed, gather
 from qkv_jax.analysis.survey.subjects import of_pretrained, task_feeds
+from qkv_jax.config import ConfigError
 from qkv_jax.tasks.sources import Stamp
 from qkv_jax.tasks.streaming import next_batches
 from qkv_jax.tie import Tie
@@ -71,6 +72,12 @@ class Patient(NamedTuple):
     def edits(self, tie: Tie, method: str, numbers: Sequence[int]) -> dict[int, Layer]:
         """The layers of those numbers under the tie."""
         config = self.encoder.config
+        if not isinstance(numbers, list | tuple | range):
+            raise ConfigError("numbers", arguments.brief(numbers), "must be a list of layers")
+        for number in numbers:
+            arguments.whole("numbers", number, 0, config.layers - 1)
+        arguments.word("method", method, METHODS)
+        check(self.encoder, arguments.instance("tie", tie, Tie), (method,))
         rotary = config.positions == "rotary"
         turns = Turns.of(self.encoder.max_length, config.features) if rotary else None
         whole = {"kv_heads": config.kv_heads, "turns": turns}
@@ -78,6 +85,8 @@ class Patient(NamedTuple):
 
     def damage(self, edits: Mapping[int, Layer]) -> tuple[float, ...]:
         """The metrics of the model with these layers in place of its own."""
+        if not isinstance(edits, Mapping):
+            raise ConfigError("edits", arguments.brief(edits), "must be layers by their numbers")
         every = dict(enumerate(self.layers)) | dict(edits)
         return self.measure(*spread(self.encoder, self.variables, every))
 
@@ -101,6 +110,9 @@ def patient_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) ->
     """
     from qkv_jax.analysis import runs
 
+    folder = arguments.path("--run", folder)
+    arguments.whole("seed", seed, most=2**32 - 1)
+    _check_rate(learning_rate)
     step = runs.run_steps(folder)[-1]
     encoder, variables = runs.run_model(folder, step)
     replica = runs.run_replica(folder)
@@ -156,6 +168,10 @@ def patient_of_pretrained(
     Raises:
       ConfigError: if the folder or a text is refused.
     """
+    if learning_rate is not None:
+        _check_rate(learning_rate)
+    if not isinstance(texts, Mapping) or len(texts) < 2:
+        raise ConfigError("texts", arguments.brief(texts), "must be two texts at least, by names")
     names = list(texts)
     ours, others = ({n: texts[n] for n in names[start::2]} for start in (0, 1))
     subject, held_out = (of_pretrained(folder, some, 0, allow_unknown) for some in (ours, others))
@@ -187,6 +203,13 @@ def patient_of_pretrained(
         train_on, layer_weights(encoder, variables), _moments(encoder, variables, subject.feeds),
         has_control=False, note=held_out.note,
     )  # fmt: skip
+
+
+def _check_rate(rate: float) -> None:
+    number = isinstance(rate, int | float) and not isinstance(rate, bool)
+    if not (number and 0 < rate < float("inf")):
+        allowed = "must be a finite number above 0"
+        raise ConfigError("learning_rate", arguments.brief(rate), allowed)
 
 
 def _with(replica: Replica, encoder: Encoder) -> Replica:

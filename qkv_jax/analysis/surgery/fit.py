@@ -27,6 +27,8 @@ import numpy as np
 from jaxtyping import Float
 
 from qkv_jax.analysis.surgery import rotary
+from qkv_jax.arrays import require_array
+from qkv_jax.config import ConfigError
 from qkv_jax.tie import Tie
 
 _RIDGE = 1e-4  # of the mean variance, so that directions without inputs stay defined
@@ -41,6 +43,9 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, tokens: Float[np.ndarray, "M D"]) -> "Moments":
+        require_array("tokens", tokens, "M D", "real", {})
+        if not np.isfinite(tokens).all():
+            raise ConfigError("tokens", "NaN or infinity", "must be finite numbers")
         tokens = np.float64(tokens)
         mean = tokens.mean(0)
         return cls(mean, (tokens - mean).T @ (tokens - mean) / len(tokens))

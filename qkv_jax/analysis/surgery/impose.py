@@ -11,11 +11,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from qkv_jax import arguments
 from qkv_jax.adapters import Adapters
-from qkv_jax.analysis.layers import Layer
+from qkv_jax.analysis.layers import Layer, require_variables
 from qkv_jax.analysis.surgery.fit import Head, Moments, fit_head
 from qkv_jax.analysis.surgery.rotary import Turns
 from qkv_jax.config import ConfigError
+from qkv_jax.model_config import ModelConfig
 from qkv_jax.projections import check_scheme
 from qkv_jax.tie import SOURCE_NAMES, Tie
 from qkv_jax.transformer import Encoder
@@ -31,7 +33,10 @@ def check(encoder: Encoder, tie: Tie, methods: tuple[str, ...]) -> None:
     Raises:
       ConfigError: naming the flag, with the reason.
     """
-    config = encoder.config
+    config = arguments.instance("encoder", encoder, Encoder).config
+    arguments.instance("tie", tie, Tie)
+    if not isinstance(methods, list | tuple) or not methods:
+        raise ConfigError("--method", arguments.brief(methods), "must be a list of methods")
     heads, width = config.heads, config.width
     given = str(tie)
     for field in ("adapters", "latent_dim", "qk_norm"):
@@ -44,8 +49,7 @@ def check(encoder: Encoder, tie: Tie, methods: tuple[str, ...]) -> None:
     if any(tie.equates(role, "X") for role in "QKV") and width != heads * config.features:
         raise ConfigError("--tie", given, f"needs a width of heads x head width, not {width}")
     for method in methods:
-        if method not in METHODS:
-            raise ConfigError("--method", method, f"allowed: {', '.join(METHODS)}")
+        arguments.word("--method", method, METHODS)
         if method in KEEP and not _shares(tie, KEEP[method]):
             role = KEEP[method]
             raise ConfigError("--method", method, f"under {given} {role} shares with no other role")
@@ -71,7 +75,16 @@ def impose(
       kv_heads: how many heads of keys and values the layer's are repeated from; all by default.
       turns: for `fit`, the rotations between queries and keys, under rotary positions.
     """
-    width, heads, _ = layer.query.shape
+    arguments.instance("layer", layer, Layer)
+    arguments.instance("tie", tie, Tie)
+    arguments.word("method", method, METHODS)
+    width, heads, size = layer.query.shape
+    if kv_heads is not None and heads % arguments.whole("kv_heads", kv_heads, 1, heads):
+        raise ConfigError("kv_heads", kv_heads, f"must divide the {heads} heads")
+    _check_given(width, moments, turns)
+    if _takes_x(tie) and width != heads * size:
+        allowed = f"=X needs a width of heads x head width, {heads * size}, not {width}"
+        raise ConfigError("tie", str(tie), allowed)
     own = np.eye(width).reshape(width, heads, -1) if _takes_x(tie) else np.zeros_like(layer.query)
     if method == "fit":
         moments = moments or Moments(np.zeros(width), np.eye(width))
@@ -98,9 +111,16 @@ def tied(
 ) -> tuple[Encoder, dict]:
     """The model whose layers in `edits` have those matrices and their tie; a shared matrix is one
     leaf, so that it goes on being shared in training."""
-    ties = list(encoder.config.ties)
+    ties = list(arguments.instance("encoder", encoder, Encoder).config.ties)
+    require_variables(encoder, variables)
+    if not isinstance(edits, Mapping):
+        raise ConfigError("edits", arguments.brief(edits), "must be layers by their numbers")
     params = dict(variables["params"])
     for number, layer in edits.items():
+        arguments.whole("edits", number, 0, len(ties) - 1)
+        arguments.instance("edits", layer, Layer)
+        if layer.query.shape != (shape := _shape(encoder.config)):
+            raise ConfigError("edits", layer.query.shape, f"the model's layers have {shape}")
         ties[number] = layer.tie
         name = f"layer_{number}"
         old = params[name].get("attention", {})
@@ -114,8 +134,26 @@ def spread(
 ) -> tuple[Encoder, dict]:
     """The same function as `tied` with a leaf for every role, so that one compiled program serves
     all edits. Layers not in `edits` are to be separate already."""
+    if not isinstance(edits, Mapping):
+        raise ConfigError("edits", arguments.brief(edits), "must be layers by their numbers")
+    for layer in edits.values():
+        arguments.instance("edits", layer, Layer)
     alone = Tie.parse("separate")
     return tied(encoder, variables, {n: layer._replace(tie=alone) for n, layer in edits.items()})
+
+
+def _shape(config: ModelConfig) -> tuple[int, int, int]:
+    return config.width, config.heads, config.features
+
+
+def _check_given(width: int, moments: Moments | None, turns: Turns | None) -> None:
+    """Refuses moments of inputs, and rotations, of another kind."""
+    if moments is not None:
+        found = arguments.instance("moments", moments, Moments).mean.shape
+        if found != (width,):
+            raise ConfigError("moments", found, f"must be of inputs of width {width}")
+    if turns is not None:
+        arguments.instance("turns", turns, Turns)
 
 
 def _fitted(layer: Layer, own, tie: Tie, moments: Moments, kv_heads: int, turns) -> Layer:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from qkv_jax import arguments
 from qkv_jax.analysis.layers import layer_weights
 from qkv_jax.analysis.survey.flow import gather
 from qkv_jax.analysis.survey.measures import beside, measure, movements, spectra
@@ -37,7 +38,9 @@ class Survey(NamedTuple):
 
 def survey(subject: Subject, seed: int, draws: int = DRAWS) -> Survey:
     """Measures everything; the same seed draws the same nulls."""
-    rng = np.random.default_rng(seed)
+    arguments.instance("subject", subject, Subject)
+    arguments.whole("draws", draws, 1)
+    rng = np.random.default_rng(arguments.whole("seed", seed))
     layers = layer_weights(subject.encoder, subject.variables)
     flows = gather(subject.encoder, subject.variables, subject.feeds, rng, MOST_TOKENS)
     found, untrained = measure(layers, flows, rng, draws), None

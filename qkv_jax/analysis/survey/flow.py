@@ -8,8 +8,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from qkv_jax import arguments
 from qkv_jax.analysis import attention_maps
 from qkv_jax.analysis.layers import probe
+from qkv_jax.config import ConfigError
 from qkv_jax.transformer import Encoder
 
 FIGURES = {
@@ -44,7 +46,9 @@ class Flow(NamedTuple):
 
 def batch_size(encoder: Encoder, length: int, most: int = 32) -> int:
     """How many inputs at a time, so that the attention weights of all layers fit."""
-    config = encoder.config
+    config = arguments.instance("encoder", encoder, Encoder).config
+    arguments.whole("length", length, 1)
+    arguments.whole("most", most, 1)
     return int(np.clip(2**25 // (config.layers * config.heads * length**2), 1, most))
 
 
@@ -52,7 +56,10 @@ def gather(
     encoder: Encoder, variables: dict, feeds: Iterable[Feed], rng: np.random.Generator, most: int
 ) -> tuple[Flow, ...]:
     """Runs the model on all feeds; of more than `most` tokens, `most` are drawn for the clouds."""
-    layers = encoder.config.layers
+    layers = arguments.instance("encoder", encoder, Encoder).config.layers
+    arguments.whole("most", most, 1)
+    arguments.instance("rng", rng, np.random.Generator)
+    feeds = _checked(feeds)
     clouds: list[list] = [[] for _ in range(layers)]
     rows: list[dict] = [{name: [] for name in FIGURES} for _ in range(layers)]
     equal: dict[str, list] = {name: [] for name in FIGURES}
@@ -82,6 +89,15 @@ def gather(
         )
         for layer in range(layers)
     )
+
+
+def _checked(feeds: Iterable[Feed]) -> list[Feed]:
+    if not isinstance(feeds, list | tuple) or not feeds:
+        raise ConfigError("feeds", arguments.brief(feeds), "must be a list of at least one Feed")
+    for feed in feeds:
+        arguments.instance("feeds", feed, Feed)
+        arguments.whole("feeds", feed.count, 1, len(feed.inputs))
+    return list(feeds)
 
 
 _probed = functools.partial(jax.jit, static_argnums=0)(probe)

@@ -3,19 +3,21 @@ what chance gives."""
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import threadpoolctl
 from jaxtyping import Float
 
+from qkv_jax import arguments
 from qkv_jax.analysis import circuits, geometry, movement, nulls
 from qkv_jax.analysis.layers import Layer
 from qkv_jax.analysis.survey.flow import Flow
 from qkv_jax.analysis.survey.quantities import PAIRS, QUANTITIES
+from qkv_jax.config import ConfigError
 
 ALL = "all"  # in place of a head: a layer as a whole
 KEYS = ["layer", "head", "quantity", "roles"]
@@ -55,6 +57,11 @@ def measure(
     Args:
       draws: of each null; 0 leaves them out.
     """
+    layers, flows = _listed("layers", layers, Layer), _listed("flows", flows, Flow)
+    if len(layers) != len(flows):
+        raise ConfigError("flows", len(flows), f"must be one for each of the {len(layers)} layers")
+    arguments.instance("rng", rng, np.random.Generator)
+    arguments.whole("draws", draws)
     numbers = range(len(layers))
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         each = rng.spawn(len(layers))
@@ -64,8 +71,10 @@ def measure(
 
 def beside(found: pd.DataFrame, untrained: pd.DataFrame | None) -> pd.DataFrame:
     """The figures with those of the untrained model beside them, layer by layer, head by head."""
+    arguments.instance("found", found, pd.DataFrame)
     if untrained is None:
         return found
+    arguments.instance("untrained", untrained, pd.DataFrame)
     start = untrained[[*KEYS, "value"]].rename(columns={"value": "null_untrained"})
     return found.drop(columns="null_untrained").merge(start, "left", KEYS)[COLUMNS]
 
@@ -75,7 +84,7 @@ def spectra(layers: Sequence[Layer]) -> pd.DataFrame:
     """Singular values and eigenvalues of the circuits of each head: layer, head, circuit, index,
     singular_value, eigenvalue_real, eigenvalue_imaginary."""
     rows = []
-    for number, layer in enumerate(layers):
+    for number, layer in enumerate(_listed("layers", layers, Layer)):
         for head, circuit, factors in _circuits(layer):
             singular, own = circuits.singular_values(*factors), circuits.eigenvalues(*factors)
             for index, (s, e) in enumerate(itertools.zip_longest(singular, own, fillvalue=0.0)):
@@ -91,6 +100,11 @@ def movements(past: dict[int, Sequence[Layer]]) -> pd.DataFrame:
     Args:
       past: the layers by step; the first step is where they started.
     """
+    if not isinstance(past, Mapping) or not past:
+        raise ConfigError("past", arguments.brief(past), "must be layers by their steps")
+    for step, layers in past.items():
+        arguments.whole("past", step)
+        _listed("past", layers, Layer)
     rows, steps = [], sorted(past)
     for step, number in itertools.product(steps, range(len(past[steps[0]]))):
         start, now = past[steps[0]][number], past[step][number]
@@ -113,6 +127,13 @@ def movements(past: dict[int, Sequence[Layer]]) -> pd.DataFrame:
             rows.append((step, number, head, quantity, circuit, value, chance))
     names = ["step", "layer", "head", "quantity", "roles", "value", "chance"]
     return pd.DataFrame(rows, columns=names)
+
+
+def _listed(name: str, values: Any, kind: type) -> list:
+    """At least one of that kind."""
+    if not isinstance(values, list | tuple) or hasattr(values, "_fields") or not values:
+        raise ConfigError(name, arguments.brief(values), f"must be a list of {kind.__name__}")
+    return [arguments.instance(name, value, kind) for value in values]
 
 
 def _rows(

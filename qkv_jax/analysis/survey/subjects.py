@@ -53,6 +53,9 @@ def of_run(folder: pathlib.Path, step: int | None, most: int) -> Subject:
     """
     from qkv_jax.analysis import runs  # with Orbax, which takes a second
 
+    folder = arguments.path("--run", folder)
+    arguments.whole("most", most, 1)
+    step = None if step is None else arguments.whole("--step", step)
     known = runs.run_steps(folder)
     step = known[-1] if step is None else step
     if step not in known:
@@ -95,8 +98,7 @@ def of_pretrained(
         raise ConfigError("--texts", f"{len(texts)} texts", what)
     encoder = model.encoder
     fresh = jax.jit(encoder.init)(jax.random.key(seed), feeds[0].inputs[:1])
-    kind = model.config.get("model_type")
-    name = f"{folder} ({kind}): {about(encoder)}"
+    name = f"{folder} ({model.kind}): {about(encoder)}"
     untrained_is = f"the same architecture with fresh weights of seed {seed}, embeddings too"
     note = f"{_unknown(unknown)}."
     if unknown > _MUCH_UNKNOWN:
@@ -108,7 +110,7 @@ def of_pretrained(
 
 def about(encoder: Encoder) -> str:
     """The sizes of an encoder and its tie."""
-    config = encoder.config
+    config = arguments.instance("encoder", encoder, Encoder).config
     ties = list(dict.fromkeys(map(str, config.ties)))
     layers = f"{config.layers} layer{'s' * (config.layers > 1)}"
     heads = f"{config.heads} head{'s' * (config.heads > 1)} of {config.features}"
@@ -121,6 +123,9 @@ def task_feeds(encoder: Encoder, task: Task, most: int) -> tuple[list[Feed], str
     Raises:
       ConfigError: if the task's data cannot be read.
     """
+    arguments.instance("encoder", encoder, Encoder)
+    arguments.instance("task", task, Task)
+    arguments.whole("most", most, 1)
     try:
         data = task.load()["validation"]
     except ConfigError as error:

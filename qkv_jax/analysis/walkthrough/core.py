@@ -15,8 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-from qkv_jax.analysis.layers import Layer, layer_weights
+from qkv_jax import arguments
+from qkv_jax.analysis.layers import Layer, layer_weights, require_variables
+from qkv_jax.arrays import require_array
 from qkv_jax.attention import MultiHeadAttention, hide_self
+from qkv_jax.config import ConfigError
 from qkv_jax.model_config import ModelConfig
 from qkv_jax.positions import AddPositions, Positions2D, RelativeBias, alibi_bias
 from qkv_jax.projections import QKV
@@ -101,12 +104,18 @@ def walk_through(
       tokens: a label for each token that the layer sees, padding left out.
       padding: true at real tokens, which come first; the others are not shown.
     """
-    config, (tie, *kernels) = encoder.config, layer_weights(encoder, variables)[layer]
+    config = require_variables(encoder, variables)
+    arguments.text("name", name)
+    arguments.whole("layer", layer, 0, config.layers - 1)
+    _check_example(inputs, tokens, padding)
+    tie, *kernels = layer_weights(encoder, variables)[layer]
     matrices = Layer(tie, *(kernel.astype(np.float64) for kernel in kernels))
     seen, length = _collected(encoder, variables, inputs, padding), len(tokens)
     of = lambda sown: np.asarray(sown[0][0].astype(jnp.float32), np.float64)
     attention = seen[f"layer_{layer}"]["attention"]
     probes = {key: of(sown) for key, sown in attention["probes"].items()}
+    if length > len(probes["x"]) or padding is None and length < len(probes["x"]):
+        raise ConfigError("tokens", length, f"must be a label for each of {len(probes['x'])} tokens")
     x, query, key = (probes[role][:length] for role in ("x", "query", "key"))
     key = key.repeat(config.heads // key.shape[1], axis=1)
     project = lambda kernel, bias: np.einsum("td,dnh->tnh", x, kernel) + bias
@@ -150,6 +159,24 @@ def walk_through(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         error=max(float(np.abs(ours - theirs).max()) for ours, theirs in ends),
     )
+
+
+def _check_example(inputs, tokens, padding) -> None:
+    """Refuses what is no batch of one with a label a token."""
+    shape = getattr(inputs, "shape", ())
+    if len(shape) < 2 or shape[0] != 1:
+        raise ConfigError("inputs", arguments.brief(inputs), "must be a batch of one")
+    if not isinstance(tokens, tuple | list) or not tokens:
+        raise ConfigError("tokens", arguments.brief(tokens), "must be a label a token")
+    for token in tokens:
+        arguments.text("tokens", token)
+    if padding is None:
+        return
+    require_array("padding", padding, "B T", "bool", {"B": 1})
+    real = np.asarray(padding)[0]
+    if not real[: len(tokens)].all() or real[len(tokens) :].any():
+        what = f"must be true at the first {len(tokens)} places, which have labels, and only there"
+        raise ConfigError("padding", int(real.sum()), what)
 
 
 @functools.partial(jax.jit, static_argnums=0)  # one small program, not hundreds of calls

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Num
 
+from qkv_jax import arguments
 from qkv_jax.config import ConfigError
 from qkv_jax.interop.huggingface import Pretrained
 from qkv_jax.model_config import ModelConfig
@@ -38,7 +39,7 @@ def words_of(text: str) -> Example:
     Raises:
       ConfigError: if there are none, or more than `MOST_WORDS`.
     """
-    words = _valid(text).split()
+    words = arguments.text("--text", text).split()
     if not words:
         raise ConfigError("--text", text, "write one word at least")
     if len(words) > MOST_WORDS:
@@ -58,7 +59,8 @@ def random_layer(config: ModelConfig, seed: int) -> tuple[Encoder, dict]:
     A learned relative bias starts at zero, where it would have nothing to show; here it is drawn
     from a normal distribution.
     """
-    encoder = _encoder(config)
+    encoder = _encoder(arguments.instance("config", config, ModelConfig))
+    arguments.whole("seed", seed, most=2**32 - 1)
     # Initial values depend on seed and path only, so those of `separate` serve every tie.
     drawn = _drawn(dataclasses.replace(config, tie="separate"), seed)
     shapes = jax.eval_shape(encoder.init, jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))
@@ -93,8 +95,8 @@ def text_example(task: MaskedBytes | TextClassification, text: str) -> Example:
     Raises:
       ConfigError: if there is nothing in it, or more than the model reads.
     """
-    encoder = _tokenizer(task)
-    tokens = encoder.encode(_valid(text).encode())
+    encoder = _tokenizer(arguments.instance("task", task, (MaskedBytes, TextClassification)))
+    tokens = encoder.encode(arguments.text("--text", text).encode())
     if not len(tokens):
         raise ConfigError("--text", text, "write one character at least")
     if len(tokens) > task.length:
@@ -112,8 +114,9 @@ def pretrained_example(pretrained: Pretrained, text: str) -> Example:
     Raises:
       ConfigError: if the model reads no texts, or not this one.
     """
+    arguments.instance("pretrained", pretrained, Pretrained)
     try:
-        (tokens,) = pretrained.reader.tokens([_valid(text)])
+        (tokens,) = pretrained.reader.tokens([arguments.text("--text", text)])
     except ConfigError as error:
         field = "--text" if error.field.startswith("text") else f"--{error.field}"
         raise ConfigError(field, error.given, error.allowed) from None
@@ -127,12 +130,13 @@ def task_example(task: Task, number: int) -> Example:
     Raises:
       ConfigError: if there is no such example, or no data.
     """
+    arguments.instance("task", task, Task)
     try:
         data = task.load()["validation"]
     except ConfigError as error:
         raise error.under("task.options") from None
     total = len(data["inputs"])
-    if not 0 <= number < total:
+    if not arguments.whole("--example", number) < total:
         raise ConfigError("--example", number, f"the task has 0 to {total - 1}")
     inputs = jnp.asarray(data["inputs"][number : number + 1])
     labels, padding = _labels(task, np.asarray(inputs[0])), None
@@ -182,11 +186,3 @@ def _label(text: str, most: int = _LABEL) -> str:
     """Short, and without what a terminal might obey."""
     plain = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
     return plain if len(plain) <= most else plain[: most - 1] + "…"
-
-
-def _valid(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ConfigError("--text", text, "is not valid UTF-8") from None
-    return text

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from qkv_jax import arguments
 from qkv_jax.analysis.layers import Layer, layer_weights
 from qkv_jax.analysis.walkthrough import examples
 from qkv_jax.analysis.walkthrough.core import Walk, walk_through
@@ -39,6 +40,11 @@ def random_walks(
       ConfigError: for sizes that cannot be, and for no words or too many.
     """
     example = examples.words_of(text)
+    if not isinstance(ties, list | tuple) or not ties:
+        raise ConfigError("--tie", arguments.brief(ties), "must be a list of ties")
+    for tie in ties:
+        arguments.instance("--tie", tie, Tie)
+    arguments.whole("--seed", seed, most=2**32 - 1)
     sizes = {"width": width, "heads": heads, "positions": positions}
     walks = []
     for tie in ties:
@@ -78,9 +84,12 @@ def run_walks(
     """
     from qkv_jax.analysis import runs  # with Orbax, which takes a second
 
+    folder = arguments.path("--run", folder)
+    if not isinstance(steps, list | tuple):
+        raise ConfigError("--steps", arguments.brief(steps), "must be a list of steps")
     known = runs.run_steps(folder)
     for step in steps:
-        if step not in known:
+        if arguments.whole("--steps", step) not in known:
             raise ConfigError("--steps", step, f"checkpoints there: {', '.join(map(str, known))}")
     steps, task = steps or known[-1:], runs.run_replica(folder).task
     chosen, what = _example_of(task, text, example)
@@ -117,7 +126,7 @@ def pretrained_walk(folder: str, *, layer: int, text: str) -> Walked:
     example = examples.pretrained_example(model, text)
     walk = walk_through(
         model.encoder, model.variables, *example[:2], layer=layer,
-        name=str(model.config.get("model_type")),
+        name=model.kind,
     )  # fmt: skip
     about = (
         f"“{text}” through layer {layer} (of 0 to {config.layers - 1}) of the model in {folder}: "
@@ -134,12 +143,12 @@ def _example_of(task: Task, text: str | None, number: int | None) -> tuple[examp
     if text is not None and not examples.is_text(task):
         allowed = f"the run's task, {task.title}, is not of text; choose an example by --example"
         raise ConfigError("--text", text, allowed)
-    number = number or 0
+    number = 0 if number is None else number
     return examples.task_example(task, number), f"Validation example {number}"
 
 
 def _check_layer(layer: int, layers: int) -> None:
-    if layer >= layers:
+    if arguments.whole("--layer", layer) >= layers:
         raise ConfigError("--layer", layer, f"the model has layers 0 to {layers - 1}")
 
 
