@@ -14,7 +14,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from qkv_jax.config import ConfigError, require_whole, settle
+from qkv_jax import arguments
+from qkv_jax.config import ConfigError, settle
 from qkv_jax.tie import SOURCE_NAMES, Tie
 
 
@@ -152,7 +153,7 @@ class Adapters:
           ConfigError: naming the role.
         """
         tie = Tie.parse(tie)
-        require_whole("head_dim", head_dim)
+        arguments.whole("head_dim", head_dim, 1)
         for role, spec in self.items():
             name, _, argument = spec.partition(":")
             try:

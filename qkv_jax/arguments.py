@@ -3,6 +3,8 @@
 Annotations are checked in this project's tests alone, not where others call these functions.
 """
 
+import math
+import numbers
 import os
 import pathlib
 from collections.abc import Collection
@@ -20,6 +22,14 @@ def whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int
         upper = "" if most is None else f" and at most {most}"
         raise ConfigError(name, brief(value), f"must be a whole number of at least {least}{upper}")
     return int(value)
+
+
+def number(name: str, value: Any) -> float:
+    """A finite number, NumPy's too; a truth value is none."""
+    is_one = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (is_one and math.isfinite(value)):
+        raise ConfigError(name, brief(value), "must be a finite number")
+    return float(value)
 
 
 def truth(name: str, value: Any) -> bool:

@@ -1,7 +1,6 @@
 """Attention: `attend`, the one place of softmax(Q K^T / sqrt(d)) V, and the module around it."""
 
 import functools
-import math
 from collections.abc import Mapping
 from typing import Literal, get_args
 
@@ -10,16 +9,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from qkv_jax import arguments
 from qkv_jax.adapters import Adapters
 from qkv_jax.arrays import require_array
 from qkv_jax.config import (
     ConfigError,
     build,
-    of_kind,
     require_choice,
     require_kinds,
     require_positive,
-    require_whole,
     shown,
 )  # fmt: skip
 from qkv_jax.positions import (
@@ -202,7 +200,7 @@ def hide_self(
     sizes: dict[str, int] = {}
     require_array("queries", queries, "T", "int", sizes)
     require_array("keys", keys, "S", "int", sizes)
-    of_kind(bool, is_causal, "is_causal")
+    arguments.truth("is_causal", is_causal)
     if mask is not None:
         require_array("mask", mask, "#B #N #T #S", "bool", sizes, _PADDING)
     own = (queries[:, None] == keys[None, :])[None, None]
@@ -299,7 +297,7 @@ class MultiHeadAttention(nn.Module):
             require_array("context", context, "B S E", "float", sizes)
             if context.dtype != x.dtype:
                 raise ValueError(f"context: given {shown(context)}; must be {x.dtype} as x is")
-        of_kind(bool, decode, "decode")
+        arguments.truth("decode", decode)
         projection = self.projection(x.shape[-1])
         nn.share_scope(self, projection)  # `query/kernel` lives here, not in a level of its own
         sources = projection.project(x, context)
@@ -357,7 +355,7 @@ class MultiHeadAttention(nn.Module):
         the place is not known, a write past the end is clamped onto the last places.
         """
         for name, size in (("batch", batch), ("length", length), ("width", width)):
-            require_whole(name, size)
+            arguments.whole(name, size, 1)
         if str(jnp.dtype(dtype)) not in _FORMATS:
             raise ConfigError("dtype", dtype, f"allowed: {', '.join(_FORMATS)}")
         heads, head_dim = self.num_kv_heads or self.num_heads, self._head_dim(width)
@@ -453,7 +451,7 @@ def _check_format(name: str, array: Array) -> None:
 
 def _check_scores(sizes: dict[str, int], bias, mask, is_causal, scale) -> None:
     """Refuses what cannot be added to the scores, hide some or multiply them."""
-    of_kind(bool, is_causal, "is_causal")
+    arguments.truth("is_causal", is_causal)
     if bias is not None:
         require_array("bias", bias, "#B #N #T #S", "float", sizes)
     if mask is not None:
@@ -462,8 +460,8 @@ def _check_scores(sizes: dict[str, int], bias, mask, is_causal, scale) -> None:
         require_array("scale", scale, "N", "float", sizes)
     elif hasattr(scale, "dtype"):
         require_array("scale", scale, "", "real", sizes)
-    elif scale is not None and not math.isfinite(of_kind(float, scale, "scale")):
-        raise ConfigError("scale", scale, "must be a finite number")
+    elif scale is not None:
+        arguments.number("scale", scale)
 
 
 def _causal_mask(queries: int, keys: int) -> Bool[Array, "1 1 T S"]:

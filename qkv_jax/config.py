@@ -85,15 +85,6 @@ def require_kinds(module: Any, cls: type) -> None:
             _settled(module, field)
 
 
-def of_kind(hint: Any, value: Any, name: str) -> Any:
-    """`value` as the annotated kind, in which any text stands for a Literal.
-
-    Raises:
-      ConfigError: naming it.
-    """
-    return _convert(_without_words(hint), value, name)
-
-
 def shown(value: Any) -> str:
     """A value in one line: arrays by number format and shape."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
@@ -101,19 +92,6 @@ def shown(value: Any) -> str:
         return f"{dtype}[{', '.join(map(str, shape))}]"
     text = repr(value)
     return text if "\n" not in text else " ".join(text.split())[:200]
-
-
-def require_whole(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
-    """A whole number in [low, high), as Python's.
-
-    Raises:
-      ConfigError: for what is none.
-    """
-    number = of_kind(int, value, name)
-    if number < low or high is not None and number >= high:
-        above = "" if high is None else f" and below {high}"
-        raise ConfigError(name, value, f"must be a whole number, at least {low}{above}")
-    return number
 
 
 def require_positive(config: Any, *names: str) -> None:
@@ -190,7 +168,7 @@ def first_difference(known: Any, asked: Any, path: str = "") -> str:
 
 def _settled(config: Any, field: dataclasses.Field) -> Any:
     try:
-        return of_kind(field.type, getattr(config, field.name), field.name)
+        return _convert(_without_words(field.type), getattr(config, field.name), field.name)
     except ConfigError as error:  # of an item: the field's own name
         name = error.field.partition("[")[0]
         raise ConfigError(name, error.given, error.allowed) from None

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from qkv_jax import arguments
 from qkv_jax.arrays import require_array
 from qkv_jax.config import (
     ConfigError,
     require_choice,
     require_kinds,
     require_positive,
-    require_whole,
 )
 
 Positions = Literal["none", "sinusoidal", "learned", "rotary", "relative", "alibi"]
@@ -39,8 +39,8 @@ def sinusoidal(length: int, width: int) -> Float[Array, "T D"]:
 
     Sines fill the first half of the width and cosines the second; an odd width leaves one zero.
     """
-    require_whole("length", length, 0)
-    require_whole("width", width)
+    arguments.whole("length", length)
+    arguments.whole("width", width, 1)
     angles = _angles(jnp.arange(length), width // 2)
     table = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
     return jnp.pad(table, ((0, 0), (0, width % 2)))
@@ -87,7 +87,7 @@ def alibi_slopes(num_heads: int) -> Float[np.ndarray, " N"]:
 
     Where N is no power of two: the slopes of the power below, then every other one of twice it.
     """
-    require_whole("num_heads", num_heads)
+    arguments.whole("num_heads", num_heads, 1)
     power = 2 ** int(np.log2(num_heads))
     of = lambda n: 2.0 ** (-8 * np.arange(1, n + 1) / n)
     return np.concatenate([of(power), of(2 * power)[::2]])[:num_heads].astype(np.float32)

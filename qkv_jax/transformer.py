@@ -18,15 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from qkv_jax import arguments
 from qkv_jax.arrays import require_array
 from qkv_jax.attention import MultiHeadAttention
 from qkv_jax.config import (
     ConfigError,
-    of_kind,
     require_choice,
     require_kinds,
     require_positive,
-    require_whole,
 )  # fmt: skip
 from qkv_jax.model_config import ModelConfig
 from qkv_jax.positions import EMBEDDING_STD, AddPositions
@@ -48,7 +47,7 @@ class TokenStem(nn.Module):
         require_kinds(self, TokenStem)
         require_positive(self, "width")
         for size in self.vocabulary or (0,):
-            require_whole("vocabulary", size)
+            arguments.whole("vocabulary", size, 1)
         super().__post_init__()
 
     @nn.compact
@@ -241,7 +240,7 @@ class Encoder(nn.Module):
         if not isinstance(self.config, ModelConfig):
             raise ConfigError("config", self.config, "must be a ModelConfig")
         require_kinds(self, Encoder)
-        require_whole("classes", self.classes, 0)
+        arguments.whole("classes", self.classes)
         require_positive(self, "max_length")
         require_choice(self, "readout", get_args(Readout))
         super().__post_init__()
@@ -256,7 +255,7 @@ class Encoder(nn.Module):
         train: bool = False,
     ) -> Float[Array, "B *T outputs"]:
         """`padding` is true at real tokens; padded ones are hidden from every query."""
-        of_kind(bool, train, "train")
+        arguments.truth("train", train)
         config = self.config
         x = AddPositions(config.positions, self.max_length, name="positions")(self.stem(inputs))
         sizes = dict(zip("BT", x.shape, strict=False))

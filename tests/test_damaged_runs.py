@@ -140,7 +140,7 @@ def test_steps_that_cannot_be(run, step):
 
 @pytest.mark.parametrize("folder", [None, 3, b"runs", ["runs"]])
 def test_folders_that_are_none(folder):
-    with pytest.raises(ConfigError, match="run: given .*; must be a text or PathLike"):
+    with pytest.raises(ConfigError, match="run: given .*; must be a path"):
         load_run(folder)
 
 

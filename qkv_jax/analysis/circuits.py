@@ -10,14 +10,12 @@ out; several heads side by side ([D, N·H]) are the circuit of the whole layer.
 A circuit is written left right', both [D, H]: W_Q and W_K, or W_V and W_O'.
 """
 
-import math
-
 import numpy as np
 from jaxtyping import Complex, Float, Real
 
+from qkv_jax import arguments
 from qkv_jax.analysis import geometry
 from qkv_jax.arrays import require_array
-from qkv_jax.config import ConfigError, of_kind
 
 
 def singular_values(
@@ -84,8 +82,7 @@ def directionality_score(
     does. Rows belong to the query's input, columns to the key's. It depends on the basis of X, not
     on that within the head.
     """
-    if not math.isfinite(of_kind(float, deviations, "deviations")):
-        raise ConfigError("deviations", deviations, "must be a finite number")
+    arguments.number("deviations", deviations)
     if not _finite(query_kernel=query_kernel, key_kernel=key_kernel):
         return float("nan")
     query, key = np.float64(query_kernel), np.float64(key_kernel)

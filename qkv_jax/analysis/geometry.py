@@ -14,8 +14,9 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Real
 
+from qkv_jax import arguments
 from qkv_jax.arrays import require_array
-from qkv_jax.config import ConfigError, require_whole, shown
+from qkv_jax.config import ConfigError, shown
 
 
 class Cloud(NamedTuple):
@@ -178,7 +179,7 @@ def leading_directions(x: Real[np.ndarray, "M D"], count: int) -> Float[np.ndarr
     """The first principal components of a cloud, as columns: where it spreads most; NaN where a
     token is not finite."""
     require_array("x", x, "M D", "real", {})
-    require_whole("count", count, 1, x.shape[1] + 1)
+    arguments.whole("count", count, 1, x.shape[1])
     if not np.all(np.isfinite(x)):
         return np.full((x.shape[1], count), np.nan)
     centred = cloud(x).centred

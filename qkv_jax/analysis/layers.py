@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from qkv_jax import arguments
 from qkv_jax.arrays import require_array
-from qkv_jax.config import ConfigError, of_kind, shown
+from qkv_jax.config import ConfigError, shown
 from qkv_jax.model_config import ModelConfig
 from qkv_jax.projections import QKV, QKVProjection
 from qkv_jax.tie import Tie
@@ -73,7 +74,7 @@ def layer_weights(encoder: Encoder, variables: dict) -> tuple[Layer, ...]:
 
 def heads(layer: Layer, x: Float[Array, "B T D"]) -> QKV:
     """Queries, keys and values of x [B T N H], before qk-norm and rotation."""
-    of_kind(Layer, layer, "layer")
+    arguments.instance("layer", layer, Layer)
     require_array("x", x, "B T D", "real", {"D": len(layer.query)})
     pairs = zip(layer[1:4], layer[5:8], strict=True)
     return QKV(*(np.einsum("btd,dnh->btnh", x, kernel) + bias for kernel, bias in pairs))
@@ -101,7 +102,7 @@ def probe(
 
 def require_variables(encoder: Encoder, variables: dict) -> ModelConfig:
     """The encoder's config; refuses variables that are not its own."""
-    config = of_kind(Encoder, encoder, "encoder").config
+    config = arguments.instance("encoder", encoder, Encoder).config
     params = variables.get("params") if isinstance(variables, Mapping) else None
     layers = [f"layer_{layer}" for layer in range(config.layers)]
     if not isinstance(params, Mapping) or not {*layers} <= {*params}:

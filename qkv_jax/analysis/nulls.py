@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Real
 
+from qkv_jax import arguments
 from qkv_jax.arrays import require_array
-from qkv_jax.config import of_kind, require_whole
 
 
 class Band(NamedTuple):
@@ -27,8 +27,8 @@ def rotation(rng: np.random.Generator, size: int) -> Float[np.ndarray, "size siz
     """An orthogonal matrix, each equally likely (Haar measure), reflections included: QR of normal
     draws with the signs of R taken out (Mezzadri 2007, "How to generate random matrices from the
     classical compact groups")."""
-    of_kind(np.random.Generator, rng, "rng")
-    require_whole("size", size)
+    arguments.instance("rng", rng, np.random.Generator)
+    arguments.whole("size", size, 1)
     q, r = np.linalg.qr(rng.standard_normal((size, size)))
     return q * np.sign(np.diag(r))
 
@@ -38,7 +38,7 @@ def redrawn(
 ) -> Float[np.ndarray, "*shape"]:
     """A matrix of the same size |W| and independent normal entries: the projection without what it
     has learned."""
-    of_kind(np.random.Generator, rng, "rng")
+    arguments.instance("rng", rng, np.random.Generator)
     require_array("kernel", kernel, " ".join(map(str, range(np.ndim(kernel)))), "real", {})
     fresh = rng.standard_normal(kernel.shape)
     return fresh * (np.linalg.norm(kernel) / np.linalg.norm(fresh))

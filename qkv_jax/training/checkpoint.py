@@ -23,7 +23,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as ocp_managers
 
-from qkv_jax.config import ConfigError, build, of_kind, require_whole
+from qkv_jax import arguments
+from qkv_jax.config import ConfigError, build
 from qkv_jax.model_config import ModelConfig
 from qkv_jax.tasks import make_task
 from qkv_jax.training.distributed import any_process, is_primary
@@ -338,9 +339,9 @@ def load_run(workdir: str | os.PathLike, step: int | None = None) -> tuple[Encod
       ConfigError: if the folder holds no run or no such checkpoint, or if one of the two is
         damaged, naming the folder.
     """
-    folder = pathlib.Path(of_kind(str | os.PathLike, workdir, "run"))
+    folder = arguments.path("run", workdir)
     if step is not None:
-        step = require_whole("step", step, 0)
+        step = arguments.whole("step", step)
     replica = run_replica(folder)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         found = max(checkpoints.steps, default=None) if step is None else step

@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from qkv_jax import arguments
 from qkv_jax.config import (
     ConfigError,
     as_dict,
     build,
     first_difference,
     require_positive,
-    require_whole,
     settle,
 )
 from qkv_jax.tasks import Data
@@ -63,7 +63,7 @@ class Keep:
     def __post_init__(self):
         settle(self)
         require_positive(self, "last")
-        require_whole("every", self.every, 0)
+        arguments.whole("every", self.every)
 
     def check(self, report_every: int, steps: int) -> None:
         """Refuses steps between two reports, before the first or after the last one."""
@@ -116,7 +116,7 @@ def train_run(
       Interrupted: when `watch` says so, after saving: the same call goes on.
       OSError: if something cannot be written; what was saved before is intact.
     """
-    require_whole("seed", seed, 0, 2**32)
+    arguments.whole("seed", seed, most=2**32 - 1)
     keep.check(replica.config.report_every, replica.config.steps)
     config = json.loads(json_text(as_dict(config)))
     with alike("workdir"):

@@ -17,11 +17,10 @@ import chex
 import jax
 import numpy as np
 
+from qkv_jax import arguments
 from qkv_jax.config import (
     ConfigError,
-    of_kind,
     require_positive,
-    require_whole,
     settle,
     shown,
 )
@@ -51,8 +50,8 @@ class Run:
     def __post_init__(self):
         settle(self)
         require_positive(self, "learning_rate")
-        require_whole("seed", self.seed, 0, 2**32)
-        require_whole("salt", self.salt, 0, 2**32)
+        arguments.whole("seed", self.seed, most=2**32 - 1)
+        arguments.whole("salt", self.salt, most=2**32 - 1)
 
 
 @dataclasses.dataclass
@@ -84,7 +83,7 @@ def wave_shape(
     devices = _devices(devices)
     if packing is None:
         packing = PACKING.get(devices[0].platform, 1)
-    packing = require_whole("packing", packing)
+    packing = arguments.whole("packing", packing, 1)
     return {"devices": len(devices), "packing": packing, "size": len(devices) * packing}
 
 
@@ -121,8 +120,8 @@ class Population:
     """
 
     def __init__(self, replica: Replica, data: "DeviceData", packing: int | None = None):
-        of_kind(Replica, replica, "replica")
-        of_kind(DeviceData, data, "data")
+        arguments.instance("replica", replica, Replica)
+        arguments.instance("data", data, DeviceData)
         replica.check_platform(data.devices[0].platform)
         self.replica, self.data, self.devices = replica, data, data.devices
         shape = wave_shape(packing, self.devices)

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from qkv_jax import arguments
 from qkv_jax.arrays import require_array
-from qkv_jax.config import ConfigError, of_kind, require_choice, require_whole, settle, shown
+from qkv_jax.config import ConfigError, require_choice, settle, shown
 from qkv_jax.model_config import ModelConfig
 from qkv_jax.tasks import Batch, Data, Task
 from qkv_jax.training.state import (
@@ -95,7 +96,7 @@ class Replica:
         self, state: TrainState, batch: Batch, *, axis_name: str | None = None
     ) -> tuple[TrainState, Metrics]:
         """One update. With `axis_name`, gradients are averaged over that axis of devices."""
-        of_kind(TrainState, state, "state")
+        arguments.instance("state", state, TrainState)
         key = jax.random.fold_in(purpose_key(state.seed, "dropout"), state.step)
         if axis_name is not None:  # other rows, other units to drop
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
@@ -179,9 +180,9 @@ def _require_scalar(name: str, value: Any, kind: Literal["int", "real"]) -> None
     if hasattr(value, "dtype"):
         require_array(name, value, "", kind, {})
     elif kind == "int":
-        require_whole(name, value, 0, 2**32)
+        arguments.whole(name, value, most=2**32 - 1)
     else:
-        of_kind(float, value, name)
+        arguments.number(name, value)
 
 
 def _require_batch(batch: Any) -> None:
