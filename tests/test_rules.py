@@ -133,15 +133,17 @@ def option_sets():
 
 def registered_tasks(folder):
     """One of each kind that is registered, files of its own where it needs some."""
-    (folder / "table.csv").write_text("text,label\n" + "one,a\ntwo,b\n" * 30)
+    rows = "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(60))
+    (folder / "table.csv").write_text(f"text,label\n{rows}")
     (folder / "text").write_text("the cat sat on the mat. " * 80)
     for split, count in (("train", 20), ("t10k", 10)):
         images = struct.pack(">IIII", 0x803, count, 8, 8) + bytes(64 * count)
         labels = struct.pack(">II", 0x801, count) + bytes(i % 2 for i in range(count))
         (folder / f"{split}-images-idx3-ubyte").write_bytes(images)
         (folder / f"{split}-labels-idx1-ubyte").write_bytes(labels)
-    for name in ("data_batch_1", "test_batch"):
-        (folder / f"{name}.bin").write_bytes(bytes(3073 * 20))
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        images = b"".join(bytes([i % 10]) + bytes(3072) for i in range(20))
+        (folder / f"{name}.bin").write_bytes(images)
     options = {
         "text_classification": {"files": (str(folder / "table.csv"),), "length": 8},
         "masked_bytes": {"files": (str(folder / "text"),), "length": 16},
