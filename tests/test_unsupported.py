@@ -52,6 +52,7 @@ def test_a_study_says_which_arm_needs_cudnn():
     where = "tasks.reverse, arm 'fast': model.implementation"
     assert str(refusal.value).startswith(f"{where}: given 'cudnn'; cuDNN needs an NVIDIA GPU")
     study.check_platform("gpu")  # of a cluster's jobs, whatever is here
+    study.check_data()
 
 
 @pytest.mark.parametrize(

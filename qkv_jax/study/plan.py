@@ -238,7 +238,9 @@ class Study:
             chosen = random.Random(0).sample(chosen, _TRACED)
         stepped = set()
         for task, replica in chosen:
-            batch, model = batches[task, replica.config], replica.model
+            batch, where = batches[task, replica.config], programs[task, replica]
+            replica = _traceable(replica)
+            model = replica.model
             kind = (task, replica.config, model.implementation, model.dtype, model.remat)
             try:
                 if kind in stepped:
@@ -246,8 +248,8 @@ class Study:
                 else:
                     rehearse(replica, batch, self._facts[task].shapes)
             except ConfigError as error:
-                where = f"{programs[task, replica]}: {error.field}"
-                raise ConfigError(where, error.given, error.allowed) from error
+                field = f"{where}: {error.field}"
+                raise ConfigError(field, error.given, error.allowed) from error
             stepped.add(kind)
 
     def facts(self, plan: TaskPlan) -> "Facts":
@@ -391,6 +393,17 @@ class Study:
             "note": arm.note,
             "overrides": as_dict({"model": entry.model, "train": entry.train}) if entry else {},
         }
+
+
+def _traceable(replica: Replica) -> Replica:
+    """The replica, with another implementation where this machine, which hands its runs to others,
+    does not have its own: `check_platform` has asked for theirs."""
+    try:
+        replica.check_platform()
+    except ConfigError:
+        model = dataclasses.replace(replica.model, implementation="xla")
+        return dataclasses.replace(replica, model=model)
+    return replica
 
 
 def _widen(arm: Arm, baseline: Arm, what: costs.Match) -> Arm:
