@@ -523,6 +523,7 @@ def layer_cases():
     here = {"encoder": module, "variables": variables}
     wrong = {"encoder": [None, SMALL, module.stem], "variables": no_variables}
     yield Case(layers.layer_weights, here, wrong)
+    yield Case(layers.require_variables, here, wrong)
     yield Case(
         traced(layers.probe),
         {**here, "inputs": TOKENS, "padding": None, "read": None},
