@@ -333,7 +333,7 @@ def test_a_preset_sets_tie_and_adapters():
         ({"latent_dim": 2}, "tie: given 'Q=K'; layer 0: tie Q=K asks for Q=K; with a latent"),
         ({"norm": "batch"}, "norm: given 'batch'; allowed: layer, rms"),
         ({"norm_position": "sandwich"}, "norm_position: given 'sandwich'; allowed: pre, post"),
-        ({"mlp": "relu"}, "mlp: given 'relu'; did you mean 'gelu'? allowed: gelu, gelu_exact, "),
+        ({"mlp": "celu"}, "mlp: given 'celu'; did you mean 'relu'? allowed: gelu, gelu_exact, "),
         ({"dtype": "float16"}, "dtype: given 'float16'; did you mean"),
         ({"positions": "t5"}, "allowed: none, sinusoidal, learned, rotary, relative, alibi"),
     ],

@@ -115,7 +115,8 @@ def walk_through(
     attention = seen[f"layer_{layer}"]["attention"]
     probes = {key: of(sown) for key, sown in attention["probes"].items()}
     if length > len(probes["x"]) or padding is None and length < len(probes["x"]):
-        raise ConfigError("tokens", length, f"must be a label for each of {len(probes['x'])} tokens")
+        allowed = f"must be a label for each of the {len(probes['x'])} tokens"
+        raise ConfigError("tokens", length, allowed)
     x, query, key = (probes[role][:length] for role in ("x", "query", "key"))
     key = key.repeat(config.heads // key.shape[1], axis=1)
     project = lambda kernel, bias: np.einsum("td,dnh->tnh", x, kernel) + bias
