@@ -24,6 +24,7 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 # Minutes each: begun first, so that at the end no process waits for another's.
 LONG = (
     "test_engine", "test_resume", "test_faults", "test_mesh", "test_distributed", "test_surgery",
+    "test_docs",
 )  # fmt: skip
 
 

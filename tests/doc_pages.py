@@ -30,7 +30,6 @@ from qkv_jax.analysis.survey import texts
 PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 SMALL_FLAGS = {
     "experiments.calibrate": "--studies=2 --workers=1",
-    "experiments.analyze": "--sentences=16",
     "--config.mesh.": "--config.train.steps=100",
 }
 TEXT = ROOT / "LICENSE"  # what runs are trained on
