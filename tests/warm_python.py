@@ -1,6 +1,6 @@
 """A `python` for many short commands: they share one import of JAX, see `door_server.py`.
 
-`python warm_python.py SOCKET` serves; `warm_python` starts that and writes an executable that is used like
+`python warm_python.py SOCKET` serves; `warm_python` starts that and writes an executable, used like
 `python -m MODULE …`, `python FILE …` or `python -c …`. A command gets the folder, the environment
 and the open files of whoever calls it, in a fork of its own.
 """
