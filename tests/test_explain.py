@@ -126,7 +126,7 @@ REFUSED = [
      "has a token 33, the model's table 20 rows"),
     (["--pretrained={bert}", f"--text={'the ' * 15}the"], f"--text: given '{'the ' * 10}…'; is 18 "
      "tokens; at most 16"),
-    (["--html="], "--html: given ''; is a folder; name a file"),
+    (["--html="], "--html: given ''; must name a file or folder"),
     (["--run={run}", f"--text={WORDS}"], f"--text: given '{WORDS}'; is 25 tokens; the run's model "
      "reads at most 16"),
     (["--run={run}", "--text=a", "--example=0"], "--example: given 0; a text is given as well; "
