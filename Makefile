@@ -31,7 +31,7 @@ test-slurm: $(TESTS)
 	@command -v slurmctld >/dev/null || test -x /usr/sbin/slurmctld || test "$$(id -u)" != 0 || \
 		apt-get install -y --no-install-recommends slurm-wlm munge || \
 		echo "Slurm cannot be installed here; its tests will be skipped" >&2
-	timeout -s INT 1800 $(BIN)/python -m pytest tests/test_slurm.py -m slurm -s -rs $(ARGS)
+	timeout -s INT 1800 $(BIN)/python -m pytest tests/study/test_slurm.py -m slurm -s -rs $(ARGS)
 
 lint: $(TESTS)
 	$(BIN)/ruff check .
@@ -39,11 +39,11 @@ lint: $(TESTS)
 
 # Kills training more than a hundred times, fills disks, and looks for what is lost: ten minutes.
 faults: $(TESTS)
-	$(BIN)/python tests/faults.py $(ARGS)
+	$(BIN)/python tests/stress/faults.py $(ARGS)
 
 # Merges and reports 10,000 made-up runs, with short curves and with long ones: minutes.
 scale: $(READY)
-	$(BIN)/python tests/scale.py $(ARGS)
+	$(BIN)/python tests/stress/scale.py $(ARGS)
 
 benchmark: $(READY)
 	$(BIN)/python -m experiments.benchmark population

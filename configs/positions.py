@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import tree
-from qkv_jax.positions import POSITIONS
+from qkv_jax.model.positions import POSITIONS
 from qkv_jax.study.plan import tie_arms
 
 TIES = ("separate", "K=V", "Q=K", "Q=K=V")

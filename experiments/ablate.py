@@ -12,19 +12,20 @@ import sys
 
 from absl import flags
 
-from experiments import defects, door, launch
-from experiments.paths import path_flag
-from qkv_jax.study import display, engine, report
+from experiments.cli import defects, entry, launch
+from experiments.cli.paths import path_flag
+from qkv_jax.runtime.devices import use_cpu_cores
+from qkv_jax.runtime.files import named
+from qkv_jax.runtime.stopping import Watch
 from qkv_jax.study.plan import Study
-from qkv_jax.study.results import Workdir
-from qkv_jax.training.devices import use_cpu_cores
-from qkv_jax.training.files import named
-from qkv_jax.training.interruption import Watch
+from qkv_jax.study.report import estimate, page, progress
+from qkv_jax.study.run import engine
+from qkv_jax.study.run.workdir import Workdir
 
 _WORKDIR = path_flag("workdir", None, "Folder of results; runs/NAME by default.")
 _PLAN = flags.DEFINE_bool("plan", False, "Print runs, compilations and time; start nothing.")
-_CONFIG = door.config_flag("configs/quick.py")
-_WATCH = door.watch_flags()
+_CONFIG = entry.config_flag("configs/quick.py")
+_WATCH = entry.watch_flags()
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
     study.check_platform(launch.platform())
     study.check_data()
     if watch is None:
-        display.print_plan(study)
+        estimate.print_plan(study)
         return
     with workdir.held():
         launch.run_jobs(study, workdir, watch)
@@ -63,17 +64,17 @@ def run(study: Study, workdir: Workdir, watch: Watch) -> None:
     """Starts the study, or goes on with it, to the end."""
     record = workdir.open(launch.described(study))
     record["command"] = shlex.join(["python", "-m", "experiments.ablate", *sys.argv[1:]])
-    with display.Display(study) as shown:
+    with progress.Display(study) as shown:
         work = engine.Engine(study, workdir, record, shown.hear, watch)
         shown.watch(work)
         summary = work.run()
     watch.rest()
     with named(workdir.path):
-        path = report.write_report(
+        path = page.write_report(
             workdir.path, work.record, work.runs, summary, workdir.curve, pause=work.stop_if_asked
         )
-    display.print_end(work.record, summary, path)
+    progress.print_end(work.record, summary, path)
 
 
 if __name__ == "__main__":
-    door.enter(main)
+    entry.enter(main)

@@ -17,8 +17,8 @@ import time
 from absl import flags, logging
 from rich.console import Console
 
-from experiments import door
-from experiments.paths import path_flag
+from experiments.cli import entry
+from experiments.cli.paths import path_flag
 from qkv_jax.config import ConfigError
 
 _SOURCES = ("run", "study", "pretrained")
@@ -51,9 +51,9 @@ def main() -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError("--workdir", _WORKDIR.value, "holds files already; name a new folder")
 
-    from qkv_jax.analysis.survey.core import survey
-    from qkv_jax.analysis.survey.page import write_survey
-    from qkv_jax.analysis.survey.terminal import print_survey
+    from qkv_jax.survey.page import write_survey
+    from qkv_jax.survey.survey import survey
+    from qkv_jax.survey.terminal import print_survey
 
     started = time.monotonic()
     logging.set_verbosity(logging.ERROR)  # Orbax warns at length of what is refused here
@@ -89,14 +89,14 @@ def _checked() -> str:
 
 
 def _of_run():
-    from qkv_jax.analysis.survey.subjects import of_run
+    from qkv_jax.survey.subjects import of_run
 
     return of_run(pathlib.Path(_RUN.value), _STEP.value, _SENTENCES.value)
 
 
 def _of_pretrained():
-    from qkv_jax.analysis.survey import texts as survey_texts
-    from qkv_jax.analysis.survey.subjects import of_pretrained
+    from qkv_jax.survey import texts as survey_texts
+    from qkv_jax.survey.subjects import of_pretrained
 
     if _TEXTS.value is None:
         texts = survey_texts.shakespeare_sentences(_SENTENCES.value, _SEED.value)
@@ -108,8 +108,8 @@ def _of_pretrained():
 
 def _of_study():
     from qkv_jax.analysis.layers import layer_weights
-    from qkv_jax.analysis.survey.subjects import Subject, about, task_feeds
-    from qkv_jax.study.results import load_study
+    from qkv_jax.study.run.workdir import load_study
+    from qkv_jax.survey.subjects import Subject, about, task_feeds
 
     task, arm, seed = _TASK.value, _ARM.value, _SEED.value
     try:
@@ -131,4 +131,4 @@ def _of_study():
 
 
 if __name__ == "__main__":
-    door.enter(main)
+    entry.enter(main)

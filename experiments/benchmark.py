@@ -14,13 +14,13 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import door
+from experiments.cli import entry
+from qkv_jax.model.config import ModelConfig
+from qkv_jax.runtime.devices import use_cpu_cores
 from qkv_jax.tasks import make_task
-from qkv_jax.training.devices import use_cpu_cores
 from qkv_jax.training.population import DeviceData, Population, Run, wave_shape
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
-from qkv_jax.transformer import ModelConfig
 
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Times each side is run.", lower_bound=3)
 _STEPS = flags.DEFINE_integer("steps", 100, "Training steps of a run.", lower_bound=10)
@@ -95,4 +95,4 @@ def _interleaved(sides: list[Callable[[], None]], repeats: int) -> list[list[flo
 
 
 if __name__ == "__main__":
-    door.enter_one("benchmark", {"population": main})
+    entry.enter_one("benchmark", {"population": main})

@@ -20,8 +20,8 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import door
-from qkv_jax.study import calibration
+from experiments.cli import entry
+from qkv_jax.study.protocol import calibration
 
 AT_MOST = dict.fromkeys(calibration.EVENTS, 0.05)
 AT_LEAST = {"coverage": 0.95, "arm_coverage": 0.95}
@@ -71,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    door.enter(main)
+    entry.enter(main)

@@ -14,8 +14,8 @@ import pathlib
 from absl import flags, logging
 from rich.console import Console
 
-from experiments import door
-from experiments.paths import path_flag
+from experiments.cli import entry
+from experiments.cli.paths import path_flag
 from qkv_jax.config import ConfigError
 from qkv_jax.tie import Tie, TieError
 
@@ -51,9 +51,9 @@ def main() -> None:
     # Imported when all that can be refused without them is: JAX takes a second.
     import jax
 
-    from qkv_jax.analysis.walkthrough import examples, sources
-    from qkv_jax.analysis.walkthrough.telling import tell
-    from qkv_jax.analysis.walkthrough.terminal import print_walks
+    from qkv_jax.explain import examples, sources
+    from qkv_jax.explain.explanation import tell
+    from qkv_jax.explain.terminal import print_walks
 
     # One example: to compile well would take longer than to compute.
     jax.config.update("jax_disable_most_optimizations", True)
@@ -70,7 +70,7 @@ def main() -> None:
     telling, console = tell(walked), Console(highlight=False)
     print_walks(console, telling)
     if page:
-        from qkv_jax.analysis.walkthrough.page import write_page
+        from qkv_jax.explain.page import write_page
 
         write_page(page, telling)
         console.print(f"Page: {page}", soft_wrap=True, markup=False)
@@ -125,4 +125,4 @@ def _steps() -> list[int]:
 
 
 if __name__ == "__main__":
-    door.enter(main)
+    entry.enter(main)

@@ -12,10 +12,10 @@ import pathlib
 import tarfile
 import zlib
 
-from experiments import door
-from experiments.paths import path_flag
+from experiments.cli import entry
+from experiments.cli.paths import path_flag
 from qkv_jax.config import ConfigError
-from qkv_jax.training.files import write_whole
+from qkv_jax.runtime.files import write_whole
 
 _SDIST = path_flag("sdist", None, "The source distribution of vaderSentiment, .tar.gz.")
 _OUT = path_flag("out", "data/reviews.tsv", "The file to write.")
@@ -67,4 +67,4 @@ def member(archive: bytes, ending: str, name: str) -> bytes:
 
 
 if __name__ == "__main__":
-    door.enter_one("data set", {"reviews": reviews})
+    entry.enter_one("data set", {"reviews": reviews})

@@ -11,7 +11,7 @@
                                       on a fifth of the training texts
     --workdir=runs/surgery            tables, a figure, report.html, and the tied models
 
-A tied model comes back by `qkv_jax.analysis.surgery.store.load_tied("runs/surgery/models/fit")`.
+A tied model comes back by `qkv_jax.surgery.store.load_tied("runs/surgery/models/fit")`.
 """
 
 import pathlib
@@ -20,8 +20,8 @@ import time
 from absl import flags, logging
 from rich.console import Console
 
-from experiments import door
-from experiments.paths import path_flag
+from experiments.cli import entry
+from experiments.cli.paths import path_flag
 from qkv_jax.config import ConfigError
 from qkv_jax.tie import Tie, TieError
 
@@ -55,7 +55,7 @@ def main() -> None:
         if flag.value is not None and chosen != ["pretrained"]:
             raise ConfigError(f"--{flag.name}", flag.value, "is for --pretrained")
 
-    from qkv_jax.analysis.surgery.impose import check
+    from qkv_jax.surgery.impose import check
 
     started = time.monotonic()
     logging.set_verbosity(logging.ERROR)  # Orbax warns at length of what is refused here
@@ -69,7 +69,7 @@ def main() -> None:
     layers = _layers(patient.encoder.config.layers)
     found, rates = _operate(patient, tie, methods, layers, folder)
 
-    from qkv_jax.analysis.surgery.page import console_table, notes, write_surgery
+    from qkv_jax.surgery.page import console_table, notes, write_surgery
 
     record = {"methods": methods, "steps": _STEPS.value, "learning_rate": rates}
     page = write_surgery(folder, patient, str(tie), found, record)
@@ -89,8 +89,8 @@ def _operate(patient, tie: Tie, methods, layers: list[int], folder: pathlib.Path
     of what was trained, by method."""
     import pandas as pd
 
-    from qkv_jax.analysis.surgery.page import ALL, ORIGINAL
-    from qkv_jax.analysis.surgery.store import save_tied
+    from qkv_jax.surgery.page import ALL, ORIGINAL
+    from qkv_jax.surgery.store import save_tied
 
     names = [metric.name for metric in patient.metrics]
     rows, rates = [], {}
@@ -116,14 +116,14 @@ def _operate(patient, tie: Tie, methods, layers: list[int], folder: pathlib.Path
 
 
 def _of_run():
-    from qkv_jax.analysis.surgery.damage import patient_of_run
+    from qkv_jax.surgery.damage import patient_of_run
 
     return patient_of_run(pathlib.Path(_RUN.value), 1e-3 if _RATE.value is None else _RATE.value)
 
 
 def _of_pretrained():
-    from qkv_jax.analysis.surgery.damage import patient_of_pretrained
-    from qkv_jax.analysis.survey import texts
+    from qkv_jax.surgery.damage import patient_of_pretrained
+    from qkv_jax.survey import texts
 
     if _TEXTS.value is None:
         some = texts.shakespeare_sentences(_SENTENCES.value, 0)
@@ -162,4 +162,4 @@ def _layers(count: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    door.enter(main)
+    entry.enter(main)

@@ -21,17 +21,18 @@ import jax
 from absl import flags
 from rich.console import Console
 
-from experiments import compile_only, defects, door
-from experiments.paths import path_flag
+from experiments.cli import defects, entry
+from experiments.cli.paths import path_flag
+from qkv_jax.compile import estimate
 from qkv_jax.config import ConfigError, as_dict, build, check_plain, require_positive
+from qkv_jax.runtime import distributed
+from qkv_jax.runtime.devices import use_virtual_devices
 from qkv_jax.tasks import Data
-from qkv_jax.training import distributed
 from qkv_jax.training.checkpoint import replica_of
-from qkv_jax.training.data_parallel import PmapProgram
-from qkv_jax.training.devices import use_virtual_devices
 from qkv_jax.training.loop import Keep, train_run
 from qkv_jax.training.mesh import MeshConfig, MeshProgram
-from qkv_jax.training.program import LoneProgram, Program
+from qkv_jax.training.pmap import PmapProgram
+from qkv_jax.training.single import LoneProgram, Program
 from qkv_jax.training.step import Replica
 
 _WORKDIR = path_flag("workdir", "runs/one", "Folder of the run, new or to go on with.")
@@ -46,8 +47,8 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("processes", 1, "How many they are.")
 _PROCESS = flags.DEFINE_integer("process", 0, "Which one this is, from 0.")
-_CONFIG = door.config_flag("configs/train.py")
-_WATCH = door.watch_flags()
+_CONFIG = entry.config_flag("configs/train.py")
+_WATCH = entry.watch_flags()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +81,8 @@ def main() -> None:
     keep = Keep(file.checkpoint_steps, file.checkpoint_every, file.checkpoints_kept)
     mesh = file.mesh
     if watch is None:
-        found = compile_only.look(replica, mesh, _COMPILE_ONLY.value)
-        print("\n".join(compile_only.describe(found)))
+        found = estimate.look(replica, mesh, _COMPILE_ONLY.value)
+        print("\n".join(estimate.describe(found)))
         return
     join_processes(mesh)
     console = Console(quiet=not distributed.is_primary())
@@ -147,4 +148,4 @@ def join_processes(mesh: MeshConfig) -> None:
 
 
 if __name__ == "__main__":
-    door.enter(main)
+    entry.enter(main)

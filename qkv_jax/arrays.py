@@ -9,10 +9,15 @@ number format, which are known while a program is traced: the check is no part o
 import functools
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from qkv_jax.config import shown
+from qkv_jax.config import (
+    ConfigError,
+    shown,
+)  # fmt: skip
 
 Kind = Literal["bool", "float", "int", "real"]
 
@@ -63,3 +68,13 @@ def _fits(sizes: dict[str, int], letter: str, size: int) -> bool:
     if size == 1 and bare != letter:
         return True
     return size == sizes.setdefault(bare, size)
+
+
+def require_below(name: str, values: Array, limit: int) -> None:
+    """Refuses numbers outside [0, limit), which JAX would take from the end or turn into NaN; where
+    they are known, outside jit."""
+    if not isinstance(values, jax.core.Tracer) and values.size:
+        known = np.asarray(values)  # of JAX's own functions the results are not, inside jit
+        low, high = int(known.min()), int(known.max())
+        if low < 0 or high >= limit:
+            raise ConfigError(name, low if low < 0 else high, f"must be from 0 to {limit - 1}")

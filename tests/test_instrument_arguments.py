@@ -9,23 +9,24 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pretrained_folders as folders
 import pytest
-import sentence_folders
 from test_public_arguments import NO_FLAG, NO_SEED, arguments_of, refusal
 
 from qkv_jax.analysis.layers import layer_weights
-from qkv_jax.analysis.surgery import damage, fit, impose, store
-from qkv_jax.analysis.survey import core as survey
-from qkv_jax.analysis.survey import flow, measures, subjects, texts
-from qkv_jax.analysis.walkthrough import core as walk
-from qkv_jax.analysis.walkthrough import examples, sources
 from qkv_jax.config import shown
-from qkv_jax.interop import huggingface
-from qkv_jax.model_config import ModelConfig
+from qkv_jax.explain import examples, sources
+from qkv_jax.explain import walk as walk
+from qkv_jax.interop import pretrained
+from qkv_jax.model.config import ModelConfig
+from qkv_jax.model.encoder import Encoder
+from qkv_jax.model.stems import TokenStem
+from qkv_jax.surgery import damage, fit, impose, store
+from qkv_jax.survey import activations, measure, subjects, texts
+from qkv_jax.survey import survey as survey
 from qkv_jax.tasks import make_task
 from qkv_jax.tie import Tie
-from qkv_jax.transformer import Encoder, TokenStem
+from tests.support import pretrained_folders as folders
+from tests.support import sentence_folders
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -44,15 +45,15 @@ NO_RATE = [0, 0.0, -1e-3, float("nan"), float("inf"), "1e-3", True, [1e-3]]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     place = tmp_path_factory.mktemp("world")
-    bert = huggingface.load_pretrained(sentence_folders.write(place / "bert", "usual"))
-    vit = huggingface.load_pretrained(folders.write(place / "vit", folders.CONFIGS["vit"]))
+    bert = pretrained.load_pretrained(sentence_folders.write(place / "bert", "usual"))
+    vit = pretrained.load_pretrained(folders.write(place / "vit", folders.CONFIGS["vit"]))
     encoder = Encoder(ModelConfig(layers=1, width=4, heads=2), TokenStem((5,), 4), 0, 6)
     tokens = jnp.zeros((1, 3), jnp.int32)
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), tokens)
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
     layers = layer_weights(encoder, variables)
-    feeds = [flow.Feed(tokens, 1)]
-    found = flow.gather(encoder, variables, feeds, np.random.default_rng(0), 9)
+    feeds = [activations.Feed(tokens, 1)]
+    found = activations.gather(encoder, variables, feeds, np.random.default_rng(0), 9)
     subject = subjects.Subject("a", "b", encoder, variables, feeds, None, "", {})
     moments = fit.Moments(np.zeros(4), np.eye(4))
     patient = damage.Patient("a", encoder, variables, (), None, None, layers, (moments,), False)
@@ -68,14 +69,14 @@ def of_folders(w):
     bert, named = w["bert"], {"pretrained": w["bert"], "texts": ["the cat"]}
     inputs, padding = bert.encode(["the cat sat", "it went"])
     images = jnp.asarray(folders.images())
-    yield huggingface.load_pretrained, {"folder": bert.folder}, {
+    yield pretrained.load_pretrained, {"folder": bert.folder}, {
         "folder": [*NO_PATH, w["place"], bert.folder / "config.json"]}  # fmt: skip
     cut = {"max_length": 9, "truncate": True}
     wrong = {"pretrained": [*NO_MODEL, w["vit"]], "texts": NO_TEXTS, "max_length": NO_LENGTH,
              "truncate": NO_FLAG}  # fmt: skip
-    yield huggingface.sentence_embeddings, named | cut, wrong
-    batches = lambda **given: list(huggingface.batches(**given))
-    yield (batches, huggingface.batches), named | cut | {"size": 2}, wrong | {"size": NO_COUNT}
+    yield pretrained.sentence_embeddings, named | cut, wrong
+    batches = lambda **given: list(pretrained.batches(**given))
+    yield (batches, pretrained.batches), named | cut | {"size": 2}, wrong | {"size": NO_COUNT}
     own = {name: value for name, value in wrong.items() if name != "pretrained"}
     yield bert.encode, {"texts": ["the cat"]} | cut, own
     yield bert.tokenizer.encode, {"texts": ["the cat"]} | cut, own
@@ -85,7 +86,7 @@ def of_folders(w):
         "tokens": [*no_tokens, [], [[1.5]], [["a"]], [[-1]]], "length": [2, *NO_COUNT]}  # fmt: skip
     yield bert.tokenizer.words, {"tokens": [1, 4]}, {"tokens": no_tokens}
     beyond = inputs.at[0, 0, 1].set(2)
-    yield huggingface.hidden_states, {"pretrained": bert, "inputs": inputs, "padding": padding}, {
+    yield pretrained.hidden_states, {"pretrained": bert, "inputs": inputs, "padding": padding}, {
         "pretrained": NO_MODEL,
         "inputs": [None, 3, "x", [[1, 2]], inputs[..., 0], inputs[0], inputs.astype(float), -inputs,
                    beyond, inputs[..., :1], inputs[:, :0], jnp.tile(inputs, (1, 4, 1)),
@@ -93,7 +94,7 @@ def of_folders(w):
         "padding": ["x", 3, padding.astype(int), padding[0], padding[:, :2], padding[:1],
                     jnp.where(padding, 0.0, -1e9)],
     }  # fmt: skip
-    yield huggingface.hidden_states, {"pretrained": w["vit"], "inputs": images, "padding": None}, {
+    yield pretrained.hidden_states, {"pretrained": w["vit"], "inputs": images, "padding": None}, {
         "pretrained": NO_MODEL,
         "inputs": [None, images[0], images[..., 0], images[:, :4], images.astype(int), images > 0],
         "padding": [jnp.ones((2, 4), bool), 3],
@@ -103,8 +104,9 @@ def of_folders(w):
 def of_survey(w):
     encoder, rng = w["encoder"], np.random.default_rng(0)
     place, named = w["place"], {"texts": {"line 1": "the cat"}, "seed": 0}
-    no_feeds = [None, 3, [], [None], w["tokens"], [flow.Feed(w["tokens"], 0)],
-                [flow.Feed(w["tokens"], 2)], [flow.Feed(w["tokens"], 1.0)]]  # fmt: skip
+    no_feeds = [None, 3, [], [None], w["tokens"], [activations.Feed(w["tokens"], 0)],
+                [activations.Feed(w["tokens"], 2)],
+                [activations.Feed(w["tokens"], 1.0)]]  # fmt: skip
     no_layers = [None, 3, [], [None], w["layers"][0], [w["layers"]]]
     file = place / "t.txt"
     file.write_text("the cat")
@@ -122,21 +124,21 @@ def of_survey(w):
         "path": NO_PATH, "most": [*NO_COUNT, None]}  # fmt: skip
     yield texts.shakespeare_sentences, {"most": 2, "seed": 0}, {
         "most": [*NO_COUNT, None], "seed": [-1, 0.5, "0", True, None]}  # fmt: skip
-    yield flow.batch_size, {"encoder": encoder, "length": 3, "most": 2}, {
+    yield activations.batch_size, {"encoder": encoder, "length": 3, "most": 2}, {
         "encoder": NO_MODEL, "length": [*NO_COUNT, None], "most": [*NO_COUNT, None]}  # fmt: skip
     right = {"encoder": encoder, "variables": w["variables"], "feeds": w["feeds"], "rng": rng}
     no_rng = [None, 0, np.random, jax.random.key(0)]
-    yield flow.gather, right | {"most": 5}, {
+    yield activations.gather, right | {"most": 5}, {
         "encoder": NO_MODEL, "variables": [None, 3, {}, {"params": {}}, w["variables"]["params"]],
         "feeds": no_feeds, "rng": no_rng, "most": [*NO_COUNT, None]}  # fmt: skip
     right = {"layers": w["layers"], "flows": w["flows"], "rng": rng, "draws": 1}
-    yield measures.measure, right, {
+    yield measure.measure, right, {
         "layers": [*no_layers, w["layers"] * 2], "flows": [*no_layers, w["flows"] * 2],
         "rng": no_rng, "draws": [-1, 1.0, True, "2", None]}  # fmt: skip
-    yield measures.beside, {"found": measures.measure(**right), "untrained": None}, {
+    yield measure.beside, {"found": measure.measure(**right), "untrained": None}, {
         "found": [None, 3, {}], "untrained": [3, {}, []]}  # fmt: skip
-    yield measures.spectra, {"layers": w["layers"]}, {"layers": no_layers}
-    yield measures.movements, {"past": {0: w["layers"]}}, {
+    yield measure.spectra, {"layers": w["layers"]}, {"layers": no_layers}
+    yield measure.movements, {"past": {0: w["layers"]}}, {
         "past": [None, 3, {}, {"0": w["layers"]}, {-1: w["layers"]}, {0: []}, w["layers"]]
     }  # fmt: skip
 

@@ -20,13 +20,15 @@ import numpy as np
 import pytest
 
 import qkv_jax
-from qkv_jax import adapters, attention, positions, tie, transformer
+from qkv_jax import tie
 from qkv_jax.analysis import attention_maps, circuits, geometry, layers, nulls
 from qkv_jax.config import ConfigError, shown
-from qkv_jax.model_config import ModelConfig
+from qkv_jax.model import adapters, attention, dot_product, encoder, positions, stems
+from qkv_jax.model.config import ModelConfig
+from qkv_jax.runtime import distributed
 from qkv_jax.tasks import make_task
 from qkv_jax.tie import Tie
-from qkv_jax.training import distributed, loop, mesh, population, state, step
+from qkv_jax.training import loop, mesh, population, state, step
 from qkv_jax.training.checkpoint import load_run
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -97,32 +99,32 @@ def attention_cases():
     heads = {"query": QUERY, "key": KEY}
     some = {"bias": BIAS, "mask": MASK, "is_causal": True, "scale": 0.5}
     yield Case(
-        traced(attention.attend),
+        traced(dot_product.attend),
         {**heads, "value": VALUE, **some, "implementation": "xla"},
         {
             "query": WRONG_QUERIES, "key": WRONG_KEYS, **SCORES, "implementation": NO_WORD,
             "value": [*WRONG_KEYS, VALUE[:, :2], drawn(B, S, N, H)],
         },
-        of=attention.attend,
+        of=dot_product.attend,
     )  # fmt: skip
     yield Case(
-        traced(attention.attention_weights),
+        traced(dot_product.attention_weights),
         {**heads, **some},
         {"query": WRONG_QUERIES, "key": WRONG_KEYS, **SCORES},
-        of=attention.attention_weights,
+        of=dot_product.attention_weights,
     )
     weights = drawn(B, N, T, S)
     yield Case(
-        traced(attention.aggregate),
+        traced(dot_product.aggregate),
         {"weights": weights, "value": VALUE},
         {
             "weights": [*NO_ARRAY, weights[0], weights[:2], weights > 0, weights[..., :2]],
             "value": [*NO_ARRAY, VALUE[0], VALUE[:, :2], VALUE > 0, drawn(B, S, 3, H)],
         },
-        of=attention.aggregate,
+        of=dot_product.aggregate,
     )
     yield Case(
-        traced(attention.hide_self),
+        traced(dot_product.hide_self),
         {"mask": MASK, "queries": np.arange(T), "keys": np.arange(S), "is_causal": False},
         {
             "mask": [*WRONG_MASKS[:5], MASK[0, 0], np.ones((B, 1, T, S + 1), bool)],
@@ -130,7 +132,7 @@ def attention_cases():
             "keys": [*NO_ARRAY, np.arange(S) / 2, np.ones((B, S), int)],
             "is_causal": NO_FLAG,
         },
-        of=attention.hide_self,
+        of=dot_product.hide_self,
     )
 
 
@@ -200,25 +202,25 @@ SMALL = ModelConfig(layers=1, width=D, heads=N)
 
 
 @functools.cache
-def encoder():
-    module = transformer.Encoder(SMALL, transformer.TokenStem((7,), D), 5, T)
+def small_encoder():
+    module = encoder.Encoder(SMALL, stems.TokenStem((7,), D), 5, T)
     return module, zeros(module.init, jax.random.key(0), TOKENS)
 
 
 def encoder_cases():
-    stem = transformer.TokenStem((7,), D)
+    stem = stems.TokenStem((7,), D)
     yield Case(
-        started(transformer.Encoder, TOKENS),
+        started(encoder.Encoder, TOKENS),
         {"config": SMALL, "stem": stem, "classes": 5, "max_length": T, "readout": "class"},
         {
             "config": [None, {"width": D}, "small"], "stem": [None, "tokens", 3],
             "classes": [-1, 2.0, True, "5", None], "max_length": [*NO_COUNT, T - 1],
             "readout": ["tokens", "", 3, None],
         },
-        of=transformer.Encoder,
+        of=encoder.Encoder,
         also=("learned positions",),
     )  # fmt: skip
-    module, variables = encoder()
+    module, variables = small_encoder()
     yield Case(
         traced(functools.partial(module.apply, variables)),
         {"inputs": TOKENS, "padding": np.ones((B, T), bool), "read": TOKENS[:, :2] % T,
@@ -235,24 +237,24 @@ def encoder_cases():
         of=module.__call__,
     )  # fmt: skip
     yield Case(
-        started(transformer.TokenStem, TOKENS),
+        started(stems.TokenStem, TOKENS),
         {"vocabulary": (7,), "width": D},
         {"vocabulary": [(), (0,), (-1,), 7, None, ("7",), (7, 7), (3,)], "width": NO_COUNT},
-        of=transformer.TokenStem,
+        of=stems.TokenStem,
         also=("inputs",),
     )
     yield Case(
-        started(transformer.PatchStem, drawn(B, 4, 8, 1)),
+        started(stems.PatchStem, drawn(B, 4, 8, 1)),
         {"patch": 4, "width": D},
         {"patch": [*NO_COUNT, 3], "width": NO_COUNT},
-        of=transformer.PatchStem,
+        of=stems.PatchStem,
         also=("inputs",),
     )
     yield Case(
-        traced(lambda images: transformer.PatchStem(4, D).init(jax.random.key(0), images)),
+        traced(lambda images: stems.PatchStem(4, D).init(jax.random.key(0), images)),
         {"images": drawn(B, 4, 8, 1)},
         {"images": [*NO_ARRAY, drawn(B, 4, 8), drawn(B, 4, 6, 1), np.ones((B, 4, 8, 1), int)]},
-        of=transformer.PatchStem(4, D).__call__,
+        of=stems.PatchStem(4, D).__call__,
         also=("inputs",),
     )
 
@@ -518,7 +520,7 @@ def map_cases():
 
 
 def layer_cases():
-    module, variables = encoder()
+    module, variables = small_encoder()
     no_variables = [None, 3, {}, variables["params"], {"params": {}}, {"params": None}]
     here = {"encoder": module, "variables": variables}
     wrong = {"encoder": [None, SMALL, module.stem], "variables": no_variables}

@@ -14,10 +14,10 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from qkv_jax import arguments
 from qkv_jax.arrays import require_array
 from qkv_jax.config import ConfigError, shown
-from qkv_jax.model_config import ModelConfig
-from qkv_jax.projections import QKV, QKVProjection
+from qkv_jax.model.config import ModelConfig
+from qkv_jax.model.encoder import Encoder
+from qkv_jax.model.projections import QKV, QKVProjection
 from qkv_jax.tie import Tie
-from qkv_jax.transformer import Encoder
 
 
 class Layer(NamedTuple):

@@ -5,9 +5,9 @@ import pathlib
 from collections.abc import Iterator
 
 from qkv_jax.config import ConfigError
+from qkv_jax.model.encoder import Encoder
 from qkv_jax.training import checkpoint
 from qkv_jax.training.step import Replica
-from qkv_jax.transformer import Encoder
 
 
 def run_steps(folder: pathlib.Path) -> list[int]:

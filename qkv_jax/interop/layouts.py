@@ -16,8 +16,9 @@ import numpy as np
 
 from qkv_jax.config import ConfigError
 from qkv_jax.interop.fields import check_fields, words
-from qkv_jax.model_config import ModelConfig
-from qkv_jax.transformer import Encoder, PatchStem, TokenStem
+from qkv_jax.model.config import ModelConfig
+from qkv_jax.model.encoder import Encoder
+from qkv_jax.model.stems import PatchStem, TokenStem
 
 Shape = tuple[int, ...]
 _ACTIVATIONS = {

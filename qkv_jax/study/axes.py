@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qkv_jax.config import ConfigError
+from qkv_jax.model.config import ModelConfig
 from qkv_jax.study.names import fault_of, folded
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.transformer import ModelConfig
 
 PARTS = ("model", "train", "options")
 _LONGEST = 24  # letters of a value in a name

@@ -4,17 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from qkv_jax.config import ConfigError, build
-from qkv_jax.tasks import (  # noqa: F401  (they register themselves)
-    classification,
-    images,
-    listops,
-    recall,
-    relation,
-    retrieval,
-    sequences,
-    text,
-)
 from qkv_jax.tasks.base import REGISTRY, Batch, Data, Outcome, Task, register
+from qkv_jax.tasks.generated import listops, recall, relation, retrieval, sequences  # noqa: F401  (they register themselves)
+from qkv_jax.tasks.images import task  # noqa: F401  (they register themselves)
+from qkv_jax.tasks.text import classification, masked  # noqa: F401  (they register themselves)
 
 _LIMIT = 2**31  # arrays count in 32 bits
 

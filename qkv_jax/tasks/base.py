@@ -18,10 +18,11 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from qkv_jax.config import ConfigError, require_positive
+from qkv_jax.model.config import ModelConfig
+from qkv_jax.model.encoder import Encoder
 from qkv_jax.tasks import fingerprint
 from qkv_jax.tasks.sources import Stamp, stamp
 from qkv_jax.tasks.streaming import BatchStream
-from qkv_jax.transformer import Encoder, ModelConfig
 
 # A batch is a dict of arrays: `inputs` and `targets`; optionally `padding` [B, T], true at real
 # tokens, and `read` [B, R], the places whose outputs are wanted (all, if absent).

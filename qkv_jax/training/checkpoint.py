@@ -25,13 +25,13 @@ from orbax.checkpoint import checkpoint_managers as ocp_managers
 
 from qkv_jax import arguments
 from qkv_jax.config import ConfigError, build
-from qkv_jax.model_config import ModelConfig
+from qkv_jax.model.config import ModelConfig
+from qkv_jax.model.encoder import Encoder
+from qkv_jax.runtime.distributed import any_process, is_primary
 from qkv_jax.tasks import make_task
-from qkv_jax.training.distributed import any_process, is_primary
 from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
-from qkv_jax.transformer import Encoder
 
 Kept = Callable[[Sequence[int]], Collection[int]]
 

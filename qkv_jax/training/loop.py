@@ -26,16 +26,16 @@ from qkv_jax.config import (
     require_positive,
     settle,
 )
+from qkv_jax.runtime.distributed import alike, any_process, is_primary
+from qkv_jax.runtime.events import Events
+from qkv_jax.runtime.files import held, json_text, named, others, write_whole
+from qkv_jax.runtime.stopping import Watch
 from qkv_jax.tasks import Data
 from qkv_jax.training.checkpoint import Checkpoints
-from qkv_jax.training.distributed import alike, any_process, is_primary
-from qkv_jax.training.events import Events
-from qkv_jax.training.files import held, json_text, named, others, write_whole
 from qkv_jax.training.identity import check_same_data
-from qkv_jax.training.interruption import Watch
 from qkv_jax.training.mesh import MeshConfig
-from qkv_jax.training.program import LoneProgram, Program
 from qkv_jax.training.rehearsal import first_batch, rehearse
+from qkv_jax.training.single import LoneProgram, Program
 from qkv_jax.training.step import Replica
 
 _COLUMNS = ("step", "train_loss", "gradient_norm", "value")

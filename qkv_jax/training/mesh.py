@@ -23,13 +23,13 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from qkv_jax.config import ConfigError, require_choice, require_positive, settle
+from qkv_jax.model.blocks import BLOCKS
 from qkv_jax.tasks import Batch, Data
 from qkv_jax.tasks.streaming import BatchStream, next_batches
-from qkv_jax.training.program import Split
 from qkv_jax.training.rules import AXES, DEFAULT_RULES, parse_rules, partition
+from qkv_jax.training.single import Split
 from qkv_jax.training.state import TrainState
 from qkv_jax.training.step import Metrics, Replica
-from qkv_jax.transformer import BLOCKS
 
 BATCH = PartitionSpec(("data", "fsdp"))  # how the leading axis of a batch is cut
 _REST = -1

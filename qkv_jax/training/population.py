@@ -24,12 +24,12 @@ from qkv_jax.config import (
     settle,
     shown,
 )
-from qkv_jax.model_config import ModelConfig
+from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks import Data, Task
 from qkv_jax.tasks.streaming import BatchStream, next_batches
 from qkv_jax.training.state import TrainConfig, TrainState
 from qkv_jax.training.step import Replica
-from qkv_jax.training.waves import WaveSaves
+from qkv_jax.training.wave_checkpoints import WaveSaves
 
 # Replicas a device: on a CPU core one is fastest; accelerators have room for more.
 PACKING = {"cpu": 1, "gpu": 8, "tpu": 8}

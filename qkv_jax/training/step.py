@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from qkv_jax import arguments
 from qkv_jax.arrays import require_array
 from qkv_jax.config import ConfigError, require_choice, settle, shown
-from qkv_jax.model_config import ModelConfig
+from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks import Batch, Data, Task
 from qkv_jax.training.state import (
     Moments,

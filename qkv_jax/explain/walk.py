@@ -1,0 +1,222 @@
+"""One example through one attention layer, every number on the way.
+
+    X -> Q, K, V -> Q K^T -> times the scale, plus the bias -> softmax -> times V -> W_O
+
+The inputs of each step are the model's own (its parameters, and what its probes collected); the
+step itself is multiplied out here in float64, and `Walk.error` says how far the ends lie from what
+the model computed.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Num
+
+from qkv_jax import arguments
+from qkv_jax.analysis.layers import Layer, layer_weights, require_variables
+from qkv_jax.arrays import require_array
+from qkv_jax.config import ConfigError
+from qkv_jax.model.attention import MultiHeadAttention
+from qkv_jax.model.config import ModelConfig
+from qkv_jax.model.dot_product import hide_self
+from qkv_jax.model.encoder import Encoder
+from qkv_jax.model.positions import AddPositions, Positions2D, RelativeBias, alibi_bias
+from qkv_jax.model.projections import QKV
+from qkv_jax.tie import Tie
+
+
+class Walk(NamedTuple):
+    """The numbers of one example in one layer. Keys and values have a row of heads each, grouped
+    ones repeated.
+
+    Attributes:
+      name: what tells it from others beside it: a tie, a step of training.
+      embedded, placed: what the stem makes of the tokens, and that with positions added; None above
+        the first layer.
+      x: X, what attention receives.
+      layer: its matrices, adapters multiplied in.
+      config: of the model.
+      projected: queries, keys and values as projected.
+      query, key: as the scores see them, after that.
+      scores: q_i . k_j.
+      scale, bias: the scaled scores are `scale * scores + bias`; no bias is None.
+      hidden: pairs that the diagonal mask hides; none is None.
+      mixed: the weighted sums of values.
+      output: what the layer returns.
+      parameters: of the layer's attention.
+      error: the largest difference to the weights and the output that the model itself computed.
+    """
+
+    name: str
+    tie: Tie
+    tokens: tuple[str, ...]
+    embedded: Float[np.ndarray, "T D"] | None
+    placed: Float[np.ndarray, "T D"] | None
+    x: Float[np.ndarray, "T D"]
+    layer: Layer
+    config: ModelConfig
+    projected: QKV
+    query: Float[np.ndarray, "T N H"]
+    key: Float[np.ndarray, "T N H"]
+    scores: Float[np.ndarray, "N T T"]
+    scale: Float[np.ndarray, " N"]
+    bias: Float[np.ndarray, "N T T"] | None
+    hidden: Bool[np.ndarray, "T T"] | None
+    scaled: Float[np.ndarray, "N T T"]
+    weights: Float[np.ndarray, "N T T"]
+    mixed: Float[np.ndarray, "T N H"]
+    output: Float[np.ndarray, "T D"]
+    parameters: int
+    error: float
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """Those of this layer: role to adapter."""
+        return dict(self.config.adapters.where_shared(self.tie).items())
+
+    @property
+    def between(self) -> tuple[str, ...]:
+        """What queries and keys go through before the scores: of "norm" and "rotary"."""
+        passed = {"norm": self.config.qk_norm, "rotary": self.config.positions == "rotary"}
+        return tuple(name for name, used in passed.items() if used)
+
+    @property
+    def value(self) -> Float[np.ndarray, "T N H"]:
+        return self.projected.value
+
+
+def walk_through(
+    encoder: Encoder,
+    variables: dict,
+    inputs: Num[Array, "1 ..."],
+    tokens: tuple[str, ...],
+    *,
+    name: str,
+    layer: int = 0,
+    padding: Bool[Array, "1 _T"] | None = None,
+) -> Walk:
+    """Walks one example through a layer of a model.
+
+    Args:
+      inputs: a batch of one, as the model reads it.
+      tokens: a label for each token that the layer sees, padding left out.
+      padding: true at real tokens, which come first; the others are not shown.
+    """
+    config = require_variables(encoder, variables)
+    arguments.text("name", name)
+    arguments.whole("layer", layer, 0, config.layers - 1)
+    _check_example(inputs, tokens, padding)
+    tie, *kernels = layer_weights(encoder, variables)[layer]
+    matrices = Layer(tie, *(kernel.astype(np.float64) for kernel in kernels))
+    seen, length = _collected(encoder, variables, inputs, padding), len(tokens)
+    of = lambda sown: np.asarray(sown[0][0].astype(jnp.float32), np.float64)
+    attention = seen[f"layer_{layer}"]["attention"]
+    probes = {key: of(sown) for key, sown in attention["probes"].items()}
+    if length > len(probes["x"]) or padding is None and length < len(probes["x"]):
+        allowed = f"must be a label for each of the {len(probes['x'])} tokens"
+        raise ConfigError("tokens", length, allowed)
+    x, query, key = (probes[role][:length] for role in ("x", "query", "key"))
+    key = key.repeat(config.heads // key.shape[1], axis=1)
+    project = lambda kernel, bias: np.einsum("td,dnh->tnh", x, kernel) + bias
+    projected = QKV(*map(project, matrices[1:4], matrices[5:8]))
+
+    params = variables["params"][f"layer_{layer}"].get("attention", {})
+    scale, bias = _scale_and_bias(config, params, length)
+    hidden = None
+    if config.diagonal_mask:
+        places = jnp.arange(length)
+        hidden = ~np.asarray(hide_self(None, places, places))[0, 0]
+    scores = np.einsum("tnh,snh->nts", query, key)
+    scaled = scale[:, None, None] * scores + (0.0 if bias is None else bias)
+    weights = softmax(scaled if hidden is None else np.where(hidden, -np.inf, scaled))
+    mixed = np.einsum("nts,snh->tnh", weights, projected.value)
+    output = np.einsum("tnh,nhd->td", mixed, matrices.out) + matrices.out_bias
+    ends = (
+        (weights, probes["attention_weights"][:, :length, :length]),
+        (output, of(attention["__call__"])[:length]),
+    )
+    return Walk(
+        name=name,
+        tie=tie,
+        tokens=tokens,
+        embedded=of(seen["stem"]["__call__"])[:length] if layer == 0 else None,
+        placed=of(seen["positions"]["__call__"])[:length] if layer == 0 else None,
+        x=x,
+        layer=matrices,
+        config=config,
+        projected=projected,
+        query=query,
+        key=key,
+        scores=scores,
+        scale=scale,
+        bias=bias,
+        hidden=hidden,
+        scaled=scaled,
+        weights=weights,
+        mixed=mixed,
+        output=output,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        error=max(float(np.abs(ours - theirs).max()) for ours, theirs in ends),
+    )
+
+
+def _check_example(inputs, tokens, padding) -> None:
+    """Refuses what is no batch of one with a label a token."""
+    shape = getattr(inputs, "shape", ())
+    if len(shape) < 2 or shape[0] != 1:
+        raise ConfigError("inputs", arguments.brief(inputs), "must be a batch of one")
+    if not isinstance(tokens, tuple | list) or not tokens:
+        raise ConfigError("tokens", arguments.brief(tokens), "must be a label a token")
+    for token in tokens:
+        arguments.text("tokens", token)
+    if padding is None:
+        return
+    require_array("padding", padding, "B T", "bool", {"B": 1})
+    real = np.asarray(padding)[0]
+    if not real[: len(tokens)].all() or real[len(tokens) :].any():
+        what = f"must be true at the first {len(tokens)} places, which have labels, and only there"
+        raise ConfigError("padding", int(real.sum()), what)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # one small program, not hundreds of calls
+def _collected(encoder: Encoder, variables: dict, inputs, padding) -> dict:
+    """What the model's probes collect, and what stem, positions and attention return."""
+    returning = MultiHeadAttention | AddPositions
+    ours = lambda module, method: (
+        method == "__call__" and (isinstance(module, returning) or module.name == "stem")
+    )
+    options = {"mutable": "intermediates", "capture_intermediates": ours}
+    return encoder.apply(variables, inputs, padding, **options)[1]["intermediates"]
+
+
+def softmax(scores: Float[np.ndarray, "*N T S"]) -> Float[np.ndarray, "*N T S"]:
+    """exp(s_ij) / sum_j exp(s_ij): rows that sum to 1."""
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def _scale_and_bias(config: ModelConfig, params: dict[str, Any], length: int):
+    """What the scores [N, T, T] are multiplied by and what is added, from the parameters."""
+    places = jnp.arange(length)
+    scale = config.features**-0.5 if isinstance(config.scale, str) else config.scale
+    scale = np.full(config.heads, scale, np.float64)
+    if config.scale == "learned_per_head":
+        scale *= np.exp(np.asarray(params["log_scale"], np.float64))
+    terms = []
+    if config.positions == "relative":
+        relative = {"params": params["relative"]}
+        terms.append(RelativeBias(config.heads).apply(relative, places, places))
+    if config.positions == "alibi":
+        terms.append(alibi_bias(config.heads, places, places))
+    if config.positions_2d:
+        plane = {"params": params["positions_2d"]}
+        factor, term = Positions2D().apply(plane, places, places)
+        scale *= float(factor)
+        terms.append(term)
+    if not terms:
+        return scale, None
+    bias = np.asarray(sum(terms), np.float64)[0]
+    return scale, np.broadcast_to(bias, (config.heads, length, length))

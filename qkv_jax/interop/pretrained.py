@@ -1,0 +1,313 @@
+"""Pretrained models of Hugging Face folders in our own encoder: load, run, embed sentences.
+
+    pretrained = load_pretrained("all-MiniLM-L6-v2")
+    inputs, padding = pretrained.encode(["the cat sat", "on the mat"])
+    last = pretrained.encoder.apply(pretrained.variables, inputs, padding)     # [B, T, D]
+    vectors = sentence_embeddings(pretrained, texts)                           # [B, D]
+
+Families: BERT (MiniLM too), RoBERTa (XLM-RoBERTa and CamemBERT too), DistilBERT and ViT. A tensor
+is used, or named in `left_out` because an encoder has no use for it, or the folder is refused;
+every parameter comes from the files, or is a bias that the model does not have: zeros. The fields
+of the JSON files beside the weights are followed, known to change no numbers, or refused, see
+`fields`.
+"""
+
+import dataclasses
+import difflib
+import functools
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from qkv_jax import arguments
+from qkv_jax.arrays import require_array
+from qkv_jax.config import ConfigError
+from qkv_jax.interop import layouts
+from qkv_jax.interop.recipe import encoder_folder, read_recipe
+from qkv_jax.interop.tensors import as_float32, read_json, read_tensors, refusal
+from qkv_jax.interop.tokenizer import Encoded, TextTokenizer, listed, read_tokenizer
+from qkv_jax.model.blocks import Block
+from qkv_jax.model.encoder import Encoder
+from qkv_jax.model.stems import PatchStem, TokenStem
+
+_BATCH = 32
+_SHORTEST = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A pretrained encoder.
+
+    Attributes:
+      encoder: ours, without readout: `encoder.apply(variables, inputs, padding)` is the last
+        hidden state [B, T, D].
+      variables: {"params": tree} with the ordinary paths, float32.
+      tokenizer: of texts; None for images and where the folder has no tokenizer.json.
+      config: what config.json says.
+      left_out: tensors, or rows of them, that the encoder does not need.
+      folder: where its config.json lies: that of the Transformer that a modules.json names.
+    """
+
+    encoder: Encoder
+    variables: dict[str, Any]
+    tokenizer: TextTokenizer | None
+    config: Mapping[str, Any]
+    left_out: tuple[str, ...]
+    folder: pathlib.Path
+
+    @property
+    def kind(self) -> str:
+        """The family, as model_type names it."""
+        return layouts.kind_of(self.config)
+
+    def encode(
+        self, texts: Sequence[str], max_length: int | None = None, truncate: bool = False
+    ) -> Encoded:
+        """Inputs and padding of texts, see `TextTokenizer.encode`.
+
+        Raises:
+          ConfigError: for a text that cannot be, or if there is no tokenizer.
+        """
+        return self.reader.encode(texts, max_length, truncate)
+
+    @property
+    def reader(self) -> TextTokenizer:
+        """The tokenizer.
+
+        Raises:
+          ConfigError: if there is none.
+        """
+        if self.tokenizer is None:
+            raise refusal(self.folder, "holds no tokenizer.json, so it cannot read texts")
+        return self.tokenizer
+
+
+class Batch(NamedTuple):
+    """Some texts of a list: which ones, and as inputs. The rows of inputs beyond those of `rows`
+    repeat the last text, so that all batches have one size."""
+
+    rows: Int[np.ndarray, " rows"]
+    inputs: Int[Array, "B T"] | Int[Array, "B T F"]
+    padding: Bool[Array, "B T"]
+
+
+def load_pretrained(folder: str | os.PathLike) -> Pretrained:
+    """Reads `config.json`, the safetensors files and, for texts, `tokenizer.json`.
+
+    Images for a ViT are [B, height, width, C], normalised as its preprocessor_config.json says.
+
+    Raises:
+      ConfigError: naming the file, the field of config.json or the tensor that is missing, damaged
+        or not understood.
+    """
+    place = arguments.path("pretrained", folder)
+    if not place.is_dir():
+        raise refusal(place, "is no folder")
+    place = encoder_folder(place)
+    config = read_json(place / "config.json")
+    plan = layouts.plan(config)
+    params, left_out = _fill(plan, read_tensors(place))
+    stem, tokenizer = plan.encoder.stem, None
+    if isinstance(stem, TokenStem):
+        sizes = (stem.vocabulary[0], plan.pad, len(stem.vocabulary), plan.encoder.max_length)
+        tokenizer = read_tokenizer(place, *sizes, plan.pad_counts)
+    return Pretrained(plan.encoder, {"params": params}, tokenizer, config, left_out, place)
+
+
+def hidden_states(
+    pretrained: Pretrained,
+    inputs: Num[Array, "B ..."],
+    padding: Bool[Array, "B T"] | None = None,
+) -> tuple[Float[Array, "B T D"], ...]:
+    """What enters the first layer, then what leaves each; the residual stream of a pre-norm model,
+    before its last norm.
+
+    Raises:
+      ConfigError, ValueError, TypeError: for inputs that the model does not read: images of another
+        size, whose places would be wrong; tokens without their types, or beyond its table.
+    """
+    encoder = arguments.instance("pretrained", pretrained, Pretrained).encoder
+    sizes = _check_inputs(encoder, inputs)
+    if padding is not None:
+        require_array("padding", padding, "B T", "bool", sizes)
+    first = "embedding_norm" if encoder.config.embedding_norm else "positions"
+    wanted = lambda module, _: isinstance(module, Block) or module.name == first
+    options = {"capture_intermediates": wanted, "mutable": "intermediates"}
+    _, collected = encoder.apply(pretrained.variables, inputs, padding, **options)
+    names = (first, *(f"layer_{i}" for i in range(encoder.config.layers)))
+    return tuple(collected["intermediates"][name]["__call__"][0] for name in names)
+
+
+def sentence_embeddings(
+    pretrained: Pretrained,
+    texts: Sequence[str],
+    max_length: int | None = None,
+    truncate: bool = False,
+) -> Float[np.ndarray, "B D"]:
+    """The mean of the last hidden state over a text's tokens, special ones included, at unit
+    length (Reimers and Gurevych 2019).
+
+    A sentence-transformers folder gives what the library gives, or is refused: its lower case, its
+    prompt, and no unit length where its modules.json has no Normalize, see `recipe`. The library
+    cuts texts silently, at the `max_seq_length` of the folder; here longer ones are refused without
+    `truncate`. A `max_length` of one's own stands in for that of the folder.
+
+    Raises:
+      ConfigError: for a text that cannot be, or a folder that asks for anything else.
+    """
+    pretrained = arguments.instance("pretrained", pretrained, Pretrained)
+    recipe, reader = read_recipe(pretrained.folder), pretrained.reader
+    if str(pretrained.config.get("architectures")).count("ForCausalLM"):
+        given = pretrained.config["architectures"]
+        raise ConfigError("config.json architectures", given, "its last token would be taken")
+    if recipe.lower:
+        pretrained = dataclasses.replace(pretrained, tokenizer=reader.lowered())
+    if max_length is None:
+        usual = reader.options.max_length if recipe.max_length is None else recipe.max_length
+        max_length = reader.max_length if usual is None else min(usual, reader.max_length)
+    texts = [recipe.prompt + text for text in listed(texts)]
+    found = np.zeros((len(texts), pretrained.encoder.config.width), np.float32)
+    for batch in batches(pretrained, texts, max_length, truncate):
+        pooled = _pooled(pretrained.encoder, pretrained.variables, batch.inputs, batch.padding)
+        found[batch.rows] = np.asarray(pooled)[: len(batch.rows)]
+    return np.asarray(_unit(found)) if recipe.normalize else found
+
+
+def batches(
+    pretrained: Pretrained,
+    texts: Sequence[str],
+    max_length: int | None = None,
+    truncate: bool = False,
+    size: int = _BATCH,
+) -> Iterator[Batch]:
+    """Texts in batches of one size and few lengths (powers of two), short texts first, so that a
+    jitted function compiles a few times only.
+
+    Raises:
+      ConfigError: for a text that cannot be.
+    """
+    arguments.whole("size", size, 1)
+    reader = arguments.instance("pretrained", pretrained, Pretrained).reader
+    tokens = reader.tokens(texts, max_length, truncate)
+    order = np.argsort([len(row) for row in tokens], kind="stable")
+    size = min(size, len(order))
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        some = [tokens[i] for i in np.pad(rows, (0, size - len(rows)), mode="edge")]
+        bucket = max(_SHORTEST, 2 ** math.ceil(math.log2(len(some[-1]))))
+        yield Batch(rows, *reader.pad(some, min(bucket, reader.max_length)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _pooled(encoder: Encoder, variables, inputs, padding) -> Float[Array, "B D"]:
+    last = encoder.apply(variables, inputs, padding)
+    return jnp.mean(last, axis=1, where=padding[:, :, None])
+
+
+@jax.jit
+def _unit(vectors: Float[Array, "B D"]) -> Float[Array, "B D"]:
+    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def _fill(plan: layouts.Plan, tensors: dict[str, np.ndarray]) -> tuple[dict, tuple[str, ...]]:
+    """The parameters, and the names of what they did not need."""
+    given = {}
+    for name in tensors:
+        plain = name.removeprefix(plan.prefix)
+        stem, _, end = plain.rpartition(".")
+        plain = f"{stem}.{ {'gamma': 'weight', 'beta': 'bias'}.get(end, end) }" if stem else plain
+        if plain in given:
+            raise ConfigError(f"tensor {name}", given[plain], "two names for one tensor")
+        given[plain] = name
+    tree, filled, used = _shapes(plan), {}, []
+    for path, shape in tree.items():
+        tensor, layout = plan.places[path]
+        if tensor is None:
+            filled[path] = np.zeros(shape, np.float32)
+            continue
+        if tensor not in given:
+            raise _missing(tensor, path, tensors)
+        name, expected = given.pop(tensor), layout.stored(shape)
+        if tensors[name].shape != expected:
+            what = f"must have the shape {expected}, by config.json"
+            raise ConfigError(f"tensor {name}", tensors[name].shape, what)
+        filled[path] = layout.convert(as_float32(name, tensors[name]), shape)
+        used.append(name)
+    # Where the encoder's tensors bear its prefix, what does not is a head of somebody's own.
+    prefixed = all(name.startswith(plan.prefix) for name in used)
+    for plain, name in given.items():
+        outside = prefixed and not name.startswith(plan.prefix)
+        if not (outside or plan.is_unneeded(plain)):
+            raise ConfigError(f"tensor {name}", tensors[name].shape, "is not understood")
+    return _nested(filled), (*sorted(given.values()), *plan.skipped)
+
+
+def _missing(tensor: str, path: str, tensors: Iterable[str]) -> ConfigError:
+    """A refusal that says under which other name the tensor may be there."""
+    what = f"is missing; {path} needs it"
+    longer = sorted(name for name in tensors if name.endswith(f".{tensor}"))
+    if longer:
+        what += f"; {longer[0]} is there: take {longer[0].removesuffix(tensor)!r} off the names"
+    elif near := difflib.get_close_matches(tensor, tensors, n=1, cutoff=0.8):
+        what += f"; {near[0]} is there"
+    return ConfigError(f"tensor {tensor}", None, what)
+
+
+def _check_inputs(encoder: Encoder, inputs: Num[Array, "B ..."]) -> dict[str, int]:
+    """Refuses inputs that the encoder would take for others; the sizes of axes."""
+    if isinstance(encoder.stem, PatchStem):
+        side = _side(encoder)
+        shape = getattr(inputs, "shape", ())
+        if len(shape) == 4 and shape[1:3] != (side, side):
+            raise ConfigError("inputs", shape[1:3], f"images must be {side} x {side}")
+        sizes = {"height": side, "width": side}
+        require_array("inputs", inputs, "B height width C", "float", sizes)
+        return {"B": sizes["B"], "T": encoder.max_length}
+    fields = encoder.stem.vocabulary
+    sizes = {"F": len(fields)} if len(fields) > 1 else {}
+    hint = "F are the token and its type" if sizes else ""
+    require_array("inputs", inputs, "B T F" if sizes else "B T", "int", sizes, hint)
+    if not 0 < sizes["T"] <= encoder.max_length:
+        raise ConfigError("inputs", sizes["T"], f"at most {encoder.max_length} tokens, at least 1")
+    numbers = np.asarray(inputs).reshape(-1, len(fields))
+    if (numbers < 0).any() or (numbers >= np.array(fields)).any():
+        allowed = f"tokens must be at least 0 and below {fields[0]}"
+        allowed += f", their types below {fields[1]}" * (len(fields) > 1)
+        raise ConfigError("inputs", [int(numbers.min()), int(numbers.max())], allowed)
+    return sizes
+
+
+def _shapes(plan: layouts.Plan) -> dict[str, tuple[int, ...]]:
+    """The shape of every leaf by its path."""
+    encoder = plan.encoder
+    if isinstance(encoder.stem, TokenStem):
+        fields = len(encoder.stem.vocabulary)
+        example = jnp.zeros((1, 1, fields)[: 2 + (fields > 1)], jnp.int32)
+    else:
+        example = jnp.zeros((1, _side(encoder), _side(encoder), plan.channels))
+    tree = jax.eval_shape(encoder.init, jax.random.key(0), example)["params"]
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(entry.key for entry in path): leaf.shape for path, leaf in leaves}
+
+
+def _side(encoder: Encoder) -> int:
+    """The height and width of a ViT's images."""
+    return encoder.stem.patch * math.isqrt(encoder.max_length - 1)
+
+
+def _nested(leaves: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    tree = {}
+    for path, leaf in leaves.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = jnp.asarray(leaf)
+    return tree

@@ -1,0 +1,1 @@
+"""The Transformer encoder, from positions and projections to the whole of it."""

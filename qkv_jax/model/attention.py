@@ -1,0 +1,288 @@
+"""Attention: `attend`, the one place of softmax(Q K^T / sqrt(d)) V, and the module around it."""
+
+import functools
+from collections.abc import Mapping
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from qkv_jax import arguments
+from qkv_jax.arrays import require_array
+from qkv_jax.config import (
+    ConfigError,
+    build,
+    require_choice,
+    require_kinds,
+    require_positive,
+    shown,
+)  # fmt: skip
+from qkv_jax.model.adapters import Adapters
+from qkv_jax.model.dot_product import (
+    _FORMATS,
+    IMPLEMENTATIONS,
+    Implementation,
+    _check_format,
+    _check_scores,
+    aggregate,
+    attend,
+    attention_weights,
+    hide_self,
+)
+from qkv_jax.model.positions import (
+    POSITIONS,
+    Positions,
+    Positions2D,
+    RelativeBias,
+    alibi_bias,
+    rotate,
+)  # fmt: skip
+from qkv_jax.model.projections import (
+    CONTEXT,
+    OutputProjection,
+    QKVProjection,
+    Sources,
+    kept_sources,
+)
+from qkv_jax.tie import Tie
+
+Scale = float | Literal["sqrt", "learned_per_head"]
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention under any scheme; usable alone in any Linen model.
+
+    Parameters: `query/kernel`, `key/kernel`, `value/kernel` [D, heads, H] as the tie needs them,
+    `out/kernel` [N, H, D], and those of the options below. They are float32; the arithmetic is done
+    in the number format of `x`, the softmax in float32.
+
+    Attributes:
+      num_heads: N.
+      tie: a tie or its text.
+      num_kv_heads: K; by default N.
+      head_dim: H; by default D / N.
+      adapters: of roles that share their source, such as `{"key": "head"}`; see `adapters.py`.
+      latent_dim: width of a latent source of keys and values; see `QKVProjection`.
+      positions: `rotary` turns queries and keys, `relative` and `alibi` add a bias to the scores;
+        the other kinds are the input's affair.
+      positions_2d: the "2D positional" term of the KV-Transformer, see `Positions2D`.
+      qk_norm: RMS norm of each query and key over H, with a learned scale for each of the two
+        (leaves `query_norm`, `key_norm`), before positions (Henry et al. 2020, Dehghani et al.
+        2023).
+      diagonal_mask: in self-attention hides each token from itself, see `hide_self`.
+      scale: `sqrt` is 1 / sqrt(H); a number; or `learned_per_head`, which starts at 1 / sqrt(H)
+        (leaf `log_scale` [N]).
+      frozen: sources that stay as initialised.
+      output_projection: whether the heads are mixed by W_O; otherwise they are laid side by side.
+      use_bias: biases on all projections.
+      implementation: see `attend`.
+
+    `apply(..., mutable="intermediates")` computes by einsum and collects, under `probes`, the
+    arrays `x`, `query`, `key`, `value` and `attention_weights`; queries and keys as the scores see
+    them, after norm and rotation.
+    """
+
+    num_heads: int
+    tie: Tie | str = "separate"
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    adapters: Adapters | Mapping[str, str] = Adapters()
+    latent_dim: int | None = None
+    positions: Positions = "none"
+    positions_2d: bool = False
+    qk_norm: bool = False
+    diagonal_mask: bool = False
+    scale: Scale = "sqrt"
+    frozen: tuple[str, ...] = ()
+    output_projection: bool = True
+    use_bias: bool = False
+    implementation: Implementation = "auto"
+
+    def __post_init__(self):
+        require_kinds(self, MultiHeadAttention)
+        require_positive(self, "num_heads", "num_kv_heads", "head_dim", "latent_dim")
+        require_choice(self, "positions", POSITIONS)
+        require_choice(self, "implementation", IMPLEMENTATIONS)
+        if isinstance(self.scale, str):
+            require_choice(self, "scale", ("sqrt", "learned_per_head"))
+        require_positive(self, *(() if isinstance(self.scale, str) else ("scale",)))
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        context: Float[Array, "B S E"] | None = None,
+        *,
+        bias: Float[Array, "#B #N #T #S"] | None = None,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+        is_causal: bool = False,
+        decode: bool = False,
+    ) -> Float[Array, "B T D"]:
+        """Self-attention over `x`, or cross-attention from `x` to `context`.
+
+        With `decode`, `x` holds the next tokens of a sequence whose earlier keys and values are
+        read from the collection `cache`; make room first with `init_cache`. Positions and causal
+        order then count from the start of the cached sequence.
+
+        Raises:
+          ValueError: for combinations that cannot be, with the reason.
+        """
+        sizes: dict[str, int] = {"N": self.num_heads}
+        require_array("x", x, "B T D", "float", sizes)
+        _check_format("x", x)
+        if context is not None:
+            require_array("context", context, "B S E", "float", sizes)
+            if context.dtype != x.dtype:
+                raise ValueError(f"context: given {shown(context)}; must be {x.dtype} as x is")
+        arguments.truth("decode", decode)
+        projection = self.projection(x.shape[-1])
+        nn.share_scope(self, projection)  # `query/kernel` lives here, not in a level of its own
+        sources = projection.project(x, context)
+        query, key, value = projection.roles(sources)
+        places = jnp.arange(x.shape[1])
+        if decode:
+            start, cached = self._update_cache(sources)
+            places += start
+            _, key, value = projection.roles(sources | cached)
+        key_places = jnp.arange(key.shape[1])
+        # Here too, before the mask is joined with others.
+        _check_scores(sizes | {"S": key.shape[1]}, bias, mask, is_causal, None)
+        if decode:
+            earlier = (key_places[None, :] <= places[:, None])[None, None]
+            mask, is_causal = (earlier if mask is None else mask & earlier), False
+        if self.diagonal_mask and context is None:
+            mask, is_causal = hide_self(mask, places, key_places, is_causal), False
+        if self.qk_norm:
+            query = nn.RMSNorm(dtype=x.dtype, name="query_norm")(query)
+            key = nn.RMSNorm(dtype=x.dtype, name="key_norm")(key)
+        if self.positions == "rotary":
+            query, key = rotate(query, places), rotate(key, key_places)
+        scale, bias = self._scale_and_bias(projection.head_dim, places, key_places, bias)
+        # `sow` is a no-op unless the caller asks for intermediates; only then pay for the weights.
+        options = {"bias": bias, "mask": mask, "is_causal": is_causal, "scale": scale}
+        if self.is_mutable_collection("intermediates") and not self.is_initializing():
+            weights = attention_weights(query, key, **options)
+            Probes(name="probes")(x=x, query=query, key=key, value=value, attention_weights=weights)
+            heads = aggregate(weights, value)
+        else:
+            heads = attend(query, key, value, implementation=self.implementation, **options)
+        if not self.output_projection:
+            return heads.reshape(*heads.shape[:2], -1)
+        return OutputProjection(x.shape[-1], self.use_bias, name="out")(heads)
+
+    def projection(self, width: int) -> QKVProjection:
+        """What makes queries, keys and values of inputs of that width; a subclass may change it."""
+        adapters = self.adapters
+        return QKVProjection(
+            self.num_heads,
+            self.num_kv_heads or self.num_heads,
+            self._head_dim(width),
+            Tie.parse(self.tie),
+            self.frozen,
+            self.use_bias,
+            adapters if isinstance(adapters, Adapters) else build(Adapters, adapters, "adapters"),
+            self.latent_dim,
+        )
+
+    def init_cache(self, batch: int, length: int, width: int, dtype=jnp.float32) -> dict:
+        """An empty cache for `length` tokens: each source of keys and values once.
+
+        Pass it as the collection `cache` together with the parameters, and apply with
+        `decode=True, mutable="cache"`. Do not decode more than `length` tokens: inside jit, where
+        the place is not known, a write past the end is clamped onto the last places.
+        """
+        for name, size in (("batch", batch), ("length", length), ("width", width)):
+            arguments.whole(name, size, 1)
+        if str(jnp.dtype(dtype)) not in _FORMATS:
+            raise ConfigError("dtype", dtype, f"allowed: {', '.join(_FORMATS)}")
+        heads, head_dim = self.num_kv_heads or self.num_heads, self._head_dim(width)
+        shape = (1, self.latent_dim) if self.latent_dim else (heads, head_dim)
+        names = kept_sources(Tie.parse(self.tie), self.latent_dim)
+        sources = {name: jnp.zeros((batch, length, *shape), dtype) for name in names}
+        return {"sources": sources, "index": jnp.int32(0)}
+
+    def _update_cache(self, sources: Sources) -> tuple[Int[Array, ""], Sources]:
+        """Writes the new tokens; returns where they start and the sources of the whole sequence."""
+        if any(name.startswith(CONTEXT) for name in sources):
+            raise ValueError("decode=True is for self-attention; a context needs no cache")
+        if not self.has_variable("cache", "sources"):
+            raise ValueError("decode=True needs the collection 'cache'; make one with init_cache")
+        cached, start = self.get_variable("cache", "sources"), self.get_variable("cache", "index")
+        for name in kept_sources(Tie.parse(self.tie), self.latent_dim):
+            old, new = cached.get(name), sources[name]
+            if old is None or (old.shape[0], *old.shape[2:]) != (new.shape[0], *new.shape[2:]):
+                allowed = f"the tokens need {name} {shown(new)}; make one with init_cache"
+                raise ConfigError("cache", shown(old), allowed)
+            end = new.shape[1] + (0 if isinstance(start, jax.core.Tracer) else int(start))
+            if end > old.shape[1]:
+                raise ConfigError("cache", shown(old), f"has no room for {end} tokens")
+        write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=1)
+        cached = {name: write(old, sources[name].astype(old.dtype)) for name, old in cached.items()}
+        self.put_variable("cache", "sources", cached)
+        self.put_variable("cache", "index", start + next(iter(sources.values())).shape[1])
+        # The cache may be of another number format, the arithmetic is that of the tokens.
+        return start, {name: new.astype(sources[name].dtype) for name, new in cached.items()}
+
+    def _head_dim(self, width: int) -> int:
+        if self.head_dim is None and width % self.num_heads:
+            raise ValueError(f"width {width} is not divisible by {self.num_heads} heads")
+        head_dim = self.head_dim or width // self.num_heads
+        if self.positions == "rotary" and head_dim % 2:
+            raise ValueError(f"rotary positions need an even head width, not {head_dim}")
+        if not self.output_projection and self.num_heads * head_dim != width:
+            raise ValueError(
+                f"without an output projection heads x head width must be the width {width}, "
+                f"not {self.num_heads} x {head_dim}"
+            )
+        return head_dim
+
+    def _scale_and_bias(self, head_dim, queries, keys, bias):
+        """What the scores are multiplied by and what is added, positions included."""
+        scale = head_dim**-0.5 if self.scale in ("sqrt", "learned_per_head") else float(self.scale)
+        if self.scale == "learned_per_head":
+            # The logarithm of the factor, so that the temperature stays positive.
+            scale *= jnp.exp(self.param("log_scale", nn.initializers.zeros, (self.num_heads,)))
+        terms = [] if bias is None else [bias]
+        if self.positions == "relative":
+            terms.append(RelativeBias(self.num_heads, name="relative")(queries, keys))
+        if self.positions == "alibi":
+            terms.append(alibi_bias(self.num_heads, queries, keys))
+        if self.positions_2d:
+            factor, term = Positions2D(name="positions_2d")(queries, keys)
+            scale = jnp.broadcast_to(scale * factor, (self.num_heads,))
+            terms.append(term)
+        return scale, (sum(terms) if terms else None)
+
+
+class Probes(nn.Module):
+    """Sows what it is given; a scope of its own, since `query` beside it names a projection."""
+
+    def __call__(self, **arrays: Array) -> None:
+        for name, array in arrays.items():
+            self.sow("intermediates", name, array)
+
+
+
+
+
+
+
+
+
+

@@ -1,0 +1,117 @@
+"""A block of the encoder, attention and MLP, and how it is recomputed."""
+
+import functools
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from qkv_jax.model.attention import MultiHeadAttention
+from qkv_jax.model.config import ModelConfig
+from qkv_jax.tie import Tie
+
+
+class Mlp(nn.Module):
+    """Two dense layers with a GELU between (Hendrycks and Gimpel 2016): x Phi(x), or its tanh
+    approximation."""
+
+    hidden: int
+    approximate: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        dense = functools.partial(nn.Dense, dtype=x.dtype)
+        hidden = self._act(dense(self.hidden, name="up")(x))
+        return dense(x.shape[-1], name="down")(hidden)
+
+    @nn.nowrap
+    def _act(self, x: Array) -> Array:
+        return nn.gelu(x, self.approximate)
+
+
+class ReluMlp(Mlp):
+    """Two dense layers with a ReLU between (Vaswani et al. 2017)."""
+
+    @nn.nowrap
+    def _act(self, x: Array) -> Array:
+        return nn.relu(x)
+
+
+class SwiGlu(nn.Module):
+    """SwiGLU (Shazeer 2020): one dense layer gates another by silu; a third leads back."""
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        dense = functools.partial(nn.Dense, dtype=x.dtype)
+        hidden = nn.silu(dense(self.hidden, name="gate")(x)) * dense(self.hidden, name="up")(x)
+        return dense(x.shape[-1], name="down")(hidden)
+
+
+MLPS = {
+    "gelu": Mlp,
+    "gelu_exact": functools.partial(Mlp, approximate=False),
+    "relu": ReluMlp,
+    "swiglu": SwiGlu,
+}
+
+
+NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+
+
+def _norm(config: ModelConfig, name: str, dtype) -> nn.Module:
+    return NORMS[config.norm](epsilon=config.norm_epsilon, dtype=dtype, name=name)
+
+
+class Block(nn.Module):
+    """One layer under one tie."""
+
+    config: ModelConfig
+    tie: Tie
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], mask, train: bool) -> Float[Array, "B T D"]:
+        config = self.config
+        attention = MultiHeadAttention(
+            num_heads=config.heads,
+            tie=self.tie,
+            num_kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            adapters=config.adapters.where_shared(self.tie),
+            latent_dim=config.latent_dim,
+            positions=config.positions,
+            positions_2d=config.positions_2d,
+            qk_norm=config.qk_norm,
+            diagonal_mask=config.diagonal_mask,
+            scale=config.scale,
+            frozen=config.frozen,
+            output_projection=config.output_projection,
+            use_bias=config.use_bias,
+            implementation=config.implementation,
+            name="attention",
+        )
+        mlp = MLPS[config.mlp](config.hidden, name="mlp")
+        drop = nn.Dropout(config.dropout, deterministic=not train)
+        for part in (functools.partial(attention, mask=mask), mlp):
+            norm = _norm(config, "mlp_norm" if part is mlp else "attention_norm", x.dtype)
+            if config.norm_position == "pre":
+                x = x + drop(part(norm(x)))
+            else:
+                x = norm(x + drop(part(x)))
+        return x
+
+
+# By what a block leaves for the backward pass to compute again; parameters are the same.
+_TRAIN = 3  # the place of `train` among a block's arguments: a number of Python, not of JAX
+
+
+BLOCKS = {
+    "none": Block,
+    "block": nn.remat(Block, static_argnums=_TRAIN),
+    "dots": nn.remat(
+        Block,
+        static_argnums=_TRAIN,
+        policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    ),
+}

@@ -1,0 +1,178 @@
+"""The encoder's configuration: every axis of a scheme is one field, checked alone and together."""
+
+import contextlib
+import dataclasses
+from typing import Literal
+
+from qkv_jax.config import (
+    ConfigError,
+    require_32_bits,
+    require_choice,
+    require_positive,
+    require_range,
+    settle,
+)
+from qkv_jax.model.adapters import PRESETS, Adapters
+from qkv_jax.model.dot_product import IMPLEMENTATIONS, unsupported
+from qkv_jax.model.positions import POSITIONS, Positions
+from qkv_jax.model.projections import LATENT, check_scheme
+from qkv_jax.tie import Tie, TieError, parse_schedule
+
+_MOST_LAYERS = 10_000  # each has its entry in the schedule of ties
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The encoder. Widths are counted in features; `None` stands for what the comment says.
+
+    Adapters act in those layers of a schedule where their role shares its source.
+
+    Raises:
+      ConfigError: where the fields cannot be, alone or together.
+    """
+
+    tie: str = "separate"  # a tie, or a schedule over layers such as "K=V*2|separate*4"
+    preset: str = ""  # a published tie with its adapters, in place of both: courtois, gao, kowsher
+    adapters: Adapters = Adapters()  # of query, key, value: "diag", "head", "lowrank:RANK"
+    layers: int = 2
+    width: int = 64
+    heads: int = 4
+    kv_heads: int | None = None  # heads
+    head_dim: int | None = None  # width / heads
+    latent_dim: int | None = None  # no latent source; else the width of that of keys and values
+    positions: Positions = "learned"
+    positions_2d: bool = False  # the "2D positional" term of the KV-Transformer
+    qk_norm: bool = False
+    diagonal_mask: bool = False  # no token sees itself, unless it sees nothing else
+    scale: float | str = "sqrt"  # "sqrt", "learned_per_head" or a number
+    frozen: tuple[str, ...] = ()  # of "query", "key", "value"
+    output_projection: bool = True
+    use_bias: bool = False  # in the projections of attention
+    # "gelu" is its tanh approximation.
+    mlp: Literal["gelu", "gelu_exact", "relu", "swiglu"] = "gelu"
+    mlp_width: int | None = None  # 4 * width; with swiglu two thirds of that (Shazeer 2020)
+    norm: Literal["layer", "rms"] = "layer"
+    norm_position: Literal["pre", "post"] = "pre"
+    norm_epsilon: float = 1e-6  # added to the variance that a norm divides by
+    embedding_norm: bool = False  # a norm after stem and positions, as in BERT
+    dropout: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; parameters are float32
+    implementation: str = "auto"  # of attention: auto, einsum, xla, cudnn
+    # What the forward pass leaves to be computed again in the backward pass (Chen et al. 2016):
+    # nothing; all of a block but its input; or all but its input and its matrix products.
+    remat: Literal["none", "block", "dots"] = "none"
+    # One block compiled for all layers, for deep models; parameters keep their paths and are
+    # stacked in every step. Dropout then draws other numbers.
+    scan_layers: bool = False
+
+    def __post_init__(self):
+        settle(self)
+        sizes = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "latent_dim")
+        require_positive(self, *sizes, "norm_epsilon")
+        require_32_bits(self)
+        if self.layers > _MOST_LAYERS:
+            raise ConfigError("layers", self.layers, f"must be at most {_MOST_LAYERS}")
+        require_range(self, "dropout", 0.0, 1.0)
+        require_choice(self, "positions", POSITIONS)
+        require_choice(self, "implementation", IMPLEMENTATIONS)
+        require_choice(self, "mlp", ("gelu", "gelu_exact", "relu", "swiglu"))
+        require_choice(self, "norm", ("layer", "rms"))
+        require_choice(self, "norm_position", ("pre", "post"))
+        require_choice(self, "dtype", ("float32", "bfloat16"))
+        require_choice(self, "remat", ("none", "block", "dots"))
+        self._check_scale()
+        if self.preset:
+            self._apply_preset()
+        try:
+            ties = self.ties
+        except TieError as error:
+            raise ConfigError("tie", self.tie, str(error)) from None
+        self._check_widths(ties)
+        for source in self.frozen:
+            if source not in ("query", "key", "value"):
+                raise ConfigError("frozen", source, "allowed: query, key, value")
+        heads = (self.heads, self.kv_heads or self.heads)
+        if heads[0] % heads[1]:
+            allowed = f"{heads[1]} key/value heads do not divide {heads[0]} query heads"
+            raise ConfigError("kv_heads", self.kv_heads, allowed)
+        for layer, tie in enumerate(ties):
+            try:
+                check_scheme(tie, *heads, self.frozen, self.latent_dim)
+            except ValueError as error:
+                raise ConfigError("tie", self.tie, f"layer {layer}: {error}") from None
+        self._check_adapters(ties)
+        self.check_platform(None)
+        if self.scan_layers and len(set(ties)) > 1:
+            raise ConfigError("scan_layers", True, f"needs one tie for all layers, not {self.tie}")
+
+    def check_platform(self, platform: str | None) -> None:
+        """Refuses an implementation of attention that a platform (`cpu`, `gpu`, `tpu`; none: no
+        platform) does not have.
+
+        Raises:
+          ConfigError: naming the field.
+        """
+        reason = unsupported(self.implementation, self.dtype, self.features, platform)
+        if reason:
+            raise ConfigError("implementation", self.implementation, reason)
+
+    @property
+    def ties(self) -> tuple[Tie, ...]:
+        """One tie a layer, bottom up."""
+        return parse_schedule(self.tie, self.layers)
+
+    @property
+    def frozen_leaves(self) -> tuple[str, ...]:
+        """The projections that do not learn: the frozen sources and a latent only they read."""
+        return self.frozen + ((LATENT,) if self.latent_dim and "key" in self.frozen else ())
+
+    @property
+    def features(self) -> int:
+        """H, the width of a head."""
+        return self.head_dim or self.width // self.heads
+
+    @property
+    def hidden(self) -> int:
+        """The width of the MLP's hidden layer."""
+        usual = round(8 * self.width / 3) if self.mlp == "swiglu" else 4 * self.width
+        return self.mlp_width or usual
+
+    def _check_scale(self) -> None:
+        if isinstance(self.scale, str):
+            with contextlib.suppress(ValueError):  # a number given on the command line
+                object.__setattr__(self, "scale", float(self.scale))
+        if isinstance(self.scale, str):
+            require_choice(self, "scale", ("sqrt", "learned_per_head"))
+        else:
+            require_positive(self, "scale")
+
+    def _apply_preset(self) -> None:
+        require_choice(self, "preset", PRESETS)
+        tie, adapters = PRESETS[self.preset]
+        sets = f"preset {self.preset!r} sets it; leave it out"
+        with contextlib.suppress(TieError):  # another writing of the same tie
+            if Tie.parse(self.tie) in (Tie.parse("separate"), Tie.parse(tie)):
+                object.__setattr__(self, "tie", tie)
+        if self.tie != tie:
+            raise ConfigError("tie", self.tie, sets)
+        if self.adapters not in (Adapters(), adapters):
+            raise ConfigError("adapters", dict(self.adapters.items()), sets)
+        object.__setattr__(self, "adapters", adapters)
+
+    def _check_widths(self, ties: tuple[Tie, ...]) -> None:
+        if self.head_dim is None and self.width % self.heads:
+            raise ConfigError("width", self.width, f"must be divisible by heads = {self.heads}")
+        joined = self.heads * self.features
+        if joined != self.width and any(tie.equates(role, "X") for tie in ties for role in "QKV"):
+            raise ConfigError("tie", self.tie, f"=X needs width {self.width} = heads x head width")
+        if joined != self.width and not self.output_projection:
+            raise ConfigError("output_projection", False, "needs width = heads x head width")
+        if self.positions == "rotary" and self.features % 2:
+            allowed = f"needs an even head width, not {self.features}"
+            raise ConfigError("positions", "rotary", allowed)
+
+    def _check_adapters(self, ties: tuple[Tie, ...]) -> None:
+        for role, spec in self.adapters.items():
+            alone = Adapters(**{role: spec})
+            sharing = [tie for tie in ties if alone.where_shared(tie).items()]
+            alone.check((sharing or ties)[0], self.features)

@@ -1,0 +1,142 @@
+"""The Transformer encoder, its stems (tokens, patches) and readouts.
+
+    pre-norm:   stem -> + positions -> [x += f(norm(x)) for f = attention, mlp] -> norm -> readout
+    post-norm:  stem -> + positions -> [x = norm(x + f(x)) for f = attention, mlp] -> readout
+
+With `embedding_norm` a norm follows the positions; an encoder of no classes has no readout.
+
+X, the tensor that ties speak of, is what attention receives: additive positions included and, under
+pre-norm, after the norm. Parameters are float32; the layers compute in the config's `dtype`.
+"""
+
+from typing import Literal, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from qkv_jax import arguments
+from qkv_jax.arrays import require_array, require_below
+from qkv_jax.config import (
+    ConfigError,
+    require_choice,
+    require_kinds,
+    require_positive,
+)  # fmt: skip
+from qkv_jax.model.blocks import BLOCKS, _norm
+from qkv_jax.model.config import ModelConfig
+from qkv_jax.model.positions import AddPositions
+
+Readout = Literal["token", "class"]
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+class Encoder(nn.Module):
+    """Stem, positions, blocks, norm and readout.
+
+    Attributes:
+      config: the encoder's own numbers.
+      stem: a module from a task's inputs to tokens [B, T, D].
+      classes: the number of outputs; with 0 there is no readout and the output is the last hidden
+        state, under pre-norm after the norm.
+      max_length: the longest sequence that the stem makes.
+      readout: `token` gives logits [B, T, classes]; `class` reads the first token: [B, classes].
+
+    The readout, of width D x classes, is often the dearest part of a small model: `read` [B, R]
+    names the only places whose logits are wanted, as in masked language modelling.
+    """
+
+    config: ModelConfig
+    stem: nn.Module
+    classes: int
+    max_length: int
+    readout: Readout = "token"
+
+    def __post_init__(self):
+        if not isinstance(self.config, ModelConfig):
+            raise ConfigError("config", self.config, "must be a ModelConfig")
+        require_kinds(self, Encoder)
+        arguments.whole("classes", self.classes)
+        require_positive(self, "max_length")
+        require_choice(self, "readout", get_args(Readout))
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Array,
+        padding: Bool[Array, "B T"] | None = None,
+        read: Int[Array, "B R"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B *T outputs"]:
+        """`padding` is true at real tokens; padded ones are hidden from every query."""
+        arguments.truth("train", train)
+        config = self.config
+        x = AddPositions(config.positions, self.max_length, name="positions")(self.stem(inputs))
+        sizes = dict(zip("BT", x.shape, strict=False))
+        if padding is not None:
+            require_array("padding", padding, "B T", "bool", sizes)
+        if read is not None:
+            require_array("read", read, "B R", "int", sizes)
+            require_below("read", read, sizes["T"])
+        x = x.astype(config.dtype)
+        if config.embedding_norm:
+            x = _norm(config, "embedding_norm", x.dtype)(x)
+        x = nn.Dropout(config.dropout, deterministic=not train)(x)
+        mask = None if padding is None else padding[:, None, None, :]
+        # Parameters are made, and probes read, layer by layer.
+        by_layer = self.is_initializing() or self.is_mutable_collection("intermediates")
+        if config.scan_layers and not by_layer:
+            x = self._scan(x, mask, train)
+        else:
+            for layer, tie in enumerate(config.ties):
+                x = BLOCKS[config.remat](config, tie, name=f"layer_{layer}")(x, mask, train)
+        if read is not None:
+            x = jnp.take_along_axis(x, read[:, :, None], axis=1)
+        x = x[:, 0] if self.readout == "class" else x
+        if config.norm_position == "pre":
+            x = _norm(config, "norm", x.dtype)(x)
+        if self.classes:
+            x = nn.Dense(self.classes, dtype=x.dtype, name="readout")(x)
+        return x.astype(jnp.float32)  # the loss is not to be rounded
+
+    def _scan(self, x: Float[Array, "B T D"], mask, train: bool) -> Float[Array, "B T D"]:
+        """The layers as one loop over their parameters, stacked."""
+        config = self.config
+        block = BLOCKS[config.remat](config, config.ties[0], parent=None)
+        params = self.variables["params"]
+        layers = [params[f"layer_{layer}"] for layer in range(config.layers)]
+        keys = None
+        if train and config.dropout:
+            keys = jax.random.split(self.make_rng("dropout"), config.layers)
+
+        def layer(x, own):
+            params, key = own
+            rngs = None if key is None else {"dropout": key}
+            return block.apply({"params": params}, x, mask, train, rngs=rngs), None
+
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+        return jax.lax.scan(layer, x, (stacked, keys))[0]

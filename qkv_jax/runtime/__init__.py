@@ -1,0 +1,1 @@
+"""The machine: files that survive, events, stopping, processes, devices. Nothing of training."""

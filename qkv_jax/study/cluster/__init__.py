@@ -1,0 +1,1 @@
+"""Running a study as jobs of a cluster."""

@@ -1,0 +1,105 @@
+"""A study file as it is given: frozen dataclasses, checked alone."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from qkv_jax.config import (
+    ConfigError,
+    require_32_bits,
+    require_choice,
+    require_positive,
+)
+from qkv_jax.study.axes import is_number
+from qkv_jax.study.rates import check_rates
+from qkv_jax.training import costs
+
+PLACEBO = "placebo"
+
+
+# Tuning seeds start here, so that no number of evaluation seeds ever reaches them.
+_FIRST_TUNE_SEED = 1_000_000
+
+
+_MOST_PACKED = 2**16
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """The protocol's numbers (DESIGN, section 4). See `Study` for what they mean together."""
+
+    baseline: str = "separate"
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
+    tune_seeds: int = 2
+    eval_seeds: int = 6
+    match: costs.Match = "none"
+    packing: int | None = None  # replicas a device; by default chosen for the backend
+
+    def __post_init__(self):
+        require_positive(self, "tune_seeds", "eval_seeds", "packing")
+        require_32_bits(self)
+        if self.tune_seeds > _FIRST_TUNE_SEED:
+            raise ConfigError("tune_seeds", self.tune_seeds, f"at most {_FIRST_TUNE_SEED}")
+        if self.packing is not None and self.packing > _MOST_PACKED:
+            raise ConfigError("packing", self.packing, f"at most {_MOST_PACKED} replicas a device")
+        require_choice(self, "match", get_args(costs.Match))
+        if self.eval_seeds > _FIRST_TUNE_SEED:
+            allowed = f"at most {_FIRST_TUNE_SEED}: tuning seeds start there"
+            raise ConfigError("eval_seeds", self.eval_seeds, allowed)
+        check_rates(self.learning_rates)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskEntry:
+    """One task of a study as the config gives it: overrides of the study's model and training.
+
+    With `axes` it stands for a grid of tasks, see `axes.py`. `published` holds numbers to print
+    beside the arms' own: {column: {arm: number}}.
+    """
+
+    kind: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    train: dict[str, Any] = dataclasses.field(default_factory=dict)
+    arms: tuple[str, ...] = ()  # of the study's arms; all by default
+    learning_rates: tuple[float, ...] = ()  # the study's by default
+    axes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    published: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmEntry:
+    """One arm as the config gives it: overrides, and the part it plays."""
+
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    train: dict[str, Any] = dataclasses.field(default_factory=dict)
+    role: Literal["arm", "control"] = "arm"
+    note: str = ""
+    match: costs.Match = "none"  # widen its MLP to the baseline's parameters or FLOPs
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyFile:
+    """A whole study file: what `configs/*.py` return."""
+
+    name: str
+    tasks: dict[str, Any]
+    arms: dict[str, Any]
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    train: dict[str, Any] = dataclasses.field(default_factory=dict)
+    study: StudyConfig = StudyConfig()
+    claims: dict[str, Any] = dataclasses.field(default_factory=dict)  # see `claims.py`
+
+
+def _check_published(entry: TaskEntry, arms: tuple[str, ...], prefix: str) -> None:
+    """Refuses published numbers of arms that the entry does not run, and what is no number."""
+    for column, numbers in entry.published.items():
+        where = f"{prefix}.published.{column}"
+        if not isinstance(numbers, Mapping):
+            raise ConfigError(where, numbers, "must be a mapping from arms to numbers")
+        for arm, value in numbers.items():
+            if arm not in arms:
+                raise ConfigError(where, arm, f"arms: {', '.join(arms)}")
+            if not is_number(value) or not math.isfinite(value):
+                raise ConfigError(f"{where}.{arm}", value, "must be a finite number")

@@ -1,0 +1,66 @@
+"""A task's score by group of its test examples, such as the distance of what is asked for."""
+
+from collections.abc import Callable, Mapping
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from qkv_jax.config import ConfigError
+from qkv_jax.study.protocol import inference
+from qkv_jax.tasks import Data, Task
+from qkv_jax.tasks.base import Breakdown
+
+BREAKDOWN_COLUMNS = ("task", "arm", "by", "group", "n", "mean", "ci_low", "ci_high")
+# (task, arm, seeds) -> test scores [seeds, examples], or None.
+Examples = Callable[[str, str, list[int]], np.ndarray | None]
+
+
+def read_breakdown(task: Task, data: Data, name: str) -> Breakdown | None:
+    """How a task tells its test examples apart, or None.
+
+    Raises:
+      ConfigError: if there is not one group an example.
+    """
+    found = task.breakdown({field: jnp.asarray(x) for field, x in data["test"].items()})
+    if found is None:
+        return None
+    examples = len(data["test"]["targets"])
+    groups = np.asarray(found.groups)
+    if groups.shape != (examples,):
+        allowed = f"must hold one whole number for each of the {examples} test examples"
+        raise ConfigError(f"tasks.{name}: breakdown", groups.shape, allowed)
+    return Breakdown(found.name, [int(group) for group in groups])
+
+
+def breakdown_table(
+    study: dict, runs: pd.DataFrame, breakdowns: Mapping[str, Breakdown], examples: Examples
+) -> pd.DataFrame:
+    """Mean and 95 % t-interval over the evaluation seeds, a row per task, arm and group.
+
+    A run that diverged or failed counts with the task's failure value in every group, as it does
+    in the summary.
+    """
+    rows = []
+    evaluated = runs[runs["phase"] == "eval"]
+    for task, breakdown in breakdowns.items():
+        spec = study["tasks"][task]
+        groups, places = np.unique(np.asarray(breakdown.groups), return_inverse=True)
+        sizes = np.bincount(places)
+        for arm in spec["arms"]:
+            mine = evaluated[(evaluated["task"] == task) & (evaluated["arm"] == arm)]
+            status = dict(zip(mine["seed"], mine["status"], strict=True))
+            table = np.full((len(groups), len(study["eval_seeds"])), np.nan)
+            for column, seed in enumerate(study["eval_seeds"]):
+                if status.get(seed, "done") != "done":
+                    table[:, column] = spec["failure_value"]
+                    continue
+                scores = examples(task, arm, [seed]) if seed in status else None
+                if scores is not None:
+                    sums = np.bincount(places, np.asarray(scores[0], float), len(groups))
+                    table[:, column] = sums / sizes
+            n, mean, sd = inference.moments(table)
+            low, high = inference.t_interval(mean, sd, n)
+            columns = zip(groups.tolist(), n.tolist(), mean, low, high, strict=True)
+            rows += [(task, arm, breakdown.name, *values) for values in columns]
+    return pd.DataFrame(rows, columns=BREAKDOWN_COLUMNS)

@@ -1,0 +1,101 @@
+"""Families: the cells of a task's grid taken together, and averages over some of them.
+
+An average over cells is descriptive: the mean over the cells at one seed, then over the seeds.
+Verdicts belong to cells alone, each with its own tuning and its own Holm family.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qkv_jax.study.axes import is_number
+from qkv_jax.study.protocol import inference
+from qkv_jax.study.protocol.summary import seed_scores
+
+FAMILY_COLUMNS = (
+    "family", "arm", "cells", "n", "mean", "ci_low", "ci_high", "delta", "delta_low", "delta_high",
+)  # fmt: skip
+Scores = Mapping[str, Mapping[str, np.ndarray]]  # {task: {arm: [S]}}
+_SAME = ("metric", "unit", "higher_is_better")
+
+
+def families(study: dict) -> dict[str, list[str]]:
+    """{family: its tasks} in the order of the study, for the entries that have axes."""
+    found: dict[str, list[str]] = {}
+    for task, spec in study["tasks"].items():
+        if spec.get("axes"):
+            found.setdefault(spec["family"], []).append(task)
+    return found
+
+
+def family_of(study: dict, task: str) -> str | None:
+    """The family that a task is a cell of, or None for a task of its own."""
+    spec = study["tasks"][task]
+    return spec["family"] if spec.get("axes") else None
+
+
+def axis_values(study: dict, tasks: Sequence[str]) -> dict[str, list]:
+    """{dotted field: its values} of a family, in the order given."""
+    found: dict[str, list] = {}
+    for task in tasks:
+        for field, value in study["tasks"][task]["axes"].items():
+            known = found.setdefault(field, [])
+            if value not in known:
+                known.append(value)
+    return found
+
+
+def is_numeric(values: Sequence[Any]) -> bool:
+    """Whether an axis can be drawn along a scale: numbers, two at least."""
+    return len(values) > 1 and all(is_number(value) for value in values)
+
+
+def family_arms(study: dict, tasks: Sequence[str]) -> list[str]:
+    """The arms of a family in the study's order."""
+    present = {arm for task in tasks for arm in study["tasks"][task]["arms"]}
+    return [arm for arm in study["arms"] if arm in present]
+
+
+def comparable(study: dict, tasks: Sequence[str]) -> bool:
+    """Whether scores of these cells may be averaged: one metric, one unit."""
+    return len({tuple(study["tasks"][task].get(k) for k in _SAME) for task in tasks}) == 1
+
+
+def average(study: dict, scores: Scores, tasks: Sequence[str], arm: str) -> dict[str, float]:
+    """An arm's mean over cells and its difference to the baseline's, both over seeds.
+
+    Only cells that have the arm count (arms of matched size may be missing from some), and only
+    seeds that have run in all of them, since means over other cells would be of something else.
+
+    Returns: cells, n, mean, ci_low, ci_high, delta, delta_low, delta_high; t-intervals at 95 %,
+      NaN where not known (the baseline has no difference).
+    """
+    base = study["baseline"]
+    with_arm = [task for task in tasks if arm in scores.get(task, {})]
+    found = dict.fromkeys(FAMILY_COLUMNS[4:], float("nan")) | {"cells": len(with_arm), "n": 0}
+    if not with_arm:
+        return found
+    own = np.mean([scores[task][arm] for task in with_arm], axis=0)
+    reference = np.mean([scores[task][base] for task in with_arm], axis=0)
+    n, mean, sd = inference.moments(own)
+    low, high = inference.t_interval(mean, sd, n)
+    found |= {"n": int(n), "mean": float(mean), "ci_low": float(low), "ci_high": float(high)}
+    if arm != base:
+        pairs, delta, sd = inference.moments(own - reference)
+        low, high = inference.t_interval(delta, sd, pairs)
+        found |= {"delta": float(delta), "delta_low": float(low), "delta_high": float(high)}
+    return found
+
+
+def family_table(study: dict, runs: pd.DataFrame) -> pd.DataFrame:
+    """A row per family and arm: averages over the whole grid, without verdicts."""
+    scores = seed_scores(study, runs)
+    rows = [
+        {"family": family, "arm": arm} | average(study, scores, tasks, arm)
+        for family, tasks in families(study).items()
+        if comparable(study, tasks)
+        for arm in family_arms(study, tasks)
+    ]
+    return pd.DataFrame(rows, columns=FAMILY_COLUMNS)

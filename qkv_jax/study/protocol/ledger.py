@@ -1,0 +1,327 @@
+"""The ledger: claims judged by the results of a study, under the rules of `claims.py`.
+
+Every piece of evidence of all claims is one test in one family, protected by Holm's method, made by
+the same functions as the verdicts of the tables (`inference.py`) with the same guards: doubt about
+chosen learning rates, edges of grids, failed runs, the size of the test set. Effects are counted in
+units of their margins, so that one test serves them all. Only whether an arm solves its task is no
+test: it is read off every seed.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from qkv_jax.study.claims import Claim, Evidence
+from qkv_jax.study.protocol import inference
+from qkv_jax.study.protocol.inference import Level
+from qkv_jax.study.protocol.summary import evaluations, lost_words, program_of
+from qkv_jax.study.rates import same_rate
+
+FOR, AGAINST, OPEN = "for", "against", "open"
+LEDGER_COLUMNS = (
+    "claim", "evidence", "control", "task", "arm", "against", "expect", "outcome", "finding", "n",
+    "effect", "effect_low", "effect_high", "margin", "unit", "p_value", "p_holm", "p_equivalence",
+    "seeds_to_decide", "note",
+)  # fmt: skip
+# What `inference.compare_means` calls its arms, said of an effect, which may be of anything.
+_FINDINGS = {"worse": "positive", "better": "negative", "equivalent": "within the margin"}
+# What each finding says of each expectation; any other leaves it open.
+_POSITIVE = {"positive": FOR, "negative": AGAINST, "within the margin": AGAINST}
+_NEGATIVE = {"positive": AGAINST, "negative": FOR, "within the margin": AGAINST}
+_OUTCOMES = {
+    "worse": _POSITIVE, "above": _POSITIVE, "better": _NEGATIVE, "below": _NEGATIVE,
+    "equivalent": {"positive": AGAINST, "negative": AGAINST, "within the margin": FOR},
+}  # fmt: skip
+
+# (task, arm) -> test scores [seeds, examples], or None.
+Examples = Callable[[str, str], np.ndarray | None]
+# (task, arm, measure) -> [seeds, 2]: of the trained models and of the untrained ones.
+Measured = Callable[[str, str, str], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """A claim's verdict: `supported`, `refuted`, `depends` or `undecided`, and why."""
+
+    claim: str
+    text: str
+    verdict: str
+    why: str
+
+
+@dataclasses.dataclass
+class _Effect:
+    """One effect as a difference of two sums of scores [S], each seed with its own."""
+
+    plus: np.ndarray
+    minus: np.ndarray
+    margin: float
+    unit: str
+    notes: list[str]
+    level: float | None = None  # to be reached by every seed: no test
+    regret_down: float = 0.0  # how much lower the effect may be at the best learning rates
+    regret_up: float = 0.0
+    error: float = 0.0  # squared standard error that the test set leaves
+    failed: bool = False
+    edge: bool = False
+    alike: list[str] = dataclasses.field(default_factory=list)  # why no test could tell, by task
+
+
+def write_ledger(
+    study: dict,
+    claims: Mapping[str, Claim],
+    runs: pd.DataFrame,
+    examples: Examples,
+    groups: Mapping[str, Sequence[int]],
+    measured: Measured,
+) -> tuple[pd.DataFrame, list[Judgement]]:
+    """All tests and what they come to.
+
+    Args:
+      study, runs: study.json and runs.csv.
+      claims: of `read_claims`.
+      examples, measured: see the types.
+      groups: {task: the group of each test example}, where there are such.
+
+    Returns: a row with `LEDGER_COLUMNS` for each piece of evidence, `outcome` being `for`,
+      `against` or `open`; and a judgement for each claim. Effects and intervals (t, 95 %) are in
+      the metric's unit; p-values are adjusted over the whole ledger.
+    """
+    named = [(key, name, e) for key, claim in claims.items() for name, e in claim.evidence.items()]
+    sources = _Sources(study, runs, examples, groups, measured)
+    effects = [_effect(entry, sources) for *_, entry in named]
+    level = Level.of_look(study["alpha"], max(len(study.get("looks", ())), 1))
+    tests = iter(_test([effect for effect in effects if effect.level is None], level))
+    rows = [
+        _row(key, name, entry, effect, next(tests) if effect.level is None else _check(effect),
+             study)
+        for (key, name, entry), effect in zip(named, effects, strict=True)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=LEDGER_COLUMNS)
+    return table, [
+        _judge(key, claim, table[table["claim"] == key]) for key, claim in claims.items()
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sources:
+    """Where effects come from."""
+
+    study: dict
+    runs: pd.DataFrame
+    examples: Examples
+    groups: Mapping[str, Sequence[int]]
+    measured: Measured
+
+    def __post_init__(self):
+        object.__setattr__(self, "tables", evaluations(self.study, self.runs))
+
+
+def _effect(entry: Evidence, sources: _Sources) -> _Effect:
+    spec = sources.study["tasks"][entry.task]
+    margin = entry.margin or spec["margin"]
+    zero = np.zeros(len(sources.study["eval_seeds"]))
+    effect = _Effect(zero, zero, margin, spec["unit"], [])
+    for task, sign in zip(entry.tasks, (1, -1), strict=False):
+        if entry.measure:
+            _add_measure(effect, entry, task, sign, sources)
+        elif entry.level is not None:
+            _add_level(effect, entry, sources)
+        else:
+            _add_difference(effect, entry, task, sign, sources)
+    return effect
+
+
+def _add_measure(effect: _Effect, entry: Evidence, task: str, sign: int, sources) -> None:
+    trained, untrained = sources.measured(task, entry.arm, entry.measure).T
+    null = untrained if entry.null is None else np.full_like(trained, entry.null)
+    _add(effect, trained, null, sign)
+    effect.unit = ""
+    if entry.null is not None and not np.isnan(untrained).all():
+        # A reader must see whether training has any part in it.
+        values = [f"{np.nanmean(some):.2f}" for some in (trained, untrained)]
+        effect.notes.append(f"{values[0]} on {task}, {values[1]} before training")
+    _note_failures(effect, task, (entry.arm,), sources)
+
+
+def _add_level(effect: _Effect, entry: Evidence, sources) -> None:
+    run = sources.tables[entry.task, entry.arm]
+    better = 1 if sources.study["tasks"][entry.task]["higher_is_better"] else -1
+    _add(effect, run.values, np.full_like(run.values, entry.level), better)
+    effect.level = entry.level
+
+
+def _add_difference(effect: _Effect, entry: Evidence, task: str, sign: int, sources) -> None:
+    """The cost of the arm over its rival on one task, added or taken off."""
+    study, spec = sources.study, sources.study["tasks"][task]
+    pair = entry.arm, entry.against or study["baseline"]
+    arm, rival = (sources.tables[task, name] for name in pair)
+    better = 1 if spec["higher_is_better"] else -1
+    if entry.near is None:
+        _add(effect, rival.values, arm.values, sign * better)
+        parts = [[sources.examples(task, name) for name in pair]]
+    else:
+        groups = np.asarray(sources.groups[task])
+        parts = []
+        for chosen, turn in ((groups >= entry.far, 1), (groups <= entry.near, -1)):
+            scores = [sources.examples(task, name) for name in pair]
+            parts.append([None if s is None else s[:, chosen] for s in scores])
+            means = [_mean(run, s) for run, s in zip((arm, rival), parts[-1], strict=True)]
+            _add(effect, means[1], means[0], sign * better * turn)
+    _note_failures(effect, task, pair, sources)
+    twins = len({program_of(spec, name) for name in pair}) == 1
+    all_failed = arm.lost and rival.lost
+    effect.alike.append(
+        inference.SAME_PROGRAM if twins else inference.ALL_FAILED if all_failed else ""
+    )
+    effect.error += sum(np.nan_to_num(inference.sampling_error(*part)) ** 2 for part in parts)
+    # No doubt where both sides chose alike: what one may have lost, so has the other.
+    if not same_rate(arm.rate, rival.rate):
+        lost = [_regret(run, arm.values - rival.values, sources, task) for run in (arm, rival)]
+        down, up = lost if sign > 0 else lost[::-1]
+        effect.regret_down += down
+        effect.regret_up += up
+
+
+def _add(effect: _Effect, plus: np.ndarray, minus: np.ndarray, sign: int) -> None:
+    plus, minus = (plus, minus) if sign > 0 else (minus, plus)
+    effect.plus, effect.minus = effect.plus + plus, effect.minus + minus
+
+
+def _mean(run, scores: np.ndarray | None) -> np.ndarray:
+    """Mean scores [S] of a run's seeds over some test examples. A run that failed counts with the
+    failure value everywhere."""
+    if scores is None:
+        return np.full_like(run.values, np.nan)
+    return np.where(run.status == "done", scores.mean(1), run.values)
+
+
+def _note_failures(effect: _Effect, task: str, arms: Sequence[str], sources) -> None:
+    placebo = sources.study.get("placebo")
+    involved = [*arms, *[placebo] * ((task, placebo) in sources.tables)]
+    if any(np.isin(sources.tables[task, arm].status, ("diverged", "failed")).any()
+           for arm in involved):  # fmt: skip
+        effect.failed = True
+    if any(sources.tables[task, arm].edge for arm in arms):
+        effect.edge = True
+    for arm in arms:
+        if sources.tables[task, arm].lost:
+            effect.notes.append(lost_words(arm, sources.tables[task, arm].lost))
+
+
+def _regret(run, difference: np.ndarray, sources, task: str) -> float:
+    """What an arm's choice of learning rate may have cost it, see `tuning_regret`."""
+    baseline = sources.tables[task, sources.study["baseline"]].values
+    others = [
+        sources.tables[task, arm].values - baseline for arm in sources.study["tasks"][task]["arms"]
+    ]
+    n, _, sd = inference.moments(np.stack([difference, *others]))
+    return float(inference.tuning_regret(sd, n, run.lead, run.seeds)[0])
+
+
+def _check(effect: _Effect) -> dict:
+    """Whether every seed reaches a level: no test, since there is nothing to estimate."""
+    over = effect.plus - effect.minus
+    n, delta, _ = inference.moments(over)
+    seen = over[~np.isnan(over)]
+    word = "undecided (few seeds)" if n < inference.MIN_SEEDS else "undecided"
+    if n >= inference.MIN_SEEDS and len({*(seen >= 0)}) == 1:
+        word = "positive" if seen[0] >= 0 else "negative"
+    blank = dict.fromkeys(("delta_low", "delta_high", "p_value", "p_holm", "p_equivalence"), np.nan)
+    return {"finding": word, "n": n, "delta": delta / effect.margin, "seeds_to_decide": "", **blank}
+
+
+def _test(effects: list[_Effect], level: Level) -> list[dict]:
+    """`inference.compare_means` of all effects, in units of their margins."""
+    if not effects:
+        return []
+    margins = np.array([effect.margin for effect in effects])
+    coarse = [effect.margin < 2 * math.sqrt(effect.error) for effect in effects]
+    result = inference.compare_means(
+        np.stack([e.plus for e in effects]) / margins[:, None],
+        np.stack([e.minus for e in effects]) / margins[:, None],
+        margin=1.0, level=level, higher_is_better=False,
+        refuse_equivalence=np.array([e.failed for e in effects]) | coarse,
+    )  # fmt: skip
+    doubtful = inference.tuning_may_explain(
+        result,
+        regret=np.array([e.regret_down for e in effects]) / margins,
+        regret_base=np.array([e.regret_up for e in effects]) / margins,
+        margin=1.0, level=level, higher_is_better=False,
+    )  # fmt: skip
+    found = result.pop("verdict")
+    result["finding"] = found = np.array([_FINDINGS.get(w, w) for w in found], object)
+    for i, effect in enumerate(effects):
+        if doubtful[i]:
+            effect.notes.append(
+                f"would be '{found[i]}', but for doubt about the choice of learning rates"
+            )
+            found[i] = "undecided"
+        if effect.failed:
+            effect.notes.append("runs failed, which rules out 'equivalent'")
+        if coarse[i]:
+            effect.notes.append("margin is under twice the sampling error of the test set")
+        if effect.edge:
+            effect.notes.append("a best learning rate is at the edge of the grid")
+            found[i] = "undecided (edge)"
+        if effect.alike and all(effect.alike) and result["n"][i]:
+            found[i] = effect.alike[0]
+            result["seeds_to_decide"][i] = ""
+    return [{key: column[i] for key, column in result.items()} for i in range(len(effects))]
+
+
+def _row(key: str, name: str, entry: Evidence, effect: _Effect, test: dict, study: dict) -> dict:
+    finding = test["finding"]
+    against = "" if entry.measure else entry.against or study["baseline"]
+    if entry.level is not None:
+        against = f"{entry.level:g}"
+    elif entry.measure:
+        against = "untrained" if entry.null is None else f"{entry.null:g}"
+    return {
+        "claim": key, "evidence": name, "control": entry.control,
+        "task": " − ".join(entry.tasks), "arm": entry.arm, "against": against,
+        "expect": entry.expect, "outcome": _OUTCOMES[entry.expect].get(finding, OPEN),
+        "finding": finding, "n": test["n"], "effect": test["delta"] * effect.margin,
+        "effect_low": test["delta_low"] * effect.margin,
+        "effect_high": test["delta_high"] * effect.margin,
+        "margin": effect.margin, "unit": effect.unit,
+        "p_value": test["p_value"], "p_holm": test["p_holm"],
+        "p_equivalence": test["p_equivalence"], "seeds_to_decide": test["seeds_to_decide"],
+        "note": "; ".join(effect.notes),
+    }  # fmt: skip
+
+
+def _judge(key: str, claim: Claim, table: pd.DataFrame) -> Judgement:
+    """The verdict of one claim from the outcomes of its evidence."""
+    controls, tests = table[table["control"]], table[~table["control"]]
+    by = {outcome: tests[tests["outcome"] == outcome] for outcome in (FOR, AGAINST, OPEN)}
+    failed = controls[controls["outcome"] != FOR]
+    count = f"{len(by[FOR])} of {len(tests)} tests for, {len(by[AGAINST])} against"
+    if len(failed):
+        verdict, why = "undecided", f"a control did not come out as it must: {_names(failed)}"
+    elif len(by[FOR]) and len(by[AGAINST]):
+        verdict, why = "depends", f"{count}. For: {_names(by[FOR])}. Against: {_names(by[AGAINST])}"
+    elif len(by[FOR]) >= claim.needed:
+        verdict, why = "supported", count
+    elif len(by[AGAINST]) >= claim.needed:
+        verdict, why = "refuted", count
+    else:
+        verdict, why = "undecided", f"{count}; {claim.needed} are asked for"
+    if len(by[OPEN]) and not len(failed):
+        why += f". Open: {_names(by[OPEN])}"
+    return Judgement(key, claim.text, verdict, why)
+
+
+def _names(rows: pd.DataFrame) -> str:
+    """Evidence by name; what several have before a colon is said once."""
+    grouped: dict[str, list[str]] = {}
+    for name in rows["evidence"]:
+        what, _, where = name.partition(": ")
+        grouped.setdefault(what, []).append(where)
+    return "; ".join(
+        f"{what} ({'; '.join(places)})" if all(places) else what
+        for what, places in grouped.items()
+    )

@@ -1,0 +1,168 @@
+"""Which learning rate an arm takes, and when its grid is extended."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import pandas as pd
+
+from qkv_jax.study.rates import is_among, same_rate
+
+RUN_COLUMNS = (
+    "task", "arm", "phase", "learning_rate", "seed", "status", "value", "steps_to_solve",
+)  # fmt: skip
+
+
+MAX_EXTENSIONS = 2  # rates added on a side of the grid
+
+
+class _Choice(NamedTuple):
+    learning_rate: float
+    edge: str
+    mean: float
+    lead: float  # by how much the validation mean beats that of the best other rate
+    seeds: int  # tuning seeds at the chosen rate
+
+
+class _Run(NamedTuple):
+    learning_rate: float
+    seed: int
+    status: str
+    value: float
+    steps_to_solve: float
+
+
+def _by_arm(study: dict, runs: pd.DataFrame) -> dict[tuple, list[_Run]]:
+    """Runs by (task, arm, phase); a run that did not finish takes its task's failure value."""
+    table: dict[tuple, list[_Run]] = {}
+    if runs is None or not len(runs):
+        return table
+    columns = (runs[name].to_list() for name in RUN_COLUMNS)
+    for task, arm, phase, rate, seed, status, value, steps in zip(*columns, strict=True):
+        if task not in study["tasks"]:
+            continue
+        if status != "done" or value is None or not math.isfinite(value):
+            # A "done" run with a value that is no number has failed all the same.
+            status = "failed" if status == "done" else status
+            value, steps = study["tasks"][task]["failure_value"], math.inf
+        elif steps is None or math.isnan(steps):
+            steps = math.inf
+        run = _Run(float(rate), seed, status, float(value), float(steps))
+        table.setdefault((task, arm, phase), []).append(run)
+    return table
+
+
+def _grid(task: dict, tuned: dict[str, list[_Run]]) -> list[float]:
+    """All rates of a task, ascending: those declared and those run beyond them."""
+    rates = [float(rate) for rate in task["learning_rates"]]
+    for run in {run.learning_rate for runs in tuned.values() for run in runs}:
+        if not is_among(run, rates):
+            rates.append(run)
+    return sorted(rates)
+
+
+def steps_of(task: dict, arm: str) -> int:
+    """The steps of a run: the task's, or an arm's own."""
+    return task.get("steps_of", {}).get(arm, task["steps"])
+
+
+def _choose(task: dict, arm: str, tuned: list[_Run], grid: list[float]) -> _Choice | None:
+    """Best rate of one arm: mean, then steps to solve, then the lower rate."""
+    sign = -1.0 if task["higher_is_better"] else 1.0
+    budget = steps_of(task, arm)
+    scores = []
+    for place, rate in enumerate(grid):
+        runs = [run for run in tuned if same_rate(run.learning_rate, rate)]
+        if runs:
+            mean = math.fsum(run.value for run in runs) / len(runs)
+            steps = math.fsum(min(run.steps_to_solve, budget) for run in runs) / len(runs)
+            works = any(run.status == "done" for run in runs)
+            # Twelve digits, so that the order of a sum cannot break a tie.
+            key = float(f"{sign * mean:.12g}")
+            scores.append((key, steps, place, mean, works, len(runs)))
+    if not scores:
+        return None
+    best = min(scores)
+    place = best[2]
+    edge = ""
+    if not any(s[4] for s in scores):
+        # No rate is better than another, so none is at an edge nor could have been missed.
+        return _Choice(grid[place], edge, best[3], math.inf, best[5])
+    if len(grid) > 1 and place in (0, len(grid) - 1):
+        edge = "low" if place == 0 else "high"
+        # A plateau that reaches into the grid (every rate solves the task equally fast) does not
+        # point beyond its edge.
+        inner = (s for s in scores if 0 < s[2] < len(grid) - 1)
+        if best[4] and any(s[:2] == best[:2] for s in inner):
+            edge = ""
+    lead = min((s[0] for s in scores if s is not best), default=math.inf) - best[0]
+    return _Choice(grid[place], edge, best[3], lead, best[5])
+
+
+def _choices(study: dict, table: dict) -> dict[tuple[str, str], _Choice]:
+    chosen = {}
+    for name, task in study["tasks"].items():
+        tuned = {arm: table.get((name, arm, "tune"), []) for arm in task["arms"]}
+        grid = _grid(task, tuned)
+        for arm in task["arms"]:
+            choice = _choose(task, arm, tuned[arm], grid)
+            if choice is not None:
+                chosen[name, arm] = choice
+    return chosen
+
+
+def choose_rates(study: dict, runs: pd.DataFrame) -> pd.DataFrame:
+    """The learning rate of every arm of every task, from its tuning runs (validation data).
+
+    Returns: a DataFrame indexed by (task, arm), an arm without tuning runs left out:
+      `learning_rate`; `edge`, "low" or "high" where that is the end of all rates that the task
+      has been tuned on, else "" (always "" for a grid of one rate); `mean`, the validation mean
+      there. Runs that diverged or failed count with the task's failure value.
+    """
+    chosen = _choices(study, _by_arm(study, runs))
+    index = pd.MultiIndex.from_tuples(list(chosen), names=["task", "arm"]) if chosen else None
+    if index is None:
+        index = pd.MultiIndex.from_arrays([[], []], names=["task", "arm"])
+    rows = [(choice.learning_rate, choice.edge, choice.mean) for choice in chosen.values()]
+    return pd.DataFrame(rows, index=index, columns=["learning_rate", "edge", "mean"])
+
+
+def extension_needed(study: dict, runs: pd.DataFrame, task: str) -> list[float]:
+    """Rates to run next, on every arm of `task`, because some arm's best rate is at the edge.
+
+    One rate is added on each side that needs it, with the geometric spacing of the declared grid
+    and four significant digits, at most `MAX_EXTENSIONS` times a side. An extension that was
+    interrupted (not all arms and tuning seeds have it) is asked for again before any new one, so
+    that a resumed study takes the same course.
+
+    Returns: ascending rates; empty when the tuning of this task is complete.
+    """
+    spec = study["tasks"][task]
+    declared = sorted(float(rate) for rate in spec["learning_rates"])
+    if len(declared) < 2:
+        return []
+    table = _by_arm(study, runs)
+    tuned = {arm: table.get((task, arm, "tune"), []) for arm in spec["arms"]}
+    grid = _grid(spec, tuned)
+    seeds = set(study.get("tune_seeds", ()))
+    extra = [rate for rate in grid if not is_among(rate, declared)]
+    unfinished = [
+        rate
+        for rate in extra
+        if any(seeds - {r.seed for r in runs if same_rate(r.learning_rate, rate)}
+               for runs in tuned.values())
+    ]  # fmt: skip
+    if unfinished:
+        return unfinished
+    choices = (_choose(spec, arm, runs, grid) for arm, runs in tuned.items())
+    edges = {choice.edge for choice in choices if choice is not None}
+    ratio = (declared[-1] / declared[0]) ** (1 / (len(declared) - 1))
+    new = []
+    below = sum(rate < declared[0] for rate in extra)
+    if "low" in edges and below < MAX_EXTENSIONS:
+        new.append(float(f"{declared[0] / ratio ** (below + 1):.4g}"))
+    above = sum(rate > declared[-1] for rate in extra)
+    if "high" in edges and above < MAX_EXTENSIONS:
+        new.append(float(f"{declared[-1] * ratio ** (above + 1):.4g}"))
+    return new

@@ -1,0 +1,11 @@
+"""What is kept of a study: the columns of its runs."""
+
+
+
+RUN_COLUMNS = (
+    "task", "arm", "phase", "learning_rate", "seed", "status", "metric", "value", "steps",
+    "steps_to_solve", "seconds",
+)  # fmt: skip
+
+
+KEY = ("task", "arm", "phase", "learning_rate", "seed")

@@ -1,0 +1,1 @@
+"""A study as a report: page, tables, sentences, figures, terminal."""

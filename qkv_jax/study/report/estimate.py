@@ -1,0 +1,154 @@
+"""What a study would take: its plan, before anything runs."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from qkv_jax.output import formats
+from qkv_jax.study.plan import Study, TaskPlan, same_programs
+from qkv_jax.study.run.engine import Progress as News
+from qkv_jax.training import costs
+from qkv_jax.training.population import wave_shape
+
+_CELLS_LISTED = 24  # of larger grids --plan shows the total only
+
+
+# For estimates only: what a replica on one core of a 2-core machine took, fitted to the quick
+# study. A step is a fixed part and its FLOPs; compiling is per program.
+_SECONDS_A_STEP, _FLOPS_A_SECOND, _SECONDS_A_COMPILATION = 8e-4, 5e10, 4.0
+
+
+class _Workload:
+    """The share of a study's work that is done, in estimated seconds; grown grids are added."""
+
+    def __init__(self, study: Study):
+        self.wave_work = {
+            (plan.name, arm.name): _step_seconds(plan, arm) * arm.replica.config.steps
+            for plan in study.tasks
+            for arm in plan.arms
+        }
+        size = wave_shape(study.config.packing)["size"]
+        self.total = sum(
+            (-(-tunes // size) + -(-study.config.eval_seeds // size))
+            * self.wave_work[plan.name, a.name]
+            for plan in study.tasks
+            for tunes in [study.config.tune_seeds * len(plan.learning_rates)]
+            for a in plan.arms
+        )
+        self.program = {
+            (plan.name, arm.name): (plan.name, arm.replica)
+            for plan in study.tasks
+            for arm in plan.arms
+        }
+        self.total += len(set(self.program.values())) * _SECONDS_A_COMPILATION
+        self.compiled: set = set()
+        self.done = self.skipped = self.part = 0.0
+        self.waves: int | None = None
+        self.waves_done = 0
+
+    def count(self, news: News) -> None:
+        wave = self.wave_work[news.task, news.arm]
+        waves = news.waves_total
+        if self.waves is not None and waves > self.waves:
+            self.total += (waves - self.waves) * wave
+        if self.waves is not None and news.waves_done > self.waves_done:
+            program = self.program[news.task, news.arm]
+            cost = wave + _SECONDS_A_COMPILATION * (program not in self.compiled)
+            self.compiled.add(program)
+            self.done += cost
+            self.skipped += 0.0 if news.wave_finished else cost
+        self.part = wave * news.step / max(news.steps, 1)
+        self.waves, self.waves_done = waves, news.waves_done
+
+    @property
+    def share(self) -> float:
+        return min((self.done + self.part) / self.total, 1.0)
+
+    @property
+    def fresh(self) -> float:
+        """The share done in this session: what was found finished tells nothing of speed."""
+        return (self.done + self.part - self.skipped) / self.total
+
+
+def print_plan(study: Study, console: Console | None = None) -> None:
+    """Prints the runs, compilations and estimated time of every task, and of all."""
+    console = console or Console()
+    shape = wave_shape(study.config.packing)
+    table = Table(title=f"Study {study.file.name!r}: what would be run", title_justify="left")
+    # Names give way where the terminal is narrow, numbers never.
+    table.add_column("task", overflow="fold")
+    for heading in ("arms", "tuning", "evaluation", "steps", "programs", "minutes"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    rows = [_plan_row(study, plan, shape) for plan in study.tasks]
+    families = dict.fromkeys(plan.family for plan in study.tasks)
+    for family in families:
+        mine = [(p, row) for p, row in zip(study.tasks, rows, strict=True) if p.family == family]
+        if mine[0][0].cell.label:
+            table.add_row(Text(f"{family}, {len(mine)} cells", style="bold"), *_total(mine))
+        for plan, row in mine if len(mine) <= _CELLS_LISTED else ():
+            name = f"  {plan.cell.label}" if plan.cell.label else plan.name
+            table.add_row(name, *map(str, row[:-1]), f"{row[-1]:.1f}")
+    table.add_section()
+    table.add_row("all", *_total(list(zip(study.tasks, rows, strict=True))))
+    console.print(table)
+    console.print(
+        f"Waves of {shape['size']} runs: {shape['devices']} devices × {shape['packing']} a device. "
+        "Programs are what is compiled. Minutes are estimated for two CPU cores; a grid extended "
+        "at its edge adds runs. All runs "
+        f"together: {_petaflops(study):.2g} PFLOP of matrix products. Nothing was started."
+    )
+    for line in _to_know(study):
+        console.print(line, highlight=False, markup=False)
+
+
+def _to_know(study: Study) -> list[str]:
+    """What to know of a study before it is run: of its data, and arms that are one program."""
+    found: dict[str, list[str]] = {}  # line: tasks
+    for plan in study.tasks:
+        lines = list(study.facts(plan).notes)
+        same = same_programs(plan.arms)
+        lines += [f"arm {arm!r} is the program of {other!r}" for arm, other in same.items()]
+        for line in lines:
+            found.setdefault(line, []).append(plan.name)
+    return [f"{formats.join(tasks)}: {line}" for line, tasks in found.items()]
+
+
+def _plan_row(study: Study, plan: TaskPlan, shape: dict) -> tuple:
+    """Arms, tuning runs, evaluation runs, steps, compilations, minutes."""
+    tunes = study.config.tune_seeds * len(plan.learning_rates)
+    evals = study.config.eval_seeds
+    waves = -(-tunes // shape["size"]) + -(-evals // shape["size"])
+    programs = len({arm.replica for arm in plan.arms})
+    seconds = sum(
+        waves * arm.replica.config.steps * _step_seconds(plan, arm) * shape["packing"]
+        for arm in plan.arms
+    )
+    minutes = (seconds + programs * _SECONDS_A_COMPILATION) / 60
+    arms, steps = len(plan.arms), plan.baseline.replica.config.steps
+    return arms, arms * tunes, arms * evals, steps, programs, minutes
+
+
+def _total(mine: list[tuple[TaskPlan, tuple]]) -> list[str]:
+    """The sums of the rows; the number of steps has none."""
+    arms, tunes, evals, _, programs, minutes = map(sum, zip(*(row for _, row in mine), strict=True))
+    return [str(arms), str(tunes), str(evals), "", str(programs), f"{minutes:.1f}"]
+
+
+def _step_seconds(plan: TaskPlan, arm) -> float:
+    return _SECONDS_A_STEP + _step_flops(plan, arm) / _FLOPS_A_SECOND
+
+
+def _step_flops(plan: TaskPlan, arm) -> float:
+    flops = costs.flops_per_token(arm.replica) * plan.task.max_length
+    return 3 * flops * arm.replica.config.batch_size  # backward costs twice the forward
+
+
+def _petaflops(study: Study) -> float:
+    """Of training, for machines other than the one that minutes are estimated for."""
+    total = 0.0
+    for plan in study.tasks:
+        tunes = study.config.tune_seeds * len(plan.learning_rates)
+        for arm in plan.arms:
+            steps = (tunes + study.config.eval_seeds) * arm.replica.config.steps
+            total += steps * _step_flops(plan, arm)
+    return total / 1e15

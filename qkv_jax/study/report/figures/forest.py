@@ -1,0 +1,204 @@
+"""The forest plot of a task, and steps to solve: intervals against the baseline, an arm a row."""
+
+import math
+
+import numpy as np
+from matplotlib.ticker import FuncFormatter
+
+from qkv_jax.output import formats, style
+from qkv_jax.study.protocol.selection import steps_of
+from qkv_jax.study.report import wording
+
+_ROW, _GAP = 0.27, 0.2  # inches: height of a row, extra room before controls and placebo
+
+
+def _ladder(rows: dict, with_baseline: bool):
+    """Heights of the rows, top down: ([(arm, y)], total height, y of the separating lines)."""
+    arms = sorted(rows, key=lambda arm: wording.role_group(rows[arm]))
+    arms = [a for a in arms if with_baseline or rows[a]["role"] != "baseline"]
+    places, lines, y, group = [], [], 0.0, None
+    for arm in arms:
+        new = wording.role_group(rows[arm])
+        if group is not None and new != group:
+            lines.append(y - (_ROW - _GAP) / 2)
+            y -= _GAP
+        group = new
+        places.append((arm, y))
+        y -= _ROW
+    return places, -y, lines
+
+
+def _arm_labels(axes, places, rows):
+    axes.set_yticks([y for _, y in places])
+    labels = axes.set_yticklabels([formats.shorten(arm) for arm, _ in places])
+    for label, (arm, _) in zip(labels, places, strict=True):
+        label.set(color=style.INK, fontsize=8.5)
+        if wording.role_group(rows[arm]):
+            label.set(fontstyle="italic", color=style.SOFT)
+        if rows[arm]["role"] == "baseline":
+            label.set_fontweight("bold")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+@style.styled
+def forest(study: dict, summary, task: str):
+    """Differences to the baseline: 95 % intervals thick, simultaneous ones thin, margin shaded.
+
+    Returns: the figure, or None if no arm has a difference yet.
+    """
+    spec, rows = study["tasks"][task], wording.task_rows(study, summary, task)
+    places, height, lines = _ladder(rows, with_baseline=False)
+    shown = [rows[arm] for arm, _ in places if rows[arm].get("delta") is not None]
+    if not shown:
+        return None
+    left = min(1.9, max(style.text_width(formats.shorten(arm), 8.5) for arm, _ in places) + 0.1)
+    plot, right, top, bottom = 4.3, 3.3, 0.42, 0.78
+    width, total = left + plot + right, top + height + bottom
+    figure = style.new_figure(width, total)
+    axes = figure.add_axes((left / width, bottom / total, plot / width, height / total))
+    digits, margin = wording.decimals(spec), spec.get("margin") or 0
+    axes.axvspan(-margin, margin, color="#e3efe9", lw=0, zorder=0)
+    axes.axvline(0, color=style.INK, lw=1, zorder=1)
+    note = _forest_scale(axes, shown, margin)
+    for line in lines:
+        axes.plot((-left / plot, 1 + right / plot), (line, line), color=style.LINE, lw=0.8,
+                  clip_on=False, transform=axes.get_yaxis_transform())  # fmt: skip
+    columns = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8}
+    axes.text(1.03, _ROW, "difference [95 % interval]", color=style.SOFT, **columns)
+    head = "verdict" if spec["kind"] == "mean" else "verdict (on solving)"
+    axes.text(1.49, _ROW, head, color=style.SOFT, **columns)
+    key = "thick: 95 %, thin: simultaneous" + (f", shaded: margin ±{margin:g}" if margin else "")
+    axes.text(0, _ROW, key, color=style.SOFT, **columns)
+    for arm, y in places:
+        row = rows[arm]
+        kind = wording.kind(row["verdict"])
+        colour = style.COLOURS[kind]
+        if row.get("delta") is None:
+            axes.text(1.03, y, "no result yet", color=style.FAINT, **columns)
+            continue
+        axes.plot((row.get("delta_low_simultaneous", row["delta"]),
+                   row.get("delta_high_simultaneous", row["delta"])), (y, y),
+                  color=colour, lw=1, zorder=2, solid_capstyle="butt")  # fmt: skip
+        axes.plot((row.get("delta_low", row["delta"]), row.get("delta_high", row["delta"])),
+                  (y, y), color=colour, lw=3.2, zorder=3, solid_capstyle="butt")  # fmt: skip
+        hollow = bool(wording.role_group(row))
+        axes.plot(row["delta"], y, style.MARKERS[kind], ms=5.5, mfc="white" if hollow else colour,
+                  mec=colour if hollow else "white", mew=1.2 if hollow else 0.7, zorder=4)
+        low, high = row.get("delta_low"), row.get("delta_high")
+        text = formats.number(row["delta"], digits, signed=True)
+        if low is not None and high is not None:
+            text += f"  [{formats.number(low, digits)}, {formats.number(high, digits)}]"
+        axes.text(1.03, y, text, color=style.INK, **columns)
+        verdict = f"{wording.SIGNS[kind]} {row['verdict']}"
+        axes.text(1.49, y, verdict, color=colour, fontweight="bold", **columns)
+    axes.set_ylim(-height + _ROW / 2, _ROW / 2)
+    _arm_labels(axes, places, rows)
+    axes.grid(axis="x")
+    unit = spec.get("unit") or spec["metric"]
+    ends = ("worse ←  ", "  → better") if spec["higher_is_better"] else ("better ←  ", "  → worse")
+    for end, side in zip(ends, ("right", "left"), strict=True):
+        axes.annotate(end, (0, 0), (0, -0.3 * 72), xycoords=axes.get_xaxis_transform(), ha=side,
+                      textcoords="offset points", va="center", fontsize=8.5)  # fmt: skip
+    label = f"difference to {study['baseline']} ({unit}){note}"
+    axes.set_xlabel(label, fontsize=8.5, labelpad=16)
+    return figure
+
+
+def _forest_scale(axes, shown, margin) -> str:
+    """Limits of the axis; logarithmic beyond the margin where one arm dwarfs it. What to add."""
+    ends = [
+        abs(row.get(column, 0))
+        for row in shown
+        for column in ("delta", "delta_low", "delta_high",
+                       "delta_low_simultaneous", "delta_high_simultaneous")
+    ]  # fmt: skip
+    centre = max(abs(row["delta"]) for row in shown)
+    # A simultaneous interval from few seeds can be many times the rest: do not let it rule.
+    limit = 1.06 * max(min(max(ends), 2.5 * max(centre, margin)), 2 * margin) or 1.0
+    low = min([0, -margin] + [row.get("delta_low_simultaneous", row["delta"]) for row in shown])
+    high = max([0, margin] + [row.get("delta_high_simultaneous", row["delta"]) for row in shown])
+    low, high = max(1.1 * low, -limit), min(1.1 * high, limit)
+    if not margin or limit <= 20 * margin:
+        axes.set_xlim(low, high)
+        return ""
+    linear = 2 * margin
+    axes.set_xscale("symlog", linthresh=linear, linscale=0.8)
+    steps = [m * 10.0**k for k in range(-6, 7) for m in (1, 2, 5)]
+    powers = [p for p in steps if linear * 1.5 < p <= limit]
+    powers = [p for p in powers if len(powers) < 7 or f"{p:e}"[0] == "1"]
+    ticks = [0.0, -linear, linear] + powers + [-p for p in powers]
+    axes.set_xticks([t for t in ticks if low <= t <= high], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: formats.number(x, *_digits(x))))
+    axes.set_xlim(min(low, -linear), high)
+    return f", logarithmic beyond ±{linear:g}"
+
+
+def _digits(x) -> tuple[int]:
+    return (0 if x == 0 else max(0, -math.floor(math.log10(abs(x)) + 1e-9)),)
+
+
+@style.styled
+def solving(study: dict, summary, task: str):
+    """Share of seeds that reach the threshold, and steps to reach it, with 95 % intervals."""
+    spec, rows = study["tasks"][task], wording.task_rows(study, summary, task)
+    places, height, lines = _ladder(rows, with_baseline=True)
+    left = min(1.9, max(style.text_width(formats.shorten(arm), 8.5) for arm, _ in places) + 0.1)
+    plot, gap, right, top, bottom = 2.7, 0.75, 1.6, 0.35, 0.6
+    width, total = left + 2 * plot + gap + right, top + height + bottom
+    figure = style.new_figure(width, total)
+    share, steps = (
+        figure.add_axes((x / width, bottom / total, plot / width, height / total))
+        for x in (left, left + plot + gap)
+    )
+    for arm, y in places:
+        row = rows[arm]
+        kind = wording.kind(row["verdict"])
+        look = {"color": style.COLOURS[kind], "zorder": 3}
+        marker = style.MARKERS[kind]
+        n = row.get("n", 0)
+        if n:
+            solved = row.get("n_solved", 0)
+            share.plot((row.get("solve_low", np.nan), row.get("solve_high", np.nan)), (y, y),
+                       lw=2.4, **look)  # fmt: skip
+            share.plot(solved / n, y, marker, ms=6, mec="white", mew=0.7, clip_on=False, **look)
+            share.text(1.04, y, f"{solved:.0f}/{n:.0f}", transform=share.get_yaxis_transform(),
+                       va="center", fontsize=8, color=style.INK)  # fmt: skip
+        if row.get("steps_to_solve") is not None:
+            ends = row.get("steps_to_solve_low", np.nan), row.get("steps_to_solve_high", np.nan)
+            steps.plot(ends, (y, y), lw=2.4, **look)
+            steps.plot(row["steps_to_solve"], y, marker, ms=6, mec="white", mew=0.7,
+                       clip_on=False, **look)  # fmt: skip
+        verdict = f"{wording.SIGNS[kind]} {row['verdict']}" if row["verdict"] else formats.PENDING
+        steps.text(1.05, y, verdict, transform=steps.get_yaxis_transform(), va="center",
+                   fontsize=8, color=style.COLOURS[kind], fontweight="bold")  # fmt: skip
+    for axes in (share, steps):
+        axes.set_ylim(-height + _ROW / 2, _ROW / 2)
+        axes.grid(axis="x")
+        for line in lines:
+            axes.axhline(line, color=style.LINE, lw=0.8)
+    _arm_labels(share, places, rows)
+    steps.set_yticks([])
+    steps.spines["left"].set_visible(False)
+    share.set_xlim(0, 1)
+    share.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
+    share.set_xlabel("seeds that solve the task")
+    budgets = {steps_of(spec, arm) for arm in rows}
+    steps.set_xlim(0, max(budgets) * 1.02)
+    for budget in budgets:
+        steps.axvline(budget, color=style.FAINT, ls=(0, (3, 2)), lw=0.9)
+    steps.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    steps.locator_params(axis="x", nbins=5)
+    steps.set_xlabel(f"steps to solve (mean, cut at {spec['steps']:,})")
+    return figure
+
+
+
+
+
+
+
+
+
+

@@ -1,0 +1,133 @@
+"""What stands at the top of a report: the answer in short, and what must be known before it."""
+
+from qkv_jax.output import formats
+from qkv_jax.study.protocol import inference
+from qkv_jax.study.protocol.summary import LOST
+from qkv_jax.study.report import wording
+from qkv_jax.study.report.sentences import is_tie
+
+
+def overview(study: dict, summary) -> list[str]:
+    """The answer in short, then what holds across tasks for the arms that are no controls."""
+    tasks = list(study["tasks"])
+    lines = _answer(study, summary)
+    if len(tasks) < 2:
+        return lines
+    verdicts_of: dict[str, list[str]] = {}
+    for task in tasks:
+        for arm, row in wording.task_rows(study, summary, task).items():
+            if row["role"] == "arm":
+                verdicts_of.setdefault(arm, []).append(row["verdict"])
+    kinds = {arm: list(map(wording.kind, words)) for arm, words in verdicts_of.items()}
+    everywhere = {arm: k for arm, k in kinds.items() if len(k) == len(tasks)}
+    count, nouns = formats.small(len(tasks)), wording.task_words(study)
+    on, noun = ("in", "cell") if nouns == "cells" else ("on", "task")
+    base = study["baseline"]
+    for kind, words in (("equivalent", f"equivalent to {base}"), ("worse", f"worse than {base}"),
+                        ("better", f"better than {base}")):  # fmt: skip
+        arms = [arm for arm, k in everywhere.items() if set(k) == {kind}]
+        if arms:
+            lines.append(f"{on.title()} all {count} {nouns} {words}: {formats.join(arms)}.")
+    if not any("better" in k for k in kinds.values()):
+        lines.append(f"No arm was shown to be better than {base} {on} any {noun}.")
+    same = [arm for arm, words in verdicts_of.items() if set(words) == {inference.SAME_PROGRAM}]
+    if same:
+        lines.append(f"The program of {base} under another name: {formats.join(same)}.")
+    undecided = [
+        a for a, k in kinds.items()
+        if "undecided" in k and not {"worse", "better"} & set(k) and a not in same
+    ]  # fmt: skip
+    if undecided:
+        arms = formats.join(undecided)
+        lines.append(f"Still open {on} some {noun}, and worse {on} none: {arms}.")
+    return lines
+
+
+def _answer(study, summary) -> list[str]:
+    """Whether three copies of the input do what separate projections do, by the verdicts."""
+    titles: dict[str, list[str]] = {}
+    for task in study["tasks"]:
+        for row in wording.task_rows(study, summary, task).values():
+            overrides = study["arms"][row["arm"]].get("overrides") or {}
+            plain = row["role"] == "arm" and wording.only_tie(overrides)
+            if plain and is_tie(row, "copies"):
+                titles.setdefault(wording.kind(row["verdict"]), []).append(task)
+    titles.pop("pending", None)
+    if not titles:
+        return []
+    base = study["baseline"]
+    said = {"worse": "worse", "better": "better", "equivalent": "equivalent within the margin",
+            "undecided": "undecided"}  # fmt: skip
+    named = {k: formats.join(wording.places(study, tasks)) for k, tasks in titles.items()}
+    places = formats.join([f"{said[k]} on {text}" for k, text in named.items()])
+    if "worse" in titles:
+        does = "separate projections do" if base == "separate" else f"“{base}” does"
+        start = f"No: three copies of the input do not do all that {does}"
+    elif set(titles) == {"equivalent"}:
+        start = f"Here they might as well be: three copies of the input did as well as {base}"
+    elif "undecided" in titles:
+        start = "This study cannot tell yet"
+    else:
+        start = f"Three copies of the input were not shown to do worse than {base}"
+    return [f"{start}. Equating all of X, Q, K and V came out {places}."]
+
+
+def warnings(study: dict, runs, summary) -> list[str]:
+    """What the reader must know first: failures, rates at the edge, too few seeds, other notes.
+
+    What holds alike in several cells of a grid is said once."""
+    found: dict[tuple[str, str], list[str]] = {}  # (family, what): tasks
+
+    def note(task, text):
+        found.setdefault((study["tasks"][task].get("family", task), text), []).append(task)
+
+    for task, spec in study["tasks"].items():
+        for text in spec.get("data_notes") or ():
+            note(task, text)
+        rows = wording.task_rows(study, summary, task)
+        bad = [
+            f"{a} ({wording.failures(r)} of {r.get('n', 0):.0f})"
+            for a, r in rows.items()
+            if wording.failures(r)
+        ]
+        if bad:
+            note(
+                task,
+                "evaluation runs diverged or failed and count with the value "
+                f"{spec['failure_value']:g}: {formats.join(bad)}.",
+            )
+        tuning = runs[(runs["task"] == task) & (runs["phase"] == "tune")]
+        lost = tuning[tuning["status"] != "done"].groupby("arm").size()
+        if len(lost):
+            named = [f"{arm} ({lost[arm]})" for arm in spec["arms"] if arm in lost.index]
+            note(task, f"tuning runs that diverged or failed: {formats.join(named)}.")
+        edge = [f"{arm} ({row['edge']} end)" for arm, row in rows.items() if row.get("edge")]
+        if edge:
+            note(
+                task,
+                f"the best learning rate is at the edge of the grid for {formats.join(edge)}; "
+                "the true optimum may lie beyond, so there is no verdict.",
+            )
+        noted: dict[str, list[str]] = {}
+        for arm, row in rows.items():
+            for said in filter(None, str(row.get("note", "")).split("; ")):
+                if "edge" not in said and said != "runs failed":
+                    noted.setdefault(said, []).append(arm)
+        for said, arms in noted.items():
+            # Who failed is in the words; it stands in the rows of all that are compared with it.
+            of = "" if LOST in said else f": {formats.join(arms)}"
+            note(task, f"{said}{of}.")
+    return [
+        f"{formats.join(wording.places(study, tasks))}: {text}"
+        for (_, text), tasks in found.items()
+    ] + _changed_packages(study)
+
+
+def _changed_packages(study) -> list[str]:
+    """Packages that were others at a later start: the runs of one table were not made alike."""
+    starts = [start["versions"] for start in study.get("starts") or ()]
+    names = [n for n in (starts[0] if starts else ()) if len({s.get(n) for s in starts}) > 1]
+    if not names:
+        return []
+    said = (f"{name} {', then '.join(str(s.get(name)) for s in starts)}" for name in names)
+    return [f"Packages changed while the study was under way: {'; '.join(said)}."]

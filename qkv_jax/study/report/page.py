@@ -1,0 +1,240 @@
+"""Writes the report of a study: one self-contained web page, the same as Markdown, the figures.
+
+Everything that needs judgement is elsewhere: verdicts in `statistics.py`, sentences in
+`sentences.py` and `headlines.py`, figures in `report_figures.py`, families of tasks in
+`report_family.py`. Here the pieces are put in order for the templates.
+"""
+
+import collections
+import functools
+import json
+import pathlib
+import re
+from collections.abc import Callable
+
+import jinja2
+
+from qkv_jax.output import formats
+from qkv_jax.runtime.files import write_whole
+from qkv_jax.study.protocol.grids import families, family_of, family_table
+from qkv_jax.study.protocol.summary import seed_scores
+from qkv_jax.study.report import headlines, sentences, wording
+from qkv_jax.study.report.figures.catalogue import draw_family, draw_task
+from qkv_jax.study.report.grids import counted_signs, family_context, verdict_counts
+from qkv_jax.study.report.ledger import SIGNS as LEDGER_SIGNS
+from qkv_jax.study.report.ledger import ledger_context
+from qkv_jax.study.report.methods import protocol
+from qkv_jax.study.report.tables import (
+    _add_published,
+    _add_references,
+    _cost_table,
+    _mean_table,
+    _solve_table,
+)
+from qkv_jax.study.run.workdir import Workdir
+
+# The figures of a cell, where a family has so many that all of them would be too much to load.
+_BRIEF = ("forest", "solving", "by-group")
+# A study of more tasks and cells than this shows of each the figure of its verdicts alone: drawing
+# all would take many minutes, and no page could show them.
+_MANY = 24
+_VERDICTS = {"mean": ("forest",), "solve": ("solving",)}
+_TEMPLATES = pathlib.Path(__file__).parent / "templates"
+
+
+def write_report(
+    workdir: pathlib.Path,
+    study: dict,
+    runs,
+    summary,
+    curve: Callable,
+    *,
+    dpi: int = 150,
+    pause: Callable[[], None] = lambda: None,
+) -> pathlib.Path:
+    """Writes report.html, report.md and figures/*.svg|png into the workdir of a study.
+
+    Args:
+      workdir: an existing folder; breakdown.csv and the ledger in it are shown, if there are any.
+      study, runs, summary: the dict of study.json, the runs, and `statistics.summarise` of them.
+        An unfinished study is reported as far as it goes, under a banner.
+      curve: (task, arm, phase, learning_rate, seed) -> DataFrame(step, value) or None.
+      dpi: resolution of the PNG files.
+      pause: is called before each task and page; whoever wants to stop may raise there.
+
+    Returns: the path of report.html.
+    """
+    workdir = pathlib.Path(workdir)
+    folder = workdir / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    context = _context(study, runs, summary)
+    context |= {"ledger": ledger_context(workdir), "ledger_signs": LEDGER_SIGNS}
+    groups = Workdir(workdir).table("breakdown.csv")
+    for task in context["tasks"]:
+        pause()
+        table = None if groups is None else groups[groups["task"] == task["name"]]
+        task["lattice"], task["figures"] = draw_task(
+            folder, study, runs, summary, task, curve, table, dpi, only=_wanted(context, task)
+        )
+    scores = seed_scores(study, runs) if context["families"] else {}
+    for family in context["families"]:
+        pause()
+        family["figures"] = draw_family(folder, study, summary, scores, family, dpi)
+    for kind in ("md", "html"):
+        pause()
+        text = _environment().get_template(f"report.{kind}.jinja").render(context)
+        write_whole(workdir / f"report.{kind}", text)
+    return workdir / "report.html"
+
+
+def _wanted(context: dict, task: dict) -> tuple[str, ...] | None:
+    """The figures that a task has, None for all."""
+    if len(context["tasks"]) > _MANY:
+        return _VERDICTS[task["spec"]["kind"]]
+    return _BRIEF if task["family"] is not None and task["family"]["brief"] else None
+
+
+def _left_out(tasks: list[dict]) -> list[str]:
+    if len(tasks) <= _MANY:
+        return []
+    return [
+        f"So that this page stays small, only the figure of the verdicts is drawn for each of the "
+        f"{len(tasks)} tasks; the folder of the study has what the others are drawn from."
+    ]
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=lambda name: name is not None and ".html" in name,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["md"] = markdown
+    environment.filters["unbroken"] = unbroken
+    return environment
+
+
+def unbroken(text) -> str:
+    """No line break inside "95 %", "p < 0.0001" and between a number and its seeds."""
+    text = re.sub(r"(\d) (%|seeds?\b|paired\b)", "\\1\u00a0\\2", str(text))
+    return re.sub(r"\bp ([=<≤]) ", "p\u00a0\\1\u00a0", text)
+
+
+def markdown(text) -> str:
+    """Text with all that Markdown or HTML would take for markup escaped, for one line."""
+    text = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_|#\[\]~$])", r"\\\1", text).replace("\n", " ")
+
+
+def _context(study, runs, summary) -> dict:
+    slugs = _slugs([*study["tasks"], *families(study)])
+    grids = {
+        name: family_context(study, summary, family_table(study, runs), name, slugs[place])
+        for place, name in enumerate(families(study), len(study["tasks"]))
+    }
+    tasks = [
+        _task(study, summary, name) | {"slug": slug, "family": grids.get(family_of(study, name))}
+        for name, slug in zip(study["tasks"], slugs, strict=False)
+    ]
+    for family in grids.values():
+        family["members"] = [task for task in tasks if task["family"] is family]
+        for task in family["members"]:
+            counts = verdict_counts({"": wording.task_rows(study, summary, task["name"])})
+            task["verdicts"] = counted_signs(sum(counts.values(), collections.Counter()))
+    return {
+        "study": study,
+        "warnings": headlines.warnings(study, runs, summary) + _left_out(tasks),
+        "overview": headlines.overview(study, summary),
+        "tasks": tasks,
+        "families": list(grids.values()),
+        "sections": _sections(tasks),
+        "size": _size(tasks, grids),
+        "protocol": protocol(study, runs, summary),
+        "number_of_runs": f"{len(runs):,}",
+        "duration": _duration(study.get("seconds")),
+        "config": json.dumps(study.get("config"), indent=2, default=str, ensure_ascii=False),
+        "arms": study["arms"],
+        "signs": wording.SIGNS,
+    }
+
+
+def _sections(tasks) -> list[dict]:
+    """Families and tasks of their own, in the order of the study."""
+    found = []
+    for task in tasks:
+        if task["family"] is None:
+            found.append({"task": task, "family": None})
+        elif task is task["family"]["members"][0]:
+            found.append({"task": None, "family": task["family"]})
+    return found
+
+
+def _size(tasks, grids) -> str:
+    """"3 tasks", or "2 tasks, 13 cells" with a grid among them."""
+    count = len(grids) + sum(task["family"] is None for task in tasks)
+    text = f"{count} task{'s' if count != 1 else ''}"
+    return f"{text}, {len(tasks)} cells" if grids else text
+
+
+def _slugs(names) -> list[str]:
+    """Names safe in file names and addresses, no two alike."""
+    found: list[str] = []
+    for name in names:
+        slug, count = formats.slug(name), 2
+        while slug.casefold() in map(str.casefold, found):  # ends: fewer names than numbers
+            slug, count = f"{formats.slug(name)}-{count}", count + 1
+        found.append(slug)
+    return found
+
+
+def _duration(seconds) -> str:
+    if not formats.known(seconds):
+        return formats.MISSING
+    minutes, hours = seconds / 60, seconds / 3600
+    return (
+        f"{seconds:.0f} s" if seconds < 90 else f"{minutes:.0f} min" if minutes < 90
+        else f"{hours:.1f} h"
+    )  # fmt: skip
+
+
+def _task(study, summary, name) -> dict:
+    spec, rows = study["tasks"][name], wording.task_rows(study, summary, name)
+    spec = {"chance": None, "threshold": None, "unit": None} | spec
+    table = _solve_table(spec, rows) if spec["kind"] == "solve" else _mean_table(spec, rows)
+    # Of a family's cells the published numbers stand beside the mean over the grid.
+    published = {} if spec.get("axes") else spec.get("published") or {}
+    _add_published(table, published)
+    _add_references(table, spec)
+    notes = {a: study["arms"][a]["note"] for a in rows if study["arms"][a].get("note")}
+    notes |= {r["name"]: r["note"] for r in spec.get("references") or () if r["note"]}
+    return {
+        "name": name,
+        "spec": spec,
+        "direction": wording.better_words(spec),
+        "findings": sentences.task_findings(study, summary, name),
+        "table": table,
+        "published": list(published),
+        "costs": _cost_table(study, rows),
+        "notes": notes,
+    }
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+

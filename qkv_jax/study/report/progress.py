@@ -1,0 +1,127 @@
+"""What a running study shows: a live table on a terminal, plain lines elsewhere; and its plan."""
+
+import pathlib
+import time
+
+import pandas as pd
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from qkv_jax.study.plan import Study
+from qkv_jax.study.report.estimate import _Workload
+from qkv_jax.study.report.ledger import console_ledger, ledger_context
+from qkv_jax.study.report.terminal import console_table
+from qkv_jax.study.run.engine import Engine
+from qkv_jax.study.run.engine import Progress as News
+from qkv_jax.study.run.workdir import Workdir
+
+
+class Display:
+    """Listens to an engine; a context manager. On a terminal the table of the task in progress is
+    redrawn; otherwise a line is printed for every arm that is tuned, and one for its result."""
+
+    def __init__(self, study: Study, console: Console | None = None):
+        self.study, self.console = study, console or Console()
+        self.engine: Engine | None = None
+        self.summary: pd.DataFrame | None = None  # of the task in progress
+        self.summarised = ""
+        self.tuning = ("", "")  # task and arm last printed as being tuned
+        self.started = time.monotonic()
+        self.work = _Workload(study)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=self.console,
+        )
+        self.bar_task = self.bar.add_task("starting", total=1.0, left="")
+        self.live = Live(console=self.console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> "Display":
+        self.started = time.monotonic()
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        self.live.stop()
+
+    def watch(self, engine: Engine) -> None:
+        """Shows this engine's tables."""
+        self.engine = engine
+
+    def hear(self, news: News) -> None:
+        """Takes news of the engine and redraws what changed."""
+        self.work.count(news)
+        new_task = self.engine is not None and news.task != self.summarised
+        if news.arm_finished or (new_task and len(self.engine.runs)):
+            # One task at a time: a grid of them, each with its files, takes long to go through.
+            self.summary, self.summarised = self.engine.summary(news.task), news.task
+        if self.console.is_terminal:
+            self._redraw(news)
+        elif news.arm_finished:
+            self._print_line(news)
+        elif news.phase == "tune" and news.step and (news.task, news.arm) != self.tuning:
+            self.tuning = news.task, news.arm
+            self._print(news, f"tuning {news.arm}")
+
+    def _redraw(self, news: News) -> None:
+        doing = {"tune": "tuning", "eval": "evaluating"}[news.phase]
+        what = f"{news.task} · {doing} {news.arm}"
+        self.bar.update(
+            self.bar_task, description=what[:44], completed=self.work.share, left=self._time_left()
+        )
+        parts = [self.bar]
+        if self.engine:
+            record = self.engine.record
+            parts = [console_table(_only(record, news.task), self.summary), "", self.bar]
+        self.live.update(Group(*parts), refresh=True)
+
+    def _print_line(self, news: News) -> None:
+        row = self.summary.query("task == @news.task and arm == @news.arm").iloc[0]
+        what = f"{news.arm}: mean {row['mean']:.4f}, {row['verdict']} ({self._time_left()})"
+        self._print(news, what)
+
+    def _print(self, news: News, what: str) -> None:
+        line = f"[{self.work.share:4.0%}] {news.task}: {what}"
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def _time_left(self) -> str:
+        spent = time.monotonic() - self.started
+        if self.work.fresh <= 0:
+            return "time left: …"
+        left = spent * (1 - self.work.share) / self.work.fresh
+        return f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left"
+
+
+
+
+
+
+
+
+
+
+
+
+def print_end(record: dict, summary: pd.DataFrame, path: pathlib.Path) -> None:
+    """The whole table, the time, and where the report lies."""
+    console = Console()
+    averages = Workdir(path.parent).table("families.csv")
+    console.print(console_table(record, summary, console.width, averages))
+    ledger = ledger_context(path.parent)
+    if ledger:
+        console.print("", console_ledger(ledger, console.width))
+    console.print(f"\n{record['seconds'] / 60:.1f} minutes. Report: {path}", soft_wrap=True)
+
+
+
+
+
+
+
+
+def _only(record: dict, task: str) -> dict:
+    return {**record, "tasks": {task: record["tasks"][task]}}

@@ -1,0 +1,272 @@
+"""The findings of a study in plain sentences, computed from its summary.
+
+A sentence never says more than its verdict: "equivalent" only where the verdict is so, and an
+undecided arm is one for which neither a difference nor equivalence could be shown.
+"""
+
+import dataclasses
+
+from qkv_jax.output import formats
+from qkv_jax.study.protocol import inference
+from qkv_jax.study.report import wording
+from qkv_jax.tie import Tie, TieError
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One sentence, the arms it speaks of, and the family of its verdict for the chip."""
+
+    kind: str
+    text: str
+    arms: tuple[str, ...]
+
+
+# The order in which verdicts are reported: first what is free, then what costs.
+_ORDER = ("better", "equivalent", "worse", "undecided")
+_SINGLY = 2  # up to so many arms of one verdict have a sentence each
+
+
+def task_findings(study: dict, summary, task: str) -> list[Finding]:
+    """All findings of a task: the four made one, the other arms by verdict, controls, placebo."""
+    spec, rows = study["tasks"][task], wording.task_rows(study, summary, task)
+    baseline = rows.pop(study["baseline"], None)
+    found = []
+    if baseline is None:
+        return found
+    copies = [a for a, r in rows.items() if r["role"] == "arm" and is_tie(r, "copies")]
+    found += [arm_finding(study, spec, rows[arm], baseline) for arm in copies]
+    rest = {a: r for a, r in rows.items() if a not in copies}
+    found += _grouped(study, spec, rest, 0, baseline, "")
+    found += _grouped(study, spec, rest, 1, baseline, "Control: ")
+    for row in rest.values():
+        if wording.role_group(row) == 2:
+            found.append(placebo_finding(study, spec, row, baseline))
+    return found
+
+
+def is_tie(row: dict, tie: str) -> bool:
+    """Whether the row's tie is that one; False for a schedule of ties."""
+    try:
+        return Tie.parse(row["tie"]) == Tie.parse(tie)
+    except TieError:
+        return False
+
+
+def _grouped(study, spec, rows, group, baseline, prefix):
+    rows = [row for row in rows.values() if wording.role_group(row) == group]
+    words = list(dict.fromkeys(row["verdict"] for row in rows))
+    order = {kind: place for place, kind in enumerate(_ORDER)}
+    found = []
+    for word in sorted(words, key=lambda w: order.get(wording.kind(w), 9)):
+        same = [row for row in rows if row["verdict"] == word]
+        if len(same) <= _SINGLY and wording.kind(word) != "pending":
+            found += [arm_finding(study, spec, row, baseline, prefix) for row in same]
+        else:
+            found.append(_group_finding(study, spec, same, word, baseline, prefix))
+    return found
+
+
+def subject(study: dict, row: dict) -> str:
+    """How a sentence names an arm: "equating all of X, Q, K and V (copies)", "tying K=V"."""
+    arm = row["arm"]
+    if row["role"] != "arm" or not is_tie(row, arm):
+        named = f"“{arm}”"
+        if row["role"] == "arm" and is_tie(row, "copies"):
+            named = f"equating all of X, Q, K and V ({arm})"
+        return named
+    if is_tie(row, "copies"):
+        return f"equating all of X, Q, K and V ({arm})"
+    return f"tying {arm}"
+
+
+def arm_finding(study, spec, row, baseline, prefix="") -> Finding:
+    """The sentence about one arm."""
+    kind = wording.kind(row["verdict"])
+    who = prefix + subject(study, row)
+    solving = spec["kind"] == "solve"
+    tell = _pending if kind == "pending" else _solve_sentence if solving else _mean_sentence
+    text = tell(study, spec, row, baseline, who)
+    return Finding(kind, text[0].upper() + text[1:], (row["arm"],))
+
+
+def _pending(study, spec, row, baseline, who):
+    return f"{who}: no result."
+
+
+def _pairs(row) -> str:
+    seeds = row.get("n", 0)
+    return f"{seeds:.0f} paired seed{'' if seeds == 1 else 's'}"
+
+
+def _amount(spec, row):
+    """("costs" or "gains", the size, the interval), all counted towards that word."""
+    digits = wording.decimals(spec)
+    cost = wording.cost(row, spec)
+    sign = -1 if cost < 0 else 1
+    ends = row.get("delta_low"), row.get("delta_high")
+    span = ""
+    if None not in ends:
+        turn = sign * (-1 if spec["higher_is_better"] else 1)
+        low, high = sorted(turn * end for end in ends)
+        span = formats.interval(low, high, digits)
+    return ("gains" if cost < 0 else "costs"), formats.number(abs(cost), digits), span
+
+
+def _mean_sentence(study, spec, row, baseline, who):
+    if row.get("delta") is None:
+        return f"{who}: {row['verdict']}, without a difference to report."
+    verb, size, span = _amount(spec, row)
+    unit, base, kind = wording.unit_words(spec), study["baseline"], wording.kind(row["verdict"])
+    interval = f"95 % interval {span}" if span else "no interval: all seeds differ alike"
+    detail = f"{interval}; {row['verdict']}, Holm {wording.p_equals(row.get('p_holm'))}"
+    if kind in ("better", "worse"):
+        return f"{who} {verb} {size} {unit} ({detail}, {_pairs(row)})."
+    measured = {"costs": "cost", "gains": "gain"}[verb]
+    measured = "difference" if not size.strip("0.") else measured
+    if kind == "equivalent":
+        p = wording.p_equals(row.get("p_equivalence"))
+        text = (
+            f"{who} is equivalent to {base} within ±{row.get('margin', 0):g} {unit} (measured "
+            f"{measured} {size}; {interval}; equivalence {p}, {_pairs(row)})."
+        )
+        if row.get("p_holm", 1) <= row.get("alpha_look", 0):
+            holm = wording.p_equals(row["p_holm"])
+            text += f" A difference was shown as well (Holm {holm}), but a smaller one than that."
+        return text
+    text = f"{who}: measured {measured} {size} {unit} ({detail}, {_pairs(row)})."
+    return text + " " + _undecided(study, spec, row)
+
+
+def _undecided(study, spec, row) -> str:
+    """Why there is no verdict, and what it would take."""
+    word = row["verdict"]
+    base = study["baseline"]
+    if word == inference.SAME_PROGRAM:
+        return f"This is the program of {base} under another name: there is nothing to decide."
+    if word == inference.SAME_SCORES:
+        return f"The same numbers as {base} at every seed: is it the same program?"
+    if word == inference.CEILING:
+        return f"Every seed of both, {base} too, scored one value: this task cannot tell."
+    if word == inference.ALL_FAILED:
+        return f"No run came through, nor did one of {base}: there is nothing to compare."
+    if "edge" in word:
+        return "A best learning rate lies at the edge of the grid, so no verdict is given."
+    if "few" in word:
+        return "Fewer than five paired seeds allow no verdict."
+    seeds = wording.seeds_words(row)
+    plan = f"; it would take {seeds} to decide" if seeds else ""
+    if spec["kind"] == "solve" or not row.get("margin"):
+        return f"No difference could be shown, which does not mean that there is none{plan}."
+    return f"Neither a difference nor equivalence could be shown{plan}."
+
+
+def _solved(row) -> str:
+    return f"{row.get('n_solved', 0):.0f} of {row.get('n', 0):.0f}"
+
+
+def _solve_sentence(study, spec, row, baseline, who):
+    span = ""
+    if "solve_low" in row and "solve_high" in row:
+        low, high = round(100 * row["solve_low"]), round(100 * row["solve_high"])
+        span = f"95 % interval {low} to {high} %; "
+    p = wording.p_equals(row.get("p_holm"))
+    text = (
+        f"{who} solves the task on {_solved(row)} seeds, {study['baseline']} on "
+        f"{_solved(baseline)} ({span}{row['verdict']}, exact McNemar test, Holm {p})."
+    )
+    if wording.kind(row["verdict"]) == "undecided":
+        text += " " + _undecided(study, spec, row)
+    return text
+
+
+def _group_finding(study, spec, rows, word, baseline, prefix):
+    """Several arms of one verdict in one sentence, those that cost most last."""
+    kind, base, count = wording.kind(word), study["baseline"], formats.small(len(rows))
+    unit = wording.unit_words(spec)
+    metric = unit.removeprefix("in ")
+    rows = sorted(rows, key=lambda row: wording.cost(row, spec) or 0)
+    named = "; ".join(_item(spec, row, kind) for row in rows)
+    arms = tuple(row["arm"] for row in rows)
+    p = [row["p_holm"] for row in rows if row.get("p_holm") is not None]
+    largest = f"Holm {wording.p_equals(max(p)).replace('=', '≤')}" if p else ""
+    gains = any((wording.cost(row, spec) or 0) < 0 for row in rows)
+    negative = " (negative: a gain)" if gains else ""
+    what = "controls and matched arms" if prefix else "arms"
+    if kind == "pending":
+        text = f"{prefix}no result for {formats.join(arms)}."
+    elif spec["kind"] == "solve":
+        of = f"{base}: {_solved(baseline)} seeds solve the task"
+        if kind in ("better", "worse"):
+            text = f"{count} {what} are {word} than {base} at solving ({of}; {largest}): {named}."
+        else:
+            text = f"{count} {what} are {word} ({of}): {named}. {_why_group(study, spec, rows)}"
+    elif kind in ("better", "worse"):
+        verb = "cost" if kind == "worse" else "gain"
+        text = (
+            f"{count} {what} are {kind} than {base} and {verb}, in {metric} with 95 % intervals: "
+            f"{named} (all with {largest})."
+        )
+    elif kind == "equivalent":
+        margin = rows[0].get("margin", 0)
+        text = (
+            f"{count} {what} are equivalent to {base} within ±{margin:g} {unit}; measured cost"
+            f"{negative} with 95 % intervals: {named}."
+        )
+    else:
+        text = (
+            f"{count} {what} are {word}; measured cost{negative} in {metric} with 95 % intervals: "
+            f"{named}. "
+            f"{_why_group(study, spec, rows)}"
+        )
+    return Finding(kind, text[0].upper() + text[1:], arms)
+
+
+def _why_group(study, spec, rows):
+    row = {k: v for k, v in rows[0].items() if k != "seeds_to_decide"}
+    return _undecided(study, spec, row)
+
+
+def _item(spec, row, kind):
+    """"Q=K 0.021 (0.010 to 0.032)", or "copies 0 of 6", with the seeds it would take."""
+    seeds = wording.seeds_words(row) if kind == "undecided" else ""
+    seeds = f", {seeds} would decide" if seeds else ""
+    if spec["kind"] == "solve":
+        return f"{row['arm']} {_solved(row)}{seeds}"
+    if row.get("delta") is None:
+        return row["arm"]
+    digits, cost = wording.decimals(spec), wording.cost(row, spec)
+    turn = -1 if spec["higher_is_better"] else 1
+    if kind == "better":
+        turn, cost = -turn, -cost
+    ends = row.get("delta_low"), row.get("delta_high")
+    span = ""
+    if None not in ends:
+        low, high = sorted(turn * end for end in ends)
+        span = f" ({formats.interval(low, high, digits)}{seeds})"
+    return f"{row['arm']} {formats.number(cost, digits)}{span}"
+
+
+def placebo_finding(study, spec, row, baseline) -> Finding:
+    """The placebo's verdict and what it means for the rest."""
+    kind, word, base = wording.kind(row["verdict"]), row["verdict"], study["baseline"]
+    who = f"The {row['arm']} ({base} against itself, with other initial values)"
+    if kind == "pending":
+        return Finding(kind, f"{who} has no result.", (row["arm"],))
+    if spec["kind"] == "solve":
+        size = f"{_solved(row)} seeds solved, against {_solved(baseline)}"
+    else:
+        digits = wording.decimals(spec)
+        size = f"difference {formats.number(row.get('delta'), digits, signed=True)}"
+        size += f" {wording.unit_words(spec)}"
+    if kind == "equivalent":
+        end = "as it should"
+    elif kind in ("better", "worse"):
+        end = "as happens by chance in at most one study in twenty: read the rest with care"
+    elif word == "undecided":
+        end = "as it may: no difference was shown"
+        seeds = wording.seeds_words(row)
+        if row.get("margin") and spec["kind"] == "mean":
+            end += ", though it would take " + seeds + " to show equivalence" if seeds else ""
+    else:
+        end = "so it says nothing about the method here"
+    return Finding(kind, f"{who} came out {word} ({size}), {end}.", (row["arm"],))

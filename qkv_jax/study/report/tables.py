@@ -1,0 +1,132 @@
+"""The tables of a report, as rows of text."""
+
+from qkv_jax.output import formats
+from qkv_jax.study.protocol.summary import NOISE
+from qkv_jax.study.report import wording
+
+
+def _add_published(table, published) -> None:
+    """Columns of numbers that others published, to a task's table."""
+    table["head"] += list(published)
+    for row in table["rows"]:
+        row["cells"] += [formats.number(column.get(row["arm"]), 3) for column in published.values()]
+
+
+def _add_references(table, spec) -> None:
+    """Rows of other methods' scores, under a task's arms."""
+    place = next(i for i, head in enumerate(table["head"]) if head.startswith("mean "))
+    for reference in spec.get("references") or ():
+        cells = [""] * len(table["head"])
+        cells[place] = formats.number(reference["value"], wording.decimals(spec))
+        table["rows"].append({
+            "arm": reference["name"], "group": 3, "role": "reference", "cells": cells,
+            "verdict": "", "kind": "reference",
+        })  # fmt: skip
+
+
+def _rows(rows, cells) -> list[dict]:
+    return [
+        {
+            "arm": arm,
+            "group": wording.role_group(row),
+            "role": row["role"],
+            "cells": cells(row),
+            "verdict": row["verdict"] or "no result",
+            "kind": wording.kind(row["verdict"]),
+        }
+        for arm, row in sorted(rows.items(), key=lambda item: wording.role_group(item[1]))
+    ]
+
+
+def _seeds(row) -> str:
+    bad = wording.failures(row)
+    return f"{row.get('n', 0):.0f}" + (f" ({bad} failed)" if bad else "")
+
+
+def _rate(row) -> str:
+    edge = f" ({row['edge']} edge)" if row.get("edge") else ""
+    return wording.rate(row.get("learning_rate")) + edge
+
+
+def _plan(row) -> str:
+    return str(row.get("seeds_to_decide", ""))
+
+
+def _mean_table(spec, rows) -> dict:
+    digits = wording.decimals(spec)
+    timed = spec.get("threshold") is not None  # then seeds can solve the task, if not decide it
+
+    def cells(row):
+        solved = [f"{row.get('n_solved', 0):.0f} of {_seeds(row)}", wording.steps_to_solve(row)]
+        return [
+            _rate(row),
+            formats.bracket(row, "mean", "ci_low", "ci_high", digits),
+            formats.bracket(row, "delta", "delta_low", "delta_high", digits, signed=True),
+            wording.p_value(row.get("p_holm")), wording.p_value(row.get("p_equivalence")),
+            *(solved if timed else [_seeds(row)]), _plan(row),
+        ]  # fmt: skip
+
+    head = [
+        "rate", f"mean {spec['metric']} [95 %]", "difference [95 %]", "p (Holm)",
+        "p (equivalence)", *(["seeds solved", "steps to solve"] if timed else ["seeds"]),
+        "seeds to decide",
+    ]  # fmt: skip
+    return {"head": head, "rows": _rows(rows, cells)}
+
+
+def _solve_table(spec, rows) -> dict:
+    digits = wording.decimals(spec)
+
+    def cells(row):
+        get = row.get
+        share = f"{get('n_solved', 0):.0f} of {get('n', 0):.0f}" if get("n") else formats.MISSING
+        if formats.known(get("solve_low")):
+            share += f" [{100 * get('solve_low'):.0f}, {100 * get('solve_high'):.0f} %]"
+        steps = wording.steps_to_solve(row)
+        if formats.known(get("steps_to_solve_low")) and formats.known(get("steps_to_solve_high")):
+            ends = map(formats.integer, (get("steps_to_solve_low"), get("steps_to_solve_high")))
+            steps += f" [{', '.join(ends)}]"
+        mean = formats.number(get("mean"), digits)
+        p = wording.p_value(get("p_holm"))
+        return [_rate(row), share, steps, mean, p, _seeds(row), _plan(row)]
+
+    head = [
+        "rate", "seeds solved [95 %]", "steps to solve [95 %]", f"mean {spec['metric']}",
+        "p (Holm)", "seeds", "seeds to decide",
+    ]  # fmt: skip
+    return {"head": head, "rows": _rows(rows, cells)}
+
+
+def _cost_table(study, rows) -> dict | None:
+    """Costs with their change against the baseline; None if none is known."""
+    columns = {
+        "params": "parameters",
+        "attention_params": "in attention",
+        "flops_per_token": "FLOPs per token",
+        "kv_cache_bytes_per_token": "KV cache, bytes per token",
+    }
+    shown = [c for c in columns if any(row.get(c) is not None for row in rows.values())]
+    timed = any(row.get("step_time_ratio") is not None for row in rows.values())
+    if not (shown or timed):
+        return None
+    base = rows.get(study["baseline"], {})
+
+    def cell(row, column):
+        value, reference = row.get(column), base.get(column)
+        exact = value is not None and abs(value) < 100_000
+        text = formats.integer(value) if exact else formats.count(value)
+        if value is None or not reference or value == reference:
+            return text
+        change = 100 * (value / reference - 1)
+        size = f"{abs(change):.0f}" if abs(change) >= 9.5 else f"{abs(change):.1f}"
+        return f"{text} ({formats.MINUS if change < 0 else '+'}{size} %)"
+
+    def cells(row):
+        ratio = row.get("step_time_ratio")
+        time = f"{ratio:.2f} ×" if ratio is not None else formats.MISSING
+        if ratio is not None and row.get(NOISE) is not None and row is not base:
+            time += f" ± {row[NOISE]:.2f}"
+        return [cell(row, c) for c in shown] + ([time] if timed else [])
+
+    head = [columns[c] for c in shown] + (["step time, of the baseline's"] if timed else [])
+    return {"head": head, "rows": _rows(rows, cells)}

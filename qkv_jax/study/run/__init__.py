@@ -1,0 +1,1 @@
+"""Running a study in one process: the engine and the work directory."""

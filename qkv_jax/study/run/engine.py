@@ -1,0 +1,427 @@
+"""Runs a study: tune, extend, evaluate, wave by wave; interrupted at any point, it goes on where it
+stopped, within a wave as well, and ends with equal tables."""
+
+import dataclasses
+import datetime
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+import qkv_jax
+from qkv_jax.config import as_dict
+from qkv_jax.runtime.files import json_text
+from qkv_jax.runtime.stopping import Interrupted, Watch
+from qkv_jax.study.measures import MEASURE_COLUMNS, lookup, measure
+from qkv_jax.study.plan import Arm, Study, TaskPlan
+from qkv_jax.study.protocol import selection
+from qkv_jax.study.protocol.breakdown import breakdown_table, read_breakdown
+from qkv_jax.study.protocol.grids import families, family_table
+from qkv_jax.study.protocol.ledger import write_ledger
+from qkv_jax.study.protocol.rounds import Part, run_key
+from qkv_jax.study.protocol.summary import MAX_ROUNDS, summarise
+from qkv_jax.study.record import KEY
+from qkv_jax.study.run.workdir import Workdir
+from qkv_jax.tasks import Data, Task
+from qkv_jax.tasks.base import Breakdown
+from qkv_jax.training import costs
+from qkv_jax.training.identity import check_same_data
+from qkv_jax.training.population import DeviceData, Finished, Population, Run
+from qkv_jax.training.wave_checkpoints import WaveSaves
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "statsmodels")
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a display needs to know; handed to the listener after every report and wave."""
+
+    task: str = ""
+    arm: str = ""
+    phase: str = ""
+    step: int = 0  # of the wave in progress
+    steps: int = 0
+    waves_done: int = 0
+    waves_total: int = 0  # grows when a grid is extended
+    wave_finished: bool = False
+    arm_finished: bool = False
+
+
+Listener = Callable[[Progress], None]
+
+
+def this_machine() -> dict:
+    """What study.json says of the machine."""
+    devices = [str(device) for device in jax.local_devices()]
+    return {"devices": devices, "platform": jax.default_backend()}
+
+
+def this_software(record: Mapping[str, Any]) -> dict:
+    """What study.json says of packages: `versions` now, and `starts`, each time they changed."""
+    versions = {"qkv_jax": qkv_jax.__version__, "python": platform.python_version()}
+    versions |= {name: version(name) for name in _PACKAGES}
+    starts = list(record.get("starts", ()))
+    if not starts and "versions" in record:  # of a study from before there were any
+        starts = [{"at": record.get("started"), "versions": record["versions"]}]
+    if not starts or starts[-1]["versions"] != versions:
+        starts.append({"at": now(), "versions": versions})
+    return {"versions": versions, "starts": starts}
+
+
+def now() -> str:
+    return datetime.datetime.now().isoformat(timespec="seconds")
+
+
+class Engine:
+    """One study in one folder.
+
+    Args:
+      study: what to run.
+      workdir: an opened `Workdir`.
+      record: study.json as `Workdir.open` returned it.
+      listener: hears of progress.
+      watch: says when to save a wave under way and when to stop.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        workdir: Workdir,
+        record: dict,
+        listener: Listener,
+        watch: Watch | None = None,
+    ):
+        self.study, self.workdir, self.listener = study, workdir, listener
+        self.watch = watch or Watch()
+        self.runs = workdir.runs()
+        self.done = {tuple(row) for row in self.runs[list(KEY)].itertuples(index=False)}
+        self.populations: dict[Any, Population] = {}
+        self.breakdowns: dict[str, Breakdown] = {}  # of the tasks that tell examples apart
+        self.measures: list[dict] = []  # of trained models, as the claims ask for them
+        self._loaded: tuple[Task, Data, DeviceData] | None = None
+        self.progress = Progress()
+        self._started, self._before = time.monotonic(), record.get("seconds", 0.0)
+        self.record = {
+            **record,
+            **this_software(record),
+            **(record.get("machine") or this_machine()),
+            "started": record.get("started") or now(),
+        }
+
+    def run(self) -> pd.DataFrame:
+        """Runs what is missing; returns the summary, which is also in summary.csv.
+
+        Raises:
+          ConfigError: if a task's data are not those that the study was started with.
+          Interrupted: when the watch says so; the folder holds all that was done.
+        """
+        self._check_data()
+        self.workdir.write_study(self.record)
+        self._write_costs()
+        self.progress.waves_total = sum(
+            self._wave_count(plan, self.study.config.tune_seeds * len(plan.learning_rates))
+            + self._wave_count(plan, self.study.config.eval_seeds)
+            for plan in self.study.tasks
+        )
+        for plan in self.study.tasks:
+            self.stop_if_asked()
+            data = self._data(plan)
+            self._tune(plan, data)
+            rates = selection.choose_rates(self.record, self.runs)
+            for arm in plan.arms:
+                rate = float(rates.loc[(plan.name, arm.name), "learning_rate"])
+                self._evaluate(plan, arm, rate, data)
+                self._write_time()
+                self._tell(plan, arm, "eval", arm_finished=True)
+            self.populations.clear()  # compiled programs and data of this task
+            self.measures += self._measure(plan)
+        self.record["complete"] = True
+        self.workdir.write_study(self.record)
+        summary = self.summary()
+        self.workdir.write("summary.csv", summary.to_csv(index=False))
+        self.stop_if_asked()
+        if families(self.record):
+            table = family_table(self.record, self.runs)
+            self.workdir.write("families.csv", table.to_csv(index=False))
+        if self.breakdowns:
+            table = breakdown_table(self.record, self.runs, self.breakdowns, self._examples)
+            self.workdir.write("breakdown.csv", table.to_csv(index=False))
+        self.stop_if_asked()
+        if self.study.claims:
+            self._judge()
+        return summary
+
+    def run_part(self, part: Part) -> None:
+        """Runs what is missing of one arm's share of a round; what the study writes as a whole is
+        left to the process that handed it out.
+
+        Raises:
+          Interrupted: as `run`.
+        """
+        plan, arm = part.find(self.study)
+        data = self._on_devices(plan)
+        if part.phase == "tune":
+            self._run(plan, arm, "tune", self.study.tune_runs(arm, part.rates), data)
+        else:
+            self._evaluate(plan, arm, part.rates[0], data)
+
+    def summary(self, task: str | None = None) -> pd.DataFrame:
+        """The summary of what has been run so far, of one task alone if it is named."""
+        if task is None:
+            return summarise(self.record, self.runs, self.costs(), self._examples)
+        record = {**self.record, "tasks": {task: self.record["tasks"][task]}}
+        examples = lambda task, arm: self.workdir.examples(task, arm, self.study.eval_seeds)
+        return summarise(record, self.runs, self.costs(), examples)
+
+    def _examples(self, task: str, arm: str, seeds: Sequence[int] | None = None) -> Any:
+        """Test scores [seeds, examples] or None. Tables of many tasks ask for many, so this is
+        where one may be stopped."""
+        self.stop_if_asked()
+        return self.workdir.examples(task, arm, self.study.eval_seeds if seeds is None else seeds)
+
+    def _judge(self) -> None:
+        """The ledger of claims, from the runs and the models that there are."""
+        measures = pd.DataFrame(self.measures, columns=MEASURE_COLUMNS)
+        table, judgements = write_ledger(
+            self.record, self.study.claims, self.runs, self._examples,
+            {name: breakdown.groups for name, breakdown in self.breakdowns.items()},
+            lookup(measures, self.study.eval_seeds),
+        )  # fmt: skip
+        self.workdir.write("measures.csv", measures.to_csv(index=False))
+        self.workdir.write("claims.csv", table.to_csv(index=False))
+        claims = [dataclasses.asdict(judgement) for judgement in judgements]
+        self.workdir.write("claims.json", json_text(claims))
+
+    def _measure(self, plan: TaskPlan) -> list[dict]:
+        """What the claims ask of the trained models of a task."""
+        wanted: dict[str, list[str]] = {}
+        for claim in self.study.claims.values():
+            for entry in claim.evidence.values():
+                if entry.measure and plan.name in entry.tasks:
+                    wanted.setdefault(entry.arm, []).append(entry.measure)
+        done = self.runs[(self.runs["phase"] == "eval") & (self.runs["status"] == "done")]
+        rows = []
+        for arm in (arm for arm in plan.arms if arm.name in wanted):
+            mine = done[(done["task"] == plan.name) & (done["arm"] == arm.name)]
+            for seed in sorted({*mine["seed"]} & {*self.study.eval_seeds}):
+                self.stop_if_asked()
+                params = self.workdir.params(plan.name, arm.name, seed)
+                names = dict.fromkeys(wanted[arm.name])
+                found = measure(arm.replica, seed, arm.salt, params, self._loaded[1]["test"], names)
+                for name, (trained, untrained) in found.items():
+                    values = (plan.name, arm.name, seed, name, trained, untrained)
+                    rows.append(dict(zip(MEASURE_COLUMNS, values, strict=True)))
+        return rows
+
+    def costs(self) -> dict:
+        """costs.json with the step times measured so far, as ratios to the baseline's."""
+        table = json.loads((self.workdir.path / "costs.json").read_text(encoding="utf-8"))
+        seconds = self.runs.groupby(["task", "arm"])["seconds"].median()
+        for plan in self.study.tasks:
+            reference = seconds.get((plan.name, plan.baseline.name))
+            for arm in plan.arms:
+                own = seconds.get((plan.name, arm.name))
+                both = own is not None and reference is not None
+                table[plan.name][arm.name]["step_time_ratio"] = own / reference if both else None
+        return table
+
+    def _check_data(self) -> None:
+        """Takes note of what the data of all tasks are, before anything is trained on any."""
+        for plan in self.study.tasks:
+            self.stop_if_asked()
+            facts, spec = self.study.facts(plan), self.record["tasks"][plan.name]
+            self._check_same(plan, facts.fingerprint)
+            spec |= facts.record
+
+    def _check_same(self, plan: TaskPlan, fingerprint: dict) -> None:
+        known = self.record["tasks"][plan.name].get("data")
+        check_same_data(known, fingerprint, f"tasks.{plan.name}", "this study")
+
+    def _on_devices(self, plan: TaskPlan) -> DeviceData:
+        # Cells of a grid that differ in model or training alone share their data.
+        if self._loaded is None or self._loaded[0] != plan.task:
+            self._loaded = None  # frees the devices first
+            data = plan.task.load()
+            # They may have changed in the hours since the study began.
+            self._check_same(plan, as_dict(plan.task.fingerprint(data)))
+            self._loaded = plan.task, data, DeviceData(data)
+        return self._loaded[2]
+
+    def _data(self, plan: TaskPlan) -> DeviceData:
+        """The task's data on the devices, and what it says of them for the report."""
+        on_devices = self._on_devices(plan)
+        data = self._loaded[1]
+        breakdown = read_breakdown(plan.task, data, plan.name)
+        if breakdown is not None:
+            self.breakdowns[plan.name] = breakdown
+        spec = self.record["tasks"][plan.name]
+        if "references" not in spec:
+            spec["references"] = self._references(plan, data)
+            self.workdir.write_study(self.record)
+        return on_devices
+
+    def _references(self, plan: TaskPlan, data: Data) -> list[dict]:
+        """Other methods' scores, worked out once for all cells with the same data."""
+        for other in self.study.tasks:
+            known = self.record["tasks"][other.name].get("references")
+            if known is not None and other.task == plan.task:
+                return known
+        return [
+            dataclasses.asdict(reference) | {"value": float(reference.value)}
+            for reference in plan.task.references(data)
+        ]
+
+    def _tune(self, plan: TaskPlan, data: DeviceData) -> None:
+        rates: tuple[float, ...] = plan.learning_rates
+        for _ in range(MAX_ROUNDS):
+            for arm in plan.arms:
+                self._run(plan, arm, "tune", self.study.tune_runs(arm, rates), data)
+            rates = tuple(selection.extension_needed(self.record, self.runs, plan.name))
+            if not rates:
+                return
+            self.progress.waves_total += self._wave_count(
+                plan, self.study.config.tune_seeds * len(rates)
+            )
+        raise RuntimeError(f"{plan.name}: the grid of rates grows without an end, by {rates} now")
+
+    def _evaluate(self, plan: TaskPlan, arm: Arm, rate: float, data: DeviceData) -> None:
+        # Look by look, so that seeds added later make the waves they would have made then.
+        start = 0
+        for look in self.record["looks"]:
+            seeds = self.study.eval_seeds[start:look]
+            self._run(plan, arm, "eval", self.study.eval_runs(arm, rate, seeds), data)
+            start = look
+
+    def _run(self, plan: TaskPlan, arm: Arm, phase: str, runs: list[Run], data: DeviceData) -> None:
+        """Runs the waves that hold a missing run, whole: a wave always has the same members."""
+        for wave in self._waves(runs):
+            self.stop_if_asked()  # where nothing is missing as well: there may be many of them
+            missing = [run for run in wave if run_key(plan, arm, phase, run) not in self.done]
+            folder = self.workdir.wave_folder(plan.name, arm, phase, wave[0])
+            with WaveSaves(folder, wave, self.watch) as saves:
+                if missing:
+                    self._tell(plan, arm, phase)
+                    finished = self._train(plan, arm, phase, wave, data, saves)
+                    rows = [
+                        run_row(plan, arm, phase, run, done)
+                        for run, done in zip(wave, finished, strict=True)
+                        if run in missing
+                    ]
+                    self._add(rows)
+                saves.remove()  # of a wave that was over as well, when the process died
+            self.progress.waves_done += 1
+            self._tell(plan, arm, phase, wave_finished=bool(missing))
+
+    def _add(self, rows: list[dict]) -> None:
+        self.workdir.append_runs(rows)
+        self.done |= {tuple(row[name] for name in KEY) for row in rows}
+        new = pd.DataFrame(rows)
+        self.runs = pd.concat([self.runs, new], ignore_index=True) if len(self.runs) else new
+
+    def stop_if_asked(self) -> None:
+        """Ends the study here if that is asked for; the folder holds all that was done.
+
+        Raises:
+          Interrupted: then.
+        """
+        if self.watch.look().stop:
+            self._write_time()
+            raise self.watch.interruption()
+
+    def _write_time(self) -> None:
+        self.record["seconds"] = self._before + time.monotonic() - self._started
+        self.workdir.write_study(self.record)
+
+    def _train(
+        self,
+        plan: TaskPlan,
+        arm: Arm,
+        phase: str,
+        wave: list[Run],
+        data: DeviceData,
+        saves: WaveSaves,
+    ) -> list[Finished | None]:
+        """One wave; None for every run of it if the program itself failed."""
+        try:
+            population = self._population(arm, data)
+            report = lambda step: self._tell(plan, arm, phase, step=step)
+            finished = population.train(
+                wave, test=phase == "eval", on_report=report, saves=saves
+            )
+        except Interrupted:
+            self._write_time()
+            raise
+        except jax.errors.JaxRuntimeError as error:
+            self.workdir.write(
+                f"failures/{plan.name}/{arm.name}/{phase}_seed{wave[0].seed}.txt", str(error)
+            )
+            return [None] * len(wave)
+        for done in finished:
+            self.workdir.save_run(plan.name, arm, phase, done)
+        return finished
+
+    def _population(self, arm: Arm, data: DeviceData) -> Population:
+        # The placebo is the baseline's program with another salt: no second compilation.
+        if arm.replica not in self.populations:
+            packing = self.record["wave"]["packing"]
+            self.populations[arm.replica] = Population(arm.replica, data, packing=packing)
+        return self.populations[arm.replica]
+
+    def _waves(self, runs: list[Run]) -> Iterator[list[Run]]:
+        size = self.record["wave"]["size"]
+        yield from (runs[start : start + size] for start in range(0, len(runs), size))
+
+    def _wave_count(self, plan: TaskPlan, runs: int) -> int:
+        return len(plan.arms) * -(-runs // self.record["wave"]["size"])
+
+    def _write_costs(self) -> None:
+        table = {
+            plan.name: {
+                arm.name: dataclasses.asdict(costs.measure(arm.replica)) for arm in plan.arms
+            }
+            for plan in self.study.tasks
+        }
+        self.workdir.write("costs.json", json_text(table))
+
+    def _tell(self, plan: TaskPlan, arm: Arm, phase: str, **news: Any) -> None:
+        fresh = {"step": 0, "wave_finished": False, "arm_finished": False} | news
+        self.progress = dataclasses.replace(
+            self.progress,
+            task=plan.name,
+            arm=arm.name,
+            phase=phase,
+            steps=arm.replica.config.steps,
+            **fresh,
+        )
+        self.listener(self.progress)
+
+
+def run_row(plan: TaskPlan, arm: Arm, phase: str, run: Run, done: Finished | None) -> dict:
+    """The row of a run in runs.csv; None stands for one that failed."""
+    outcome, steps = plan.task.outcome, arm.replica.config.steps
+    row = {
+        **dict(zip(KEY, run_key(plan, arm, phase, run), strict=True)),
+        "status": "failed",
+        "metric": outcome.metric,
+        "value": float(outcome.failure_value),
+        "steps": steps,
+        "steps_to_solve": float("nan"),
+        "seconds": float("nan"),
+    }
+    if done is None:
+        return row
+    row["seconds"] = round(done.seconds, 4)
+    solved = [
+        int(s) for s, v in zip(done.steps, done.value, strict=True) if outcome.solved(float(v))
+    ]
+    row["steps_to_solve"] = float(solved[0]) if solved else float("nan")
+    value = float(np.mean(done.scores, dtype=np.float64) if phase == "eval" else done.value[-1])
+    if done.diverged or not np.isfinite(value):
+        return row | {"status": "diverged"}
+    return row | {"status": "done", "value": value}

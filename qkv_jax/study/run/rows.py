@@ -1,0 +1,160 @@
+"""The rows of a study's runs: their columns, how they are appended, read, and merged.
+
+One process writes runs.csv. Where several work on a study, each appends to a file of its own,
+`parts/TASK/ARM.csv`, so that no two ever write to one; a reader merges them into the table that one
+process would have written. Reading needs no lock: a last row that is not whole yet, or never will
+be, is left out.
+"""
+
+import csv
+import io
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qkv_jax.config import ConfigError
+from qkv_jax.runtime.files import named
+from qkv_jax.study.rates import is_among
+from qkv_jax.study.record import KEY, RUN_COLUMNS
+
+_TYPES = {
+    "seed": int, "steps": int, "learning_rate": float, "value": float, "steps_to_solve": float,
+    "seconds": float,
+}  # fmt: skip
+
+
+def append_runs(file: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Appends rows to the whole ones of a file in one write and waits until the disk has them.
+
+    The file is this process's alone; it is made if need be, and its folder.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _drop_cut_row(file)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, RUN_COLUMNS, lineterminator="\n")
+    if not file.exists() or not file.stat().st_size:
+        writer.writeheader()
+    for row in rows:
+        writer.writerow({k: repr(float(v)) if isinstance(v, float) else v for k, v in row.items()})
+    with named(file), file.open("a", encoding="utf-8") as stream:
+        stream.write(text.getvalue())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_runs(files: Iterable[pathlib.Path]) -> pd.DataFrame:
+    """The whole rows of files of runs, one file after the other; one that is not there is empty.
+
+    Raises:
+      ConfigError: naming a file that has other columns or a damaged row.
+    """
+    rows = [row for file in files if file.exists() for row in _rows(file)]
+    if not rows:
+        return pd.DataFrame(columns=RUN_COLUMNS)
+    # One table for all: a table for each of a thousand files takes seconds.
+    columns = dict(zip(RUN_COLUMNS, zip(*rows, strict=True), strict=True))
+    return pd.DataFrame({name: pd.Series(column, dtype=_TYPES.get(name, str))
+                         for name, column in columns.items()})  # fmt: skip
+
+
+def read_parts(folder: pathlib.Path) -> pd.DataFrame:
+    """What all writers of a study have appended: runs.csv, then parts/TASK/ARM.csv by name.
+
+    Of rows about one run the first counts. `in_order` puts them as one process would have.
+
+    Args: folder: that of the study.
+
+    Raises:
+      ConfigError: as `read_runs`.
+    """
+    files = [folder / "runs.csv", *sorted((folder / "parts").glob("*/*.csv"))]
+    return read_runs(files).drop_duplicates(list(KEY), ignore_index=True)
+
+
+def in_order(study: Mapping[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs in the order in which one process goes about a study.
+
+    That is look by look; task by task; tuning on the declared rates arm by arm, then on each
+    extension of the grid, then evaluation arm by arm. Rows of what the study does not have come
+    last.
+
+    Args: study: the dict of study.json.
+    """
+    rank = {
+        "task": _places(runs["task"], study["tasks"]),
+        "eval": (runs["phase"] == "eval").to_numpy(),
+        "arm": np.zeros(len(runs), int),
+        "extension": np.zeros(len(runs), int),
+    }
+    seeds = [*study.get("tune_seeds", ()), *study["eval_seeds"]]
+    look = np.searchsorted(study["looks"][:-1], runs["seed"].map(_places_of(study["eval_seeds"])),
+                           side="right")  # fmt: skip
+    rank["look"] = np.where(rank["eval"], look, 0)
+    for name, rows in runs.groupby("task", sort=False).indices.items():
+        if name not in study["tasks"]:
+            continue
+        task, tuned = study["tasks"][name], rows[~rank["eval"][rows]]
+        rank["arm"][rows] = _places(runs["arm"].iloc[rows], task["arms"])
+        rates = runs["learning_rate"].to_numpy()[tuned]
+        rank["extension"][tuned] = _extensions(rates, sorted(map(float, task["learning_rates"])))
+    keys = [rank[name] for name in ("look", "task", "eval", "extension", "arm")]
+    keys += [runs["learning_rate"].to_numpy(), _places(runs["seed"], seeds)]
+    return runs.iloc[np.lexsort(keys[::-1])].reset_index(drop=True)
+
+
+def _rows(file: pathlib.Path) -> Iterator[list[Any]]:
+    """The rows of a file with their numbers read, without one that is not whole."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(file), f"byte {error.start}", "damaged; is no text") from None
+    whole = text[: text.rfind("\n") + 1]
+    if "\0" in whole:  # what some file systems leave of a block that was not written
+        line = whole[: whole.index("\0")].count("\n") + 1
+        raise ConfigError(f"{file}: line {line}", "\0", "damaged; is no text")
+    lines = csv.reader(io.StringIO(whole, newline=""))
+    header = next(lines, list(RUN_COLUMNS))
+    if header != list(RUN_COLUMNS):
+        raise ConfigError(f"{file}: columns", ",".join(header), f"must be {','.join(RUN_COLUMNS)}")
+    for row in lines:
+        try:
+            # Python reads floats to the bit, pandas does not, and a resumed study must compute
+            # what an uninterrupted one does. Names such as "None" or "NA" are names.
+            yield [_TYPES.get(n, str)(v) for n, v in zip(RUN_COLUMNS, row, strict=True)]
+        except ValueError:
+            allowed = f"damaged; a row holds {','.join(RUN_COLUMNS)}"
+            raise ConfigError(f"{file}: line {lines.line_num}", ",".join(row), allowed) from None
+
+
+def _drop_cut_row(file: pathlib.Path) -> None:
+    content = file.read_bytes() if file.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    if whole != len(content):
+        os.truncate(file, whole)
+
+
+def _places(column: pd.Series, names: Iterable[Any]) -> np.ndarray:
+    """The place of each entry among the names; after all of them where it is none."""
+    places = _places_of(names)
+    return column.map(lambda name: places.get(name, len(places))).to_numpy(int)
+
+
+def _places_of(names: Iterable[Any]) -> dict[Any, int]:
+    return {name: place for place, name in enumerate(names)}
+
+
+def _extensions(rates: np.ndarray, declared: list[float]) -> np.ndarray:
+    """Which extension of a task's grid brought each rate, 0 if it was declared.
+
+    A side that is extended is extended in every round until it is done with, so the rounds are
+    counted from the declared grid outwards.
+    """
+    beyond = [rate for rate in np.unique(rates) if not is_among(rate, declared)]
+    below = np.array([rate for rate in beyond if rate < declared[0]])
+    above = np.array([rate for rate in beyond if rate > declared[-1]])
+    low = len(below) - np.searchsorted(below, rates)
+    return np.maximum(np.maximum(low, 0), np.searchsorted(above, rates, side="right"))

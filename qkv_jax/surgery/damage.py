@@ -1,0 +1,230 @@
+"""What a model loses to a tie that is imposed on it, and what further training gives back.
+
+A `Patient` is a model with a way to measure it and a way to train it on: a run of
+`experiments.train` is measured by its task's test metric and trained on its task; a pretrained
+model by how far its last hidden states and its sentence embeddings move from what they were, and
+trained to give back the original's hidden states (distillation) on other texts.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qkv_jax import arguments
+from qkv_jax.analysis.layers import Layer, layer_weights
+from qkv_jax.config import ConfigError
+from qkv_jax.model.encoder import Encoder
+from qkv_jax.surgery.distillation import Distillation, apply
+from qkv_jax.surgery.fit import Moments
+from qkv_jax.surgery.impose import METHODS, check, impose, spread, tied
+from qkv_jax.surgery.rotary import Turns
+from qkv_jax.survey.activations import Feed, gather
+from qkv_jax.survey.subjects import of_pretrained, task_feeds
+from qkv_jax.tasks.sources import Stamp
+from qkv_jax.tasks.streaming import next_batches
+from qkv_jax.tie import Tie
+from qkv_jax.training.step import Replica
+
+EXAMPLES = 256  # of a task, from which the moments of the layers' inputs are taken
+_BLOCK = 256  # test examples a call
+_TOKENS = 20_000
+Variables = dict[str, Any]
+
+
+class Metric(NamedTuple):
+    """What is measured, as it is printed."""
+
+    name: str
+    higher_is_better: bool
+
+
+class Patient(NamedTuple):
+    """A model before surgery.
+
+    Attributes:
+      name: which model, in a few words.
+      metrics: of `measure`, the first being the one that is drawn.
+      measure: (encoder, variables) -> a number a metric.
+      train_on: (encoder, variables, steps) -> variables, and the learning rate that they had.
+      layers, moments: the matrices of every layer, and the moments of its inputs.
+      has_control: whether the original can be trained on as well. What is distilled from it has
+        nothing to teach it: Adam would only blow up the rounding of a gradient of zero.
+      note: how far the texts suit a pretrained model, in a sentence.
+    """
+
+    name: str
+    encoder: Encoder
+    variables: Variables
+    metrics: tuple[Metric, ...]
+    measure: Callable[[Encoder, Variables], tuple[float, ...]]
+    train_on: Callable[[Encoder, Variables, int], tuple[Variables, float]]
+    layers: tuple[Layer, ...]
+    moments: tuple[Moments, ...]
+    has_control: bool
+    note: str = ""
+
+    def edits(self, tie: Tie, method: str, numbers: Sequence[int]) -> dict[int, Layer]:
+        """The layers of those numbers under the tie."""
+        config = self.encoder.config
+        if not isinstance(numbers, list | tuple | range):
+            raise ConfigError("numbers", arguments.brief(numbers), "must be a list of layers")
+        for number in numbers:
+            arguments.whole("numbers", number, 0, config.layers - 1)
+        arguments.word("method", method, METHODS)
+        check(self.encoder, arguments.instance("tie", tie, Tie), (method,))
+        rotary = config.positions == "rotary"
+        turns = Turns.of(self.encoder.max_length, config.features) if rotary else None
+        whole = {"kv_heads": config.kv_heads, "turns": turns}
+        return {n: impose(self.layers[n], tie, method, self.moments[n], **whole) for n in numbers}
+
+    def damage(self, edits: Mapping[int, Layer]) -> tuple[float, ...]:
+        """The metrics of the model with these layers in place of its own."""
+        if not isinstance(edits, Mapping):
+            raise ConfigError("edits", arguments.brief(edits), "must be layers by their numbers")
+        every = dict(enumerate(self.layers)) | dict(edits)
+        return self.measure(*spread(self.encoder, self.variables, every))
+
+    def recover(self, edits: Mapping[int, Layer], steps: int):
+        """The model with the tie, trained on: (encoder, variables). Without edits, the control."""
+        return self.recover_at_rate(edits, steps)[:2]
+
+    def recover_at_rate(self, edits: Mapping[int, Layer], steps: int):
+        """The same, with the learning rate it was trained at; None without steps."""
+        encoder, variables = tied(self.encoder, self.variables, edits)
+        if not arguments.whole("steps", steps):
+            return encoder, variables, None
+        return encoder, *self.train_on(encoder, variables, steps)
+
+
+def patient_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> Patient:
+    """The last model of a run of `experiments.train`.
+
+    Raises:
+      ConfigError: if the folder holds none.
+    """
+    from qkv_jax.analysis import runs
+
+    folder = arguments.path("--run", folder)
+    arguments.whole("seed", seed, most=2**32 - 1)
+    _check_rate(learning_rate)
+    step = runs.run_steps(folder)[-1]
+    encoder, variables = runs.run_model(folder, step)
+    replica = runs.run_replica(folder)
+    data, outcome = replica.task.load(), replica.task.outcome
+    training = {name: x for name, x in data.items() if name not in ("validation", "test")}
+    feeds, _ = task_feeds(encoder, replica.task, EXAMPLES)
+
+    def measure(changed: Encoder, params: Variables) -> tuple[float, ...]:
+        evaluate = _evaluate(_with(replica, changed), replica.task.stamp())
+        test = data["test"]
+        starts = range(0, len(test["targets"]), _BLOCK)
+        blocks = (jax.tree.map(lambda a, s=s: a[s : s + _BLOCK], test) for s in starts)
+        scores = [np.asarray(evaluate(params["params"], block)) for block in blocks]
+        return (float(np.concatenate(scores).astype(np.float64).mean()),)
+
+    def train_on(changed: Encoder, params: Variables, steps: int) -> tuple[Variables, float]:
+        # As many steps a program as divide `steps`: it is `steps` that the table says.
+        most = min(steps, replica.config.report_every)
+        every = next(n for n in range(most, 0, -1) if steps % n == 0)
+        config = dataclasses.replace(
+            replica.config, steps=steps, report_every=every, learning_rate=learning_rate
+        )
+        again = dataclasses.replace(_with(replica, changed), config=config)
+        state = again.init(seed, learning_rate)
+        state = state.replace(params=jax.tree.map(jnp.asarray, params["params"]))
+        state = state.replace(opt_state=again.optimizer.init(state.params))
+        stream = again.task.stream(training, seed, config.batch_size)
+        train, schedule = jax.jit(again.train), jax.jit(again.schedule)
+        for _ in range(0, config.steps, every):
+            entries = schedule(state.seed, state.step, training)
+            entries = entries | next_batches(stream, every) if stream else entries
+            state, _ = train(state, entries, training)
+        return {"params": state.params}, learning_rate
+
+    return Patient(
+        f"{folder} at step {step}, {replica.task.title.lower()}", encoder, variables,
+        (Metric(f"test {outcome.metric}", outcome.higher_is_better),), measure, train_on,
+        layer_weights(encoder, variables), _moments(encoder, variables, feeds), has_control=True,
+    )  # fmt: skip
+
+
+def patient_of_pretrained(
+    folder: pathlib.Path, texts: Mapping[str, str], learning_rate: float | None,
+    allow_unknown: bool = False,
+) -> Patient:  # fmt: skip
+    """A pretrained model of texts. Every other text is for measuring; the rest are for the moments
+    and for training.
+
+    Args:
+      learning_rate: of further training; None chooses one, see `distillation`.
+      allow_unknown: also texts of which more than half is unknown to the tokenizer.
+
+    Raises:
+      ConfigError: if the folder or a text is refused.
+    """
+    if learning_rate is not None:
+        _check_rate(learning_rate)
+    if not isinstance(texts, Mapping) or len(texts) < 2:
+        raise ConfigError("texts", arguments.brief(texts), "must be two texts at least, by names")
+    names = list(texts)
+    ours, others = ({n: texts[n] for n in names[start::2]} for start in (0, 1))
+    subject, held_out = (of_pretrained(folder, some, 0, allow_unknown) for some in (ours, others))
+    encoder, variables = subject.encoder, subject.variables
+    targets = [_hidden(encoder, variables, feed) for feed in held_out.feeds]
+
+    def measure(changed: Encoder, params: Variables) -> tuple[float, ...]:
+        gone = size = 0.0
+        cosines = []
+        for feed, then in zip(held_out.feeds, targets, strict=True):
+            now, seen = _hidden(changed, params, feed), np.asarray(feed.padding)[: feed.count]
+            gone += np.sum(np.square(now - then)[seen])
+            size += np.sum(np.square(then)[seen])
+            pooled = [(a * seen[:, :, None]).sum(1) for a in (now, then)]
+            lengths = np.prod([np.linalg.norm(a, axis=1) for a in pooled], axis=0)
+            cosines.append(np.sum(pooled[0] * pooled[1], axis=1) / lengths)
+        return float(np.sqrt(gone / size)), float(np.concatenate(cosines).mean())
+
+    def train_on(changed: Encoder, params: Variables, steps: int) -> tuple[Variables, float]:
+        distillation = Distillation(encoder, variables, subject.feeds)
+        if learning_rate is not None:
+            every = [np.ones(len(feed.inputs), bool) for feed in subject.feeds]
+            return distillation.train(changed, params, steps, learning_rate, every), learning_rate
+        return distillation.train_at_best_rate(changed, params, steps)
+
+    return Patient(
+        f"{subject.name}, {len(others)} held-out texts", encoder, variables,
+        (Metric("change of hidden states", False), Metric("cosine of embeddings", True)), measure,
+        train_on, layer_weights(encoder, variables), _moments(encoder, variables, subject.feeds),
+        has_control=False, note=held_out.note,
+    )  # fmt: skip
+
+
+def _check_rate(rate: float) -> None:
+    number = isinstance(rate, int | float) and not isinstance(rate, bool)
+    if not (number and 0 < rate < float("inf")):
+        allowed = "must be a finite number above 0"
+        raise ConfigError("learning_rate", arguments.brief(rate), allowed)
+
+
+def _with(replica: Replica, encoder: Encoder) -> Replica:
+    return dataclasses.replace(replica, model=encoder.config)
+
+
+@functools.lru_cache(maxsize=8)
+def _evaluate(replica: Replica, changed: Stamp) -> Callable:
+    return jax.jit(replica.evaluate)
+
+
+def _hidden(encoder: Encoder, variables: Variables, feed: Feed) -> np.ndarray:
+    return np.asarray(apply(encoder, variables, feed.inputs, feed.padding))[: feed.count]
+
+
+def _moments(encoder: Encoder, variables: Variables, feeds: Sequence[Feed]) -> tuple[Moments, ...]:
+    flows = gather(encoder, variables, feeds, np.random.default_rng(0), _TOKENS)
+    return tuple(Moments.of(flow.x) for flow in flows)

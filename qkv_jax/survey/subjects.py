@@ -1,0 +1,167 @@
+"""What a survey looks at: a model with real inputs, its untrained twin, and its past if any."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qkv_jax import arguments
+from qkv_jax.analysis.layers import Layer, layer_weights
+from qkv_jax.config import ConfigError
+from qkv_jax.interop.pretrained import Pretrained, batches, load_pretrained
+from qkv_jax.model.encoder import Encoder
+from qkv_jax.survey.activations import Feed, batch_size
+from qkv_jax.tasks.base import Task
+
+# Of the tokens of some texts, as shares: beyond the first unknown tokens are warned of, beyond the
+# second nothing is measured.
+_MUCH_UNKNOWN, _MOST_UNKNOWN = 0.05, 0.5
+
+
+class Subject(NamedTuple):
+    """A model to be surveyed.
+
+    Attributes:
+      name: which model, in a few words.
+      inputs: on what, in a few words.
+      feeds: the inputs in batches.
+      untrained: variables to compare with, and `untrained_is`, in words; None where the model is
+        itself untrained.
+      past: the layers by step, of a run with several checkpoints.
+      note: how far the inputs suit the model, in a sentence; empty where they are its own.
+    """
+
+    name: str
+    inputs: str
+    encoder: Encoder
+    variables: dict[str, Any]
+    feeds: list[Feed]
+    untrained: dict[str, Any] | None
+    untrained_is: str
+    past: dict[int, tuple[Layer, ...]]
+    note: str = ""
+
+
+def of_run(folder: pathlib.Path, step: int | None, most: int) -> Subject:
+    """A run of `experiments.train` at a step, the last by default.
+
+    Raises:
+      ConfigError: if the folder holds no such checkpoint, or one that cannot be read.
+    """
+    from qkv_jax.analysis import runs  # with Orbax, which takes a second
+
+    folder = arguments.path("--run", folder)
+    arguments.whole("most", most, 1)
+    step = None if step is None else arguments.whole("--step", step)
+    known = runs.run_steps(folder)
+    step = known[-1] if step is None else step
+    if step not in known:
+        raise ConfigError("--step", step, f"checkpoints there: {', '.join(map(str, known))}")
+    task = runs.run_replica(folder).task
+    models = {s: runs.run_model(folder, s) for s in known if s <= step}
+    encoder, variables = models[step]
+    past = {s: layer_weights(*model) for s, model in models.items()} if len(models) > 1 else {}
+    start = models[known[0]][1] if step > known[0] else None
+    name = f"{folder} at step {step}: {about(encoder)}, {task.title.lower()}"
+    feeds, inputs = task_feeds(encoder, task, most)
+    untrained_is = f"the same run at step {known[0]}"
+    return Subject(name, inputs, encoder, variables, feeds, start, untrained_is, past)
+
+
+def of_pretrained(
+    folder: pathlib.Path, texts: Mapping[str, str], seed: int, allow_unknown: bool = False
+) -> Subject:
+    """A Hugging Face folder on some texts, each named by where it stands.
+
+    Args:
+      allow_unknown: also texts of which more than half is unknown to the tokenizer.
+
+    Raises:
+      ConfigError: if the folder or a text is refused.
+    """
+    arguments.whole("seed", seed, most=2**32 - 1)
+    arguments.truth("allow_unknown", allow_unknown)
+    if not isinstance(texts, Mapping) or not texts:
+        raise ConfigError("texts", arguments.brief(texts), "must be texts by their names")
+    try:
+        model = load_pretrained(folder)
+    except ConfigError as error:
+        if error.field == "pretrained":
+            raise ConfigError("--pretrained", error.given, error.allowed) from None
+        raise ConfigError("--pretrained", str(folder), str(error)) from None  # of a file in it
+    feeds, unknown = _text_feeds(model, texts)
+    if unknown > _MOST_UNKNOWN and not allow_unknown:
+        what = f"{_unknown(unknown)}; --allow_unknown measures them all the same"
+        raise ConfigError("--texts", f"{len(texts)} texts", what)
+    encoder = model.encoder
+    fresh = jax.jit(encoder.init)(jax.random.key(seed), feeds[0].inputs[:1])
+    name = f"{folder} ({model.kind}): {about(encoder)}"
+    untrained_is = f"the same architecture with fresh weights of seed {seed}, embeddings too"
+    note = f"{_unknown(unknown)}."
+    if unknown > _MUCH_UNKNOWN:
+        note = f"Warning: {note} Does the tokenizer suit these texts?"
+    return Subject(
+        name, f"{len(texts)} texts", encoder, model.variables, feeds, fresh, untrained_is, {}, note
+    )
+
+
+def about(encoder: Encoder) -> str:
+    """The sizes of an encoder and its tie."""
+    config = arguments.instance("encoder", encoder, Encoder).config
+    ties = list(dict.fromkeys(map(str, config.ties)))
+    layers = f"{config.layers} layer{'s' * (config.layers > 1)}"
+    heads = f"{config.heads} head{'s' * (config.heads > 1)} of {config.features}"
+    return f"{layers}, width {config.width}, {heads}, tie {' | '.join(ties)}"
+
+
+def task_feeds(encoder: Encoder, task: Task, most: int) -> tuple[list[Feed], str]:
+    """Validation examples of a task, evenly spaced, and what they are in words.
+
+    Raises:
+      ConfigError: if the task's data cannot be read.
+    """
+    arguments.instance("encoder", encoder, Encoder)
+    arguments.instance("task", task, Task)
+    arguments.whole("most", most, 1)
+    try:
+        data = task.load()["validation"]
+    except ConfigError as error:
+        raise error.under("task.options") from None
+    total = len(data["inputs"])
+    chosen = np.unique(np.linspace(0, total - 1, min(most, total)).astype(int))
+    size = batch_size(encoder, encoder.max_length)
+    feeds = []
+    for start in range(0, len(chosen), size):
+        rows = chosen[start : start + size]
+        # All batches have one size, so that one program runs them.
+        filled = np.pad(rows, (0, min(size, len(chosen)) - len(rows)), mode="edge")
+        some = {
+            name: jnp.asarray(np.asarray(data[name])[filled])
+            for name in ("inputs", "padding", "read")
+            if name in data
+        }
+        feeds.append(Feed(count=len(rows), **some))
+    return feeds, f"{len(chosen)} validation examples"
+
+
+def _unknown(share: float) -> str:
+    return f"{100 * share:.1f} % of the tokens are unknown to the model's tokenizer"
+
+
+def _text_feeds(model: Pretrained, texts: Mapping[str, str]) -> tuple[list[Feed], float]:
+    """The texts in batches, and the share of unknown tokens."""
+    names = list(texts)
+    try:
+        tokens = model.reader.tokens(list(texts.values()))
+        size = batch_size(model.encoder, max(map(len, tokens)))
+        found = list(batches(model, list(texts.values()), size=size))
+    except ConfigError as error:
+        if error.field.startswith("text "):
+            place = names[int(error.field.split()[1])]
+            raise ConfigError("--texts", error.given, f"{place} {error.allowed}") from None
+        raise ConfigError(f"--{error.field}", error.given, error.allowed) from None
+    feeds = [Feed(batch.inputs, len(batch.rows), batch.padding) for batch in found]
+    return feeds, model.reader.unknown_share(tokens)

@@ -1,0 +1,1 @@
+"""Tasks on texts: masked language modelling and classification."""

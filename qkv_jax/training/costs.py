@@ -1,0 +1,165 @@
+"""What an arm costs: parameters, FLOPs, cache; and arms widened until they cost the same.
+
+Parameters are counted on the model's own tree. FLOPs are those of the matrix products of one
+forward pass (two per multiply-add), read off the traced program, so that whatever a scheme or a
+task adds is counted without a formula of its own; the rest is small change.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from qkv_jax.model.blocks import Block
+from qkv_jax.model.config import ModelConfig
+from qkv_jax.model.projections import kept_sources
+from qkv_jax.tasks import Task
+from qkv_jax.tasks.sources import Stamp
+from qkv_jax.tie import Tie
+from qkv_jax.training.state import model_inputs
+from qkv_jax.training.step import Replica
+
+Match = Literal["none", "params", "flops"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """Costs of one arm; a token is one position of the sequence that the encoder sees."""
+
+    params: int
+    attention_params: int
+    flops_per_token: float
+    kv_cache_bytes_per_token: int
+
+
+def measure(replica: Replica) -> Costs:
+    """The costs of a replica's model on its task's sequences."""
+    model, tree = replica.model, _shapes(replica, replica.task.stamp())
+    layers = [tree[f"layer_{i}"] for i in range(model.layers)]
+    attention = sum(_count(layer.get("attention", {})) for layer in layers)  # copies may have none
+    return Costs(
+        params=_count(tree),
+        attention_params=attention,
+        flops_per_token=flops_per_token(replica),
+        kv_cache_bytes_per_token=_cached_numbers(model) * jnp.dtype(model.dtype).itemsize,
+    )
+
+
+def flops_per_token(replica: Replica) -> float:
+    """Forward FLOPs a token of the whole model."""
+    task = replica.task
+    return _layer_flops(replica) + _outer_flops(task, replica.model.width, task.stamp())
+
+
+def non_embedding_params(replica: Replica) -> int:
+    """Parameters of the layers: what matching goes by."""
+    tree = _shapes(replica, replica.task.stamp())
+    return sum(_count(tree[f"layer_{i}"]) for i in range(replica.model.layers))
+
+
+def match(
+    replica: Replica, baseline: Replica, what: Literal["params", "flops"]
+) -> tuple[Replica, float]:
+    """The replica with its MLP alone widened to cost what the baseline does.
+
+    Returns:
+      the widened replica (the same one, if it is no cheaper) and the relative difference left,
+      which one unit of MLP width bounds.
+    """
+    cost = {"params": non_embedding_params, "flops": _layer_flops}[what]
+    width = replica.model.hidden
+    widen = lambda units: dataclasses.replace(
+        replica, model=dataclasses.replace(replica.model, mlp_width=units)
+    )
+    target, here = cost(baseline), cost(replica)
+    a_unit = cost(widen(width + 1)) - here
+    extra = round((target - here) / a_unit)
+    widened = widen(width + extra) if extra > 0 else replica
+    return widened, cost(widened) / target - 1
+
+
+def matrix_flops(program: Jaxpr) -> int:
+    """FLOPs of the matrix products of a traced program, those in loops and calls included.
+
+    A loop of unknown length counts once, and of two branches both count.
+    """
+    total = 0
+    for equation in program.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            shared = int(np.prod([left[axis] for axis in contracted]))
+            total += 2 * shared * int(np.prod(equation.outvars[0].aval.shape))
+        repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        for value in equation.params.values():
+            total += repeats * sum(matrix_flops(inner) for inner in _programs_in(value))
+    return total
+
+
+def _programs_in(value: Any) -> Iterator[Jaxpr]:
+    if isinstance(value, ClosedJaxpr):
+        yield value.jaxpr
+    elif isinstance(value, Jaxpr):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _programs_in(item)
+
+
+def _cached_numbers(model: ModelConfig) -> int:
+    """Numbers a token that decoding would keep, all layers together."""
+    width = model.latent_dim or (model.kv_heads or model.heads) * model.features
+    return sum(len(kept_sources(tie, model.latent_dim)) for tie in model.ties) * width
+
+
+def _layer_flops(replica: Replica) -> float:
+    """Forward FLOPs a token of the layers alone."""
+    length = replica.task.max_length
+    return sum(_block_flops(_one_layer(replica.model, tie), length) for tie in replica.model.ties)
+
+
+@functools.lru_cache(maxsize=4096)
+def _block_flops(model: ModelConfig, length: int) -> float:
+    """FLOPs a token of a model's one layer on sequences of a length."""
+    block = Block(model, model.ties[0])
+    x = jax.ShapeDtypeStruct((1, length, model.width), model.dtype)
+    init = lambda x: block.init(jax.random.key(0), x, None, train=False)
+    run = lambda variables, x: block.apply(variables, x, None, train=False)
+    return matrix_flops(jax.make_jaxpr(run)(jax.eval_shape(init, x), x).jaxpr) / length
+
+
+@functools.lru_cache(maxsize=1024)
+def _outer_flops(task: Task, width: int, changed: Stamp) -> float:
+    """FLOPs a token of what surrounds the layers: stem and readout. Files may say how many classes
+    there are, so the stamp of them is part of the key."""
+    model = ModelConfig(layers=1, width=width, heads=1, implementation="einsum")
+    encoder, example = task.encoder(model), model_inputs(task.example())
+    variables = jax.eval_shape(lambda: encoder.init(jax.random.key(0), **example))
+    run = lambda variables: encoder.apply(variables, **example)
+    total = matrix_flops(jax.make_jaxpr(run)(variables).jaxpr) / task.max_length
+    return total - _block_flops(model, task.max_length)
+
+
+def _one_layer(model: ModelConfig, tie: Tie) -> ModelConfig:
+    """The model as one layer under a tie, so that layers that are alike are counted once. Kernels
+    would hide their products from the count; adapters may have no place under this tie."""
+    adapters = model.adapters.where_shared(tie)
+    frozen = tuple(source for source in model.frozen if source in tie.sources)
+    return dataclasses.replace(
+        model, layers=1, tie=str(tie), preset="", adapters=adapters, frozen=frozen,
+        mlp_width=model.hidden, implementation="einsum",
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1024)
+def _shapes(replica: Replica, changed: Stamp) -> Any:
+    return jax.eval_shape(lambda: replica.init_params(0))
+
+
+def _count(tree: Any) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,63 @@
+"""Plain data parallelism by `pmap`: one copy of everything a device, gradients averaged by hand.
+
+What `MeshProgram` does with `data` alone, written the other way round: there the whole batch is one
+array and XLA finds the communication, here each device takes its rows and `Replica.train_step` says
+where the mean is taken. For the devices of one process.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from qkv_jax.config import ConfigError
+from qkv_jax.tasks import Data
+from qkv_jax.tasks.streaming import BatchStream
+from qkv_jax.training.single import LoneProgram
+from qkv_jax.training.state import TrainState
+from qkv_jax.training.step import Metrics, Replica
+
+_AXIS = "data"
+
+
+class PmapProgram(LoneProgram):
+    """One replica, a copy on every device, each with its part of the batch.
+
+    Args:
+      replica, data: as for `LoneProgram`.
+      devices: by default all of this process.
+
+    Raises:
+      ConfigError: if the devices do not divide the batch, or belong to several processes.
+    """
+
+    def __init__(self, replica: Replica, data: Data, devices: Sequence[jax.Device] | None = None):
+        super().__init__(replica, data)
+        if jax.process_count() > 1:
+            raise ConfigError("mesh.by", "pmap", "several processes need a mesh: by 'jit'")
+        devices = devices or jax.local_devices()
+        parts, size = len(devices), replica.config.batch_size
+        if size % (parts * replica.config.accumulate):
+            parts *= replica.config.accumulate
+            allowed = f"must be divisible by data x accumulate = {parts}"
+            raise ConfigError("train.batch_size", size, allowed)
+
+        rows = size // parts
+
+        def train(part, state, schedule, data):
+            cut = functools.partial(
+                jax.lax.dynamic_slice_in_dim, start_index=part * rows, slice_size=rows
+            )
+            place = functools.partial(jax.tree.map, cut)
+            return replica.train(state, schedule, data, axis_name=_AXIS, place=place)
+
+        # The number of the device is its only argument that is not the same on all.
+        mapped = jax.pmap(
+            train, _AXIS, in_axes=(0, None, None, None), out_axes=None, devices=devices
+        )
+        self._train = functools.partial(mapped, np.arange(parts))
+
+    def advance(self, state: TrainState, stream: BatchStream | None) -> tuple[TrainState, Metrics]:
+        # Programs that run ahead starve each other on virtual devices, see `MeshProgram.advance`.
+        return jax.block_until_ready(super().advance(state, stream))

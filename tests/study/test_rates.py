@@ -1,0 +1,105 @@
+"""Learning rates: when two are one, and that no grid is extended without an end."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qkv_jax.config import ConfigError
+from qkv_jax.study.config import StudyConfig
+from qkv_jax.study.plan import Study
+from qkv_jax.study.protocol import summary
+from qkv_jax.study.protocol.rounds import EVALUATE, rounds
+from qkv_jax.study.protocol.summary import MAX_ROUNDS
+from qkv_jax.study.rates import HIGHEST, LOWEST, check_rates, is_among, same_rate
+from qkv_jax.study.record import RUN_COLUMNS
+from qkv_jax.study.run.workdir import _curve_name
+from tests.study.test_names import VALUES
+
+NEAR = (1e-2, 1.0000000001e-2)  # with these a study never ended
+
+
+def accepted(rates):
+    try:
+        check_rates(rates)
+    except ConfigError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("rates", "line"),
+    [
+        (NEAR, r"given \(0.01, 0.010000000001\); neighbours must differ by one per cent at least"),
+        ((1e-2, 1.00001e-2), "neighbours must differ"),
+        ((1e-3, 1e-2, 1.005e-2), r"given \(0.01, 0.01005\)"),
+        ((), "must hold at least one rate"),
+        ((0.1, 0.1), "must ascend, each rate once"),
+        ((math.nan,), "must be a finite number above 0"),
+        ((-1.0,), "must be a finite number above 0"),
+        ((1e-300, 1e-3), "must be from 1e-30 to 1e.30"),
+    ],
+)
+def test_rates_that_cannot_be_told_apart_are_refused_wherever_they_are_given(rates, line):
+    with pytest.raises(ConfigError, match=line):
+        StudyConfig(learning_rates=rates)
+    if rates:  # none stand for the study's
+        entry = VALUES["tasks"]["one"] | {"learning_rates": rates}
+        with pytest.raises(ConfigError, match=f"tasks.one.learning_rates: .*{line}"):
+            Study(VALUES | {"tasks": {"one": entry}})
+
+
+positive = st.floats(LOWEST, HIGHEST)
+grids = st.lists(positive, min_size=1, max_size=5, unique=True).map(sorted)
+close = st.tuples(positive, st.floats(1.0, 1.03)).map(lambda pair: [pair[0], pair[0] * pair[1]])
+
+
+@settings(max_examples=60)
+@given(grids | close, st.randoms(use_true_random=False))
+def test_tuning_of_any_grid_ends_within_its_rounds_and_names_every_run(grid, random):
+    """Whatever the runs bring; rates of one grid never share a file nor count as one."""
+    if not accepted(tuple(grid)):
+        return
+    study = Study(VALUES | {"study": VALUES["study"] | {"learning_rates": tuple(grid)}})
+    (plan,), record = study.tasks, {**study.describe(), "looks": [5]}
+    table = pd.DataFrame(columns=RUN_COLUMNS)
+    seen = []
+    for _ in range(MAX_ROUNDS + 2):
+        *_, last = rounds(study, record, plan, table)
+        seen.append(last.name)
+        if last.name == EVALUATE:
+            break
+        rows = [
+            dict(zip(("task", "arm", "phase", "learning_rate", "seed"), key, strict=True))
+            | {"status": random.choice(["done", "done", "failed"]), "metric": "accuracy",
+               "value": random.random(), "steps": 8, "steps_to_solve": np.nan, "seconds": 1.0}
+            for part in last.missing for key in part.keys(study)
+        ]  # fmt: skip
+        table = pd.DataFrame([*table.to_dict("records"), *rows], columns=RUN_COLUMNS)
+    assert seen[-1] == EVALUATE and len(seen) <= MAX_ROUNDS + 1
+    rates = sorted({*table["learning_rate"]})
+    assert not any(same_rate(a, b) for a, b in zip(rates, rates[1:], strict=False))
+    assert len({_curve_name("t", "a", "tune", rate, 0) for rate in rates}) == len(rates)
+    assert all(math.isfinite(rate) and rate > 0 for rate in rates)
+
+
+def test_a_grid_that_grows_for_ever_is_a_defect_and_not_an_endless_study(monkeypatch):
+    """The bound of the loops themselves, should the extension of grids ever be wrong."""
+    study = Study(VALUES)
+    (plan,), record = study.tasks, {**study.describe(), "looks": [5]}
+    asked = iter(range(1, 100))
+    monkeypatch.setattr(
+        summary, "extension_needed", lambda *_: [float(f"{next(asked)}e-9")]
+    )
+    monkeypatch.setattr("qkv_jax.study.protocol.rounds.Part.keys", lambda part, study: [])
+    with pytest.raises(RuntimeError, match="one: the grid of rates grows without an end"):
+        list(rounds(study, record, plan, pd.DataFrame(columns=RUN_COLUMNS)))
+
+
+def test_one_rate_is_one_at_any_size():
+    for size in (1e-30, 1e-12, 1e-8, 1.0, 1e30):  # np.isclose takes all below 1e-8 for one
+        assert same_rate(size, size * (1 + 1e-7)) and not same_rate(size, size * 1.01)
+        assert is_among(size, (3 * size, size)) and not is_among(size, (3 * size,))

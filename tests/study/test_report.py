@@ -1,0 +1,458 @@
+"""The report says what the summary says, no more, and holds together as one file."""
+
+import hashlib
+import html
+import io
+import itertools
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from qkv_jax.output import formats, style
+from qkv_jax.study.protocol import grids
+from qkv_jax.study.protocol.summary import seed_scores, summarise
+from qkv_jax.study.report import headlines, sentences, wording
+from qkv_jax.study.report.figures.cost_quality import non_dominated
+from qkv_jax.study.report.figures.heat import heat_columns
+from qkv_jax.study.report.figures.lattice import ROWS, covering_pairs, lattice_nodes
+from qkv_jax.study.report.figures.lines import by_group, scaling, scaling_by_arm
+from qkv_jax.study.report.grids import family_findings
+from qkv_jax.study.report.page import markdown, write_report
+from qkv_jax.study.report.terminal import console_table
+from qkv_jax.tie import Tie
+from tests.support.synthetic_study import RECALL, TEXT, make_family, make_study
+
+ODD = [("<b>bold</b> & K=V, `x|y`", "K=V"), ("$cost$_5", "Q=K")]
+
+
+class Page(HTMLParser):
+    """Collects the text, and every address and tag of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.words, self.tags, self.addresses, self.alts = [], [], [], []
+        self.feed(text)
+        self.text = re.sub(r"\s+", " ", " ".join(self.words).replace("\u00a0", " "))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        attrs = dict(attrs)
+        self.addresses += [attrs[a] for a in ("src", "href", "data", "srcset") if a in attrs]
+        if tag == "img":
+            self.alts.append(attrs.get("alt"))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def report(folder, study, runs, costs, curve, **changes):
+    study = study | changes
+    summary = summarise(study, runs, costs)
+    path = write_report(folder, study, runs, summary, curve, dpi=40)
+    return path.read_text(encoding="utf-8"), summary, study
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("full")
+    text, summary, study = report(folder, *make_study(extra_arms=ODD))
+    return folder, text, summary, study
+
+
+def test_the_page_is_one_file_that_fetches_nothing(full):
+    folder, text, _, _ = full
+    page = Page(text)
+    assert page.addresses
+    assert all(a.startswith(("data:image/svg+xml;base64,", "#")) for a in page.addresses)
+    assert not {"link", "script", "iframe", "object", "base"} & set(page.tags)
+    assert "@import" not in text and "url(" not in text
+    assert page.tags.count("html") == page.tags.count("main") == 1
+
+
+def test_every_figure_is_there_as_svg_and_png_and_is_described(full):
+    folder, text, _, study = full
+    page = Page(text)
+    names = {p.stem for p in (folder / "figures").iterdir()}
+    expected = {
+        f"{kind}-{task}"
+        for task in study["tasks"]
+        for kind in ("lattice", "forest", "learning-rates", "learning-curves", "cost")
+    }
+    assert names == expected | {"solving-recall"}
+    for name in names:
+        assert (folder / "figures" / f"{name}.svg").read_bytes().startswith(b"<?xml")
+        assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"(figures/{name}.png)" in (folder / "report.md").read_text(encoding="utf-8")
+    assert len(page.alts) == len(names) and all(len(alt) > 40 for alt in page.alts)
+
+
+def test_findings_name_every_arm_of_every_task_once(full):
+    _, _, summary, study = full
+    for task, spec in study["tasks"].items():
+        named = [a for f in sentences.task_findings(study, summary, task) for a in f.arms]
+        assert sorted(named) == sorted(set(spec["arms"]) - {study["baseline"]})
+        for finding in sentences.task_findings(study, summary, task):
+            assert all(arm in finding.text for arm in finding.arms)
+
+
+def test_all_findings_and_arms_reach_page_and_markdown(full):
+    folder, text, summary, study = full
+    page, md = Page(text), (folder / "report.md").read_text(encoding="utf-8")
+    for task, spec in study["tasks"].items():
+        for finding in sentences.task_findings(study, summary, task):
+            assert re.sub(r"\s+", " ", finding.text) in page.text
+            assert markdown(finding.text) in md
+        for arm in spec["arms"]:
+            assert re.sub(r"\s+", " ", arm) in page.text and markdown(arm) in md
+
+
+def test_no_sentence_says_more_than_its_verdict(full):
+    _, _, summary, study = full
+    for task in study["tasks"]:
+        verdicts = summary[summary.task == task].set_index("arm")["verdict"]
+        for finding in sentences.task_findings(study, summary, task):
+            kinds = {wording.kind(verdicts[arm]) for arm in finding.arms}
+            assert kinds == {finding.kind}
+            words = finding.text.replace("nor equivalence", "").replace("show equivalence", "")
+            for word, kind in (
+                ("equivalent", "equivalent"),
+                ("worse", "worse"),
+                ("better", "better"),
+                ("undecided", "undecided"),
+            ):
+                assert (word in words.lower()) == (finding.kind == kind), finding.text
+
+
+def row(**values):
+    base = {"arm": "K=V", "tie": "K=V", "role": "arm", "n": 6, "margin": 0.02, "p_holm": 0.0004,
+            "p_equivalence": 1.0, "alpha_look": 0.025, "delta": 0.31, "delta_low": 0.27,
+            "delta_high": 0.35, "verdict": "worse"}  # fmt: skip
+    return base | values
+
+
+def test_sentences_read_as_they_should():
+    study = make_study(tasks=("text", "digits", "recall"))[0]
+    text, digits, recall = study["tasks"].values()
+    base = {"n_solved": 6, "n": 6}
+
+    def say(spec, **values):
+        return sentences.arm_finding(study, spec, row(**values), base).text
+
+    assert say(text) == (
+        "Tying K=V costs 0.310 nats per byte (95 % interval 0.270 to 0.350; worse, "
+        "Holm p = 0.0004, 6 paired seeds)."
+    )
+    # The interval of a gain is that of the gain, whichever way the metric runs.
+    assert "gains 0.310 nats per byte (95 % interval 0.270 to 0.350; better" in say(
+        text, delta=-0.31, delta_low=-0.35, delta_high=-0.27, verdict="better"
+    )
+    assert "gains 0.310 in accuracy (95 % interval 0.270 to 0.350; better" in say(
+        digits, verdict="better"
+    )
+    undecided = say(text, verdict="undecided", seeds_to_decide="14", delta=-0.01, delta_low=-0.05,
+                    delta_high=0.03)  # fmt: skip
+    assert "measured gain 0.010 nats per byte (95 % interval −0.030 to 0.050" in undecided
+    assert "Neither a difference nor equivalence could be shown" in undecided
+    assert "about 14 seeds to decide" in undecided
+    many = say(text, verdict="undecided", seeds_to_decide=">100")
+    assert "it would take more than 100 seeds to decide" in many
+    assert "edge of the grid" in say(text, verdict="undecided (edge)")
+    assert "this task cannot tell" in say(text, verdict="undecided (ceiling)", delta=0.0)
+    solved = say(recall, verdict="worse", n_solved=0, solve_low=0.0, solve_high=0.46)
+    assert solved.startswith("Tying K=V solves the task on 0 of 6 seeds, separate on 6 of 6")
+
+
+@pytest.mark.parametrize(
+    "verdict, words",
+    [
+        ("equivalent", "as it should"),
+        ("worse", "read the rest with care"),
+        ("better", "read the rest with care"),
+        ("undecided", "no difference was shown"),
+        ("undecided (edge)", "says nothing"),
+    ],
+)
+def test_the_placebo_is_judged_by_its_verdict(verdict, words):
+    study = make_study(tasks=("text",))[0]
+    placebo = row(arm="placebo", tie="separate", role="placebo", verdict=verdict)
+    text = sentences.placebo_finding(study, study["tasks"]["text"], placebo, {}).text
+    assert text.startswith("The placebo (separate against itself") and words in text
+    assert ("as it should" in text) == (verdict == "equivalent")
+
+
+def test_odd_names_are_escaped(full):
+    folder, text, _, _ = full
+    assert "b" not in Page(text).tags  # "<b>" in a name is no markup
+    assert html.escape(ODD[0][0], quote=False) in text
+    md = (folder / "report.md").read_text(encoding="utf-8")
+    assert "<b>" not in md
+    tables = [line for line in md.splitlines() if line.startswith("|")]
+    widths = [len(re.findall(r"(?<!\\)\|", line)) for line in tables]
+    for _, group in itertools.groupby(zip(tables, widths, strict=True), lambda x: x[1]):
+        head, rule, *body = (line for line, _ in group)
+        assert set(rule) <= set("|-:") and body and head.startswith("| arm |")
+    assert not re.search(r"(?<!\\)\$", md.split("## Environment")[0])
+
+
+def test_a_banner_stands_on_an_unfinished_study_only(full, tmp_path):
+    study, runs, costs, curve = make_study(tasks=("digits",))
+    half = runs[(runs.phase == "tune") | (runs.arm < "Q")]
+    text, _, _ = report(tmp_path, study, half, costs, curve, complete=False)
+    assert "not finished" in text and "No result for" in text
+    assert "not finished" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "not finished" not in full[1]
+
+
+def test_failures_and_edges_are_said_before_the_findings(tmp_path):
+    study, runs, costs, curve = make_study(tasks=("text",))
+    bad = (runs.arm == "K=X") & (runs.phase == "eval") & (runs.seed < 102)
+    runs.loc[bad, ["status", "value"]] = ["diverged", 5.55]
+    runs.loc[(runs.arm == "Q=V") & (runs.learning_rate == 0.01), "value"] = 1.0
+    text, summary, _ = report(tmp_path, study, runs, costs, curve)
+    assert summary.set_index("arm").loc["Q=V", "edge"] == "high"
+    first = Page(text).text.split("Equating all of X, Q, K and V (copies) costs")[0]
+    assert "diverged or failed and count with the value 5.55: K=X (2 of 6)" in first
+    assert "edge of the grid for Q=V (high end)" in first
+
+
+def test_studies_of_unusual_shape_are_reported(tmp_path):
+    # One task and five seeds; an arm whose scores are all missing; one tie that is a schedule.
+    study, runs, costs, curve = make_study(tasks=("text",), seeds=5)
+    runs = runs[~((runs.arm == "K=V") & (runs.phase == "eval"))]
+    study["arms"]["Q=V"]["tie"] = "Q=V*1|separate*1"
+    text, _, _ = report(tmp_path, study, runs, costs, curve)
+    assert "No result for K=V." in Page(text).text
+    # No runs, no costs, no curves at all.
+    nothing = study | {"complete": False, "seconds": None}
+    (tmp_path / "empty").mkdir()
+    report(tmp_path / "empty", nothing, runs.iloc[:0], None, lambda *a: None)
+    # No copies, two arms: no lattice, no headline, no crash; all scores the same.
+    small, runs, costs, curve = make_study(tasks=("digits",))
+    small["tasks"]["digits"]["arms"] = ["separate", "placebo"]
+    runs.loc[runs.phase == "eval", "value"] = 1.0
+    (tmp_path / "same").mkdir()
+    text, summary, _ = report(tmp_path / "same", small, runs, costs, curve)
+    assert "undecided (ceiling)" in text and "lattice-" not in text
+    assert not (tmp_path / "same/figures/lattice-digits.svg").exists()
+
+
+def test_the_same_study_gives_the_same_bytes(tmp_path):
+    study, runs, costs, curve = make_study(tasks=("recall",))
+    prints = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        report(tmp_path / name, study, runs, costs, curve)
+        files = sorted(p for p in (tmp_path / name).rglob("*") if p.is_file())
+        prints.append([(p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for p in files])
+    assert prints[0] == prints[1]
+
+
+def test_the_lattice_has_all_ties_and_the_edges_of_refinement():
+    assert sorted(t for r in ROWS for t in r) == sorted(map(str, Tie.all()))
+    for learned, ties in zip((3, 2, 1, 0), ROWS, strict=True):
+        assert all(len(Tie.parse(tie).sources) == learned for tie in ties)
+    edges = covering_pairs()
+    # 6 + 18 + 7: of the partition lattice of four elements; each joins neighbouring rows.
+    level = {tie: i for i, ties in enumerate(ROWS) for tie in ties}
+    assert len(edges) == 31 and all(level[b] - level[a] == 1 for a, b in edges)
+
+
+def test_lattice_nodes_are_arms_that_override_the_tie_alone():
+    study = make_study(tasks=("text",), extra_arms=[("K=V wide", "K=V")])[0]
+    nodes = lattice_nodes(study, "text")
+    assert len(nodes) == 15 and nodes["K=V"] == "K=V" and nodes["Q=K=V=X"] == "copies"
+    study["arms"]["Q=V"]["overrides"] = {"model": {"tie": "Q=V", "heads": 2}}
+    assert "Q=V" not in lattice_nodes(study, "text")
+
+
+def test_nothing_dominates_the_arms_on_the_front():
+    points = [(1, 3.0, "a"), (1, 2.0, "b"), (2, 2.0, "c"), (3, 1.0, "d"), (3, 1.5, "e")]
+    assert non_dominated(points, higher_is_better=False) == ["b", "d"]
+    assert non_dominated(points, higher_is_better=True) == ["a"]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("progress", ["none", "tuning", "some", "all"])
+def test_the_console_table_fits_at_any_time(width, progress):
+    study, runs, costs, _ = make_study()
+    tuned = runs.phase == "tune"
+    some = tuned | runs.arm.isin(["separate", "Q=K"])
+    part = {"tuning": runs[tuned], "some": runs[some]}.get(progress, runs)
+    summary = None if progress == "none" else summarise(study, part, costs)
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(console_table(study, summary, width))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    for arm in study["arms"]:
+        assert any(line.startswith(arm) for line in lines)
+    cut = [line for line in lines if re.search(r"\w…", line)]
+    assert not cut, cut
+    assert any("…" in line for line in lines) == (progress != "all")
+    assert any("▼ worse" in line for line in lines) == (progress in ("some", "all"))
+
+
+def test_numbers_are_written_alike():
+    assert formats.number(-0.0004, 3, signed=True) == "0.000"
+    assert formats.number(-1.5, 2) == "−1.50" and formats.number(0.31, 2, True) == "+0.31"
+    assert formats.number(np.nan) == "–" and wording.p_value(None) == "–"
+    assert [wording.p_value(p) for p in (3e-5, 0.0004, 0.0123, 0.24, 1)] == [
+        "< 0.0001", "0.0004", "0.012", "0.24", "1.00",
+    ]  # fmt: skip
+    assert [wording.rate(r) for r in (0.003, 3e-5, 0.01)] == ["0.003", "3e-5", "0.01"]
+    assert [formats.count(c) for c in (812, 1234567, 99_960)] == ["812", "1.23 M", "100 k"]
+    assert formats.join(["K=V", "Q=X"]) == "K=V and Q=X"
+
+
+# --- families, groups, references, published numbers
+
+WIDTHS, STEPS = (16, 32, 64), (250, 500)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    """A family of four cells with all that can stand beside its arms."""
+    folder = tmp_path_factory.mktemp("grid")
+    axes = {"model.width": (16, 64), "model.positions": ("none", "rotary")}
+    study, runs, costs, curve, table = make_family(axes, arms=("K=V", "copies"), breakdown=True)
+    table.to_csv(folder / "breakdown.csv", index=False)
+    for spec in study["tasks"].values():
+        spec["published"] = {"Somebody et al. 2026": {"K=V": 1.705}, "their <rerun>": {}}
+        spec["references"] = [{"name": "counts of pairs", "value": 1.9, "note": "a bigram table"}]
+    text, summary, study = report(folder, study, runs, costs, curve)
+    return folder, text, summary, study, runs
+
+
+def test_a_family_comes_before_its_cells_and_every_anchor_leads_somewhere(grid):
+    _, text, _, study, _ = grid
+    ids = re.findall(r'id="([^"]+)"', text)
+    assert len(set(ids)) == len(ids)
+    targets = {a[1:] for a in Page(text).addresses if a.startswith("#")}
+    assert targets <= set(ids) and "plays" in targets
+    places = [text.index(f'id="{formats.slug(name)}"') for name in ("plays", *study["tasks"])]
+    assert places == sorted(places)
+    assert text.count('<details class="cell">') == len(study["tasks"]) == 4
+    assert "1 task, 4 cells" in text
+
+
+def test_a_family_has_its_curves_its_table_of_differences_and_groups(grid):
+    folder, text, _, study, _ = grid
+    names = {path.stem for path in (folder / "figures").iterdir()}
+    assert {"scaling-width-plays", "grid-plays"} <= names
+    for task in study["tasks"]:
+        assert f"by-group-{formats.slug(task)}" in names
+    md = (folder / "report.md").read_text(encoding="utf-8")
+    for name in names:
+        assert f"(figures/{name}.png)" in md and f"figures/{name}.svg" in text
+
+
+def test_the_table_of_a_family_says_what_the_summary_says(grid):
+    """Every cell's difference with its mark, the mean over the grid, the published numbers."""
+    folder, text, summary, study, runs = grid
+    md = (folder / "report.md").read_text(encoding="utf-8").split("## ")
+    part = next(p for p in md if p.startswith("Masked bytes of Shakespeare\n"))
+    rows = {line.split(" | ")[0].strip("| *"): line.split(" | ") for line in part.splitlines()
+            if line.startswith("| ")}  # fmt: skip
+    assert "their &lt;rerun&gt;" in rows["arm"] and "Somebody et al. 2026" in rows["arm"]
+    by = summary.set_index(["arm", "task"])
+    for arm in ("K=V", "copies", "placebo"):
+        cells = rows[arm][6:]
+        for cell, task in zip(cells, study["tasks"], strict=True):
+            row = by.loc[(arm, task)]
+            sign = wording.SIGNS[wording.kind(row["verdict"])]
+            delta = formats.number(row["delta"], 3, signed=True)
+            assert cell.strip(" |") == f"{row['mean']:.3f} ({sign} {delta})"
+    got = grids.average(study, seed_scores(study, runs), list(study["tasks"]), "copies")
+    assert rows["copies"][3].startswith(formats.number(got["delta"], 3, signed=True) + " ")
+    assert rows["K=V"][4] == "1.705" and rows["copies"][4] == formats.MISSING
+    assert text.count("Protocols differ") == 1
+
+
+def test_references_stand_under_the_arms_of_every_task(grid):
+    folder, text, _, study, _ = grid
+    md = (folder / "report.md").read_text(encoding="utf-8")
+    lines = [line for line in md.splitlines() if line.startswith("| *counts of pairs*")]
+    assert len(lines) == len(study["tasks"]) and all("| 1.900 |" in line for line in lines)
+    assert text.count("counts of pairs <small>reference</small>") == len(study["tasks"])
+    assert "a bigram table" in text
+
+
+def test_findings_of_a_family_name_every_arm_once_and_count_its_cells(grid):
+    _, _, summary, study, _ = grid
+    rows = {task: wording.task_rows(study, summary, task) for task in study["tasks"]}
+    found = family_findings(study, rows)
+    assert sorted(a for f in found for a in f.arms) == ["K=V", "copies", "placebo"]
+    for finding in found:
+        for arm in finding.arms:
+            kinds = {wording.kind(cells[arm]["verdict"]) for cells in rows.values()}
+            assert kinds == {finding.kind} if finding.kind != "mixed" else len(kinds) > 1
+    worse = next(f for f in found if f.kind == "worse")
+    assert worse.text == "Worse than separate in all 4 cells: copies."
+    assert "worse on all 4 cells of Masked bytes" in headlines.overview(study, summary)[0]
+
+
+def test_what_holds_in_several_cells_is_said_once(grid):
+    _, _, summary, study, runs = grid
+    runs = runs.copy()
+    lost = (runs.arm == "K=V") & (runs.phase == "eval") & (runs.seed == 100)
+    runs.loc[lost & runs.task.str.contains("width=16"), "status"] = "failed"
+    said = headlines.warnings(study, runs, summarise(study, runs))
+    assert any(line.startswith("2 of 4 cells of Masked bytes of Shakespeare: evaluation runs")
+               for line in said)  # fmt: skip
+    assert sum("evaluation runs" in line for line in said) == 1
+
+
+@pytest.mark.parametrize("progress", ["none", "half"])
+def test_unfinished_families_are_reported_as_far_as_they_go(tmp_path, progress):
+    """Averages over cells that are not all there are not given: half a grid is another grid."""
+    axes = {"model.width": WIDTHS, "train.steps": STEPS, "options.length": (8, 16)}
+    base = {"none": RECALL, "half": TEXT}[progress]
+    study, runs, costs, curve, _ = make_family(axes, arms=("copies",), base=base)
+    part = {"none": runs.iloc[:0], "half": runs[runs.task.str.contains("width=16")]}[progress]
+    text, _, _ = report(tmp_path, study, part, costs, curve, complete=False)
+    assert "12 cells" in text
+    names = {path.stem for path in (tmp_path / "figures").iterdir()}
+    scaling = {name for name in names if name.startswith("scaling")}
+    assert scaling == ({"scaling-width-plays"} if progress == "half" else set())
+    assert not any(name.startswith(("learning", "lattice", "grid")) for name in names)
+
+
+def test_many_arms_have_a_panel_each():
+    study, runs, costs, _, table = make_family(
+        {"model.width": WIDTHS}, arms=[f"arm {i}" for i in range(12)], breakdown=True
+    )
+    summary, scores, tasks = summarise(study, runs), seed_scores(study, runs), list(study["tasks"])
+    assert len(scaling_by_arm(study, summary, scores, tasks, "model.width").axes) == 13
+    part = table[table.task == tasks[0]]
+    assert len(by_group(study, summary, tasks[0], part).axes) == 14
+    figure = scaling(study, summary, scores, tasks, "model.width")
+    assert len(figure.axes[1].texts) == len(style.LINES)
+    assert figure.axes[0].get_xscale() == "log"
+
+
+def test_heat_tables_fold_what_does_not_fit():
+    axes = {"model.positions": ("none", "rotary", "learned"), "model.width": (8, 16, 32, 64, 128)}
+    study = make_family(axes, arms=("copies",))[0]
+    columns = heat_columns(study, list(study["tasks"]))
+    assert list(columns) == ["positions=none", "positions=rotary", "positions=learned"]
+    assert all(len(cells) == 5 for cells in columns.values())
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_console_shows_a_family_as_one_table(grid, width):
+    _, _, summary, study, runs = grid
+    console = Console(width=width, record=True, file=io.StringIO())
+    averages = grids.family_table(study, runs)
+    console.print(console_table(study, summary, width, averages))
+    one = next(iter(study["tasks"]))
+    console.print(console_table(study | {"tasks": {one: study["tasks"][one]}}, summary, width))
+    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    assert max(map(len, lines)) <= width
+    assert lines[0].startswith("Masked bytes of Shakespeare, 4 cells")
+    copies = [line for line in lines if line.startswith("copies")]
+    assert len(copies) == 2 and copies[0].endswith("▼ 4") and copies[1].endswith("▼ worse")
+    cell = next(line for line in lines if "positions=none" in line)
+    assert "Masked bytes" in cell and "width=16, positions=none" in cell
+    assert any(line.startswith("counts of pairs") and "1.900" in line for line in lines)

@@ -1,0 +1,345 @@
+"""A study's folder: every table and JSON file reads back as it was written, whatever its arms are
+called; what a notebook asks of it is right or refused in one line; and it stops when asked to."""
+
+import functools
+import json
+import math
+import os
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from qkv_jax.config import ConfigError
+from qkv_jax.output.style import new_figure, save
+from qkv_jax.runtime.files import json_text
+from qkv_jax.runtime.stopping import Interrupted, Watch
+from qkv_jax.study.plan import Study
+from qkv_jax.study.report import estimate, page
+from qkv_jax.study.report.ledger import ledger_context
+from qkv_jax.study.run import engine as engine_module
+from qkv_jax.study.run.engine import Engine
+from qkv_jax.study.run.rows import append_runs, read_runs
+from qkv_jax.study.run.workdir import Workdir, load_study, read_table
+from qkv_jax.training import costs
+from qkv_jax.training.population import Finished, Population
+from tests.study.test_names import VALUES
+
+NAMES = ("None", "NA", "01", "nan", "true")
+ARMS = ("separate", *NAMES, "placebo")
+TIES = dict(zip(NAMES, ("K=V", "Q=K", "Q=V", "copies", "Q=X"), strict=True))
+OPTIONS = {"length": 6, "test_examples": 32, "outcome_kind": "mean"}
+EVIDENCE = {"a": {"task": "NA", "arm": "None", "expect": "equivalent"},
+            "b": {"task": "01, width=8", "arm": "NA", "expect": "above", "measure": "antisymmetry",
+                  "margin": 0.1, "null": 0.1, "control": True}}  # fmt: skip
+ODD = VALUES | {
+    "name": "null",
+    "arms": {"separate": {}} | {name: {"model": {"tie": tie}} for name, tie in TIES.items()},
+    "tasks": {
+        "NA": {"kind": "reverse", "options": OPTIONS},
+        "01": {"kind": "reverse", "options": OPTIONS,
+               "axes": {"model.width": (8, 16)}},
+    },
+    "claims": {"None": {"text": "nothing", "evidence": EVIDENCE}},
+}  # fmt: skip
+
+
+class Made(Population):
+    """Stands for a population: scores by arm and seed; `None` diverges at some seeds."""
+
+    def __init__(self, replica, data, packing):
+        self.replica, self.data = replica, data
+
+    def train(self, wave, *, test, on_report, saves):
+        finished, steps = [], np.array([4, 8])
+        examples = sum(real for _, real in self.data.blocks["test"])
+        for one in wave:
+            on_report(4)
+            rng = np.random.default_rng([one.seed, one.salt, len(str(self.replica.model))])
+            value = 0.5 - 0.1 * abs(math.log10(one.learning_rate) + 2.4) + 0.01 * rng.normal()
+            gone = str(self.replica.model.ties[0]) == "K=V" and one.seed % 3 == 1
+            curve = np.array([value, math.nan if gone else value])
+            params = {"kernel": np.zeros(1, np.float32)} if test else None
+            scores = np.full(examples, value) if test else None
+            finished.append(Finished(one, steps, curve, curve, gone, scores, params, rng.random()))
+        return finished
+
+
+def draw(folder, study, runs, summary, task, *_args, **_options):
+    """One small picture a task, in place of all."""
+    save(new_figure(1.0, 1.0), folder / task["slug"], dpi=10)
+    return None, []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def made():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "draw_task", draw)
+        patch.setattr(page, "draw_family", lambda *args, **options: [])
+        patch.setattr(engine_module, "Population", Made)
+        measured = {"antisymmetry": (0.5, 0.25)}
+        patch.setattr(engine_module, "measure", lambda *_: measured)
+        patch.setattr(costs, "measure", functools.cache(costs.measure))
+        yield
+
+
+def run(folder, values=ODD, watch=None, listener=lambda news: None):
+    """As the command does: study, tables, report."""
+    study, workdir = Study(values), Workdir(folder)
+    record = workdir.open(study.describe()) | {"command": "make"}
+    work = Engine(study, workdir, record, listener, watch)
+    summary = work.run()
+    page.write_report(
+        folder, work.record, work.runs, summary, workdir.curve, pause=work.stop_if_asked
+    )
+    return work, summary
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("folder") / "study"
+    return folder, *run(folder)
+
+
+# --- what is written is read
+
+
+def refuse(word):
+    raise AssertionError(f"{word} is no JSON")
+
+
+def test_every_json_file_is_strict_and_every_table_reads_back_equal(study, tmp_path):
+    folder, work, summary = study
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    seen = {file.name for file in files}
+    assert {"study.json", "costs.json", "claims.json", "runs.csv", "summary.csv", "families.csv",
+            "claims.csv", "measures.csv"} <= seen  # fmt: skip
+    tables = 0
+    for file in files:
+        if file.suffix == ".json":
+            json.loads(file.read_text(encoding="ascii"), parse_constant=refuse)
+        if file.name == "runs.csv":
+            append_runs(tmp_path / "again.csv", read_runs([file]).to_dict("records"))
+            assert (tmp_path / "again.csv").read_bytes() == file.read_bytes()
+        elif file.suffix == ".csv" and file.parent == folder:
+            # Whole numbers are written as such or as floats, by what else is in their column.
+            text = re.sub(r"\.0(?=[,\n])", "", read_table(file).to_csv(index=False))
+            assert text == re.sub(r"\.0(?=[,\n])", "", file.read_text(encoding="utf-8"))
+            tables += 1
+        elif file.suffix == ".csv":
+            assert read_table(file).to_csv(index=False) == file.read_text()
+    assert tables == 4
+    read = load_study(folder)
+    pd.testing.assert_frame_equal(read.runs, work.runs, check_dtype=False, check_exact=True)
+    pd.testing.assert_frame_equal(read.summary, summary, check_dtype=False, check_exact=True)
+
+
+def test_names_that_look_like_nothing_or_a_number_stay_names_everywhere(study):
+    read = load_study(study[0])
+    tasks = ("NA", "01, width=8", "01, width=16")
+    for table in (read.runs, read.summary):
+        assert tuple(dict.fromkeys(table["task"])) == tasks
+        assert tuple(dict.fromkeys(table["arm"])) == ARMS
+    assert tuple(read.families["arm"]) == ARMS and set(read.families["family"]) == {"01"}
+    assert read.claims["claim"].tolist() == ["None"] * 2
+    assert read.claims["arm"].tolist() == ["None", "NA"]
+    assert read.claims["control"].tolist() == [False, True]  # truths, not their names
+    assert read.claims[~read.claims["control"]]["evidence"].tolist() == ["a"]
+    assert (read.summary["edge"] == "").all() and read.summary["note"].str.len().any()
+    (claim,) = ledger_context(study[0])
+    assert [row["control"] for row in claim["rows"]] == [False, True]
+    for arm in ARMS:
+        assert read.examples("NA", arm, range(5)).shape == (5, 32)
+        assert len(read.curve("NA", arm, seed=0))
+        assert read.model("NA", arm, 0)[1]["params"]
+    page = (study[0] / "report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in ARMS)
+
+
+def test_what_is_no_number_is_null_in_json_and_names_are_as_they_were():
+    values = {"a": [math.nan, 1.5, (math.inf,)], "b": {"NaN": -math.inf, "é": None}}
+    text = json_text(values)
+    assert json.loads(text, parse_constant=refuse) == {
+        "a": [None, 1.5, ["inf"]], "b": {"NaN": "-inf", "é": None}}  # fmt: skip
+    assert text.isascii()
+
+
+@pytest.mark.parametrize("name", ["summary.csv", "study.json", "runs.csv", "claims.csv"])
+@pytest.mark.parametrize("damage", [b"\xff\xfe\x00", b'a,"b\n', b"[]", b"\0\0\0\n"])
+def test_a_damaged_file_is_named_in_one_line(study, tmp_path, name, damage):
+    for file in study[0].glob("*.*"):
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / name).write_bytes(damage)
+    if (name, damage) == ("runs.csv", b"[]"):  # a row that was cut off
+        assert not len(load_study(tmp_path).runs)
+        return
+    with pytest.raises(ConfigError) as refused:
+        load_study(tmp_path)
+    assert name in str(refused.value) and "\n" not in str(refused.value)
+
+
+# --- what a notebook asks for
+
+
+WRONG = (None, "", "nope", 3, -1, 0.5, True, b"NA", math.nan, ("NA",), ["NA"], {"NA": 1}, np.nan)
+RIGHT = {"task": "NA", "arm": "NA", "phase": "eval", "learning_rate": 1e-2, "seed": 0}
+CALLS = {
+    "curve": ("task", "arm", "phase", "learning_rate", "seed"),
+    "examples": ("task", "arm", "seeds"),
+    "model": ("task", "arm", "seed"),
+    "untrained": ("task", "arm", "seed"),
+    "find": ("task", "arm"),
+}
+
+
+@pytest.mark.parametrize(("call", "names"), CALLS.items())
+def test_wrong_arguments_are_refused_by_name(study, unchecked, call, names):
+    """Whatever is given for any of them, with the checks of annotations off."""
+    read = load_study(study[0])
+    right = RIGHT | {"seeds": [0, 1]}
+    getattr(read, call)(*(right[name] for name in names))
+    for name in names:
+        good = {"seed": (3, None) if call == "curve" else (3,), "learning_rate": (None,)}
+        good = good.get(name, ())
+        for value in WRONG:
+            if any(value is one or (type(value) is type(one) and value == one) for one in good):
+                continue
+            given = right | {name: value}
+            with pytest.raises(ConfigError) as refused:
+                getattr(read, call)(*(given[n] for n in names))
+            assert refused.value.field in (name, "seed"), (name, value)
+            assert "\n" not in str(refused.value)
+    for seed in (2**32, 10**30, np.int64(-1)) if call == "untrained" else ():
+        with pytest.raises(ConfigError, match="seed: given"):
+            read.untrained("NA", "NA", seed)
+    if call == "examples":
+        seeds = (np.arange(2), (s for s in (0, 1)), {0: 1, 1: 2})
+        assert all(read.examples("NA", "NA", some).shape == (2, 32) for some in seeds)
+
+
+def test_what_is_no_study_is_refused(study, tmp_path, unchecked):
+    (tmp_path / "file").write_text("")
+    for value in (None, 3, 0.5, ["a"], b"NA", "a\0b", tmp_path, tmp_path / "file", tmp_path / "no"):
+        with pytest.raises(ConfigError) as refused:
+            load_study(value)
+        assert refused.value.field == "workdir" and "\n" not in str(refused.value)
+    assert load_study(os.fspath(study[0])).study["name"] == "null"
+
+
+# --- it stops when asked to
+
+
+class Stopping(Watch):
+    """Is asked to stop at its n-th look."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.place = place
+
+    def look(self):
+        self.place -= 1
+        if not self.place:
+            self.stop("interrupted by SIGTERM")
+        return super().look()
+
+
+# Fewer arms: what is looked at is where it stops.
+SMALL = ODD | {"arms": {name: ODD["arms"][name] for name in ("separate", "None", "NA")}}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small") / "study"
+    return folder, *run(folder, SMALL)
+
+
+def tables_of(folder):
+    timing = ["step_time_ratio", "step_time_noise"]
+    return {
+        file.name: read_table(file).drop(columns=timing, errors="ignore").to_csv()
+        for file in folder.glob("*.csv") if file.name != "runs.csv"
+    }  # fmt: skip
+
+
+STAGES = {
+    "the data": (Study, "facts"),
+    "costs": (Engine, "_write_costs"),
+    "loading": (Engine, "_data"),
+    "an extension": (engine_module, "extension_needed"),
+    "measures": (engine_module, "measure"),
+    "the summary": (Engine, "summary"),
+    "families": (engine_module, "family_table"),
+    "the ledger": (Engine, "_judge"),
+    "the first figures": (page, "draw_task"),
+    "figures of families": (page, "draw_family"),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_study_stops_at_whatever_it_is_and_goes_on(small, tmp_path, monkeypatch, stage):
+    """SIGTERM while it does not train: it ends before the next thing, everything that was done is
+    there, and the same command ends with the same tables."""
+    owner, name = STAGES[stage]
+    watch, doing = Watch(), getattr(owner, name)
+
+    def asked(*args, **options):
+        watch.stop("interrupted by SIGTERM")
+        return doing(*args, **options)
+
+    folder = tmp_path / "study"
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, asked)
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            run(folder, SMALL, watch=watch)
+    assert not (folder / "report.html").exists()
+    rows = len(load_study(folder).runs)
+    run(folder, SMALL)
+    assert tables_of(folder) == tables_of(small[0]) and rows <= len(load_study(folder).runs)
+
+
+def test_a_study_of_finished_waves_alone_can_be_stopped_between_any_two(small):
+    """As an endless one was: nothing was missing, so nobody asked."""
+    folder, work, _ = small
+    looks = Watch()
+    count = 0
+
+    def counted():
+        nonlocal count
+        count += 1
+        return Watch.look(looks)
+
+    looks.look = counted
+    run(folder, SMALL, watch=looks)
+    waves = work.progress.waves_done
+    assert count > waves
+    for place in (2, 5, waves // 2, waves):
+        with pytest.raises(Interrupted):
+            run(folder, SMALL, watch=Stopping(place))
+
+
+def test_a_disk_that_is_full_leaves_the_old_report(study):
+    """Figures and pages are replaced as a whole or not at all."""
+    folder, work, summary = study
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    picture = next((folder / "figures").iterdir())
+    for name in ("report.md", "report.html", f"figures/{picture.name}"):
+        part = folder / f"{name}.part"
+        part.symlink_to("/dev/full")
+        with pytest.raises(OSError, match="No space left on device") as full:
+            page.write_report(folder, work.record, work.runs, summary, work.workdir.curve)
+        assert full.value.filename == str(folder / name)
+        part.unlink()
+        assert all(file.read_bytes() == content for file, content in before.items())
+
+
+def test_the_plan_says_what_to_know_of_the_data_and_of_arms_that_are_one(monkeypatch, capsys):
+    values = VALUES | {"arms": {"separate": {}, "twin": {"model": {"head_dim": 4}}}}
+    study = Study(values)
+    notes = ("12 % of the test texts are in training",)
+    monkeypatch.setattr(type(study.tasks[0].task), "notes", lambda task, data: notes, raising=False)
+    estimate.print_plan(study)
+    out = capsys.readouterr().out
+    assert "one: 12 % of the test texts are in training\n" in out
+    assert "one: arm 'twin' is the program of 'separate'\n" in out

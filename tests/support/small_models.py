@@ -1,0 +1,79 @@
+"""Small models in folders, good ones and broken ones, and commands to look at them."""
+
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from qkv_jax.training.checkpoint import Checkpoints, replica_of
+from tests.support import pretrained_folders
+from tests.support.pretrained_folders import tensors
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def write(folder):
+    """Fills a folder and returns it: `run`, in which all parameters shrink by a quarter in 10 steps
+    and are 1.5 times as large after 20; `bert`, a pretrained model; `here`, an empty folder; and
+    folders that are neither."""
+    (folder / "text").write_bytes(b"the cat sat on the mat. " * 80)
+    values = {
+        "task": {"kind": "masked_bytes",
+                 "options": {"length": 16, "files": (str(folder / "text"),)}},
+        "model": {"layers": 2, "width": 8, "heads": 2},
+        "train": {"steps": 20, "report_every": 10, "batch_size": 8, "learning_rate": 0.01},
+    }  # fmt: skip
+    replica = replica_of(values)
+    state = replica.init(0, 0.01)
+    (folder / "run").mkdir()
+    (folder / "run" / "config.json").write_text(json.dumps(values))
+    checkpoints = Checkpoints(folder / "run" / "checkpoints")
+    for step, factor in ((0, 1.0), (10, 0.75), (20, 1.5)):
+        params = jax.tree.map(lambda leaf, factor=factor: factor * leaf, state.params)
+        checkpoints.save(state.replace(step=jnp.int32(step), params=params))
+    checkpoints.close()
+    bert = pretrained_folders.BERT
+    pretrained_folders.write(folder / "bert", bert)
+    pretrained_folders.write(folder / "shard", bert)
+    (folder / "shard" / "model.safetensors").unlink()
+    index = {"weight_map": {"embeddings.LayerNorm.bias": "model-00001-of-00001.safetensors"}}
+    (folder / "shard" / "model.safetensors.index.json").write_text(json.dumps(index))
+    pretrained_folders.write(folder / "shapes", bert | {"hidden_size": 24}, tensors(bert))
+    pretrained_folders.write(folder / "words", bert)
+    pretrained_folders.write_tokenizer(folder / "words", words=[f"word{i}" for i in range(30)])
+    (folder / "here").mkdir()
+    (folder / "none").mkdir()
+    (folder / "bare").mkdir()
+    (folder / "bare" / "config.json").write_text(json.dumps(values))
+    (folder / "torn" / "checkpoints" / "0").mkdir(parents=True)
+    (folder / "torn" / "config.json").write_text('{"task": ')
+    (folder / "broken" / "checkpoints" / "20").mkdir(parents=True)
+    (folder / "broken" / "config.json").write_text(json.dumps(values))
+    return folder
+
+
+@contextlib.contextmanager
+def server(here):
+    """`run(module, *flags)` in the folder `here` gives exit code, stdout and stderr."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "cli_server.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=here,
+        env=environment,
+    ) as process:
+
+        def run(*arguments):
+            process.stdin.write(json.dumps([*map(str, arguments)]) + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield run
+        process.stdin.close()

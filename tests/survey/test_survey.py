@@ -1,0 +1,565 @@
+"""The survey of a model: its figures are those of the functions on what the model computes, each
+invariant to what it says or beside its null; and the command, from a folder to a page."""
+
+import html.parser
+import io
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.numpy
+from rich.console import Console
+
+from qkv_jax.analysis import attention_maps, circuits, geometry, nulls
+from qkv_jax.analysis.layers import layer_weights, probe
+from qkv_jax.config import ConfigError, build
+from qkv_jax.model.config import ModelConfig
+from qkv_jax.study.run.workdir import Workdir, load_study
+from qkv_jax.survey import texts as survey_texts
+from qkv_jax.survey.activations import Feed, batch_size, gather
+from qkv_jax.survey.measure import ALL, KEYS, beside, measure, movements, spectra
+from qkv_jax.survey.quantities import HEAD, PAIRS, QUANTITIES
+from qkv_jax.survey.remarks import number, remarks, select, table
+from qkv_jax.survey.subjects import Subject, of_pretrained
+from qkv_jax.survey.survey import survey
+from qkv_jax.survey.terminal import print_survey
+from qkv_jax.tasks import make_task
+from qkv_jax.training.checkpoint import Checkpoints, replica_of
+from tests.support import pretrained_folders
+
+ROOT = pathlib.Path(__file__).parents[2]
+ANALYZE = "experiments.analyze"
+
+
+def model(**options):
+    """A small encoder with random weights, none of them zero or one, and some inputs."""
+    config = build(ModelConfig, {"layers": 2, "width": 8, "heads": 2, **options})
+    encoder = make_task("reverse", {"length": 6}, "task").encoder(config)
+    draw = np.random.default_rng(0)
+    inputs = jnp.asarray(draw.integers(0, 9, (12, 6)), jnp.int32)
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), inputs)
+    weights = lambda leaf: jnp.float32(0.5 * draw.standard_normal(leaf.shape))
+    return encoder, jax.tree.map(weights, shapes), inputs
+
+
+def figures(encoder, variables, inputs, draws=0):
+    rng = np.random.default_rng(0)
+    flows = gather(encoder, variables, [Feed(inputs, len(inputs))], rng, 10_000)
+    return measure(layer_weights(encoder, variables), flows, rng, draws)
+
+
+def value(found, layer, head, quantity, roles):
+    here = found[KEYS].eq([layer, str(head), quantity, roles]).all(axis=1)
+    return found[here]["value"].item()
+
+
+# --- the figures
+
+
+@pytest.mark.parametrize("options", [{"use_bias": True}, {"tie": "K=V", "kv_heads": 1}])
+def test_figures_are_those_of_the_functions_on_what_the_model_computes(options):
+    """Queries, keys and values here come from the model's probes, not from its matrices."""
+    encoder, variables, inputs = model(**options)
+    found = figures(encoder, variables, inputs)
+    layers, probed = layer_weights(encoder, variables), probe(encoder, variables, inputs)
+    for number_of, (layer, seen) in enumerate(zip(layers, probed, strict=True)):
+        x = np.asarray(seen.x).reshape(-1, 8)
+        for head in (0, 1):
+            clouds = dict(zip("QKV", (np.asarray(a)[:, :, head].reshape(-1, 4) for a in seen[1:4]),
+                              strict=True)) | {"X": x}  # fmt: skip
+            cut = clouds | {"X": x[:, 4 * head : 4 * head + 4]}
+            kernels = {"Q": layer.query[:, head], "K": layer.key[:, head],
+                       "V": layer.value[:, head]}  # fmt: skip
+            at = lambda quantity, roles: value(found, number_of, head, quantity, roles)  # noqa: B023
+            for one, other in PAIRS:
+                pair = one + other
+                expected = {
+                    "cka": geometry.linear_cka(clouds[one], clouds[other]),
+                    "norm_ratio": geometry.rms_ratio(clouds[other], clouds[one]),
+                    "cosine": geometry.mean_cosine(cut[one], cut[other]),
+                }
+                if one != "X":
+                    angles = geometry.principal_angles(kernels[one], kernels[other])
+                    expected |= {
+                        "overlap": geometry.subspace_overlap(kernels[one], kernels[other]),
+                        "smallest_angle": np.degrees(angles.min()),
+                        "weight_cosine": geometry.cosine(kernels[one], kernels[other]),
+                    }
+                for quantity, number_ in expected.items():
+                    assert at(quantity, pair) == pytest.approx(number_, abs=2e-5)
+            for role in "QKV":
+                centred = clouds[role] - clouds[role].mean(0)
+                rank = geometry.effective_rank(centred)
+                assert at("effective_rank", role) == pytest.approx(rank, rel=1e-4)
+            weights = np.asarray(seen.weights)[:, head : head + 1]
+            for quantity, figure in (
+                ("entropy", attention_maps.entropy),
+                ("distance", attention_maps.distance),
+                ("diagonal", attention_maps.diagonal),
+            ):
+                assert at(quantity, "QK") == pytest.approx(figure(weights).mean(), rel=1e-5)
+            share = circuits.antisymmetric_share(kernels["Q"], kernels["K"])
+            assert at("antisymmetric_share", "QK") == pytest.approx(share)
+            copied = circuits.copying_score(kernels["V"], layer.out[head])
+            assert at("copying", "OV") == pytest.approx(copied)
+        whole = circuits.antisymmetric_share(layer.query.reshape(8, 8), layer.key.reshape(8, 8))
+        assert value(found, number_of, ALL, "antisymmetric_share", "QK") == pytest.approx(whole)
+
+
+def test_copies_are_copies():
+    """Under Q=K=V=X every comparison says so, and its nulls say that chance would not."""
+    found = figures(*model(tie="copies"), draws=20)
+    expected = {"cka": 1, "cosine": 1, "overlap": 1, "weight_cosine": 1, "norm_ratio": 1,
+                "smallest_angle": 0, "aligned_weight_cosine": 1}  # fmt: skip
+    for quantity, number_ in expected.items():
+        np.testing.assert_allclose(select(found, quantity, "QK")["value"], number_, atol=1e-5)
+    np.testing.assert_allclose(select(found, "cosine", "XV")["value"], 1, atol=1e-6)
+    assert (select(found, "antisymmetric_share", "QK")["value"] == 0).all()
+    for quantity in ("cosine", "weight_cosine"):
+        assert (select(found, quantity, "KV")["null_rotation_high"] < 0.999).all()
+    assert (select(found, "antisymmetric_share", "QK")["null_random_low"] > 0.01).all()
+
+
+def test_every_figure_is_invariant_or_beside_its_null():
+    encoder, variables, inputs = model()
+    start = figures(encoder, model()[1], inputs[::-1])
+    found = beside(figures(encoder, variables, inputs, draws=20), start)
+    assert set(found["quantity"]) == set(QUANTITIES)
+    turned = found["invariant_to"] == ""
+    nulls_of = [f"null_rotation_{end}" for end in ("mean", "low", "high")]
+    assert found[turned][nulls_of].notna().all(axis=None)
+    assert found[~turned][nulls_of].isna().all(axis=None)
+    assert set(found[turned]["quantity"]) == {"cosine", "weight_cosine"}
+    assert found["null_untrained"].notna().all()
+
+
+def changed(variables, mix_qk, mix_v):
+    """The same model in other bases: W_Q A, W_K A^-T, W_V C, C^-1 W_O in every head."""
+    flat = flax.traverse_util.flatten_dict(variables["params"], sep="/")
+    for layer in (0, 1):
+        path = f"layer_{layer}/attention"
+        inverse = np.linalg.inv(mix_v)
+        changes = {
+            "query": lambda w: w @ mix_qk,
+            "key": lambda w: w @ np.linalg.inv(mix_qk).T,
+            "value": lambda w: w @ mix_v,
+            "out": lambda w, inverse=inverse: np.einsum("gh,nhd->ngd", inverse, w),
+        }
+        for name, change in changes.items():
+            leaf = f"{path}/{name}/kernel"
+            flat[leaf] = jnp.float32(change(np.float64(flat[leaf])))
+    return {"params": flax.traverse_util.unflatten_dict(flat, sep="/")}
+
+
+@pytest.mark.parametrize("kind", ["rotations", "any"])
+def test_a_change_of_basis_that_leaves_the_model_leaves_what_is_said_to_be_invariant(kind):
+    """And only that: what carries a null by rotation does change."""
+    encoder, variables, inputs = model()
+    rng = np.random.default_rng(1)
+    mixes = [nulls.rotation(rng, 4) for _ in range(2)]
+    if kind == "any":
+        mixes = [mix @ np.diag([0.5, 1.0, 1.5, 2.0]) for mix in mixes]
+    other = changed(variables, *mixes)
+    np.testing.assert_allclose(
+        encoder.apply(variables, inputs), encoder.apply(other, inputs), rtol=1e-3, atol=1e-3
+    )
+    before, after = figures(encoder, variables, inputs), figures(encoder, other, inputs)
+    same = before["invariant_to"].isin([HEAD] if kind == "any" else [HEAD, QUANTITIES["cka"][2]])
+    np.testing.assert_allclose(after["value"][same], before["value"][same], rtol=2e-3, atol=2e-3)
+    for quantity in {"rotations": ("cosine", "weight_cosine"), "any": ("cka", "cosine")}[kind]:
+        moved = select(after, quantity, "KV")["value"] - select(before, quantity, "KV")["value"]
+        assert (moved.abs() > 1e-2).any()
+
+
+def test_padding_and_rows_that_fill_a_batch_do_not_count():
+    encoder, variables, inputs = model()
+    padding = jnp.arange(6)[None, :] < jnp.array([6, 3, 5, 2])[:, None]
+    feeds = [
+        Feed(inputs[:3], 3, padding[:3]),
+        Feed(jnp.repeat(inputs[3:4], 3, 0), 1, jnp.repeat(padding[3:4], 3, 0)),
+    ]
+    rng = np.random.default_rng(0)
+    together = gather(encoder, variables, feeds, rng, 1000)
+    alone = [
+        gather(encoder, variables, [Feed(inputs[i : i + 1, :n], 1)], rng, 1000)
+        for i, n in enumerate((6, 3, 5, 2))
+    ]
+    for layer, flow in enumerate(together):
+        x = np.concatenate([part[layer].x for part in alone])
+        np.testing.assert_allclose(flow.x, x, atol=1e-5)
+        for name, means in flow.attention.items():
+            queries = np.array([6, 3, 5, 2]) / 16
+            expected = sum(s * part[layer].attention[name] for s, part in zip(queries, alone))  # noqa: B905
+            np.testing.assert_allclose(means, expected, atol=1e-5)
+            even = sum(s * part[layer].uniform[name] for s, part in zip(queries, alone))  # noqa: B905
+            assert flow.uniform[name] == pytest.approx(even)
+    few = gather(encoder, variables, feeds, rng, 10)
+    rows = {row.tobytes() for row in together[0].x}
+    assert few[0].x.shape == (10, 8) and {row.tobytes() for row in few[0].x} <= rows
+
+
+def test_long_inputs_come_in_small_batches():
+    encoder, _, _ = model()
+    assert batch_size(encoder, 16) == 32
+    assert 1 <= batch_size(encoder, 2048) < 4
+    assert batch_size(encoder, 100_000) == 1
+
+
+def test_spectra_are_those_of_the_circuits():
+    encoder, variables, _ = model()
+    layers = layer_weights(encoder, variables)
+    found = spectra(layers)
+    for (layer, head, circuit), some in found.groupby(["layer", "head", "circuit"]):
+        at = layers[layer]
+        left, right = (
+            (at.query, at.key) if circuit == "QK" else (at.value, at.out.transpose(2, 0, 1))
+        )
+        whole = np.float64(left[:, int(head)]) @ np.float64(right[:, int(head)]).T
+        assert some["singular_value"].pow(2).sum() == pytest.approx(np.sum(whole**2))
+        assert some["eigenvalue_real"].sum() == pytest.approx(np.trace(whole))
+        assert some["eigenvalue_imaginary"].sum() == pytest.approx(0, abs=1e-9)
+
+
+def test_movement_over_steps():
+    """W_Q by a half, W_V not at all, V = X never; and the subspaces stay where they are."""
+    encoder, variables, _ = model(tie="V=X")
+    start = layer_weights(encoder, variables)
+    later = tuple(layer._replace(query=1.5 * layer.query) for layer in start)
+    found = movements({0: start, 7: later})
+    moved = found[found["quantity"] == "movement"].set_index(["step", "layer", "roles"])["value"]
+    for layer in (0, 1):
+        assert moved[7, layer, "W_Q"] == pytest.approx(0.5)
+        for step, role in ((0, "W_Q"), (7, "W_K"), (7, "W_V"), (7, "W_O")):
+            assert moved[step, layer, role] == 0
+    stayed = found[found["quantity"] == "overlap_with_start"]
+    np.testing.assert_allclose(stayed["value"], 1)
+    assert set(found["quantity"]) > {"antisymmetric_share", "copying"}
+
+
+# --- what is said of them
+
+
+def subject(encoder, variables, inputs, untrained=None, past=None):
+    feeds = [Feed(inputs, len(inputs))]
+    return Subject("a [b]model", "12 examples", encoder, variables, feeds, untrained, "itself",
+                   past or {})  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_terminal_says_what_the_figures_say(columns):
+    encoder, variables, inputs = model()
+    past = {0: layer_weights(encoder, variables)}
+    past[5] = tuple(layer._replace(key=2 * layer.key) for layer in past[0])
+    shown = subject(encoder, variables, inputs, variables, past)
+    found = survey(shown, seed=0, draws=10)
+    console = Console(width=columns, record=True, file=io.StringIO())
+    print_survey(console, shown, found)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= columns and "a [b]model" in text
+    said = " ".join(text.split())
+    for line in remarks(found):
+        assert line in said.replace("• ", "")
+    cka = select(found.figures, "cka", "XQ")
+    assert f"Q {number(cka['value'].mean())} (" in said
+    above = (cka["value"] > cka["null_random_high"]).sum()
+    assert f"{above} of 4 heads above the band" in said
+    assert "W_Q by 0.00, W_K by 1.00, W_V by 0.00" in said
+    rows = table(found.figures)
+    assert rows[1][1].startswith(number(cka[cka["layer"] == 1]["value"].mean()))
+
+
+def test_the_same_seed_gives_the_same_figures_and_another_other_nulls():
+    encoder, variables, inputs = model()
+    shown = subject(encoder, variables, inputs)
+    first, again, other = (survey(shown, seed, draws=5).figures for seed in (0, 0, 1))
+    pd.testing.assert_frame_equal(first, again)
+    assert (first["value"] == other["value"]).all()
+    assert (first["null_random_mean"] != other["null_random_mean"])[
+        first["quantity"] == "cka"
+    ].all()
+    assert first["null_untrained"].isna().all()
+
+
+def test_numbers_are_written_plainly():
+    assert [number(v) for v in (0.126, -0.126, -0.001, np.nan)] == ["0.13", "−0.13", "0.00", "–"]
+
+
+# --- texts
+
+
+def test_a_file_gives_its_lines(tmp_path):
+    file = tmp_path / "texts"
+    file.write_text("one\n\n  two \nthree\n")
+    assert survey_texts.read_texts(file, 2) == {"line 1": "one", "line 3": "two"}
+    file.write_bytes(b"one\n\xff\n")
+    with pytest.raises(ConfigError, match=r"not UTF-8 at byte 4 \(line 2\)"):
+        survey_texts.read_texts(file, 2)
+
+
+def test_sentences_are_sentences():
+    found = survey_texts.shakespeare_sentences(200, 0)
+    assert len(set(found.values())) == 200
+    assert found == survey_texts.shakespeare_sentences(200, 0)
+    assert found != survey_texts.shakespeare_sentences(200, 1)
+    for text in found.values():
+        assert 6 <= len(text.split()) <= 30 and text[-1] in ".!?" and "[" not in text
+
+
+# --- the command
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A run whose queries grow by half over 20 steps, a study, pretrained folders, and folders that
+    are none of these."""
+    folder = tmp_path_factory.mktemp("analyze")
+    (folder / "text").write_bytes(b"the cat sat on the mat. " * 80)
+    parts = {
+        "task": {"kind": "masked_bytes",
+                 "options": {"length": 16, "files": (str(folder / "text"),)}},
+        "model": {"layers": 2, "width": 8, "heads": 2},
+        "train": {"steps": 20, "report_every": 10, "batch_size": 8, "learning_rate": 0.01},
+    }  # fmt: skip
+    replica = replica_of(parts)
+    state = jax.jit(replica.init)(0, 0.01)
+    (folder / "run").mkdir()
+    (folder / "run" / "config.json").write_text(json.dumps(parts))
+    checkpoints = Checkpoints(folder / "run" / "checkpoints")
+    for step, factor in ((0, 1.0), (10, 1.25), (20, 1.5)):
+        grown = jax.tree_util.tree_map_with_path(
+            lambda path, leaf, factor=factor: leaf * (factor if "query" in str(path) else 1.0),
+            state.params,
+        )
+        checkpoints.save(state.replace(step=jnp.int32(step), params=grown))
+    checkpoints.close()
+
+    relation = {"kind": "relation", "options": {"length": 4, "validation_examples": 30,
+                                                "test_examples": 3}}  # fmt: skip
+    config = {"name": "small", "tasks": {"relation": relation}, "model": parts["model"],
+              "arms": {"separate": {}, "K=V": {"model": {"tie": "K=V"}}},
+              "train": parts["train"] | {"batch_size": 4},
+              "study": {"learning_rates": (0.001, 0.01)}}  # fmt: skip
+    work = Workdir(folder / "study")
+    work.path.mkdir()
+    work.write_study({"config": config})
+    study = load_study(folder / "study")
+    params = jax.tree.map(lambda leaf: 2 * leaf, study.untrained("relation", "K=V", 3)["params"])
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    saved = safetensors.numpy.save({name: np.asarray(leaf) for name, leaf in flat.items()})
+    work.write("checkpoints/relation/K=V/seed3.safetensors", saved)
+
+    bert = pretrained_folders.CONFIGS["bert"]
+    pretrained_folders.write(folder / "bert", bert)
+    weights = pretrained_folders.tensors(bert)
+    pretrained_folders.write(folder / "shape", bert | {"hidden_size": 15}, weights)
+    (folder / "shard").mkdir()
+    shutil.copy(folder / "bert" / "config.json", folder / "shard")
+    index = {"weight_map": dict.fromkeys(weights, "model-00001-of-00002.safetensors")}
+    (folder / "shard" / "model.safetensors.index.json").write_text(json.dumps(index))
+    words = [f"w{i}" for i in range(30)]
+    pretrained_folders.write(folder / "words", bert, tokenizer=False)
+    pretrained_folders.write_tokenizer(folder / "words", words=words)
+    pretrained_folders.write(folder / "vit", pretrained_folders.CONFIGS["vit"])
+    (folder / "few").write_text("\n".join(pretrained_folders.TEXTS) + "\n")
+    (folder / "blank").write_text("\n \n")
+    (folder / "long").write_text("the cat\n" + "the " * 30 + "\n")
+    for name in ("here", "none", "bare"):
+        (folder / name).mkdir()
+    (folder / "bare" / "config.json").write_text(json.dumps(parts))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def command(place):
+    """`command(*flags)` gives exit code, stdout and stderr."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "cli_server.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=place / "here",
+        env=environment,
+    ) as server:
+
+        def run(*flags):
+            server.stdin.write(json.dumps([ANALYZE, *map(str, flags)]) + "\n")
+            server.stdin.flush()
+            return json.loads(server.stdout.readline())
+
+        yield run
+        server.stdin.close()
+
+
+class _Page(html.parser.HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def check_folder(folder, out, sections):
+    """All files are there, the page needs nothing else, and it says what the terminal says."""
+    page = _Page((folder / "report.html").read_text())
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) == sections
+    assert all(p["src"].startswith("data:image/svg+xml") and p["alt"] for p in pictures)
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe"}
+    for suffix in ("svg", "png"):
+        files = list((folder / "figures").glob(f"*.{suffix}"))
+        assert len(files) == sections and all(file.stat().st_size > 2000 for file in files)
+    said = json.loads((folder / "survey.json").read_text())["remarks"]
+    terminal, shown = " ".join(out.split()), " ".join(page.text.split())
+    assert len(said) >= 5 and all(line in terminal and line in shown for line in said)
+    found = pd.read_csv(folder / "figures.csv", dtype={"head": str})
+    assert not found.duplicated(KEYS).any() and found["value"].notna().all()
+    return found
+
+
+def test_a_run(command, place):
+    """Movement over its checkpoints, beside the untrained model; a second call loses nothing."""
+    folder = place / "out-run"
+    flags = (f"--run={place / 'run'}", f"--workdir={folder}", "--sentences=7")
+    code, out, err = command(*flags)
+    assert (code, err) == (0, "")
+    found = check_folder(folder, out, sections=10)
+    text = " ".join(out.split())
+    assert "on 6 validation examples, 96 tokens" in text  # all that there are
+    assert "W_Q by 0.50, W_K by 0.00" in text
+    ratio = select(found, "norm_ratio", "XQ").query("layer == 0")  # above it X has changed as well
+    np.testing.assert_allclose(ratio["value"], 1.5 * ratio["null_untrained"], rtol=1e-4)
+    moved = pd.read_csv(folder / "movement.csv")
+    assert set(moved["step"]) == {0, 10, 20}
+    before = (folder / "figures.csv").read_bytes()
+    code, out, err = command(*flags)
+    assert (code, out) == (2, "")
+    assert err == f"error: --workdir: given '{folder}'; holds files already; name a new folder\n"
+    assert (folder / "figures.csv").read_bytes() == before
+
+
+def test_the_first_step_of_a_run_has_neither_past_nor_untrained_twin(command, place):
+    folder = place / "out-start"
+    code, out, err = command(f"--run={place / 'run'}", "--step=0", f"--workdir={folder}",
+                             "--sentences=1")  # fmt: skip
+    assert (code, err) == (0, "")
+    found = check_folder(folder, out, sections=8)
+    assert found["null_untrained"].isna().all() and "untrained" not in out
+    assert not (folder / "movement.csv").exists()
+
+
+def test_a_model_of_a_study(command, place):
+    """Its start is drawn again from its seed."""
+    folder = place / "out-study"
+    code, out, err = command(f"--study={place / 'study'}", "--task=relation", "--arm=K=V",
+                             "--seed=3", f"--workdir={folder}")  # fmt: skip
+    assert (code, err) == (0, "")
+    found = check_folder(folder, out, sections=10)
+    text = " ".join(out.split())
+    assert "on 30 validation examples, 120 tokens" in text and "W_Q by 1.00" in text
+    np.testing.assert_allclose(select(found, "cka", "KV")["value"], 1)
+
+
+def test_a_pretrained_model(command, place):
+    folder = place / "out-bert"
+    code, out, err = command(f"--pretrained={place / 'bert'}", f"--texts={place / 'few'}",
+                             f"--workdir={folder}")  # fmt: skip
+    assert (code, err) == (0, "")
+    check_folder(folder, out, sections=8)
+    # Each text with its two special tokens, without padding.
+    tokens = sum(len(text.split()) + 2 for text in pretrained_folders.TEXTS)
+    said = f"on 3 texts, {tokens} tokens. 0.0 % of the tokens are unknown to the model's tokenizer."
+    assert said in " ".join(out.split())
+
+
+def words_and(unknown, known):
+    return {"line 1": "zebra " * unknown + "cat " * known}
+
+
+def test_unknown_tokens_are_counted_warned_of_and_refused(place):
+    """Of those that are not special; above a twentieth with a warning, above half not at all."""
+    folder = place / "bert"
+    found = [of_pretrained(folder, words_and(*counts), 0).note for counts in ((0, 3), (1, 9))]
+    assert found == [
+        "0.0 % of the tokens are unknown to the model's tokenizer.",
+        "Warning: 10.0 % of the tokens are unknown to the model's tokenizer. Does the tokenizer "
+        "suit these texts?",
+    ]
+    assert of_pretrained(folder, words_and(5, 5), 0).note.startswith("Warning: 50.0 % ")
+    with pytest.raises(ConfigError) as caught:
+        of_pretrained(folder, words_and(6, 5), 0)
+    assert str(caught.value) == (
+        "--texts: given '1 texts'; 54.5 % of the tokens are unknown to the model's tokenizer; "
+        "--allow_unknown measures them all the same"
+    )
+    allowed = of_pretrained(folder, words_and(6, 5), 0, allow_unknown=True)
+    assert allowed.note.startswith("Warning: 54.5 % ")
+
+
+REFUSED = [
+    ([], "--run: given None; name a model: --run, --study or --pretrained"),
+    (["--run={run}", "--pretrained={bert}"], "--pretrained: given '{bert}'; --run is given as "
+     "well; choose one"),
+    (["--run={none}"], "--run: given '{none}'; is no run of experiments.train: no config.json"),
+    (["--run={bare}"], "--run: given '{bare}'; holds no checkpoint"),
+    (["--run={run}", "--step=5"], "--step: given 5; checkpoints there: 0, 10, 20"),
+    (["--run={run}", "--arm=K=V"], "--arm: given 'K=V'; is for --study"),
+    (["--run={run}", "--texts={few}"], "--texts: given '{few}'; is for --pretrained"),
+    (["--run={run}", "--allow_unknown"], "--allow_unknown: given True; is for --pretrained"),
+    (["--run={run}", "--sentences=0"], "--sentences: given '0'; allowed: a positive integer"),
+    (["--run={run}", "--workdir={few}"], "--workdir: given '{few}'; holds files already; name a "
+     "new folder"),
+    (["--study={study}", "--task=relation"], "--arm: given None; a study needs --task and --arm"),
+    (["--study={none}", "--task=a", "--arm=b"], "--study: given '{none}'; no study there: No such "
+     "file or directory"),
+    (["--study={study}", "--task=sort", "--arm=K=V"], "--task: given 'sort'; this study has: "
+     "relation"),
+    (["--study={study}", "--task=relation", "--arm=Q=K"], "--arm: given 'Q=K'; this study has: "
+     "separate, K=V, placebo"),
+    (["--study={study}", "--task=relation", "--arm=K=V"], "--seed: given "
+     "'{study}/checkpoints/relation/K=V/seed0.safetensors'; no such checkpoint; evaluation runs "
+     "keep theirs"),
+    (["--pretrained={none}"], "--pretrained: given '{none}/config.json'; is missing"),
+    (["--pretrained={bert}", "--texts={lost}"], "--texts: given '{lost}'; cannot be read: No such "
+     "file or directory"),
+    (["--pretrained={bert}", "--texts={blank}"], "--texts: given '{blank}'; is empty; write a text "
+     "a line"),
+    (["--pretrained={bert}", "--texts={long}"], "--texts: given 'the the the the the the the the "
+     "the the …'; line 2 is 32 tokens; at most 16"),
+    (["--pretrained={vit}", "--texts={few}"], "--pretrained: given '{vit}'; holds no "
+     "tokenizer.json, so it cannot read texts"),
+    (["--pretrained={shard}", "--texts={few}"], "--pretrained: given "
+     "'{shard}/model-00001-of-00002.safetensors'; is missing; model.safetensors.index.json names "
+     "it"),
+    (["--pretrained={words}", "--texts={few}"], "--pretrained: given '{words}/tokenizer.json'; "
+     "does not match: it has a token 33, the model's table 20 rows"),
+    (["--pretrained={shape}", "--texts={few}"], "--pretrained: given '{shape}'; tensor "
+     "embeddings.LayerNorm.bias: given (12,); must have the shape (15,), by config.json"),
+]  # fmt: skip
+
+
+def test_bad_input_is_one_line(command, place):
+    """The flag or file, what was given, what is allowed; exit code 2; nothing is written."""
+    names = ("run", "none", "bare", "study", "bert", "few", "blank", "long", "lost", "shard",
+             "words", "vit", "shape")  # fmt: skip
+    names = {name: str(place / name) for name in names}
+    for flags, line in REFUSED:
+        code, out, err = command(*(flag.format(**names) for flag in flags))
+        assert (code, out, err) == (2, "", f"error: {line.format(**names)}\n")
+    assert not list((place / "here").iterdir())

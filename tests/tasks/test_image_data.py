@@ -1,0 +1,443 @@
+"""Image data: every published format is read as it was written, held-out splits are what they say,
+augmentation moves training images only, and what is wrong with a folder is said in one line."""
+
+import gzip
+import os
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qkv_jax.config import ConfigError
+from qkv_jax.tasks import make_task
+from qkv_jax.tasks.images import augmentation
+from qkv_jax.tasks.images.files import read_cifar_folder, read_idx_folder
+from qkv_jax.tasks.images.task import pixel_moments
+from qkv_jax.tasks.splits import held_out_split
+
+KEY = jax.random.key(0)
+
+
+def idx_bytes(values, magic=None):
+    """An array of bytes as an IDX file holds it, written out from the format's description."""
+    header = [magic if magic is not None else 0x0800 | values.ndim, *values.shape]
+    return b"".join(n.to_bytes(4, "big") for n in header) + values.tobytes()
+
+
+def write_idx(folder, *, count=40, tests=20, shape=(8, 8), spell="-", zipped=False, prefix=""):
+    """A folder of random images of 4 classes in IDX format; returns what it holds."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    holds = {}
+    for stem, n in (("train", count), ("t10k", tests)):
+        holds[stem] = (
+            rng.integers(0, 256, (n, *shape), np.uint8),
+            rng.permutation(np.arange(n, dtype=np.uint8) % 4),
+        )
+        for kind, values in zip(("images", "labels"), holds[stem], strict=True):
+            name = f"{prefix}{stem}-{kind}{spell}idx{values.ndim}-ubyte"
+            content = idx_bytes(values)
+            if zipped:
+                (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+            else:
+                (folder / name).write_bytes(content)
+    return holds
+
+
+def write_cifar(folder, classes, version, rows=2):
+    """A folder of CIFAR batches as the data set's page describes them; returns what it holds."""
+    rng = np.random.default_rng(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    train = [f"data_batch_{i}" for i in range(1, 6)] if classes == 10 else ["train"]
+    holds = {"train": [], "test": []}
+    whole = rows
+    for name in [*train, "test_batch" if classes == 10 else "test"]:
+        rows = 5 * whole if name == "train" else whole
+        planes = rng.integers(0, 256, (rows, 3, 32, 32), np.uint8)
+        fine, coarse = rng.permutation(np.arange(rows) % classes), rng.integers(0, 20, rows)
+        holds["test" if name.startswith("test") else "train"].append((planes, fine))
+        if version == "python":
+            batch = {b"data": planes.reshape(rows, 3072), b"filenames": [b"a.png"] * rows}
+            batch |= {b"labels" if classes == 10 else b"fine_labels": fine.tolist()}
+            batch |= {} if classes == 10 else {b"coarse_labels": coarse.tolist()}
+            (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+        else:
+            labels = fine[:, None] if classes == 10 else np.stack([coarse, fine], 1)
+            content = np.concatenate([labels.astype(np.uint8), planes.reshape(rows, 3072)], 1)
+            (folder / f"{name}.bin").write_bytes(content.tobytes())
+    return holds
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("idx")
+    write_idx(place)
+    return place
+
+
+def idx_task(folder, **options):
+    return make_task("idx", {"folder": str(folder), "validation_examples": 12, **options})
+
+
+def refusal(options, kind="idx"):
+    """The one line that making a task and reading its data end with."""
+    with pytest.raises(ConfigError) as caught:
+        make_task(kind, {"validation_examples": 4, **options}).load()
+    line = str(caught.value).removeprefix("task.options.")
+    assert "\n" not in line
+    return line
+
+
+# --- formats
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {},
+        {"zipped": True},
+        {"spell": "."},
+        {"spell": ".", "zipped": True},
+        {"prefix": "emnist-letters-", "shape": (8, 6)},
+    ],
+)
+def test_idx_folders_are_read_as_written(layout, tmp_path):
+    """Zipped or not, with either spelling and any prefix; sides may differ."""
+    holds = write_idx(tmp_path, **layout)
+    files = read_idx_folder(str(tmp_path), layout.get("prefix", ""))
+    for part, stem in ((files.train, "train"), (files.test, "t10k")):
+        np.testing.assert_array_equal(part.images[..., 0], holds[stem][0])
+        np.testing.assert_array_equal(part.labels, holds[stem][1])
+    task = idx_task(tmp_path, prefix=layout.get("prefix", ""), patch=2)
+    sides = layout.get("shape", (8, 8))
+    assert (task.classes, task.shape, task.max_length) == (
+        4,
+        (*sides, 1),
+        sides[0] * sides[1] // 4 + 1,
+    )
+    assert task.outcome.failure_value == 1 / 4
+
+
+@pytest.mark.parametrize("version", ["python", "binary"])
+@pytest.mark.parametrize("classes", [10, 100])
+def test_cifar_folders_are_read_as_written(classes, version, tmp_path):
+    """Planes become channels; the fine labels of CIFAR-100 count; both versions read alike."""
+    holds = write_cifar(tmp_path, classes, version, rows=20)
+    files = read_cifar_folder(str(tmp_path))
+    for part, name in ((files.train, "train"), (files.test, "test")):
+        planes = np.concatenate([planes for planes, _ in holds[name]])
+        for channel in range(3):
+            np.testing.assert_array_equal(part.images[..., channel], planes[:, channel])
+        np.testing.assert_array_equal(
+            part.labels, np.concatenate([fine for _, fine in holds[name]])
+        )
+    task = make_task("cifar", {"folder": str(tmp_path), "validation_examples": 1})
+    assert (task.classes, task.shape, task.max_length) == (classes, (32, 32, 3), 65)
+    assert task.outcome.failure_value == 1 / classes
+
+
+def test_a_pickle_that_runs_something_is_refused_unrun(tmp_path):
+    """A CIFAR batch may hold arrays, bytes, lists and dicts, and nothing that is called."""
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "trap"),)
+
+    write_cifar(tmp_path, 10, "python")
+    (tmp_path / "data_batch_3").write_bytes(pickle.dumps({b"data": Trap()}, protocol=2))
+    line = refusal({"folder": str(tmp_path)}, "cifar")
+    assert line.startswith(f"folder: given {str(tmp_path / 'data_batch_3')!r}; ")
+    assert "mkdir" in line and not (tmp_path / "trap").exists()
+
+
+def test_digits_are_those_of_scikit_learn():
+    """All 1797, each in one split, of the sizes stated, 16 levels of grey."""
+    task = make_task("digits", {"validation_examples": 100, "test_examples": 200})
+    data = task.load()
+    assert {n: len(data[n]["targets"]) for n in data} == {
+        "train": 1497, "validation": 100, "test": 200,
+    }  # fmt: skip
+    counts = sum(np.bincount(data[name]["targets"]) for name in data)
+    assert counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    levels = np.unique(data["train"]["images"])
+    np.testing.assert_allclose(levels / 255 * 16, np.arange(17), atol=0.04)
+
+
+# --- splits and pixels
+
+
+@settings(max_examples=30)
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=12, max_size=60),
+    sizes=st.fixed_dictionaries(
+        {"validation": st.integers(1, 6)}, optional={"test": st.integers(1, 5)}
+    ),
+    seed=st.integers(0, 3),
+)
+def test_held_out_splits_are_disjoint_stratified_and_seeded(labels, sizes, seed):
+    """Every example is in one split; a class has its share of each to within one example (two where
+    a split before it took the class's spare one), and one at least to train on."""
+    labels = np.array(labels)
+    splits = held_out_split(labels, sizes, seed)
+    together = np.concatenate(list(splits.values()))
+    np.testing.assert_array_equal(np.sort(together), np.arange(len(labels)))
+    assert set(labels[splits["train"]]) == set(labels)
+    again = held_out_split(labels, sizes, seed)
+    assert all(np.array_equal(splits[name], again[name]) for name in splits)
+    counts = np.bincount(labels, minlength=5)
+    if counts[counts > 0].min() > sum(sizes.values()):  # no class can run out
+        for name, size in sizes.items():
+            assert len(splits[name]) == size
+            shares = np.bincount(labels[splits[name]], minlength=5)
+            assert np.abs(shares - size * counts / len(labels)).max() < 1
+
+
+def test_a_class_of_one_stays_in_training():
+    """Its fair share of the held-out examples, one half, would round to all there is of it."""
+    labels = np.array([0, 0, 1, 2])
+    splits = held_out_split(labels, {"validation": 2})
+    assert labels[splits["validation"]].tolist() == [0]
+    assert sorted(labels[splits["train"]]) == [0, 1, 2]
+
+
+def test_another_seed_holds_out_other_images(folder):
+    """And the test set is the published one whatever the seed."""
+    first, second = (idx_task(folder, split_seed=seed).load() for seed in (0, 1))
+    assert not np.array_equal(first["validation"]["targets"], second["validation"]["targets"])
+    # Normalised by another training set, so equal but for scale.
+    for data in (first, second):
+        images = np.asarray(data["test"]["inputs"] * data["train"]["std"] + data["train"]["mean"])
+        published = read_idx_folder(str(folder)).test
+        np.testing.assert_allclose(images * 255, published.images, atol=1e-3)
+        np.testing.assert_array_equal(data["test"]["targets"], published.labels)
+
+
+def test_validation_images_are_not_trained_on(folder):
+    """12 of 40 random images, 3 of each of the 4 classes."""
+    data = idx_task(folder).load()
+    images = np.asarray(data["validation"]["inputs"] * data["train"]["std"] + data["train"]["mean"])
+    held_out = {image.tobytes() for image in np.round(images * 255).astype(np.uint8)}
+    trained = {image.tobytes() for image in data["train"]["images"]}
+    assert (len(held_out), len(trained)) == (12, 28) and not held_out & trained
+    assert np.bincount(data["validation"]["targets"]).tolist() == [3] * 4
+
+
+def test_moments_are_those_of_the_training_images():
+    """By channel, from counts; a channel of one value is not divided by zero."""
+    images = np.random.default_rng(0).integers(0, 256, (9, 5, 4, 3), np.uint8)
+    images[..., 1] //= 3
+    images[..., 2] = 7
+    rows = np.array([8, 1, 2, 5])
+    mean, std = pixel_moments(images, rows)
+    pixels = (images[rows] / 255).reshape(-1, 3)
+    np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(std, [*pixels.std(0)[:2], 1 / 255], rtol=1e-5)
+
+
+# --- augmentation
+
+
+def test_crops_cut_the_padded_image_and_flips_mirror_it():
+    """Against slices and reversals written out in NumPy."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(1, 256, (6, 7, 5, 2), np.uint8)
+    offsets = np.array([[0, 0], [4, 4], [8, 8], [0, 8], [3, 5], [6, 1]], np.int32)
+    cropped = np.asarray(augmentation.crop(jnp.asarray(images), jnp.asarray(offsets)))
+    padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    for i, (down, right) in enumerate(offsets):
+        np.testing.assert_array_equal(cropped[i], padded[i, down : down + 7, right : right + 5])
+    np.testing.assert_array_equal(cropped[1], images[1])
+    mirrored = np.asarray(augmentation.flip(jnp.asarray(images), jnp.arange(6) % 2 == 0))
+    np.testing.assert_array_equal(mirrored[::2], images[::2, :, ::-1])
+    np.testing.assert_array_equal(mirrored[1::2], images[1::2])
+
+
+def test_every_offset_is_drawn_and_half_the_images_are_flipped():
+    """All 81 crops, equally often to within five standard errors."""
+    drawn = augmentation.draw(KEY, 40_000)
+    counts = np.bincount(np.asarray(drawn["crops"]) @ np.array([9, 1]), minlength=81)
+    assert np.abs(counts - 40_000 / 81).max() < 5 * (40_000 / 81) ** 0.5
+    assert abs(float(drawn["flips"].mean()) - 0.5) < 5 * 0.5 / 200
+
+
+def test_augmentation_depends_on_seed_and_step_and_leaves_the_order_alone(folder):
+    """Steps 2 to 4 drawn alone begin with the last of steps 0 to 2; another seed crops otherwise;
+    and the rows are those of a task that does not crop."""
+    plain, cropped = idx_task(folder), idx_task(folder, augment="crop_flip")
+    data = cropped.load()
+    program = lambda task: jax.jit(lambda key, first: task.schedule(data, key, first, 3, 8))
+    draw = program(cropped)
+    whole, later, other = draw(KEY, 0), draw(KEY, 2), draw(jax.random.key(1), 0)
+    assert set(whole) == {"rows", "crops", "flips"}
+    for name in whole:
+        np.testing.assert_array_equal(whole[name][2], later[name][0])
+        assert not np.array_equal(other[name], whole[name])
+    assert not np.array_equal(whole["crops"][0], whole["crops"][1])
+    np.testing.assert_array_equal(program(plain)(KEY, 0)["rows"], whole["rows"])
+
+
+def test_only_training_images_are_augmented(folder):
+    """Held-out images are equal with and without; the batches are the cropped and mirrored rows."""
+    plain, cropped = idx_task(folder), idx_task(folder, augment="crop_flip")
+    data, other = (jax.tree.map(jnp.asarray, task.load()) for task in (plain, cropped))
+    for name in ("validation", "test"):
+        np.testing.assert_array_equal(data[name]["inputs"], other[name]["inputs"])
+    rows = np.array([5, 0, 7, 3, 9, 27, 11, 1])
+    entry = {"rows": jnp.asarray(rows), **augmentation.draw(KEY, 8)}
+    raw = jnp.asarray(data["train"]["images"][rows])
+    images = augmentation.flip(augmentation.crop(raw, entry["crops"]), entry["flips"])
+    expected = (np.asarray(images) / 255 - data["train"]["mean"]) / data["train"]["std"]
+    batch = cropped.batch(data, entry)
+    np.testing.assert_allclose(batch["inputs"], expected, atol=1e-5)
+    np.testing.assert_array_equal(batch["targets"], data["train"]["targets"][rows])
+    untouched = plain.batch(data, {"rows": entry["rows"]})
+    assert not np.allclose(untouched["inputs"], expected)
+
+
+# --- refusals
+
+
+def test_folders_that_cannot_be_are_refused(tmp_path):
+    """No name, none there, a file, an empty one, one of other files: for both formats."""
+    for kind, wanted in (
+        ("idx", "holds no train-images-idx3-ubyte[.gz]"),
+        ("cifar", "holds no CIFAR batches: data_batch_1 … or train, each with .bin or without"),
+    ):
+        place = tmp_path / kind
+        name = repr(str(place))
+        said = "folder: given ''; name the folder of the images"
+        assert refusal({"folder": ""}, kind) == refusal({}, kind) == said
+        assert refusal({"folder": str(place)}, kind) == f"folder: given {name}; no such folder"
+        place.mkdir()
+        assert refusal({"folder": str(place)}, kind) == f"folder: given {name}; is empty"
+        (place / "notes.txt").write_text("mine")
+        assert refusal({"folder": str(place)}, kind) == f"folder: given {name}; {wanted}"
+        file = place / "notes.txt"
+        line = refusal({"folder": str(file)}, kind)
+        assert line == f"folder: given {str(file)!r}; cannot be read: Not a directory"
+
+
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (IMAGES, b"", "is empty"),
+        (IMAGES, idx_bytes(np.zeros((40, 8, 8), np.uint8))[:-5],
+         "is truncated: 2571 bytes, not 2576"),
+        (IMAGES, idx_bytes(np.zeros((40, 8, 8), np.uint8))[:9], "is truncated: 9 bytes of header"),
+        (IMAGES, idx_bytes(np.zeros((40, 8, 8), np.uint8)) + b"x",
+         "is too long: 2577 bytes, not 2576"),
+        (IMAGES, idx_bytes(np.zeros((40, 8, 8), np.uint8), magic=0x0D03),
+         "has the magic number 0x00000d03; 0x00000803 is that of bytes in IDX format with 3 "
+         "dimensions"),
+        (LABELS, idx_bytes(np.zeros((40, 1), np.uint8)),
+         "has the magic number 0x00000802; 0x00000801 is that of bytes in IDX format with 1 "
+         "dimensions"),
+        (LABELS, idx_bytes(np.zeros(39, np.uint8)),
+         "holds 39 labels for the 40 images of train-images-idx3-ubyte"),
+        (IMAGES, idx_bytes(np.zeros((0, 8, 8), np.uint8)), "holds no examples"),
+    ],
+)  # fmt: skip
+def test_damaged_idx_files_are_refused_by_name(name, content, said, tmp_path):
+    """What is wrong with which file."""
+    write_idx(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    line = refusal({"folder": str(tmp_path)})
+    assert line == f"folder: given {str(tmp_path / name)!r}; {said}"
+
+
+def test_idx_sets_at_odds_with_each_other_are_refused(tmp_path):
+    """Images of two sizes, a label that was never trained on, a missing file, damaged gzip."""
+    sizes, labels, missing, damaged = (tmp_path / name for name in ("s", "l", "m", "d"))
+    for place in (sizes, labels, missing):
+        write_idx(place)
+    write_idx(damaged, zipped=True)
+    (sizes / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros((20, 8, 9), np.uint8)))
+    said = "holds images of two sizes: 8 x 8 (train) and 8 x 9 (test)"
+    assert refusal({"folder": str(sizes)}) == f"folder: given {str(sizes)!r}; {said}"
+    (labels / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(np.arange(20, dtype=np.uint8)))
+    said = "the label 4 is in the test set only"
+    assert refusal({"folder": str(labels)}) == f"folder: given {str(labels)!r}; {said}"
+    (missing / "t10k-labels-idx1-ubyte").unlink()
+    assert refusal({"folder": str(missing)}).endswith("holds no t10k-labels-idx1-ubyte[.gz]")
+    file = damaged / f"{IMAGES}.gz"
+    whole = file.read_bytes()
+    for content in (whole[:-20], b"plain", whole[:30] + bytes(9) + whole[39:]):
+        file.write_bytes(content)
+        line = refusal({"folder": str(damaged)})
+        assert line.startswith(f"folder: given {str(file)!r}; is truncated or no gzip file: ")
+
+
+@pytest.mark.parametrize(("cut", "longest"), [(1, 2), (3, 1)])
+def test_a_cifar_batch_that_is_cut_between_two_images_is_refused(tmp_path, cut, longest):
+    """Every row that is left reads well: only the other batches tell, the first being no better."""
+    write_cifar(tmp_path, 10, "binary")
+    file = tmp_path / f"data_batch_{cut}.bin"
+    file.write_bytes(file.read_bytes()[:3073])
+    said = f"holds 1 images, not 2 as data_batch_{longest}.bin"
+    assert refusal({"folder": str(tmp_path)}, "cifar") == f"folder: given {str(file)!r}; {said}"
+
+
+@pytest.mark.parametrize(
+    ("classes", "name", "sizes"),
+    [(10, "test_batch", (10, 1)), (100, "test", (10, 1)), (100, "train", (1, 2))],
+)
+def test_a_lone_cifar_file_that_is_cut_between_two_images_is_refused(
+    tmp_path, classes, name, sizes
+):
+    """Nothing of its own set tells, but both sets have published sizes."""
+    write_cifar(tmp_path, classes, "binary")
+    file = tmp_path / f"{name}.bin"
+    file.write_bytes(file.read_bytes()[: 3073 + (classes == 100)])
+    said = "{} images for training and {} for test, not 5 to 1: a file is cut".format(*sizes)
+    assert refusal({"folder": str(tmp_path)}, "cifar") == f"folder: given {str(file)!r}; {said}"
+
+
+def test_damaged_cifar_files_are_refused_by_name(tmp_path):
+    """Missing, truncated, of another size, of another count, with a label too high, no batch."""
+    good = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}
+    batches = {
+        "is truncated or no CIFAR batch: ": pickle.dumps(good)[:99],
+        "holds no `data` and `labels`": pickle.dumps([1, 2]),
+        "holds images of another size: ": pickle.dumps(good | {"data": np.zeros((2, 3), np.uint8)}),
+        "holds 1 labels for 2 images": pickle.dumps(good | {"labels": [0]}),
+        "holds a label outside 0 … 9: 12": pickle.dumps(good | {"labels": [12, 0]}),
+        "is empty": b"",
+    }
+    write_cifar(tmp_path / "python", 10, "python")
+    file = tmp_path / "python" / "data_batch_2"
+    for said, content in batches.items():
+        file.write_bytes(content)
+        line = refusal({"folder": str(file.parent)}, "cifar")
+        assert line.startswith(f"folder: given {str(file)!r}; {said}")
+    file.unlink()
+    line = refusal({"folder": str(file.parent)}, "cifar")
+    assert line == f"folder: given {str(file.parent)!r}; holds no data_batch_2"
+    write_cifar(tmp_path / "binary", 100, "binary")
+    file = tmp_path / "binary" / "train.bin"
+    file.write_bytes(file.read_bytes()[:-1])
+    said = "is truncated: 30739 bytes are no multiple of 3074"
+    line = refusal({"folder": str(file.parent)}, "cifar")
+    assert line == f"folder: given {str(file)!r}; {said}"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"patch": 3}, "patch: given 3; must divide the side, 8"),
+        ({"validation_examples": 40},
+         "validation_examples: given 40; nothing is left to train on: there are 40 examples"),
+        ({"validation_examples": 0},
+         "validation_examples: given 0; must be a whole number above 0"),
+        ({"augment": "flip"}, "augment: given 'flip'; must be one of none, crop, crop_flip"),
+        ({"prefix": "qmnist-"}, "holds no qmnist-train-images-idx3-ubyte[.gz]"),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be_are_refused(options, said, folder):
+    assert refusal({"folder": str(folder), **options}).endswith(said)

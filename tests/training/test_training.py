@@ -1,0 +1,416 @@
+"""Training: one pure step that every kind of parallelism runs alike, and what a lone run leaves."""
+
+import dataclasses
+import functools
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+import pytest
+
+from qkv_jax.config import ConfigError, as_dict
+from qkv_jax.model.config import ModelConfig
+from qkv_jax.tasks import make_task
+from qkv_jax.training.checkpoint import load_run
+from qkv_jax.training.loop import Keep, train_run
+from qkv_jax.training.state import (
+    TrainConfig,
+    decay_mask,
+    make_optimizer,
+    model_inputs,
+    purpose_key,
+    rate_schedule,
+)
+from qkv_jax.training.step import Replica
+from tests.support.untied import assert_close, leaves
+
+MODEL = ModelConfig(tie="K=V", layers=1, width=16, heads=2)
+OPTIONS = {"length": 4, "symbols": 4, "validation_examples": 32, "test_examples": 300}
+TRAIN = TrainConfig(steps=10, report_every=1, batch_size=8, learning_rate=1e-2)
+REPLICA = Replica(MODEL, make_task("reverse", OPTIONS), TRAIN)
+SEEDS = (3, 8)
+
+
+def config_of(replica):
+    return {
+        "task": {"kind": "reverse", "options": OPTIONS},
+        "model": as_dict(replica.model),
+        "train": as_dict(replica.config),
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 300 steps: its folder, its result, and the program."""
+    config = TrainConfig(steps=300, report_every=50, batch_size=32, learning_rate=1e-2)
+    replica = dataclasses.replace(REPLICA, config=config)
+    folder = tmp_path_factory.mktemp("runs") / "deep" / "one"
+    heard = []
+    result = train_run(
+        replica,
+        5,
+        folder,
+        config=config_of(replica),
+        keep=Keep((100,)),
+        on_report=heard.append,
+    )
+    return folder, result, replica, heard
+
+
+def train(program, state, stack=lambda tree: tree):
+    """Losses [steps, ...] and parameters after all steps of a compiled `Replica.train`."""
+    losses = []
+    for step in range(TRAIN.steps):
+        state, metrics = program(state, stack(entries(step)), {})
+        losses.append(np.asarray(metrics["loss"]))
+    return np.stack(losses), state.params
+
+
+def entries(step):
+    """The schedules of both seeds at a step, [2, 1, ...]."""
+    return _both_seeds()(np.asarray(SEEDS, np.uint32), np.full(2, step, np.int32))
+
+
+@functools.cache
+def _both_seeds():
+    return jax.jit(jax.vmap(lambda seed, step: REPLICA.schedule(seed, step, {})))
+
+
+@functools.cache
+def initial_states():
+    return [REPLICA.init(seed, TRAIN.learning_rate) for seed in SEEDS]
+
+
+@functools.cache
+def lone_runs():
+    program = jax.jit(REPLICA.train)
+    runs = []
+    for lane, state in enumerate(initial_states()):
+        pick = lambda tree, lane=lane: jax.tree.map(lambda a: a[lane], tree)
+        runs.append(train(program, state, pick))
+    return runs
+
+
+def both_states():
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *initial_states())
+
+
+# --- one step under every transformation
+
+
+@pytest.mark.parametrize("kind", ["vmap", "pmap"])
+def test_runs_side_by_side_agree_with_lone_runs(kind):
+    """Ten steps of two seeds under vmap and under pmap: losses to 1e-5, parameters as well."""
+    mapped = functools.partial({"vmap": jax.vmap, "pmap": jax.pmap}[kind], in_axes=(0, 0, None))
+    program = mapped(REPLICA.train)
+    losses, params = train(jax.jit(program) if kind == "vmap" else program, both_states())
+    assert len(losses) == 10
+    for lane, (alone, params_alone) in enumerate(lone_runs()):
+        np.testing.assert_allclose(losses[:, lane], alone, rtol=1e-5)
+        assert_close(jax.tree.map(lambda a, k=lane: a[k], params), params_alone, 1e-5)
+    assert not np.allclose(losses[:, 0], losses[:, 1], rtol=1e-5)  # the seeds do differ
+
+
+def test_two_half_batches_with_averaged_gradients_make_one_step_of_the_whole():
+    """`axis_name` averages gradients and losses: both devices take the step of the full batch."""
+    state = initial_states()[0]
+    batch = REPLICA.task.generate(jax.random.key(0), 8, "train")
+    whole, metrics = jax.jit(REPLICA.train_step)(state, batch)
+    halves = jax.tree.map(lambda a: a.reshape(2, 4, *a.shape[1:]), batch)
+    step = functools.partial(REPLICA.train_step, axis_name="data")
+    parallel = jax.pmap(step, axis_name="data", in_axes=(None, 0))
+    split, split_metrics = parallel(state, halves)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(split_metrics[name], [value, value], rtol=1e-5)
+    # At the first step Adam turns a gradient of rounding errors into a whole step: compare where
+    # gradients are more than that, by the first moment.
+    moved = jax.tree.map(lambda p, old: p - old, whole.params, state.params)
+    for device in range(2):
+        mine = jax.tree.map(lambda a, k=device: a[k], split.params)
+        mine = jax.tree.map(lambda p, old: p - old, mine, state.params)
+        for name, step in leaves(moved).items():
+            scale = np.abs(step).max()
+            close = np.abs(leaves(mine)[name] - step) <= 1e-3 * scale
+            assert close.mean() > 0.99, name
+
+
+def test_a_bad_half_batch_is_known_on_all_devices():
+    """Divergence is averaged with the loss, so that no device trains on alone."""
+    state = initial_states()[0]
+    broken = jax.tree.map(lambda a: a.at[...].set(jnp.nan), state.params["readout"])
+    states = jax.tree.map(lambda a: jnp.stack([a, a]), state)
+    bad = jax.tree.map(lambda a, b: a.at[1].set(b), states.params["readout"], broken)
+    states = states.replace(params={**states.params, "readout": bad})
+    batch = REPLICA.task.generate(jax.random.key(0), 8, "train")
+    halves = jax.tree.map(lambda a: a.reshape(2, 4, *a.shape[1:]), batch)
+    step = functools.partial(REPLICA.train_step, axis_name="data")
+    after, _ = jax.pmap(step, axis_name="data")(states, halves)
+    assert np.asarray(after.diverged).tolist() == [True, True]
+    assert not np.asarray(states.diverged).any()
+
+
+def test_the_learning_rate_is_an_array_of_the_state():
+    """A grid of rates and seeds shares one trace; the first update is proportional to the rate."""
+    program = jax.jit(chex.assert_max_traces(REPLICA.train, n=1))
+    state = initial_states()[0]
+    schedule = jax.tree.map(lambda a: a[0], entries(0))
+    moved = {}
+    for rate in (1e-3, 2e-3, 0.0):
+        after, _ = program(state.replace(learning_rate=jnp.float32(rate)), schedule, {})
+        moved[rate] = jax.tree.map(lambda p, old: np.asarray(p - old), after.params, state.params)
+    program(initial_states()[1].replace(learning_rate=jnp.float32(0.5)), schedule, {})
+    assert_close(jax.tree.map(lambda a: a / 2, moved[2e-3]), moved[1e-3], 1e-3)
+    assert max(np.abs(leaf).max() for leaf in leaves(moved[1e-3]).values()) > 1e-5
+    assert all((leaf == 0).all() for leaf in leaves(moved[0.0]).values())
+
+
+def test_a_state_counts_its_steps_and_remembers_divergence():
+    """A loss that is not finite marks the replica for good, even if the next one is finite."""
+    step = jax.jit(REPLICA.train_step)
+    state = initial_states()[0]
+    batch = REPLICA.task.generate(jax.random.key(0), 8, "train")
+    for count in (1, 2):
+        state, _ = step(state, batch)
+        assert int(state.step) == count and not bool(state.diverged)
+    good = state.params
+    state, _ = step(state.replace(params=jax.tree.map(lambda a: a * jnp.nan, good)), batch)
+    assert bool(state.diverged)
+    state, metrics = step(
+        state.replace(params=good, opt_state=initial_states()[0].opt_state), batch
+    )
+    assert np.isfinite(metrics["loss"]) and bool(state.diverged)
+
+
+def test_no_two_purposes_share_a_stream():
+    """Initial values, data and dropout of one seed are drawn from keys of their own."""
+    keys = [
+        jax.random.key_data(purpose_key(seed, purpose)).tolist()
+        for seed in (0, 1)
+        for purpose in ("init", "data", "dropout")
+    ]
+    assert len({tuple(key) for key in keys}) == 6
+
+
+# --- the optimiser
+
+
+TREE = {
+    "stem": {"field_0": {"embedding": jnp.ones((3, 2))}},
+    "layer_0": {
+        "attention": {
+            "query": {"kernel": jnp.ones((2, 1, 2)), "bias": jnp.ones((1, 2))},
+            "key": {"kernel": jnp.ones((2, 1, 2))},
+            "scale": jnp.ones(1),
+        },
+        "mlp_norm": {"scale": jnp.ones(2), "bias": jnp.ones(2)},
+        "mlp": {"key": {"kernel": jnp.ones((2, 2))}},
+    },
+}
+
+
+def test_kernels_decay_and_frozen_ones_do_not():
+    """No decay of embeddings, scales, biases and norms, nor of frozen sources of attention; a
+    module elsewhere that happens to be called `key` is not frozen with them."""
+    decaying = {name for name, decays in leaves(decay_mask(TREE, ("key",))).items() if decays}
+    assert decaying == {"layer_0/attention/query/kernel", "layer_0/mlp/key/kernel"}
+    decaying = {name for name, decays in leaves(decay_mask(TREE, ())).items() if decays}
+    assert "layer_0/attention/key/kernel" in decaying and len(decaying) == 3
+
+
+def test_without_a_gradient_only_decay_moves_a_parameter():
+    """Decoupled: the update is weight decay times the weight, where the mask says so."""
+    config = TrainConfig(weight_decay=0.25)
+    optimizer = make_optimizer(config, ("key",))
+    zeros = jax.tree.map(jnp.zeros_like, TREE)
+    updates, _ = optimizer.update(zeros, optimizer.init(TREE), TREE)
+    for name, update in leaves(updates).items():
+        kernel = name in ("layer_0/attention/query/kernel", "layer_0/mlp/key/kernel")
+        assert (update == (0.25 if kernel else 0.0)).all(), name
+
+
+def test_the_first_update_is_that_of_clipped_adam():
+    """Against AdamW written out with optax, leaf by leaf, over three steps."""
+    config = TrainConfig(weight_decay=0.1, clip_norm=0.5, beta1=0.8, beta2=0.9)
+    ours = make_optimizer(config, ())
+    theirs = optax.chain(
+        optax.clip_by_global_norm(0.5),
+        optax.adamw(1.0, 0.8, 0.9, weight_decay=0.1, mask=decay_mask(TREE, ())),
+    )
+    states = [ours.init(TREE), theirs.init(TREE)]
+    for step in range(3):
+        gradients = jax.tree.map(
+            lambda a, s=step: jnp.cos(jnp.arange(a.size) + s).reshape(a.shape), TREE
+        )
+        update, states[0] = ours.update(gradients, states[0], TREE)
+        expected, states[1] = theirs.update(gradients, states[1], TREE)
+        # optax has the minus of descent in its rate, ours is in the step.
+        assert_close(update, jax.tree.map(jnp.negative, expected), 1e-5)
+
+
+def test_frozen_sources_stay_as_initialised():
+    """Bit for bit after ten steps with strong decay, while all other kernels move."""
+    config = dataclasses.replace(TRAIN, weight_decay=0.5, report_every=10)
+    model = dataclasses.replace(MODEL, tie="separate", frozen=("query", "value"))
+    replica = Replica(model, REPLICA.task, config)
+    start = replica.init(0, 1e-2)
+    schedule = jax.jit(replica.schedule)(start.seed, start.step, {})
+    end, _ = jax.jit(replica.train)(start, schedule, {})
+    before, after = leaves(start.params), leaves(end.params)
+    assert int(end.step) == 10
+    for name, leaf in before.items():
+        frozen = "query" in name or "value" in name
+        assert np.array_equal(leaf, after[name]) == frozen, name
+
+
+@pytest.mark.parametrize(
+    ("decay", "warmup", "expected"),
+    [
+        ("linear", 0.4, [0.2, 0.4, 0.6, 0.8, 1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        ("constant", 0.1, [0.5] + [1.0] * 9),
+        ("linear", 0.0, [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]),
+        ("cosine", 0.0, [(1 + np.cos(np.pi * i / 10)) / 2 for i in range(10)]),
+    ],
+)
+def test_the_rate_rises_and_falls_as_stated(decay, warmup, expected):
+    """No step is wasted on a rate of zero; the peak is 1, reached when the warm-up is over."""
+    schedule = rate_schedule(TrainConfig(steps=10, report_every=1, warmup=warmup, decay=decay))
+    actual = [float(schedule(step)) for step in range(10)]
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"steps": 0}, "given 0; must be a whole number above 0"),
+        ({"steps": 10, "report_every": 4}, "given 10; must be a multiple of report_every = 4"),
+        ({"learning_rate": float("inf")}, "given inf; must be a finite number above 0"),
+        ({"warmup": 1.0}, "given 1.0; must be at least 0.0 and below 1.0"),
+        ({"beta2": -0.1}, "given -0.1; must be at least 0.0 and below 1.0"),
+        ({"weight_decay": float("nan")}, "given nan; must be at least 0.0 and below inf"),
+        (
+            {"decay": "linaer"},
+            "given 'linaer'; did you mean 'linear'? allowed: linear, cosine, constant",
+        ),
+    ],
+)
+def test_training_that_cannot_be_is_refused(fields, line, unchecked):
+    """One line each: the field, what was given, what is allowed."""
+    with pytest.raises(ConfigError) as refusal:
+        TrainConfig(**fields)
+    assert str(refusal.value) == f"{next(iter(fields))}: {line}"
+
+
+# --- a lone run and its folder
+
+
+def test_a_tiny_model_learns_to_reverse(finished):
+    """Three hundred steps take it from chance, 0.25, to nearly all symbols right."""
+    _, result, _, _ = finished
+    assert result["status"] == "done"
+    assert result["test"] > 0.95
+
+
+def test_a_run_writes_its_curve_events_and_result(finished):
+    """A row a report, equal to what was heard; TensorBoard scalars; result.json as returned."""
+    folder, result, replica, heard = finished
+    curve = pd.read_csv(folder / "curve.csv")
+    assert curve.columns.tolist() == ["step", "train_loss", "gradient_norm", "value"]
+    assert curve["step"].tolist() == [50, 100, 150, 200, 250, 300]
+    assert curve.to_dict("records") == heard
+    assert curve["train_loss"].iloc[-1] < curve["train_loss"].iloc[0]
+    assert curve["value"].iloc[-1] == result["validation"]
+    (events,) = folder.glob("events.out.tfevents.*")
+    for tag in (b"train/loss", b"train/gradient_norm", b"validation/accuracy"):
+        assert events.read_bytes().count(tag) == 6
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert result["seed"] == 5 and result["metric"] == "accuracy"
+    fingerprint = replica.task.fingerprint(replica.task.load())
+    assert json.loads((folder / "config.json").read_text()) == config_of(replica) | {
+        "data": fingerprint
+    }
+    assert sorted(int(path.name) for path in (folder / "checkpoints").iterdir()) == [0, 100, 300]
+
+
+def test_checkpoints_hold_the_run_at_their_steps(finished):
+    """Step 0 is the untrained model to the bit; the last is the default and gives the result."""
+    folder, result, replica, _ = finished
+    encoder, variables = load_run(folder, step=0)
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], replica.init_params(5))
+    encoder, variables = load_run(folder)
+    test = replica.task.load()["test"]
+    logits = encoder.apply(variables, **model_inputs(test))
+    assert np.isclose(float(replica.task.score(logits, test).mean()), result["test"], atol=1e-6)
+    _, middle = load_run(folder, step=100)
+    norms = [
+        optax.tree.norm(tree["params"]) for tree in (load_run(folder, 0)[1], middle, variables)
+    ]
+    assert len({float(norm) for norm in norms}) == 3
+
+
+def test_a_tied_parameter_is_still_tied_after_training_and_restoring(finished):
+    """One leaf for key and value before, after, and after the restore; it has moved; and what the
+    restored model computes as keys and as values is the same array."""
+    folder, _, replica, _ = finished
+    encoder, variables = load_run(folder)
+    names = set(leaves(variables["params"]))
+    assert names == set(leaves(replica.init_params(5)))
+    attention = {name.split("/")[2] for name in names if "/attention/" in name}
+    assert attention == {"query", "key", "out"}
+    assert not np.allclose(
+        variables["params"]["layer_0"]["attention"]["key"]["kernel"],
+        replica.init_params(5)["layer_0"]["attention"]["key"]["kernel"],
+        atol=1e-2,
+    )
+    inputs = model_inputs(replica.task.load()["test"])
+    _, seen = encoder.apply(variables, **inputs, mutable=["intermediates"])
+    probes = seen["intermediates"]["layer_0"]["attention"]["probes"]
+    np.testing.assert_array_equal(probes["key"][0], probes["value"][0])
+    assert not np.allclose(probes["key"][0], probes["query"][0])
+
+
+def test_a_run_that_diverges_says_so_and_stops(tmp_path):
+    """It ends at the report in which the loss ceased to be finite."""
+    config = dataclasses.replace(TRAIN, learning_rate=1e30, steps=50, report_every=5)
+    replica = dataclasses.replace(REPLICA, config=config)
+    result = train_run(replica, 0, tmp_path / "run", config=config_of(replica))
+    assert result["status"] == "diverged"
+    assert len(pd.read_csv(tmp_path / "run" / "curve.csv")) < 10
+
+
+@pytest.mark.parametrize("step", [1, -5, 25])
+def test_checkpoints_between_reports_are_refused(step, tmp_path):
+    """Or before the start or after the end; and nothing is written."""
+    config = dataclasses.replace(TRAIN, steps=20, report_every=5)
+    replica = dataclasses.replace(REPLICA, config=config)
+    with pytest.raises(ConfigError, match=f"checkpoint_steps: given {step}; must be a multiple"):
+        train_run(replica, 0, tmp_path / "run", config={}, keep=Keep((5, step)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_occupied_folder_is_refused(finished, tmp_path):
+    """A run never writes over another one, or over anything else."""
+    folder, _, replica, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    (tmp_path / "file").write_text("mine")
+    for occupied, held in (
+        (folder, "another run"), (tmp_path, "other files"), (tmp_path / "file", "other files")
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"workdir: given .*; holds {held}"):
+            train_run(replica, 0, occupied, config={})
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_is_no_run_is_not_loaded(finished, tmp_path):
+    """Each refusal names the folder, or the steps that are there."""
+    with pytest.raises(ConfigError, match="run: .*holds no readable config.json"):
+        load_run(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="run: .*holds no checkpoints"):
+        load_run(tmp_path)
+    with pytest.raises(ConfigError, match="checkpoint step: given 50; .*there: 0, 100, 300"):
+        load_run(finished[0], step=50)
