@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qkv_jax.config import ConfigError
 from qkv_jax.study.config import StudyConfig
 from qkv_jax.study.plan import Study
-from qkv_jax.study.protocol import summary
+from qkv_jax.study.protocol import selection
 from qkv_jax.study.protocol.rounds import EVALUATE, rounds
 from qkv_jax.study.protocol.summary import MAX_ROUNDS
 from qkv_jax.study.rates import HIGHEST, LOWEST, check_rates, is_among, same_rate
@@ -50,6 +50,24 @@ def test_rates_that_cannot_be_told_apart_are_refused_wherever_they_are_given(rat
         entry = VALUES["tasks"]["one"] | {"learning_rates": rates}
         with pytest.raises(ConfigError, match=f"tasks.one.learning_rates: .*{line}"):
             Study(VALUES | {"tasks": {"one": entry}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"train": VALUES["train"] | {"learning_rate": 0.01}}, "train"),
+        ({"tasks": {"one": VALUES["tasks"]["one"] | {"train": {"learning_rate": 0.01}}}},
+         "tasks.one.train"),
+        ({"arms": VALUES["arms"] | {"copies": {"train": {"learning_rate": 0.01}}}},
+         "arms.copies.train"),
+    ],
+)  # fmt: skip
+def test_a_rate_that_a_study_would_ignore_is_refused(changes, field):
+    with pytest.raises(ConfigError) as refused:
+        Study(VALUES | changes)
+    assert str(refused.value) == (
+        f"{field}.learning_rate: given 0.01; the study tunes it in every cell; give learning_rates"
+    )
 
 
 positive = st.floats(LOWEST, HIGHEST)
@@ -92,7 +110,7 @@ def test_a_grid_that_grows_for_ever_is_a_defect_and_not_an_endless_study(monkeyp
     (plan,), record = study.tasks, {**study.describe(), "looks": [5]}
     asked = iter(range(1, 100))
     monkeypatch.setattr(
-        summary, "extension_needed", lambda *_: [float(f"{next(asked)}e-9")]
+        selection, "extension_needed", lambda *_: [float(f"{next(asked)}e-9")]
     )
     monkeypatch.setattr("qkv_jax.study.protocol.rounds.Part.keys", lambda part, study: [])
     with pytest.raises(RuntimeError, match="one: the grid of rates grows without an end"):

@@ -13,9 +13,11 @@ import pytest
 
 from qkv_jax.config import ConfigError
 from qkv_jax.output.style import new_figure, save
-from qkv_jax.runtime.files import json_text
+from qkv_jax.runtime.files import held, json_text
 from qkv_jax.runtime.stopping import Interrupted, Watch
 from qkv_jax.study.plan import Study
+from qkv_jax.study.protocol import selection
+from qkv_jax.study.protocol.summary import MAX_ROUNDS
 from qkv_jax.study.report import estimate, page
 from qkv_jax.study.report.ledger import ledger_context
 from qkv_jax.study.run import engine as engine_module
@@ -267,7 +269,7 @@ STAGES = {
     "the data": (Study, "facts"),
     "costs": (Engine, "_write_costs"),
     "loading": (Engine, "_data"),
-    "an extension": (engine_module, "extension_needed"),
+    "an extension": (selection, "extension_needed"),
     "measures": (engine_module, "measure"),
     "the summary": (Engine, "summary"),
     "families": (engine_module, "family_table"),
@@ -297,6 +299,22 @@ def test_a_study_stops_at_whatever_it_is_and_goes_on(small, tmp_path, monkeypatc
     rows = len(load_study(folder).runs)
     run(folder, SMALL)
     assert tables_of(folder) == tables_of(small[0]) and rows <= len(load_study(folder).runs)
+
+
+def test_no_loop_of_a_study_is_without_an_end(tmp_path, monkeypatch):
+    """Should the extension of grids, or the file system, ever be wrong: it ends, and says so."""
+    asked = iter(range(1, 100))
+    with monkeypatch.context() as patch:
+        wrong = lambda *_: [float(f"{next(asked)}e-9")]
+        patch.setattr(selection, "extension_needed", wrong)
+        with pytest.raises(RuntimeError, match="NA: the grid of rates grows without an end"):
+            run(tmp_path / "study", SMALL)
+    assert next(asked) == MAX_ROUNDS + 1
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "samestat", lambda a, b: False)
+        lock = held(tmp_path)
+        with pytest.raises(ConfigError, match="another file each time it is opened"), lock:
+            pass
 
 
 def test_a_study_of_finished_waves_alone_can_be_stopped_between_any_two(small):
