@@ -25,7 +25,7 @@ from qkv_jax.tasks import REGISTRY
 from qkv_jax.tie import Tie
 
 ROOT = pathlib.Path(__file__).parents[2]
-SERVER = pathlib.Path(__file__).with_name("cli_server.py")
+SERVER = ROOT / "tests" / "support" / "cli_server.py"
 KINDS = ", ".join(sorted(REGISTRY))
 
 STUDY = {

@@ -86,7 +86,7 @@ def test_every_field_takes_what_it_is_given_or_refuses_it_in_one_line(path, cls,
 @pytest.mark.parametrize(
     ("part", "name", "value", "allowed"),
     [
-        ("train", "learning_rate", 1e-300, HELD),
+        ("train", "beta1", 1e-300, HELD),
         ("train", "weight_decay", 1e300, HELD),
         ("train", "batch_size", 2**31, "must be at most 2147483647"),
         ("train", "steps", 10**30, "must be a whole number that 64 bits can hold"),

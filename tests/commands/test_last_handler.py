@@ -52,7 +52,7 @@ def place(tmp_path_factory):
 def command(place):
     """`command(name, *arguments, before="")` gives exit code, stdout and stderr."""
     with subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "cli_server.py"],
+        [sys.executable, ROOT / "tests" / "support" / "cli_server.py"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=place,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     ) as server:  # fmt: skip
@@ -74,7 +74,7 @@ def command(place):
 def test_every_command_enters_by_the_door(name):
     """By one call at the end of its file, and nothing else there."""
     last = (ROOT / "experiments" / f"{name}.py").read_text().split('if __name__ == "__main__":')[1]
-    assert re.fullmatch(r"\s+door\.enter(_one)?\(.*\)\s+", last)
+    assert re.fullmatch(r"\s+entry\.enter(_one)?\(.*\)\s+", last)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
+SERVER = ROOT / "tests" / "support" / "cli_server.py"
 
 REFUSED = {
     ("--config.mesh.data=3",): "mesh: given 'data 3 x fsdp 1 x tensor 1'; the product must be "
@@ -58,7 +59,7 @@ def answers(tmp_path_factory):
         for given in REFUSED
     ]
     done = subprocess.run(
-        ["timeout", "-s", "KILL", "400", sys.executable, ROOT / "tests" / "cli_server.py"],
+        ["timeout", "-s", "KILL", "400", sys.executable, SERVER],
         cwd=folder / "here", env=own, input="\n".join(commands), capture_output=True, text=True,
     )  # fmt: skip
     said = [json.loads(line) for line in done.stdout.splitlines()]

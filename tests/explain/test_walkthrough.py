@@ -99,12 +99,13 @@ def test_a_wrong_walk_is_seen_by_its_error(end, monkeypatch):
     walk = functools.partial(walked_digits, model)
     right = walk()
     if end == "weights":
-        monkeypatch.setattr(walk, "softmax", lambda scores: np.full(scores.shape, 1 / 3))
+        even = lambda scores: np.full(scores.shape, 1 / 3)
+        monkeypatch.setattr("qkv_jax.explain.walk.softmax", even)
         off = np.abs(right.weights - 1 / 3).max()
     else:
         layer = layer_weights(*model)[0]
         bent = layer._replace(out_bias=layer.out_bias + 7)
-        monkeypatch.setattr(walk, "layer_weights", lambda *_: (bent,))
+        monkeypatch.setattr("qkv_jax.explain.walk.layer_weights", lambda *_: (bent,))
         off = 7
     assert right.error < 1e-5 and walk().error >= off - 1e-5
 

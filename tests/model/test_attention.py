@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkv_jax.config import ConfigError
-from qkv_jax.model import attention
 from qkv_jax.model.attention import MultiHeadAttention
 from qkv_jax.model.dot_product import attend, attention_weights, resolved, unsupported
 from qkv_jax.model.positions import rotate
@@ -293,7 +292,7 @@ def test_cudnn_is_given_masks_and_biases_of_full_length(monkeypatch):
         seen.update(bias=bias, mask=mask)
         return real(query, key, value, bias, mask, scale=options["scale"])
 
-    monkeypatch.setattr(attention, "unsupported", lambda *_: None)
+    monkeypatch.setattr("qkv_jax.model.dot_product.unsupported", lambda *_: None)
     monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
     query, key = (draw(0, 2, n, HEADS, 8).astype(jnp.bfloat16) for n in (4, 6))
     mask, bias = jnp.arange(6) < jnp.asarray([[3], [6]]), draw(1, 1, 1, 1, 6)

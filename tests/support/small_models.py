@@ -62,7 +62,7 @@ def server(here):
     """`run(module, *flags)` in the folder `here` gives exit code, stdout and stderr."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     with subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "cli_server.py")],
+        [sys.executable, str(ROOT / "tests" / "support" / "cli_server.py")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

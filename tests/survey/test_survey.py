@@ -383,7 +383,7 @@ def command(place):
     """`command(*flags)` gives exit code, stdout and stderr."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     with subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "cli_server.py")],
+        [sys.executable, str(ROOT / "tests" / "support" / "cli_server.py")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

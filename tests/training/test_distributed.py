@@ -201,7 +201,7 @@ def test_what_one_process_refuses_all_refuse(place):
 
 SHARES = """
 import json, runpy, sys
-from qkv_jax.training import distributed
+from qkv_jax.runtime import distributed
 from qkv_jax.training.checkpoint import replica_of
 from qkv_jax.runtime.devices import use_virtual_devices
 from qkv_jax.training.mesh import MeshConfig, MeshProgram

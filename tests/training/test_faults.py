@@ -8,7 +8,7 @@ import sys
 
 def test_killed_commands_end_as_if_nothing_had_been():
     """Run and study, in a process that forks before JAX starts; see faults.py."""
-    script = pathlib.Path(__file__).parent / "faults.py"
+    script = pathlib.Path(__file__).parents[1] / "stress" / "faults.py"
     ended = subprocess.run(
         [sys.executable, str(script), "--few"], capture_output=True, text=True, timeout=300
     )
