@@ -97,7 +97,7 @@ def values(block, folder, monkeypatch):
 def test_the_notebook_example_gives_what_it_says(read, monkeypatch):
     page = next(p for p in PAGES for b in blocks(p) if "load_study" in b.text)
     block = next(b for b in blocks(page) if "load_study" in b.text)
-    names, shown = values(block, read(page).home / "qkv_jax", monkeypatch)
+    names, shown = values(block, read(page).clone, monkeypatch)
     (tables, frames), (columns, curve), (_, score) = shown
     assert tables == "DataFrames"
     assert all(isinstance(frame, pd.DataFrame) and len(frame) for frame in frames)

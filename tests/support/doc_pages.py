@@ -175,7 +175,7 @@ class Sandbox:
             shutil.copytree(self.clone, home / "qkv_jax", symlinks=True)
             home /= "qkv_jax"
             shutil.copytree(self.venv, home / ".venv")
-        lines = ["set -eu -o pipefail"]
+        lines = ["set -eu -o pipefail", f"echo {page} > {self.folder}/reached"]
         for number, block in enumerate(blocks(page)):
             lines.append(f"echo {block.page}:{block.line} > {self.folder}/reached")
             left_out = [words for words in exceptions if words in block.text]
@@ -206,6 +206,10 @@ class Reading:
     code: int
     out: str
     err: str
+
+    @property
+    def clone(self) -> pathlib.Path:
+        return self.home if (self.home / "configs").exists() else self.home / "qkv_jax"
 
 
 def write_pretrained(folder: pathlib.Path) -> None:
