@@ -14,8 +14,8 @@ from qkv_jax.model.attention import MultiHeadAttention
 from qkv_jax.model.blocks import SwiGlu
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.dot_product import attend
-from qkv_jax.model.masks import visible
 from qkv_jax.model.encoder import Encoder
+from qkv_jax.model.masks import visible
 from qkv_jax.model.positions import (
     POSITIONS,
     Positions2D,
