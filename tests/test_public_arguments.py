@@ -23,7 +23,7 @@ import qkv_jax
 from qkv_jax import tie
 from qkv_jax.analysis import attention_maps, circuits, geometry, layers, nulls
 from qkv_jax.config import ConfigError, shown
-from qkv_jax.model import adapters, attention, dot_product, encoder, positions, stems
+from qkv_jax.model import adapters, attention, dot_product, encoder, masks, positions, stems
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.runtime import distributed
 from qkv_jax.tasks import make_task
@@ -74,6 +74,9 @@ class Case(NamedTuple):
 
 
 QUERY, KEY, VALUE = drawn(B, T, N, H), drawn(B, S, K, H), drawn(B, S, K, H)
+PLACES, KEY_PLACES = np.arange(T)[None], np.arange(S)[None]
+WRONG_PLACES = [None, "x", 3, [1, 2], np.arange(T) / 2, np.arange(T), np.ones((1, 1, T), int),
+                np.ones((1, T)), np.ones((1, T), bool)]  # fmt: skip
 BIAS, MASK = drawn(B, N, T, S), np.ones((B, 1, T, S), bool)
 X, CONTEXT = drawn(B, T, D), drawn(B, S, D)
 
@@ -124,16 +127,19 @@ def attention_cases():
         of=dot_product.aggregate,
     )
     yield Case(
-        traced(dot_product.hide_self),
-        {"mask": MASK, "queries": np.arange(T), "keys": np.arange(S), "is_causal": False},
+        traced(masks.visible),
+        {"queries": PLACES, "keys": KEY_PLACES, "is_causal": False, "window": 2,
+         "valid": np.ones((B, S), bool), "documents": (PLACES, KEY_PLACES), "hide_self": False,
+         "mask": MASK},
         {
-            "mask": [*WRONG_MASKS[:5], MASK[0, 0], np.ones((B, 1, T, S + 1), bool)],
-            "queries": [*NO_ARRAY, np.arange(T) / 2, np.ones((B, T), int)],
-            "keys": [*NO_ARRAY, np.arange(S) / 2, np.ones((B, S), int)],
-            "is_causal": NO_FLAG,
+            "queries": WRONG_PLACES, "keys": [*WRONG_PLACES, np.ones((B + 1, S), int)],
+            "is_causal": NO_FLAG, "window": [*NO_COUNT[:5], [2]],
+            "valid": [*NO_ARRAY[1:], np.ones((B, S)), np.ones(S, bool), np.ones((B, T), bool)],
+            "documents": [(PLACES, PLACES), (PLACES / 2, KEY_PLACES), (PLACES, None)],
+            "hide_self": NO_FLAG, "mask": WRONG_MASKS,
         },
-        of=dot_product.hide_self,
-    )
+        of=masks.visible,
+    )  # fmt: skip
 
 
 @functools.cache
@@ -155,7 +161,7 @@ def module_cases():
             "adapters": {"key": "head"}, "latent_dim": None, "positions": "rotary",
             "positions_2d": True, "qk_norm": True, "diagonal_mask": True, "scale": 0.3,
             "frozen": ("key",), "output_projection": True, "use_bias": True,
-            "implementation": "xla",
+            "implementation": "xla", "scheme": "tied",
         },
         {
             "num_heads": NO_COUNT, "tie": ["K=Z", "", 3, None, ["K=V"], "K=V*2"],
@@ -168,6 +174,7 @@ def module_cases():
             "frozen": ["key", ("kee",), 3, None, ("value",), (3,)],
             "output_projection": NO_FLAG, "use_bias": NO_FLAG,
             "implementation": [*NO_WORD, "cudnn"],
+            "scheme": [*NO_WORD, "no.such", int],
         },
         of=attention.MultiHeadAttention,
         also=("key/value heads", "not a tie", "cuDNN", "heads x head", "rotary", "width"),
@@ -177,17 +184,18 @@ def module_cases():
     yield Case(
         traced(functools.partial(module.apply, variables)),
         {"x": X, "context": CONTEXT, "bias": bias, "mask": mask, "is_causal": False,
-         "decode": False},
+         "decode": False, "places": PLACES, "key_places": KEY_PLACES},
         {
             "x": [*NO_ARRAY, X[0], X[:2], X.astype(int), X.astype(jnp.float16),
                   X.astype(jnp.bfloat16), X[:, None]],
             "context": [*NO_ARRAY[1:], CONTEXT[0], CONTEXT[:2], CONTEXT.astype(jnp.bfloat16),
                         CONTEXT.astype(int), CONTEXT[:, :0]],
             "bias": WRONG_BIASES, "mask": WRONG_MASKS, "is_causal": NO_FLAG,
-            "decode": [*NO_FLAG, True],
+            "decode": [*NO_FLAG, True], "places": [*WRONG_PLACES[1:], np.ones((2, T), int)],
+            "key_places": [*WRONG_PLACES[1:], PLACES],
         },
         of=module.__call__,
-        also=("key",),  # made of the context
+        also=("key", "places"),  # made of the context; with decode
     )  # fmt: skip
     yield Case(
         module.init_cache,
@@ -224,7 +232,7 @@ def encoder_cases():
     yield Case(
         traced(functools.partial(module.apply, variables)),
         {"inputs": TOKENS, "padding": np.ones((B, T), bool), "read": TOKENS[:, :2] % T,
-         "train": False},
+         "places": PLACES, "train": False},
         {
             "inputs": [*NO_ARRAY, TOKENS[0], TOKENS / 2, TOKENS > 0, TOKENS - 1, TOKENS + 1,
                        np.stack([TOKENS] * 2, -1), TOKENS[:, :0]],
@@ -232,7 +240,7 @@ def encoder_cases():
                         np.ones((B, 1, 1, T), bool), np.ones(T, bool)],
             "read": [*NO_ARRAY[1:], TOKENS / 7, np.full((B, 1), T), np.full((B, 1), -1),
                      np.zeros((2, 1), int), np.zeros(B, int)],
-            "train": NO_FLAG,
+            "places": [*WRONG_PLACES[1:], PLACES + 1, PLACES - 1], "train": NO_FLAG,
         },
         of=module.__call__,
     )  # fmt: skip
@@ -266,9 +274,9 @@ def position_cases():
                of=positions.sinusoidal)  # fmt: skip
     yield Case(
         traced(positions.rotate),
-        {"x": QUERY, "positions": places},
+        {"x": QUERY, "places": PLACES},
         {"x": [*NO_ARRAY, QUERY[0, 0], QUERY[..., :3]],
-         "positions": [*NO_ARRAY[1:], places / 2, places[None], places[:2]]},
+         "places": [*WRONG_PLACES[1:], PLACES[:, :2]]},
         of=positions.rotate,
     )  # fmt: skip
     yield Case(traced(positions.relative_buckets), {"offsets": np.ones((T, S), int)},
@@ -277,9 +285,8 @@ def position_cases():
     yield Case(positions.alibi_slopes, {"num_heads": 3}, {"num_heads": NO_COUNT})
     yield Case(
         traced(positions.alibi_bias),
-        {"num_heads": N, "queries": places, "keys": places},
-        {"num_heads": NO_COUNT, "queries": [*NO_ARRAY, places / 2, places[None]],
-         "keys": [*NO_ARRAY, places / 2, places[None]]},
+        {"num_heads": N, "queries": PLACES, "keys": PLACES},
+        {"num_heads": NO_COUNT, "queries": WRONG_PLACES, "keys": WRONG_PLACES},
         of=positions.alibi_bias,
     )  # fmt: skip
     yield Case(

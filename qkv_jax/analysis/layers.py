@@ -1,12 +1,13 @@
 """The attention layers of a model as plain matrices, and what flows through them.
 
 Whatever the tie, the adapters or the source, a layer's query is x W_Q + b_Q for one matrix, and so
-are key and value; here they are read off by applying the model's own projection.
+are key and value; here they are read off by applying the model's own scheme.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
@@ -14,10 +15,14 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from qkv_jax import arguments
 from qkv_jax.arrays import require_array
 from qkv_jax.config import ConfigError, shown
+from qkv_jax.model.blocks import attention_of
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.encoder import Encoder
-from qkv_jax.model.projections import QKV, QKVProjection
+from qkv_jax.model.projections import QKV, per_query_head
+from qkv_jax.model.schemes import Scheme
 from qkv_jax.tie import Tie
+
+_AFFINE = 0.02  # relative; accelerators round products to a few digits
 
 
 class Layer(NamedTuple):
@@ -51,21 +56,8 @@ def layer_weights(encoder: Encoder, variables: dict) -> tuple[Layer, ...]:
     config, found = require_variables(encoder, variables), []
     for layer, tie in enumerate(config.ties):
         params = variables["params"][f"layer_{layer}"].get("attention", {})
-        projection = QKVProjection(
-            config.heads,
-            config.kv_heads or config.heads,
-            config.features,
-            tie,
-            use_bias=config.use_bias,
-            adapters=config.adapters.where_shared(tie),
-            latent_dim=config.latent_dim,
-        )
-        # The projection is affine: the unit vectors and zero tell it.
-        probes = jnp.concatenate([jnp.eye(config.width), jnp.zeros((1, config.width))])
-        applied = projection.apply({"params": params}, probes[None])
-        roles = [_per_query_head(role[0], config.heads) for role in applied]
-        biases = [role[-1] for role in roles]
-        kernels = [role[:-1] - role[-1] for role in roles]
+        scheme = attention_of(config, tie).make_scheme(config.width)
+        kernels, biases = _affine(scheme, params, config)
         out, out_bias = _output(config, params)
         arrays = (np.asarray(a, np.float32) for a in (*kernels, out, *biases, out_bias))
         found.append(Layer(tie, *arrays))
@@ -94,10 +86,38 @@ def probe(
     for layer in range(encoder.config.layers):
         sown = collected["intermediates"][f"layer_{layer}"]["attention"]["probes"]
         arrays = {name: sown[name][0].astype(jnp.float32) for name in sown}
-        keys, values = (_per_query_head(arrays[n], encoder.config.heads) for n in ("key", "value"))
+        keys, values = (per_query_head(arrays[n], encoder.config.heads) for n in ("key", "value"))
         weights = arrays["attention_weights"]
         found.append(LayerProbe(arrays["x"], arrays["query"], keys, values, weights))
     return tuple(found)
+
+
+def _affine(scheme: Scheme, params: Mapping, config: ModelConfig) -> tuple[list, list]:
+    """W [D, N, H] and b [N, H] of query, key and value: what the scheme itself does to X.
+
+    Raises:
+      ConfigError: if it does anything else than x W + b to each token.
+    """
+
+    def heads_of(x):
+        roles = scheme.apply({"params": params}, x[None], method=_heads)
+        return [per_query_head(role[0], config.heads) for role in roles]
+
+    # Unit vectors and zero tell the map; drawn vectors, whether that is all there is to it.
+    roles = heads_of(jnp.concatenate([jnp.eye(config.width), jnp.zeros((1, config.width))]))
+    biases = [role[-1] for role in roles]
+    kernels = [role[:-1] - role[-1] for role in roles]
+    x = jax.random.normal(jax.random.key(0), (4, config.width))
+    for seen, kernel, bias in zip(heads_of(x), kernels, biases, strict=True):
+        expected = jnp.einsum("td,dnh->tnh", x, kernel) + bias
+        if jnp.abs(seen - expected).max() > _AFFINE * jnp.abs(expected).max():
+            allowed = "its queries, keys and values are not x W + b: no matrix stands for them"
+            raise ConfigError("scheme", config.scheme, allowed)
+    return kernels, biases
+
+
+def _heads(scheme: Scheme, x: Float[Array, "B T D"]) -> QKV:
+    return scheme.heads(scheme.project(x))
 
 
 def require_variables(encoder: Encoder, variables: dict) -> ModelConfig:
@@ -110,11 +130,6 @@ def require_variables(encoder: Encoder, variables: dict) -> ModelConfig:
         allowed = f"must be {{'params': ...}} with {', '.join(layers)}"
         raise ConfigError("variables", given, allowed)
     return config
-
-
-def _per_query_head(array, num_heads: int):
-    """Repeats key/value heads [.., K, H] for the query heads that read them [.., N, H]."""
-    return array.repeat(num_heads // array.shape[-2], axis=-2)
 
 
 def _output(config, params) -> tuple[Num[Any, "N H D"], Num[Any, " D"]]:

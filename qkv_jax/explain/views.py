@@ -176,20 +176,29 @@ def _favourites(walk: Walk) -> str:
 
 def of_mixed(walk: Walk) -> Shown:
     """The weighted sums of values."""
-    rows, columns, i = token_rows(walk), counted(walk.mixed.shape[2]), shown(walk)
-    panels = [
-        Panel(f"Z (head {head + 1})", walk.mixed[:, head], rows, columns, head=head)
-        for head in range(walk.mixed.shape[1])
-    ]
+    panels, i = _heads(walk, "Z", walk.mixed), shown(walk)
     parts = [f"{number(w)}·{subscripted('v', j)}" for j, w in enumerate(walk.weights[0, i][:TERMS])]
     more = " + …" if len(walk.tokens) > TERMS else ""
     return panels, [f"{subscripted('z', i)} = {' + '.join(parts)}{more}  (head 1)"]
 
 
+def of_combined(walk: Walk) -> Shown:
+    """What the scheme makes of them."""
+    return _heads(walk, "Z̃", walk.heads), []
+
+
+def _heads(walk: Walk, title: str, heads: np.ndarray) -> list[Panel]:
+    rows, columns = token_rows(walk), counted(heads.shape[2])
+    return [
+        Panel(f"{title} (head {head + 1})", heads[:, head], rows, columns, head=head)
+        for head in range(heads.shape[1])
+    ]
+
+
 def of_output(walk: Walk) -> Shown:
     """The heads side by side, W_O, and what the layer returns."""
     rows, shape, i = token_rows(walk), walk.layer.out.shape, shown(walk)
-    joined, width = walk.mixed.reshape(len(rows), -1), shape[2]
+    joined, width = walk.heads.reshape(len(rows), -1), shape[2]
     panels = [Panel("Z, heads side by side", joined, rows, head_columns(*shape[:2]))]
     flat = walk.layer.out.reshape(-1, width)
     if flat.shape[0] == width and np.array_equal(flat, np.eye(width)):

@@ -8,7 +8,7 @@ the model computed.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,10 @@ from qkv_jax.analysis.layers import Layer, layer_weights, require_variables
 from qkv_jax.arrays import require_array
 from qkv_jax.config import ConfigError
 from qkv_jax.model.attention import MultiHeadAttention
+from qkv_jax.model.blocks import attention_of
 from qkv_jax.model.config import ModelConfig
-from qkv_jax.model.dot_product import hide_self
 from qkv_jax.model.encoder import Encoder
-from qkv_jax.model.positions import AddPositions, Positions2D, RelativeBias, alibi_bias
+from qkv_jax.model.positions import AddPositions
 from qkv_jax.model.projections import QKV
 from qkv_jax.tie import Tie
 
@@ -45,6 +45,7 @@ class Walk(NamedTuple):
       scale, bias: the scaled scores are `scale * scores + bias`; no bias is None.
       hidden: pairs that the diagonal mask hides; none is None.
       mixed: the weighted sums of values.
+      combined: what the scheme makes of those sums, if it does more; else None.
       output: what the layer returns.
       parameters: of the layer's attention.
       error: the largest difference to the weights and the output that the model itself computed.
@@ -68,6 +69,7 @@ class Walk(NamedTuple):
     scaled: Float[np.ndarray, "N T T"]
     weights: Float[np.ndarray, "N T T"]
     mixed: Float[np.ndarray, "T N H"]
+    combined: Float[np.ndarray, "T N H"] | None
     output: Float[np.ndarray, "T D"]
     parameters: int
     error: float
@@ -75,13 +77,18 @@ class Walk(NamedTuple):
     @property
     def adapters(self) -> dict[str, str]:
         """Those of this layer: role to adapter."""
-        return dict(self.config.adapters.where_shared(self.tie).items())
+        return dict(attention_of(self.config, self.tie).adapters.items())
 
     @property
     def between(self) -> tuple[str, ...]:
         """What queries and keys go through before the scores: of "norm" and "rotary"."""
         passed = {"norm": self.config.qk_norm, "rotary": self.config.positions == "rotary"}
         return tuple(name for name, used in passed.items() if used)
+
+    @property
+    def heads(self) -> Float[np.ndarray, "T N H"]:
+        """What W_O mixes."""
+        return self.mixed if self.combined is None else self.combined
 
     @property
     def value(self) -> Float[np.ndarray, "T N H"]:
@@ -115,6 +122,9 @@ def walk_through(
     of = lambda sown: np.asarray(sown[0][0].astype(jnp.float32), np.float64)
     attention = seen[f"layer_{layer}"]["attention"]
     probes = {key: of(sown) for key, sown in attention["probes"].items()}
+    for key in {"bias", "mask"} & set(probes):
+        pairs = (config.heads, *2 * (len(probes["x"]),))
+        probes[key] = np.broadcast_to(probes[key], pairs)[:, :length, :length]
     if length > len(probes["x"]) or padding is None and length < len(probes["x"]):
         allowed = f"must be a label for each of the {len(probes['x'])} tokens"
         raise ConfigError("tokens", length, allowed)
@@ -124,16 +134,16 @@ def walk_through(
     projected = QKV(*map(project, matrices[1:4], matrices[5:8]))
 
     params = variables["params"][f"layer_{layer}"].get("attention", {})
-    scale, bias = _scale_and_bias(config, params, length)
-    hidden = None
-    if config.diagonal_mask:
-        places = jnp.arange(length)
-        hidden = ~np.asarray(hide_self(None, places, places))[0, 0]
+    scale, bias = np.asarray(attention["probes"]["scale"][0], np.float64), probes.get("bias")
+    hidden = probes["mask"][0] == 0 if "mask" in probes else None
+    hidden = hidden if hidden is not None and hidden.any() else None
     scores = np.einsum("tnh,snh->nts", query, key)
     scaled = scale[:, None, None] * scores + (0.0 if bias is None else bias)
     weights = softmax(scaled if hidden is None else np.where(hidden, -np.inf, scaled))
     mixed = np.einsum("nts,snh->tnh", weights, projected.value)
-    output = np.einsum("tnh,nhd->td", mixed, matrices.out) + matrices.out_bias
+    combined = _combined(config, tie, params, weights, QKV(query, key, projected.value))
+    heads = mixed if combined is None else combined
+    output = np.einsum("tnh,nhd->td", heads, matrices.out) + matrices.out_bias
     ends = (
         (weights, probes["attention_weights"][:, :length, :length]),
         (output, of(attention["__call__"])[:length]),
@@ -157,10 +167,22 @@ def walk_through(
         scaled=scaled,
         weights=weights,
         mixed=mixed,
+        combined=combined,
         output=output,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         error=max(float(np.abs(ours - theirs).max()) for ours, theirs in ends),
     )
+
+
+def _combined(config: ModelConfig, tie: Tie, params, weights, qkv: QKV) -> np.ndarray | None:
+    """What a scheme that combines values in its own way makes of these weights; else None."""
+    scheme = attention_of(config, tie).make_scheme(config.width)
+    if not scheme.combines_otherwise():
+        return None
+    of_one = jax.tree.map(lambda array: jnp.float32(array)[None], (weights, qkv))
+    own = jnp.arange(len(qkv.query))[None]
+    heads = scheme.apply({"params": params}, *of_one, own, method="combine")
+    return np.asarray(heads[0], np.float64)
 
 
 def _check_example(inputs, tokens, padding) -> None:
@@ -196,27 +218,3 @@ def softmax(scores: Float[np.ndarray, "*N T S"]) -> Float[np.ndarray, "*N T S"]:
     """exp(s_ij) / sum_j exp(s_ij): rows that sum to 1."""
     powers = np.exp(scores - scores.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
-
-
-def _scale_and_bias(config: ModelConfig, params: dict[str, Any], length: int):
-    """What the scores [N, T, T] are multiplied by and what is added, from the parameters."""
-    places = jnp.arange(length)
-    scale = config.features**-0.5 if isinstance(config.scale, str) else config.scale
-    scale = np.full(config.heads, scale, np.float64)
-    if config.scale == "learned_per_head":
-        scale *= np.exp(np.asarray(params["log_scale"], np.float64))
-    terms = []
-    if config.positions == "relative":
-        relative = {"params": params["relative"]}
-        terms.append(RelativeBias(config.heads).apply(relative, places, places))
-    if config.positions == "alibi":
-        terms.append(alibi_bias(config.heads, places, places))
-    if config.positions_2d:
-        plane = {"params": params["positions_2d"]}
-        factor, term = Positions2D().apply(plane, places, places)
-        scale *= float(factor)
-        terms.append(term)
-    if not terms:
-        return scale, None
-    bias = np.asarray(sum(terms), np.float64)[0]
-    return scale, np.broadcast_to(bias, (config.heads, length, length))

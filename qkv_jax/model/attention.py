@@ -1,6 +1,6 @@
-"""Attention: `attend`, the one place of softmax(Q K^T / sqrt(d)) V, and the module around it."""
+"""Multi-head attention: a scheme's queries, keys and values, the scores' scale, bias and mask, and
+the output projection."""
 
-import functools
 from collections.abc import Mapping
 from typing import Literal
 
@@ -21,47 +21,27 @@ from qkv_jax.config import (
 )  # fmt: skip
 from qkv_jax.model.adapters import Adapters
 from qkv_jax.model.dot_product import (
-    _FORMATS,
+    FORMATS,
     IMPLEMENTATIONS,
     Implementation,
-    _check_format,
-    _check_scores,
-    aggregate,
     attend,
     attention_weights,
-    hide_self,
+    check_format,
+    check_scores,
 )
+from qkv_jax.model.masks import visible
 from qkv_jax.model.positions import (
     POSITIONS,
     Positions,
     Positions2D,
     RelativeBias,
     alibi_bias,
-    rotate,
-)  # fmt: skip
-from qkv_jax.model.projections import (
-    CONTEXT,
-    OutputProjection,
-    QKVProjection,
-    Sources,
-    kept_sources,
 )
+from qkv_jax.model.projections import OutputProjection, Projected
+from qkv_jax.model.schemes import Scheme, scheme_class
 from qkv_jax.tie import Tie
 
 Scale = float | Literal["sqrt", "learned_per_head"]
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 class MultiHeadAttention(nn.Module):
@@ -74,17 +54,19 @@ class MultiHeadAttention(nn.Module):
     Attributes:
       num_heads: N.
       tie: a tie or its text.
+      scheme: what makes queries, keys and values of `x`: a name, a dotted path or a class, see
+        `schemes.py`.
       num_kv_heads: K; by default N.
       head_dim: H; by default D / N.
       adapters: of roles that share their source, such as `{"key": "head"}`; see `adapters.py`.
-      latent_dim: width of a latent source of keys and values; see `QKVProjection`.
+      latent_dim: width of a latent source of keys and values; see `Scheme`.
       positions: `rotary` turns queries and keys, `relative` and `alibi` add a bias to the scores;
         the other kinds are the input's affair.
       positions_2d: the "2D positional" term of the KV-Transformer, see `Positions2D`.
       qk_norm: RMS norm of each query and key over H, with a learned scale for each of the two
         (leaves `query_norm`, `key_norm`), before positions (Henry et al. 2020, Dehghani et al.
         2023).
-      diagonal_mask: in self-attention hides each token from itself, see `hide_self`.
+      diagonal_mask: in self-attention hides each token from itself, see `visible`.
       scale: `sqrt` is 1 / sqrt(H); a number; or `learned_per_head`, which starts at 1 / sqrt(H)
         (leaf `log_scale` [N]).
       frozen: sources that stay as initialised.
@@ -94,7 +76,8 @@ class MultiHeadAttention(nn.Module):
 
     `apply(..., mutable="intermediates")` computes by einsum and collects, under `probes`, the
     arrays `x`, `query`, `key`, `value` and `attention_weights`; queries and keys as the scores see
-    them, after norm and rotation.
+    them, after norm and rotation. Beside them `scale` [N], and `bias` and `mask` if there are any:
+    the weights are softmax(scale Q K^T + bias) over the keys that the mask leaves.
     """
 
     num_heads: int
@@ -112,12 +95,14 @@ class MultiHeadAttention(nn.Module):
     output_projection: bool = True
     use_bias: bool = False
     implementation: Implementation = "auto"
+    scheme: str | type = "tied"
 
     def __post_init__(self):
         require_kinds(self, MultiHeadAttention)
         require_positive(self, "num_heads", "num_kv_heads", "head_dim", "latent_dim")
         require_choice(self, "positions", POSITIONS)
         require_choice(self, "implementation", IMPLEMENTATIONS)
+        scheme_class(self.scheme)
         if isinstance(self.scale, str):
             require_choice(self, "scale", ("sqrt", "learned_per_head"))
         require_positive(self, *(() if isinstance(self.scale, str) else ("scale",)))
@@ -129,6 +114,8 @@ class MultiHeadAttention(nn.Module):
         x: Float[Array, "B T D"],
         context: Float[Array, "B S E"] | None = None,
         *,
+        places: Int[Array, "#B T"] | None = None,
+        key_places: Int[Array, "#B S"] | None = None,
         bias: Float[Array, "#B #N #T #S"] | None = None,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
         is_causal: bool = False,
@@ -136,60 +123,70 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Array, "B T D"]:
         """Self-attention over `x`, or cross-attention from `x` to `context`.
 
-        With `decode`, `x` holds the next tokens of a sequence whose earlier keys and values are
-        read from the collection `cache`; make room first with `init_cache`. Positions and causal
-        order then count from the start of the cached sequence.
+        Args:
+          places: of the tokens of `x`, 0 .. T-1 by default. Positions, causal order and diagonal
+            mask go by them.
+          key_places: of the tokens of `context`, 0 .. S-1 by default.
+          bias, mask, is_causal: as in `attend`.
+          decode: `x` holds the next tokens of a sequence whose earlier keys and values are read
+            from the collection `cache`; make room first with `init_cache`. Places and causal order
+            then count from the start of the cached sequence.
 
         Raises:
           ValueError: for combinations that cannot be, with the reason.
         """
         sizes: dict[str, int] = {"N": self.num_heads}
         require_array("x", x, "B T D", "float", sizes)
-        _check_format("x", x)
+        check_format("x", x)
         if context is not None:
             require_array("context", context, "B S E", "float", sizes)
             if context.dtype != x.dtype:
                 raise ValueError(f"context: given {shown(context)}; must be {x.dtype} as x is")
         arguments.truth("decode", decode)
-        projection = self.projection(x.shape[-1])
-        nn.share_scope(self, projection)  # `query/kernel` lives here, not in a level of its own
-        sources = projection.project(x, context)
-        query, key, value = projection.roles(sources)
-        places = jnp.arange(x.shape[1])
+        self._check_places(sizes, places, key_places, context, decode)
+        scheme = self.make_scheme(x.shape[-1])
+        nn.share_scope(self, scheme)  # `query/kernel` lives here, not in a level of its own
+        projected = scheme.project(x, context)
+        own = jnp.arange(x.shape[1])[None]
         if decode:
-            start, cached = self._update_cache(sources)
-            places += start
-            _, key, value = projection.roles(sources | cached)
-        key_places = jnp.arange(key.shape[1])
+            if context is not None:
+                raise ValueError("decode=True is for self-attention; a context needs no cache")
+            start, projected = self._update_cache(projected)
+            own += start
+        length = next(iter(projected.kept.values())).shape[1]  # S
+        counted = places is None
+        places = own if counted else places
+        if key_places is None:
+            itself = context is None and not decode
+            key_places = places if itself else jnp.arange(length)[None]
+        qkv = scheme.roles(projected, places, key_places)
         # Here too, before the mask is joined with others.
-        _check_scores(sizes | {"S": key.shape[1]}, bias, mask, is_causal, None)
-        if decode:
-            earlier = (key_places[None, :] <= places[:, None])[None, None]
-            mask, is_causal = (earlier if mask is None else mask & earlier), False
-        if self.diagonal_mask and context is None:
-            mask, is_causal = hide_self(mask, places, key_places, is_causal), False
-        if self.qk_norm:
-            query = nn.RMSNorm(dtype=x.dtype, name="query_norm")(query)
-            key = nn.RMSNorm(dtype=x.dtype, name="key_norm")(key)
-        if self.positions == "rotary":
-            query, key = rotate(query, places), rotate(key, key_places)
-        scale, bias = self._scale_and_bias(projection.head_dim, places, key_places, bias)
-        # `sow` is a no-op unless the caller asks for intermediates; only then pay for the weights.
+        check_scores(sizes | {"S": length}, bias, mask, is_causal, None)
+        hide_self = self.diagonal_mask and context is None
+        if decode or hide_self or not counted:  # else `is_causal` is left to `attend`
+            causal = is_causal or decode
+            hidden = {"is_causal": causal, "hide_self": hide_self, "mask": mask}
+            mask, is_causal = visible(places, key_places, **hidden), False
+        scale, bias = self._scale_and_bias(scheme.head_dim, places, key_places, bias)
         options = {"bias": bias, "mask": mask, "is_causal": is_causal, "scale": scale}
-        if self.is_mutable_collection("intermediates") and not self.is_initializing():
-            weights = attention_weights(query, key, **options)
-            Probes(name="probes")(x=x, query=query, key=key, value=value, attention_weights=weights)
-            heads = aggregate(weights, value)
+        # `sow` is a no-op unless the caller asks for intermediates; only then pay for the weights.
+        probed = self.is_mutable_collection("intermediates") and not self.is_initializing()
+        if probed or scheme.combines_otherwise():
+            weights = attention_weights(qkv.query, qkv.key, **options)
+            heads = scheme.combine(weights, qkv, own if context is None else None)
+            if probed:
+                self._sow(x=x, attention_weights=weights, **qkv._asdict(), **options)
         else:
-            heads = attend(query, key, value, implementation=self.implementation, **options)
+            heads = attend(*qkv, implementation=self.implementation, **options)
         if not self.output_projection:
             return heads.reshape(*heads.shape[:2], -1)
         return OutputProjection(x.shape[-1], self.use_bias, name="out")(heads)
 
-    def projection(self, width: int) -> QKVProjection:
-        """What makes queries, keys and values of inputs of that width; a subclass may change it."""
+    @nn.nowrap
+    def make_scheme(self, width: int) -> Scheme:
+        """What makes queries, keys and values of inputs of that width."""
         adapters = self.adapters
-        return QKVProjection(
+        return scheme_class(self.scheme)(
             self.num_heads,
             self.num_kv_heads or self.num_heads,
             self._head_dim(width),
@@ -198,6 +195,8 @@ class MultiHeadAttention(nn.Module):
             self.use_bias,
             adapters if isinstance(adapters, Adapters) else build(Adapters, adapters, "adapters"),
             self.latent_dim,
+            self.positions,
+            self.qk_norm,
         )
 
     def init_cache(self, batch: int, length: int, width: int, dtype=jnp.float32) -> dict:
@@ -209,36 +208,48 @@ class MultiHeadAttention(nn.Module):
         """
         for name, size in (("batch", batch), ("length", length), ("width", width)):
             arguments.whole(name, size, 1)
-        if str(jnp.dtype(dtype)) not in _FORMATS:
-            raise ConfigError("dtype", dtype, f"allowed: {', '.join(_FORMATS)}")
-        heads, head_dim = self.num_kv_heads or self.num_heads, self._head_dim(width)
-        shape = (1, self.latent_dim) if self.latent_dim else (heads, head_dim)
-        names = kept_sources(Tie.parse(self.tie), self.latent_dim)
-        sources = {name: jnp.zeros((batch, length, *shape), dtype) for name in names}
+        if str(jnp.dtype(dtype)) not in FORMATS:
+            raise ConfigError("dtype", dtype, f"allowed: {', '.join(FORMATS)}")
+        shapes = self.make_scheme(width).cache_shapes()
+        sources = {name: jnp.zeros((batch, length, *s), dtype) for name, s in shapes.items()}
         return {"sources": sources, "index": jnp.int32(0)}
 
-    def _update_cache(self, sources: Sources) -> tuple[Int[Array, ""], Sources]:
-        """Writes the new tokens; returns where they start and the sources of the whole sequence."""
-        if any(name.startswith(CONTEXT) for name in sources):
-            raise ValueError("decode=True is for self-attention; a context needs no cache")
+    def _update_cache(self, projected: Projected) -> tuple[Int[Array, ""], Projected]:
+        """Writes the new tokens; returns where they start, and the sources of keys and values of
+        the whole sequence."""
         if not self.has_variable("cache", "sources"):
             raise ValueError("decode=True needs the collection 'cache'; make one with init_cache")
         cached, start = self.get_variable("cache", "sources"), self.get_variable("cache", "index")
-        for name in kept_sources(Tie.parse(self.tie), self.latent_dim):
-            old, new = cached.get(name), sources[name]
+        whole = {}
+        for name, new in projected.kept.items():
+            old = cached.get(name)
             if old is None or (old.shape[0], *old.shape[2:]) != (new.shape[0], *new.shape[2:]):
                 allowed = f"the tokens need {name} {shown(new)}; make one with init_cache"
                 raise ConfigError("cache", shown(old), allowed)
             end = new.shape[1] + (0 if isinstance(start, jax.core.Tracer) else int(start))
             if end > old.shape[1]:
                 raise ConfigError("cache", shown(old), f"has no room for {end} tokens")
-        write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=1)
-        cached = {name: write(old, sources[name].astype(old.dtype)) for name, old in cached.items()}
-        self.put_variable("cache", "sources", cached)
-        self.put_variable("cache", "index", start + next(iter(sources.values())).shape[1])
+            whole[name] = jax.lax.dynamic_update_slice_in_dim(
+                old, new.astype(old.dtype), start, axis=1
+            )
+        self.put_variable("cache", "sources", whole)
+        self.put_variable("cache", "index", start + projected.query.shape[1])
         # The cache may be of another number format, the arithmetic is that of the tokens.
-        return start, {name: new.astype(sources[name].dtype) for name, new in cached.items()}
+        kept = {name: whole[name].astype(new.dtype) for name, new in projected.kept.items()}
+        return start, projected._replace(kept=kept)
 
+    @nn.nowrap
+    def _check_places(self, sizes, places, key_places, context, decode: bool) -> None:
+        if places is not None:
+            require_array("places", places, "#B T", "int", sizes)
+            if decode:
+                raise ValueError("places: are counted from the cache where decode=True")
+        if key_places is not None:
+            if context is None:
+                raise ValueError("key_places: are those of a context; there is none")
+            require_array("key_places", key_places, "#B S", "int", sizes)
+
+    @nn.nowrap
     def _head_dim(self, width: int) -> int:
         if self.head_dim is None and width % self.num_heads:
             raise ValueError(f"width {width} is not divisible by {self.num_heads} heads")
@@ -269,6 +280,16 @@ class MultiHeadAttention(nn.Module):
             terms.append(term)
         return scale, (sum(terms) if terms else None)
 
+    def _sow(self, *, scale, bias, mask, is_causal: bool, **arrays: Array) -> None:
+        """Sows what the weights were made of."""
+        lengths = (arrays["query"].shape[1], arrays["key"].shape[1])
+        if is_causal:
+            mask = visible(*(jnp.arange(n)[None] for n in lengths), is_causal=True, mask=mask)
+        arrays["scale"] = jnp.broadcast_to(jnp.float32(scale), (self.num_heads,))
+        there = {"bias": bias, "mask": mask}.items()
+        arrays |= {name: array for name, array in there if array is not None}
+        Probes(name="probes")(**arrays)
+
 
 class Probes(nn.Module):
     """Sows what it is given; a scope of its own, since `query` beside it names a projection."""
@@ -276,13 +297,3 @@ class Probes(nn.Module):
     def __call__(self, **arrays: Array) -> None:
         for name, array in arrays.items():
             self.sow("intermediates", name, array)
-
-
-
-
-
-
-
-
-
-

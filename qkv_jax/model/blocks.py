@@ -64,6 +64,29 @@ def _norm(config: ModelConfig, name: str, dtype) -> nn.Module:
     return NORMS[config.norm](epsilon=config.norm_epsilon, dtype=dtype, name=name)
 
 
+def attention_of(config: ModelConfig, tie: Tie, name: str | None = None) -> MultiHeadAttention:
+    """The attention of a layer under a tie: the one place that reads it off a config."""
+    return MultiHeadAttention(
+        num_heads=config.heads,
+        tie=tie,
+        num_kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        adapters=config.adapters.where_shared(tie),
+        latent_dim=config.latent_dim,
+        positions=config.positions,
+        positions_2d=config.positions_2d,
+        qk_norm=config.qk_norm,
+        diagonal_mask=config.diagonal_mask,
+        scale=config.scale,
+        frozen=config.frozen,
+        output_projection=config.output_projection,
+        use_bias=config.use_bias,
+        implementation=config.implementation,
+        scheme=config.scheme,
+        name=name,
+    )
+
+
 class Block(nn.Module):
     """One layer under one tie."""
 
@@ -71,29 +94,14 @@ class Block(nn.Module):
     tie: Tie
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], mask, train: bool) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B T D"], mask, train: bool, places=None
+    ) -> Float[Array, "B T D"]:
         config = self.config
-        attention = MultiHeadAttention(
-            num_heads=config.heads,
-            tie=self.tie,
-            num_kv_heads=config.kv_heads,
-            head_dim=config.head_dim,
-            adapters=config.adapters.where_shared(self.tie),
-            latent_dim=config.latent_dim,
-            positions=config.positions,
-            positions_2d=config.positions_2d,
-            qk_norm=config.qk_norm,
-            diagonal_mask=config.diagonal_mask,
-            scale=config.scale,
-            frozen=config.frozen,
-            output_projection=config.output_projection,
-            use_bias=config.use_bias,
-            implementation=config.implementation,
-            name="attention",
-        )
+        attention = attention_of(config, self.tie, "attention")
         mlp = MLPS[config.mlp](config.hidden, name="mlp")
         drop = nn.Dropout(config.dropout, deterministic=not train)
-        for part in (functools.partial(attention, mask=mask), mlp):
+        for part in (functools.partial(attention, mask=mask, places=places), mlp):
             norm = _norm(config, "mlp_norm" if part is mlp else "attention_norm", x.dtype)
             if config.norm_position == "pre":
                 x = x + drop(part(norm(x)))

@@ -16,6 +16,7 @@ from qkv_jax.model.adapters import PRESETS, Adapters
 from qkv_jax.model.dot_product import IMPLEMENTATIONS, unsupported
 from qkv_jax.model.positions import POSITIONS, Positions
 from qkv_jax.model.projections import LATENT, check_scheme
+from qkv_jax.model.schemes import scheme_class
 from qkv_jax.tie import Tie, TieError, parse_schedule
 
 _MOST_LAYERS = 10_000  # each has its entry in the schedule of ties
@@ -33,6 +34,7 @@ class ModelConfig:
 
     tie: str = "separate"  # a tie, or a schedule over layers such as "K=V*2|separate*4"
     preset: str = ""  # a published tie with its adapters, in place of both: courtois, gao, kowsher
+    scheme: str = "tied"  # or package.module.Class: a scheme of one's own, see schemes.py
     adapters: Adapters = Adapters()  # of query, key, value: "diag", "head", "lowrank:RANK"
     layers: int = 2
     width: int = 64
@@ -80,6 +82,7 @@ class ModelConfig:
         require_choice(self, "norm_position", ("pre", "post"))
         require_choice(self, "dtype", ("float32", "bfloat16"))
         require_choice(self, "remat", ("none", "block", "dots"))
+        scheme_class(self.scheme)
         self._check_scale()
         if self.preset:
             self._apply_preset()

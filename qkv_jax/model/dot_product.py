@@ -5,26 +5,18 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from qkv_jax import arguments
 from qkv_jax.arrays import require_array
-from qkv_jax.config import (
-    ConfigError,
-    shown,
-)  # fmt: skip
+from qkv_jax.config import ConfigError, shown
+from qkv_jax.model.masks import PADDING, visible
 
 Implementation = Literal["auto", "einsum", "xla", "cudnn"]
-
-
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 
-
 # Without float16: gradients of inputs of 1e4 overflow in it.
-_FORMATS = ("float32", "bfloat16", "float64")
-
-
-_PADDING = "padding [B, S] is mask[:, None, None, :], and numbers to be added are a bias"
+FORMATS = ("float32", "bfloat16", "float64")
 
 
 def attend(
@@ -60,7 +52,7 @@ def attend(
         raise ConfigError("implementation", implementation, f"allowed: {allowed}")
     sizes: dict[str, int] = {}
     _check_heads(sizes, query=query, key=key, value=value)
-    _check_scores(sizes, bias, mask, is_causal, scale)
+    check_scores(sizes, bias, mask, is_causal, scale)
     implementation = resolved(implementation)
     here = jax.default_backend()
     if reason := unsupported(implementation, query.dtype.name, query.shape[-1], here):
@@ -81,8 +73,8 @@ def attend(
         raise ConfigError("implementation", implementation, f"has no kernel: {error}") from None
     if mask is None:  # with the causal mask alone every query sees at least the first key
         return output
-    visible = mask & _causal_mask(query.shape[1], key.shape[1]) if is_causal else mask
-    seen = jnp.moveaxis(visible.any(-1, keepdims=True), 1, 2)
+    mask = _joined(mask, is_causal, query.shape[1], key.shape[1])
+    seen = jnp.moveaxis(mask.any(-1, keepdims=True), 1, 2)
     return jnp.where(seen, output, 0)
 
 
@@ -137,7 +129,7 @@ def attention_weights(
     """
     sizes: dict[str, int] = {}
     _check_heads(sizes, query=query, key=key)
-    _check_scores(sizes, bias, mask, is_causal, scale)
+    check_scores(sizes, bias, mask, is_causal, scale)
     batch, length, num_heads, head_dim = query.shape
     scale = head_dim**-0.5 if scale is None else scale
     scale = scale[:, None].astype(query.dtype) if jnp.ndim(scale) else scale
@@ -147,9 +139,7 @@ def attention_weights(
     scores = scores.reshape(batch, num_heads, length, key.shape[1])
     if bias is not None:
         scores += bias
-    if is_causal:
-        causal = _causal_mask(length, key.shape[1])
-        mask = causal if mask is None else mask & causal
+    mask = _joined(mask, is_causal, length, key.shape[1])
     if mask is None:
         return jax.nn.softmax(scores, axis=-1).astype(query.dtype)
     # A finite number: minus infinity all along a row without visible keys would make it NaN.
@@ -171,40 +161,13 @@ def aggregate(
     return output.reshape(batch, length, num_heads, value.shape[-1])
 
 
-def hide_self(
-    mask: Bool[Array, "#B #N #T #S"] | None,
-    queries: Int[Array, " T"],
-    keys: Int[Array, " S"],
-    is_causal: bool = False,
-) -> Bool[Array, "#B #N T S"]:
-    """The mask without the diagonal, for scores that are largest with oneself, as under Q=K
-    (Kitaev et al. 2020, Reformer). A query that sees none but itself goes on seeing itself.
-
-    Args:
-      mask, is_causal: as in `attend`; the causal order is part of the result.
-      queries, keys: the places of queries and keys.
-    """
-    sizes: dict[str, int] = {}
-    require_array("queries", queries, "T", "int", sizes)
-    require_array("keys", keys, "S", "int", sizes)
-    arguments.truth("is_causal", is_causal)
-    if mask is not None:
-        require_array("mask", mask, "#B #N #T #S", "bool", sizes, _PADDING)
-    own = (queries[:, None] == keys[None, :])[None, None]
-    seen = jnp.ones_like(own) if mask is None else mask
-    if is_causal:
-        seen = seen & (keys[None, :] <= queries[:, None])
-    others = seen & ~own
-    return jnp.where(others.any(-1, keepdims=True), others, seen)
-
-
 def _check_heads(sizes: dict[str, int], **heads: Array) -> None:
     """Refuses queries, keys and values that are not what `attend` says."""
     first = next(iter(heads.values()))
     for name, array in heads.items():
         axes = "B T N H" if name == "query" else "B S K H"
         require_array(name, array, axes, "float", sizes)
-        _check_format(name, array)
+        check_format(name, array)
         if array.dtype != first.dtype:
             raise ValueError(f"{name}: given {shown(array)}; must be {first.dtype} as the query is")
     _check_groups(sizes)
@@ -216,19 +179,19 @@ def _check_groups(sizes: dict[str, int]) -> None:
         raise ValueError(f"key: {heads}")
 
 
-def _check_format(name: str, array: Array) -> None:
-    if str(array.dtype) not in _FORMATS:
-        allowed = f"{', '.join(_FORMATS)}; in float16 gradients overflow"
+def check_format(name: str, array: Array) -> None:
+    if str(array.dtype) not in FORMATS:
+        allowed = f"{', '.join(FORMATS)}; in float16 gradients overflow"
         raise ValueError(f"{name}: given {shown(array)}; must be one of {allowed}")
 
 
-def _check_scores(sizes: dict[str, int], bias, mask, is_causal, scale) -> None:
+def check_scores(sizes: dict[str, int], bias, mask, is_causal, scale) -> None:
     """Refuses what cannot be added to the scores, hide some or multiply them."""
     arguments.truth("is_causal", is_causal)
     if bias is not None:
         require_array("bias", bias, "#B #N #T #S", "float", sizes)
     if mask is not None:
-        require_array("mask", mask, "#B #N #T #S", "bool", sizes, _PADDING)
+        require_array("mask", mask, "#B #N #T #S", "bool", sizes, PADDING)
     if getattr(scale, "shape", None):
         require_array("scale", scale, "N", "float", sizes)
     elif hasattr(scale, "dtype"):
@@ -237,5 +200,9 @@ def _check_scores(sizes: dict[str, int], bias, mask, is_causal, scale) -> None:
         arguments.number("scale", scale)
 
 
-def _causal_mask(queries: int, keys: int) -> Bool[Array, "1 1 T S"]:
-    return jnp.tril(jnp.ones((queries, keys), bool))[None, None]
+def _joined(mask, is_causal: bool, queries: int, keys: int) -> Bool[Array, "#B #N #T #S"] | None:
+    """The mask and the causal order, places counted from the start of both."""
+    if not is_causal:
+        return mask
+    places = (jnp.arange(length)[None] for length in (queries, keys))
+    return visible(*places, is_causal=True, mask=mask)

@@ -26,31 +26,10 @@ from qkv_jax.config import (
 )  # fmt: skip
 from qkv_jax.model.blocks import BLOCKS, _norm
 from qkv_jax.model.config import ModelConfig
+from qkv_jax.model.masks import visible
 from qkv_jax.model.positions import AddPositions
 
 Readout = Literal["token", "class"]
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 class Encoder(nn.Module):
@@ -90,12 +69,15 @@ class Encoder(nn.Module):
         padding: Bool[Array, "B T"] | None = None,
         read: Int[Array, "B R"] | None = None,
         *,
+        places: Int[Array, "#B T"] | None = None,
         train: bool = False,
     ) -> Float[Array, "B *T outputs"]:
-        """`padding` is true at real tokens; padded ones are hidden from every query."""
+        """`padding` is true at real tokens; padded ones are hidden from every query. `places` are
+        those of the stem's tokens, 0 .. T-1 by default."""
         arguments.truth("train", train)
         config = self.config
-        x = AddPositions(config.positions, self.max_length, name="positions")(self.stem(inputs))
+        positions = AddPositions(config.positions, self.max_length, name="positions")
+        x = positions(self.stem(inputs), places)
         sizes = dict(zip("BT", x.shape, strict=False))
         if padding is not None:
             require_array("padding", padding, "B T", "bool", sizes)
@@ -106,14 +88,17 @@ class Encoder(nn.Module):
         if config.embedding_norm:
             x = _norm(config, "embedding_norm", x.dtype)(x)
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
-        mask = None if padding is None else padding[:, None, None, :]
+        mask = None
+        if padding is not None:
+            here = jnp.arange(sizes["T"])[None]
+            mask = visible(here, here, valid=padding)
         # Parameters are made, and probes read, layer by layer.
         by_layer = self.is_initializing() or self.is_mutable_collection("intermediates")
         if config.scan_layers and not by_layer:
-            x = self._scan(x, mask, train)
+            x = self._scan(x, mask, train, places)
         else:
             for layer, tie in enumerate(config.ties):
-                x = BLOCKS[config.remat](config, tie, name=f"layer_{layer}")(x, mask, train)
+                x = BLOCKS[config.remat](config, tie, name=f"layer_{layer}")(x, mask, train, places)
         if read is not None:
             x = jnp.take_along_axis(x, read[:, :, None], axis=1)
         x = x[:, 0] if self.readout == "class" else x
@@ -123,7 +108,7 @@ class Encoder(nn.Module):
             x = nn.Dense(self.classes, dtype=x.dtype, name="readout")(x)
         return x.astype(jnp.float32)  # the loss is not to be rounded
 
-    def _scan(self, x: Float[Array, "B T D"], mask, train: bool) -> Float[Array, "B T D"]:
+    def _scan(self, x: Float[Array, "B T D"], mask, train: bool, places) -> Float[Array, "B T D"]:
         """The layers as one loop over their parameters, stacked."""
         config = self.config
         block = BLOCKS[config.remat](config, config.ties[0], parent=None)
@@ -136,7 +121,7 @@ class Encoder(nn.Module):
         def layer(x, own):
             params, key = own
             rngs = None if key is None else {"dropout": key}
-            return block.apply({"params": params}, x, mask, train, rngs=rngs), None
+            return block.apply({"params": params}, x, mask, train, places, rngs=rngs), None
 
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
         return jax.lax.scan(layer, x, (stacked, keys))[0]

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from qkv_jax import arguments
-from qkv_jax.arrays import require_array
+from qkv_jax.arrays import require_array, require_below
 from qkv_jax.config import (
     ConfigError,
     require_choice,
@@ -41,40 +41,41 @@ def sinusoidal(length: int, width: int) -> Float[Array, "T D"]:
     """
     arguments.whole("length", length)
     arguments.whole("width", width, 1)
-    angles = _angles(jnp.arange(length), width // 2)
-    table = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-    return jnp.pad(table, ((0, 0), (0, width % 2)))
+    return _waves(jnp.arange(length), width)
 
 
 def rotate(
-    x: Float[Array, "*B T N H"], positions: Int[Array, " T"] | None = None
+    x: Float[Array, "*B T N H"], places: Int[Array, "*#B T"] | None = None
 ) -> Float[Array, "*B T N H"]:
     """Rotary positions (Su et al. 2021, eq. 34): turns each pair of coordinates by an angle
-    proportional to the position, so that scores depend on the distance between tokens only.
+    proportional to its place, so that scores depend on the distance between tokens only.
 
     Args:
       x: queries or keys; H must be even. Coordinates i and i + H/2 form a pair.
-      positions: the place of each token; 0 .. T-1 by default.
+      places: of each token, [B or 1, T], or [T] for an x without B; 0 .. T-1 by default.
     """
     if getattr(x, "ndim", 0) < 3 or x.shape[-1] % 2:
         allowed = "must be [..., T, N, H], the head width H even"
         raise ConfigError("x", x, allowed)
-    if positions is not None:
-        require_array("positions", positions, "T", "int", {"T": x.shape[-3]})
-    positions = jnp.arange(x.shape[-3]) if positions is None else positions
-    angles = _angles(positions, x.shape[-1] // 2)[:, None, :]
+    if places is None:
+        places = jnp.arange(x.shape[-3])
+    else:
+        axes = "#B T" if x.ndim == 4 else "T"
+        require_array("places", places, axes, "int", {"B": x.shape[0], "T": x.shape[-3]})
+    angles = _angles(places, x.shape[-1] // 2)[..., None, :]
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def relative_buckets(offsets: Int[Array, "T S"]) -> Int[Array, "T S"]:
+def relative_buckets(offsets: Int[Array, "*B T S"]) -> Int[Array, "*B T S"]:
     """The bucket of each offset, key place minus query place (Raffel et al. 2020, bidirectional).
 
     Half of the 32 buckets are for keys to the right. In each half the first 8 hold one distance,
     the others logarithmically growing ranges up to 128, and the last one all that lies beyond.
     """
-    require_array("offsets", offsets, "T S", "int", {})
+    axes = "B T S" if getattr(offsets, "ndim", 2) == 3 else "T S"
+    require_array("offsets", offsets, axes, "int", {})
     half, exact = _BUCKETS // 2, _BUCKETS // 4
     distance = jnp.abs(offsets)
     growth = jnp.log(jnp.maximum(distance, 1) / exact) / np.log(_MAX_DISTANCE / exact)
@@ -109,18 +110,28 @@ class AddPositions(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        require_array("x", x, "B T D", "float", {})
+    def __call__(
+        self, x: Float[Array, "B T D"], places: Int[Array, "#B T"] | None = None
+    ) -> Float[Array, "B T D"]:
+        """`places` are 0 .. T-1 by default."""
+        sizes: dict[str, int] = {}
+        require_array("x", x, "B T D", "float", sizes)
+        if places is not None:
+            require_array("places", places, "#B T", "int", sizes)
         length, width = x.shape[-2:]
         if self.kind == "sinusoidal":
-            return x + (2**0.5 * EMBEDDING_STD * sinusoidal(length, width)).astype(x.dtype)
+            table = _waves(jnp.arange(length) if places is None else places, width)
+            return x + (2**0.5 * EMBEDDING_STD * table).astype(x.dtype)
         if self.kind == "learned":
-            if length > self.max_length:
+            if places is None and length > self.max_length:
                 allowed = f"learned positions are for {self.max_length} tokens at most"
                 raise ConfigError("x", x, allowed)
             init = nn.initializers.normal(EMBEDDING_STD)
             table = self.param("embedding", init, (self.max_length, width))
-            return x + table[:length].astype(x.dtype)
+            if places is None:
+                return x + table[:length].astype(x.dtype)
+            require_below("places", places, self.max_length)
+            return x + table[places].astype(x.dtype)
         return x
 
 
@@ -133,20 +144,21 @@ class RelativeBias(nn.Module):
 
     @nn.compact
     def __call__(
-        self, queries: Int[Array, " T"], keys: Int[Array, " S"]
-    ) -> Float[Array, "1 N T S"]:
+        self, queries: Int[Array, "#B T"], keys: Int[Array, "#B S"]
+    ) -> Float[Array, "#B N T S"]:
         table = self.param("buckets", nn.initializers.zeros, (_BUCKETS, self.num_heads))
-        offsets = keys[None, :] - queries[:, None]
-        return jnp.moveaxis(table[relative_buckets(offsets)], -1, 0)[None]
+        offsets = keys[:, None, :] - queries[:, :, None]
+        return jnp.moveaxis(table[relative_buckets(offsets)], -1, 1)
 
 
 def alibi_bias(
-    num_heads: int, queries: Int[Array, " T"], keys: Int[Array, " S"]
-) -> Float[Array, "1 N T S"]:
+    num_heads: int, queries: Int[Array, "#B T"], keys: Int[Array, "#B S"]
+) -> Float[Array, "#B N T S"]:
     """Minus slope times distance: the same to the left and to the right, as for an encoder."""
-    require_array("queries", queries, "T", "int", {})
-    require_array("keys", keys, "S", "int", {})
-    distance = jnp.abs(keys[None, :] - queries[:, None]).astype(jnp.float32)
+    sizes: dict[str, int] = {}
+    require_array("queries", queries, "#B T", "int", sizes)
+    require_array("keys", keys, "#B S", "int", sizes)
+    distance = jnp.abs(keys[:, None, None, :] - queries[:, None, :, None]).astype(jnp.float32)
     return -jnp.asarray(alibi_slopes(num_heads))[None, :, None, None] * distance
 
 
@@ -169,8 +181,8 @@ class Positions2D(nn.Module):
 
     @nn.compact
     def __call__(
-        self, queries: Int[Array, " T"], keys: Int[Array, " S"]
-    ) -> tuple[Float[Array, ""], Float[Array, "1 1 T S"]]:
+        self, queries: Int[Array, "#B T"], keys: Int[Array, "#B S"]
+    ) -> tuple[Float[Array, ""], Float[Array, "#B 1 T S"]]:
         """The factor on the scores and the bias to add to them."""
         fans = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
         init = lambda key, shape: fans(key, (*shape, 1))[:, 0]
@@ -180,16 +192,22 @@ class Positions2D(nn.Module):
             _interleaved(places, _CHANNELS_2D // 2) @ part
             for places, part in zip((queries, keys), jnp.split(weight, 2), strict=True)
         )
-        return weight.sum(), (f[:, None] + g[None, :] + offset)[None, None]
+        return weight.sum(), f[:, None, :, None] + g[:, None, None, :] + offset
 
 
-def _interleaved(places: Int[Array, " T"], channels: int) -> Float[Array, "T C"]:
+def _interleaved(places: Int[Array, "B T"], channels: int) -> Float[Array, "B T C"]:
     """Sine, cosine, sine, ... of ever longer waves; `channels` may be odd."""
     waves = _BASE ** (-2 * (jnp.arange(channels) // 2) / channels)
-    angles = places[:, None] * waves[None, :]
+    angles = places[..., None] * waves
     return jnp.where(jnp.arange(channels) % 2 == 0, jnp.sin(angles), jnp.cos(angles))
 
 
-def _angles(positions: Int[Array, " T"], pairs: int) -> Float[Array, "T pairs"]:
+def _waves(places: Int[Array, "*B T"], width: int) -> Float[Array, "*B T D"]:
+    angles = _angles(places, width // 2)
+    table = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return jnp.pad(table, [(0, 0)] * places.ndim + [(0, width % 2)])
+
+
+def _angles(places: Int[Array, "*B T"], pairs: int) -> Float[Array, "*B T pairs"]:
     frequencies = _BASE ** (-jnp.arange(pairs) / max(pairs, 1))
-    return positions[:, None] * frequencies[None, :]
+    return places[..., None] * frequencies

@@ -1,9 +1,7 @@
-"""X -> (query, key, value): the one place that knows about ties.
+"""Linear maps from X to heads and back, and which sources a tie keeps.
 
-A projection runs in two halves. `project` computes every learned source once; `roles` hands the
-sources out as query, key and value, through their adapters. Attention sees only the result of
-`roles`; a cache stores what `project` returned for keys and values, so that a tie which shares them
-needs half the memory, and a latent source less still.
+A source is one learned projection, or X itself cut into heads. `Projected` holds each source once;
+`QKV` is what a scheme makes of them (schemes.py).
 """
 
 from typing import NamedTuple
@@ -12,19 +10,22 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from qkv_jax.arrays import require_array
-from qkv_jax.config import require_kinds, require_positive
-from qkv_jax.model.adapters import Adapters
 from qkv_jax.tie import Tie
 
-# Lengths, heads and widths differ inside one dict (context, grouped heads, latent, cache): the
-# underscore leaves them unchecked.
-Sources = dict[str, Float[Array, "B _L _heads _H"]]
-
-# A source of queries that keys or values share is, under cross-attention, applied to the context
-# too: the matrix is shared, the result is not.
-CONTEXT = "context:"
 LATENT = "latent"
+
+
+class Projected(NamedTuple):
+    """The sources of queries, keys and values, each computed once.
+
+    Attributes:
+      query: the source of the queries.
+      kept: the sources of keys and values by name: what a cache stores. Heads and widths may differ
+        between them, and between them and the queries.
+    """
+
+    query: Float[Array, "B T N H"]
+    kept: dict[str, Float[Array, "B _S _heads _H"]]
 
 
 class QKV(NamedTuple):
@@ -66,110 +67,6 @@ class HeadProjection(nn.Module):
         return jax.lax.stop_gradient(parameter) if self.frozen else parameter
 
 
-class QKVProjection(nn.Module):
-    """Queries, keys and values of X under a tie. Parameters: `query`, `key`, `value`, as needed,
-    `{role}_adapter` and, with a latent source, `latent`.
-
-    Attributes:
-      num_heads: N, heads of the queries.
-      num_kv_heads: K, heads of keys and values; divides N.
-      head_dim: H.
-      tie: the scheme, see `qkv_jax.tie`.
-      frozen: the sources that stay as initialised: no gradient reaches them, nor a latent source
-        that only they read. Adapters go on learning.
-      use_bias: adds a bias to each projection, shared where its kernel is.
-      adapters: see `qkv_jax.model.adapters`.
-      latent_dim: R; keys and values are then projections [R, K, H] of one latent source X W
-        [B, S, 1, R], which is what a cache stores (multi-head latent attention, DeepSeek-V2 2024,
-        without its decoupled rotary part).
-    """
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    tie: Tie
-    frozen: tuple[str, ...] = ()
-    use_bias: bool = False
-    adapters: Adapters = Adapters()
-    latent_dim: int | None = None
-
-    def __post_init__(self):
-        require_kinds(self, QKVProjection)
-        require_positive(self, "num_heads", "num_kv_heads", "head_dim", "latent_dim")
-        super().__post_init__()
-
-    def setup(self):
-        check_scheme(self.tie, self.num_heads, self.num_kv_heads, self.frozen, self.latent_dim)
-        self.adapters.check(self.tie, self.head_dim)
-        for source in self.tie.sources:
-            heads = self.num_heads if source == self.tie.source("Q") else self.num_kv_heads
-            frozen = source in self.frozen
-            projection = HeadProjection(heads, self.head_dim, self.use_bias, frozen)
-            setattr(self, source, projection)
-        if self.latent_dim:
-            frozen = self.tie.source("K") in self.frozen  # and the values', see check_scheme
-            setattr(self, LATENT, HeadProjection(1, self.latent_dim, self.use_bias, frozen))
-        for role, _ in self.adapters.items():
-            setattr(self, f"{role}_adapter", self.adapters.make(role))
-
-    def project(
-        self, x: Float[Array, "B T D"], context: Float[Array, "B S E"] | None = None
-    ) -> Sources:
-        """Each source once, by name. `context` is given under cross-attention only.
-
-        The queries' source is then applied to `x`; the sources of keys and values are applied to
-        `context` and carry the prefix `context:`.
-
-        Raises:
-          ValueError: where X itself is a role and D differs from heads * H, or where a matrix is
-            shared across `x` and `context` of different widths.
-        """
-        sizes: dict[str, int] = {}
-        require_array("x", x, "B T D", "float", sizes)
-        if context is not None:
-            require_array("context", context, "B S E", "float", sizes)
-        query = self.tie.source("Q")
-        rest = kept_sources(self.tie, self.latent_dim)
-        if context is None:
-            return {source: self._apply(source, x) for source in dict.fromkeys((query, *rest))}
-        if query in rest and query != "X" and x.shape[-1] != context.shape[-1]:
-            raise ValueError(
-                f"tie {self.tie} shares a matrix between the input, of width {x.shape[-1]}, and "
-                f"the context, of width {context.shape[-1]}; the widths must be equal"
-            )
-        on_context = {CONTEXT + source: self._apply(source, context) for source in rest}
-        return {query: self._apply(query, x)} | on_context
-
-    def roles(self, sources: Sources) -> QKV:
-        """Hands the projected sources out as query, key and value."""
-        on_context = any(name.startswith(CONTEXT) for name in sources)
-        prefix = CONTEXT if on_context else ""
-        heads = {"query": sources[self.tie.source("Q")]}
-        if self.latent_dim:
-            latent = sources[prefix + LATENT][:, :, 0]
-            wanted = dict.fromkeys(self.tie.source(role) for role in ("K", "V"))
-            expanded = {source: getattr(self, source)(latent) for source in wanted}
-        else:
-            expanded = {source: sources[prefix + source] for source in kept_sources(self.tie)}
-        heads |= {"key": expanded[self.tie.source("K")], "value": expanded[self.tie.source("V")]}
-        for role, _ in self.adapters.items():
-            heads[role] = getattr(self, f"{role}_adapter")(heads[role])
-        return QKV(**heads)
-
-    def __call__(self, x, context=None) -> QKV:
-        return self.roles(self.project(x, context))
-
-    def _apply(self, source: str, x: Float[Array, "B L D"]) -> Float[Array, "B L heads H"]:
-        if source != "X":
-            return getattr(self, source)(x)
-        if x.shape[-1] != self.num_heads * self.head_dim:
-            raise ValueError(
-                f"tie {self.tie} uses the input itself, so its width must be heads x head "
-                f"width = {self.num_heads} x {self.head_dim}, not {x.shape[-1]}"
-            )
-        return x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
-
-
 class OutputProjection(nn.Module):
     """The heads, laid side by side, times W_O: `kernel` [N, H, D]."""
 
@@ -186,6 +83,11 @@ class OutputProjection(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             out += bias.astype(heads.dtype)
         return out
+
+
+def per_query_head(heads: Float[Array, "*B K H"], num_heads: int) -> Float[Array, "*B N H"]:
+    """Key/value heads, each repeated for the query heads that read it."""
+    return heads.repeat(num_heads // heads.shape[-2], axis=-2)
 
 
 def kept_sources(tie: Tie, latent_dim: int | None = None) -> tuple[str, ...]:

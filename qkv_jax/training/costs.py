@@ -7,6 +7,7 @@ task adds is counted without a formula of its own; the rest is small change.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -15,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from qkv_jax.model.blocks import Block
+from qkv_jax.model.blocks import Block, attention_of
 from qkv_jax.model.config import ModelConfig
-from qkv_jax.model.projections import kept_sources
 from qkv_jax.tasks import Task
 from qkv_jax.tasks.sources import Stamp
 from qkv_jax.tie import Tie
@@ -113,20 +113,21 @@ def _programs_in(value: Any) -> Iterator[Jaxpr]:
 
 def _cached_numbers(model: ModelConfig) -> int:
     """Numbers a token that decoding would keep, all layers together."""
-    width = model.latent_dim or (model.kv_heads or model.heads) * model.features
-    return sum(len(kept_sources(tie, model.latent_dim)) for tie in model.ties) * width
+    schemes = (attention_of(model, tie).make_scheme(model.width) for tie in model.ties)
+    return sum(math.prod(shape) for s in schemes for shape in s.cache_shapes().values())
 
 
 def _layer_flops(replica: Replica) -> float:
     """Forward FLOPs a token of the layers alone."""
-    length = replica.task.max_length
-    return sum(_block_flops(_one_layer(replica.model, tie), length) for tie in replica.model.ties)
+    # Kernels would hide their products from the count.
+    model = dataclasses.replace(replica.model, implementation="einsum")
+    return sum(_block_flops(model, tie, replica.task.max_length) for tie in model.ties)
 
 
 @functools.lru_cache(maxsize=4096)
-def _block_flops(model: ModelConfig, length: int) -> float:
-    """FLOPs a token of a model's one layer on sequences of a length."""
-    block = Block(model, model.ties[0])
+def _block_flops(model: ModelConfig, tie: Tie, length: int) -> float:
+    """FLOPs a token of one layer on sequences of a length."""
+    block = Block(model, tie)
     x = jax.ShapeDtypeStruct((1, length, model.width), model.dtype)
     init = lambda x: block.init(jax.random.key(0), x, None, train=False)
     run = lambda variables, x: block.apply(variables, x, None, train=False)
@@ -142,18 +143,7 @@ def _outer_flops(task: Task, width: int, changed: Stamp) -> float:
     variables = jax.eval_shape(lambda: encoder.init(jax.random.key(0), **example))
     run = lambda variables: encoder.apply(variables, **example)
     total = matrix_flops(jax.make_jaxpr(run)(variables).jaxpr) / task.max_length
-    return total - _block_flops(model, task.max_length)
-
-
-def _one_layer(model: ModelConfig, tie: Tie) -> ModelConfig:
-    """The model as one layer under a tie, so that layers that are alike are counted once. Kernels
-    would hide their products from the count; adapters may have no place under this tie."""
-    adapters = model.adapters.where_shared(tie)
-    frozen = tuple(source for source in model.frozen if source in tie.sources)
-    return dataclasses.replace(
-        model, layers=1, tie=str(tie), preset="", adapters=adapters, frozen=frozen,
-        mlp_width=model.hidden, implementation="einsum",
-    )  # fmt: skip
+    return total - _block_flops(model, model.ties[0], task.max_length)
 
 
 @functools.lru_cache(maxsize=1024)

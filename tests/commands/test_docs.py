@@ -107,13 +107,13 @@ def test_the_notebook_example_gives_what_it_says(read, monkeypatch):
 
 
 def test_a_study_from_outside_the_package_ends_in_a_report(read):
-    """docs/extending.md: an adapter, a task and a study in somebody's own folder."""
+    """docs/extending.md: an adapter, a scheme, a task and a study in somebody's own folder."""
     files = {block.file: block.text for block in blocks("docs/extending.md") if block.file}
-    assert set(files) == {"my_adapter.py", "my_task.py", "my_study.py"}
+    assert set(files) == {"my_adapter.py", "my_scheme.py", "my_task.py", "my_study.py"}
     assert all(len(text.splitlines()) < 30 for text in files.values())
     folder = read("docs/extending.md").home.parent / "mine" / "runs" / "mine"
     summary = pd.read_csv(folder / "summary.csv").set_index("arm")
-    assert set(summary.index) == {"separate", "Q=K", "Q=K + rotation", "placebo"}
+    assert set(summary.index) == {"separate", "Q=K", "Q=K + rotation", "exclusive", "placebo"}
     assert (summary["n"] == 5).all()
     # Two heads of width 8 have an angle for each of four pairs.
     assert summary["params"]["Q=K + rotation"] - summary["params"]["Q=K"] == 2 * 4

@@ -13,8 +13,9 @@ from qkv_jax.model.adapters import Adapters
 from qkv_jax.model.attention import MultiHeadAttention
 from qkv_jax.model.blocks import SwiGlu
 from qkv_jax.model.config import ModelConfig
-from qkv_jax.model.dot_product import attend, hide_self
+from qkv_jax.model.dot_product import attend
 from qkv_jax.model.encoder import Encoder
+from qkv_jax.model.masks import visible
 from qkv_jax.model.positions import (
     POSITIONS,
     Positions2D,
@@ -30,7 +31,7 @@ from tests.support.untied import assert_close, draw, leaves
 WIDTH, HEADS, LENGTH = 8, 2, 6
 X = draw(1, 2, LENGTH, WIDTH)
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 5, (2, LENGTH)))
-PLACES = jnp.arange(LENGTH)
+PLACES = jnp.arange(LENGTH)[None]
 SMALL = ModelConfig(tie="Q=K", layers=1, width=WIDTH, heads=HEADS, mlp_width=7)
 
 
@@ -226,9 +227,8 @@ def test_no_token_sees_itself_unless_it_sees_nothing_else(is_causal):
 
 
 def test_without_a_mask_only_the_diagonal_is_hidden():
-    np.testing.assert_array_equal(
-        hide_self(None, PLACES, PLACES)[0, 0], ~np.eye(LENGTH, dtype=bool)
-    )
+    mask = visible(PLACES, PLACES, hide_self=True)
+    np.testing.assert_array_equal(mask[0, 0], ~np.eye(LENGTH, dtype=bool))
 
 
 def test_a_context_has_no_diagonal():

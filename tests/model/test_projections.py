@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from qkv_jax.model.attention import MultiHeadAttention
-from qkv_jax.model.projections import QKVProjection, check_scheme
+from qkv_jax.model.projections import check_scheme
+from qkv_jax.model.schemes import Scheme
 from qkv_jax.tie import Tie
 from tests.support.untied import ROLES, TIES, assert_described, describe, draw, leaves
 
@@ -25,7 +26,7 @@ AXES = {
 
 
 def projection(tie, kv_heads=HEADS, **options):
-    return QKVProjection(HEADS, kv_heads, WIDTH // HEADS, Tie.parse(tie), **options)
+    return Scheme(HEADS, kv_heads, WIDTH // HEADS, Tie.parse(tie), **options)
 
 
 def attention_tree(tie, seed=0, **options):
@@ -71,7 +72,7 @@ def test_leaves_in_common_start_equal_to_the_bit(axis):
 def test_initial_values_depend_on_the_path_and_the_seed_alone():
     """Not on the order of creation, nor on what else the layer holds."""
 
-    class Backwards(QKVProjection):
+    class Backwards(Scheme):
         def __call__(self, x):
             for source in ("value", "query", "key"):
                 getattr(self, source)(x)
@@ -108,10 +109,10 @@ def test_each_source_is_projected_once_and_handed_out_as_the_tie_says(tie):
     """q, k, v = X W of the role's source, or X in heads; one matrix product a source."""
     module, parsed = projection(tie), Tie.parse(tie)
     variables = module.init(jax.random.key(0), X)
-    sources = module.apply(variables, X, method="project")
-    read = {parsed.source(role) for role in ROLES}
-    assert set(sources) == read
-    roles = module.apply(variables, sources, method="roles")
+    projected = module.apply(variables, X, method="project")
+    assert set(projected.kept) == {parsed.source("K"), parsed.source("V")}
+    sources = projected.kept | {parsed.source("Q"): projected.query}
+    roles = module.apply(variables, projected, method="roles")
     for role, array in zip(ROLES, roles, strict=True):
         source = parsed.source(role)
         flat = X if source == "X" else X @ kernel(variables["params"], source)
@@ -207,7 +208,7 @@ def test_refusals_name_the_reason(tie, heads, kv_heads, frozen, said):
 
 @pytest.mark.parametrize("tie", [tie for tie in TIES if "X" in tie])
 def test_the_input_itself_must_be_as_wide_as_the_heads(tie):
-    module = QKVProjection(HEADS, HEADS, 3, Tie.parse(tie))
+    module = Scheme(HEADS, HEADS, 3, Tie.parse(tie))
     with pytest.raises(ValueError, match=r"heads x head width = 4 x 3, not 16"):
         module.init(jax.random.key(0), X)
 

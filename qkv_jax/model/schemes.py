@@ -1,0 +1,224 @@
+"""Schemes: all that makes queries, keys and values of X, and heads of the values.
+
+    project: X -> Projected        each source once; `kept` is what a cache stores
+    heads:   Projected -> QKV      sources handed out as the tie says, through their adapters
+    roles:   Projected -> QKV      the same, with norm and rotation: what the scores see
+    combine: weights, QKV -> heads the weighted sums of values
+
+Attention sees only `QKV`; cache, costs, analysis and worked examples ask the scheme. A new one is a
+subclass of `Scheme` that overrides one of these. A config names it in `model.scheme`: by its dotted
+path, or by the name that `@register_scheme` gave it.
+"""
+
+import difflib
+import importlib
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from qkv_jax.arrays import require_array
+from qkv_jax.config import ConfigError, require_kinds, require_positive
+from qkv_jax.model.adapters import Adapters
+from qkv_jax.model.dot_product import aggregate
+from qkv_jax.model.positions import Positions, rotate
+from qkv_jax.model.projections import (
+    LATENT,
+    QKV,
+    HeadProjection,
+    Projected,
+    check_scheme,
+    kept_sources,
+    per_query_head,
+)
+from qkv_jax.tie import Tie
+
+SCHEMES: dict[str, type["Scheme"]] = {}
+
+
+def register_scheme(name: str):
+    """Class decorator: makes a scheme known to configs by name."""
+
+    def enter(cls: type["Scheme"]) -> type["Scheme"]:
+        SCHEMES[name] = cls
+        return cls
+
+    return enter
+
+
+def scheme_class(scheme: str | type) -> type["Scheme"]:
+    """The class of that name, or at that dotted path; a class stands for itself.
+
+    Raises:
+      ConfigError: naming `scheme`, where there is none.
+    """
+    found = scheme
+    if isinstance(scheme, str):
+        module, dot, name = scheme.rpartition(".")
+        if not dot and scheme not in SCHEMES:
+            near = difflib.get_close_matches(scheme, SCHEMES, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            allowed = f"{hint}allowed: {', '.join(SCHEMES)}, or package.module.Class"
+            raise ConfigError("scheme", scheme, allowed)
+        try:
+            found = getattr(importlib.import_module(module), name) if dot else SCHEMES[scheme]
+        except Exception as error:  # whatever somebody's own module raises
+            allowed = f"cannot be imported: {type(error).__name__}: {error}"
+            raise ConfigError("scheme", scheme, " ".join(allowed.split())) from error
+    if not (isinstance(found, type) and issubclass(found, Scheme)):
+        raise ConfigError("scheme", scheme, "must be a subclass of qkv_jax.model.schemes.Scheme")
+    return found
+
+
+@register_scheme("tied")
+class Scheme(nn.Module):
+    """Queries, keys and values of X under a tie. Parameters: `query`, `key`, `value`, as needed,
+    `{role}_adapter`, with a latent source `latent`, with qk-norm `query_norm` and `key_norm`.
+
+    Attributes:
+      num_heads: N, heads of the queries.
+      num_kv_heads: K, heads of keys and values; divides N.
+      head_dim: H.
+      tie: see `qkv_jax.tie`.
+      frozen: the sources that stay as initialised: no gradient reaches them, nor a latent source
+        that only they read. Adapters go on learning.
+      use_bias: adds a bias to each projection, shared where its kernel is.
+      adapters: see `qkv_jax.model.adapters`.
+      latent_dim: R; keys and values are then projections [R, K, H] of one latent source X W
+        [B, S, 1, R], which is what a cache stores (multi-head latent attention, DeepSeek-V2 2024,
+        without its decoupled rotary part).
+      positions: `rotary` turns queries and keys; the other kinds are not the scheme's affair.
+      qk_norm: RMS norm of each query and key over H, with a learned scale for each of the two,
+        before positions (Henry et al. 2020, Dehghani et al. 2023).
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    tie: Tie
+    frozen: tuple[str, ...] = ()
+    use_bias: bool = False
+    adapters: Adapters = Adapters()
+    latent_dim: int | None = None
+    positions: Positions = "none"
+    qk_norm: bool = False
+
+    def __post_init__(self):
+        require_kinds(self, Scheme)
+        require_positive(self, "num_heads", "num_kv_heads", "head_dim", "latent_dim")
+        super().__post_init__()
+
+    def setup(self):
+        check_scheme(self.tie, self.num_heads, self.num_kv_heads, self.frozen, self.latent_dim)
+        self.adapters.check(self.tie, self.head_dim)
+        for source in self.tie.sources:
+            heads = self.num_heads if source == self.tie.source("Q") else self.num_kv_heads
+            frozen = source in self.frozen
+            projection = HeadProjection(heads, self.head_dim, self.use_bias, frozen)
+            setattr(self, source, projection)
+        if self.latent_dim:
+            frozen = self.tie.source("K") in self.frozen  # and the values', see check_scheme
+            setattr(self, LATENT, HeadProjection(1, self.latent_dim, self.use_bias, frozen))
+        for role, _ in self.adapters.items():
+            setattr(self, f"{role}_adapter", self.adapters.make(role))
+        if self.qk_norm:
+            self.query_norm, self.key_norm = nn.RMSNorm(), nn.RMSNorm()
+
+    def project(
+        self, x: Float[Array, "B T D"], context: Float[Array, "B S E"] | None = None
+    ) -> Projected:
+        """Each source once. Under cross-attention keys and values read `context`; a matrix that
+        they share with the queries is then applied to both, and only the matrix is shared.
+
+        Raises:
+          ValueError: where X itself is a role and D differs from heads * H, or where a matrix is
+            shared across `x` and `context` of different widths.
+        """
+        sizes: dict[str, int] = {}
+        require_array("x", x, "B T D", "float", sizes)
+        name, kept = self.tie.source("Q"), kept_sources(self.tie, self.latent_dim)
+        if context is not None:
+            require_array("context", context, "B S E", "float", sizes)
+            if name in kept and name != "X" and x.shape[-1] != context.shape[-1]:
+                raise ValueError(
+                    f"tie {self.tie} shares a matrix between the input, of width {x.shape[-1]}, "
+                    f"and the context, of width {context.shape[-1]}; the widths must be equal"
+                )
+        query, read = self._source(name, x), x if context is None else context
+        made = {name: query} if context is None else {}
+        for source in kept:
+            if source not in made:
+                made[source] = self._source(source, read)
+        return Projected(query, {source: made[source] for source in kept})
+
+    def heads(self, projected: Projected) -> QKV:
+        """Hands the sources out as query, key and value, through their adapters."""
+        sources = projected.kept
+        if self.latent_dim:
+            latent = sources[LATENT][:, :, 0]
+            wanted = dict.fromkeys(self.tie.source(role) for role in ("K", "V"))
+            sources = {source: getattr(self, source)(latent) for source in wanted}
+        key, value = (sources[self.tie.source(role)] for role in ("K", "V"))
+        heads = {"query": projected.query, "key": key, "value": value}
+        for role, _ in self.adapters.items():
+            heads[role] = getattr(self, f"{role}_adapter")(heads[role])
+        return QKV(**heads)
+
+    def roles(
+        self,
+        projected: Projected,
+        places: Int[Array, "#B T"] | None = None,
+        key_places: Int[Array, "#B S"] | None = None,
+    ) -> QKV:
+        """What the scores see; places count from 0 by default."""
+        query, key, value = self.heads(projected)
+        if self.qk_norm:
+            query = self.query_norm(query).astype(query.dtype)
+            key = self.key_norm(key).astype(key.dtype)
+        if self.positions == "rotary":
+            query, key = rotate(query, places), rotate(key, key_places)
+        return QKV(query, key, value)
+
+    def combine(
+        self, weights: Float[Array, "B N T S"], qkv: QKV, own: Int[Array, "#B T"] | None
+    ) -> Float[Array, "B T N H"]:
+        """What each head outputs: the weighted sum of values. A scheme that overrides this is
+        computed by einsum, weights and all.
+
+        Args:
+          own: the index, among keys and values, of each query's own token; None under
+            cross-attention, where it has none.
+        """
+        return aggregate(weights, qkv.value)
+
+    @classmethod
+    def combines_otherwise(cls) -> bool:
+        """Whether this scheme overrides `combine`."""
+        return cls.combine is not Scheme.combine
+
+    @nn.nowrap
+    def cache_shapes(self) -> dict[str, tuple[int, int]]:
+        """Heads and width a token of each source that `project` keeps."""
+        heads = (1, self.latent_dim) if self.latent_dim else (self.num_kv_heads, self.head_dim)
+        return dict.fromkeys(kept_sources(self.tie, self.latent_dim), heads)
+
+    @nn.nowrap
+    def own_values(
+        self, value: Float[Array, "B S K H"], own: Int[Array, "#B T"]
+    ) -> Float[Array, "B T N H"]:
+        """The value of each query's own token, for every query head."""
+        found = jnp.take_along_axis(value, own[:, :, None, None], axis=1)
+        return per_query_head(found, self.num_heads)
+
+    def __call__(self, x, context=None) -> QKV:
+        return self.roles(self.project(x, context))
+
+    def _source(self, name: str, x: Float[Array, "B L D"]) -> Float[Array, "B L heads H"]:
+        if name != "X":
+            return getattr(self, name)(x)
+        if x.shape[-1] != self.num_heads * self.head_dim:
+            raise ValueError(
+                f"tie {self.tie} uses the input itself, so its width must be heads x head "
+                f"width = {self.num_heads} x {self.head_dim}, not {x.shape[-1]}"
+            )
+        return x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
