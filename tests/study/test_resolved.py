@@ -1,4 +1,4 @@
-"""What the configs of a study are resolved to is kept, and other programs are not mixed in unasked."""
+"""A study keeps what its configs are resolved to; other programs are not mixed in unasked."""
 
 import copy
 import json
