@@ -23,6 +23,7 @@ from qkv_jax.study.config import (
 )
 from qkv_jax.study.names import check_apart, check_name, folded
 from qkv_jax.study.rates import check_rates
+from qkv_jax.study.record import FORMAT
 from qkv_jax.study.resolved import describe_resolved
 from qkv_jax.tasks import REGISTRY, Task, make_task
 from qkv_jax.tie import Tie
@@ -201,7 +202,7 @@ class Study:
             if len(set(by_task.values())) > 1:
                 arms[name]["note"] = "; ".join(f"{t}: {note}" for t, note in by_task.items())
         return {
-            "format": 1,
+            "format": FORMAT,
             "name": self.file.name,
             "baseline": self.config.baseline,
             "placebo": PLACEBO,

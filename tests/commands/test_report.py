@@ -81,7 +81,8 @@ def test_an_unfinished_study_is_reported_as_far_as_it_goes(tmp_path):
     done = report(tmp_path)
     assert done.returncode == 0, done.stderr
     summary = load_study(tmp_path).summary
-    assert summary.loc[summary["arm"] == "copies", "n"].tolist() == [4, 0]  # one diverged
+    first, second = summary.loc[summary["arm"] == "copies", "n"]
+    assert first > 0 and not second > 0
     assert "This study is not finished." in (tmp_path / "report.html").read_text()
     assert not (tmp_path / "claims.csv").exists()
     start(tmp_path)
@@ -95,7 +96,7 @@ def test_a_folder_without_a_study_or_in_use_is_refused_in_one_line(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(REGISTRY, grid.KIND, grid.First)
         begun.open(Study(VALUES).describe())
-    cases = {"none": "no study there", "empty": "no study there", "begun": "has not begun to run"}
+    cases = {"none": "no study there", "empty": "no study there", "begun": "no run of the study there has ended yet"}
     for name, said in cases.items():
         done = report(tmp_path / name)
         assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1

@@ -95,9 +95,9 @@ def test_changes_that_are_accepted_are_kept_and_reported(started):
 
 def test_a_field_that_a_later_version_added_is_no_change(started):
     workdir, described = started
-    rewritten(workdir, lambda resolved: resolved["separate"]["model"].pop("bias"))
+    rewritten(workdir, lambda resolved: resolved["separate"]["model"].pop("use_bias"))
     rewritten(workdir, lambda resolved: resolved["separate"]["model"].update(gone=1))
-    assert "bias" in workdir.open(described)["tasks"]["one"]["resolved"]["separate"]["model"]
+    assert "use_bias" in workdir.open(described)["tasks"]["one"]["resolved"]["separate"]["model"]
 
 
 def test_another_format_is_one_line(started):

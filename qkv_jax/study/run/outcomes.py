@@ -42,9 +42,11 @@ def write_tables(workdir: Workdir, pause: Pause = lambda: None) -> Outcome:
       pause: is called now and then; whoever wants to stop may raise there.
 
     Raises:
-      ConfigError: if the folder holds no study, or one that has not begun.
+      ConfigError: if the folder holds no study, or one without runs.
     """
     record, runs = workdir.read_study(), workdir.runs()
+    if runs.empty:
+        raise ConfigError("workdir", str(workdir.path), "no run of the study there has ended yet")
     examples = _examples(workdir, record, pause)
     summary = summary_of(workdir, record, runs, pause=pause)
     workdir.write("summary.csv", summary.to_csv(index=False))
@@ -103,7 +105,7 @@ def _costs(workdir: Workdir, record: dict, runs: pd.DataFrame) -> dict:
     """costs.json with the step times measured so far, as ratios to the baseline's."""
     file = workdir.path / "costs.json"
     if not file.exists():
-        raise ConfigError("workdir", str(workdir.path), "the study there has not begun to run")
+        raise ConfigError("workdir", str(workdir.path), "the study there has no costs.json; run it on")
     table = json.loads(file.read_text(encoding="utf-8"))
     seconds = runs.groupby(["task", "arm"])["seconds"].median()
     for task, spec in record["tasks"].items():

@@ -41,6 +41,7 @@ from qkv_jax.config import ConfigError, first_difference
 from qkv_jax.runtime.events import Events
 from qkv_jax.runtime.files import held, json_text, others, write_whole
 from qkv_jax.study.plan import Arm
+from qkv_jax.study.record import FORMAT
 from qkv_jax.study.resolved import changes, refuse_changes
 from qkv_jax.study.run.rows import append_runs, read_parts
 from qkv_jax.study.run.tables import read_checked, read_file, read_table
@@ -48,7 +49,6 @@ from qkv_jax.tasks.base import Breakdown
 from qkv_jax.training.identity import check_same_data
 from qkv_jax.training.population import Finished, Run
 
-FORMAT = 1  # of study.json
 _KEYS = {"format", "baseline", "tasks", "arms", "config"}  # study.json has these, among others
 
 
