@@ -105,7 +105,7 @@ def _costs(workdir: Workdir, record: dict, runs: pd.DataFrame) -> dict:
     """costs.json with the step times measured so far, as ratios to the baseline's."""
     file = workdir.path / "costs.json"
     if not file.exists():
-        raise ConfigError("workdir", str(workdir.path), "the study there has no costs.json; run it on")
+        raise ConfigError("workdir", str(workdir.path), "holds no costs.json; run the study on")
     table = json.loads(file.read_text(encoding="utf-8"))
     seconds = runs.groupby(["task", "arm"])["seconds"].median()
     for task, spec in record["tasks"].items():
