@@ -15,7 +15,6 @@ from absl import flags
 from experiments.cli import defects, entry, launch
 from experiments.cli.paths import path_flag
 from qkv_jax.runtime.devices import use_cpu_cores
-from qkv_jax.runtime.files import named
 from qkv_jax.runtime.stopping import Watch
 from qkv_jax.study.plan import Study
 from qkv_jax.study.report import estimate, page, progress
@@ -25,6 +24,10 @@ from qkv_jax.study.run.workdir import Workdir
 _WORKDIR = path_flag("workdir", None, "Folder of results; runs/NAME by default.")
 _PLAN = flags.DEFINE_bool("plan", False, "Print runs, compilations and time; start nothing.")
 _CONFIG = entry.config_flag("configs/quick.py")
+_ACCEPT = flags.DEFINE_bool(
+    "accept_changes", False,
+    "Go on though defaults or versions give other models or training than at the study's start.",
+)  # fmt: skip
 _WATCH = entry.watch_flags()
 
 
@@ -46,6 +49,8 @@ def main() -> None:
         estimate.print_plan(study)
         return
     with workdir.held():
+        if _ACCEPT.value:
+            workdir.accept_changes(launch.described(study))
         launch.run_jobs(study, workdir, watch)
         run(study, workdir, watch)
 
@@ -67,13 +72,10 @@ def run(study: Study, workdir: Workdir, watch: Watch) -> None:
     with progress.Display(study) as shown:
         work = engine.Engine(study, workdir, record, shown.hear, watch)
         shown.watch(work)
-        summary = work.run()
+        work.run()
+    outcome, path = page.write_outcomes(workdir, pause=work.stop_if_asked)
     watch.rest()
-    with named(workdir.path):
-        path = page.write_report(
-            workdir.path, work.record, work.runs, summary, workdir.curve, pause=work.stop_if_asked
-        )
-    progress.print_end(work.record, summary, path)
+    progress.print_end(outcome.record, outcome.summary, path)
 
 
 if __name__ == "__main__":

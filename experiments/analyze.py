@@ -108,7 +108,7 @@ def _of_pretrained():
 
 def _of_study():
     from qkv_jax.analysis.layers import layer_weights
-    from qkv_jax.study.run.workdir import load_study
+    from qkv_jax.study.results import load_study
     from qkv_jax.survey.subjects import Subject, about, task_feeds
 
     task, arm, seed = _TASK.value, _ARM.value, _SEED.value

@@ -4,17 +4,13 @@ import dataclasses
 import functools
 import random
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
-from qkv_jax.config import (
-    ConfigError,
-    as_dict,
-    build,
-    check_plain,
-)
+from qkv_jax.config import ConfigError, as_dict, build, check_plain
 from qkv_jax.model.config import ModelConfig
+from qkv_jax.study.arms import Arm, same_programs, traceable, widen
 from qkv_jax.study.axes import PARTS, Cell, check_arm, expand
 from qkv_jax.study.claims import read_claims
 from qkv_jax.study.config import (
@@ -27,9 +23,10 @@ from qkv_jax.study.config import (
 )
 from qkv_jax.study.names import check_apart, check_name, folded
 from qkv_jax.study.rates import check_rates
+from qkv_jax.study.record import FORMAT
+from qkv_jax.study.resolved import describe_resolved
 from qkv_jax.tasks import REGISTRY, Task, make_task
 from qkv_jax.tie import Tie
-from qkv_jax.training import costs
 from qkv_jax.training.population import Run, wave_shape
 from qkv_jax.training.rehearsal import first_batch, rehearse, rehearse_model
 from qkv_jax.training.state import TrainConfig
@@ -38,25 +35,6 @@ from qkv_jax.training.step import Replica
 ALPHA = 0.05
 _PLACEBO_SALT = 1
 _TRACED = 200  # programs, of a larger grid, that are traced before it starts
-
-
-
-
-
-
-
-
-
-
-@dataclasses.dataclass(frozen=True)
-class Arm:
-    """An arm resolved on one task."""
-
-    name: str
-    role: Literal["baseline", "arm", "placebo", "control", "matched"]
-    replica: Replica
-    salt: int = 0
-    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +158,7 @@ class Study:
         stepped = set()
         for task, replica in chosen:
             batch, where = batches[task, replica.config], programs[task, replica]
-            replica = _traceable(replica)
+            replica = traceable(replica)
             model = replica.model
             kind = (task, replica.config, model.implementation, model.dtype, model.remat)
             try:
@@ -224,7 +202,7 @@ class Study:
             if len(set(by_task.values())) > 1:
                 arms[name]["note"] = "; ".join(f"{t}: {note}" for t, note in by_task.items())
         return {
-            "format": 1,
+            "format": FORMAT,
             "name": self.file.name,
             "baseline": self.config.baseline,
             "placebo": PLACEBO,
@@ -284,7 +262,7 @@ class Study:
         arms = [make(baseline, "baseline")]
         for other in others:
             arm, what = make(other, self.arm_entries[other].role), self.arm_entries[other].match
-            arms.append(_widen(arm, arms[0], what))
+            arms.append(widen(arm, arms[0], what))
         arms += self._matched(arms)
         for arm in arms:
             check_name("arms", arm.name)  # with what matching has added
@@ -318,7 +296,7 @@ class Study:
     def _matched(self, arms: list[Arm]) -> list[Arm]:
         """Each smaller arm again, its MLP widened to the baseline's parameters or FLOPs."""
         what = self.config.match
-        matched = [_widen(arm, arms[0], what) for arm in arms[1:]]
+        matched = [widen(arm, arms[0], what) for arm in arms[1:]]
         return [
             dataclasses.replace(wide, name=f"{arm.name} ({what} matched)", role="matched")
             for arm, wide in zip(arms[1:], matched, strict=True)
@@ -336,29 +314,6 @@ class Study:
         }
 
 
-def _traceable(replica: Replica) -> Replica:
-    """The replica, with another implementation where this machine, which hands its runs to others,
-    does not have its own: `check_platform` has asked for theirs."""
-    try:
-        replica.check_platform()
-    except ConfigError:
-        model = dataclasses.replace(replica.model, implementation="xla")
-        return dataclasses.replace(replica, model=model)
-    return replica
-
-
-def _widen(arm: Arm, baseline: Arm, what: costs.Match) -> Arm:
-    """The arm with its MLP widened to cost what the baseline does, if it is cheaper."""
-    if what == "none":
-        return arm
-    widened, residual = costs.match(arm.replica, baseline.replica, what)
-    if widened == arm.replica:
-        return arm
-    note = f"MLP width {widened.model.mlp_width}: {residual:+.2%} {what} of the baseline"
-    note = "; ".join(filter(None, (arm.note, note)))
-    return dataclasses.replace(arm, replica=widened, note=note)
-
-
 def _describe_task(plan: TaskPlan) -> dict:
     outcome, title = plan.task.outcome, plan.task.title
     steps = plan.baseline.replica.config.steps
@@ -373,6 +328,7 @@ def _describe_task(plan: TaskPlan) -> dict:
         "steps_of": {name: own for name, own in steps_of.items() if own != steps},
         "same_program": same_programs(plan.arms),
         "arms": [arm.name for arm in plan.arms],
+        "resolved": describe_resolved({arm.name: arm.replica for arm in plan.arms}),
         "learning_rates": list(plan.learning_rates),
         "family": plan.family,
         "family_title": title,
@@ -380,32 +336,6 @@ def _describe_task(plan: TaskPlan) -> dict:
         "axes": as_dict(plan.cell.values),
         "published": as_dict(plan.published),
     }
-
-
-def same_programs(arms: tuple[Arm, ...]) -> dict[str, str]:
-    """{arm: the first arm that trains the very same}, of those that are not the first themselves.
-
-    Read from the resolved configs, so that a default that is written out makes no difference.
-    """
-    first: dict[Any, str] = {}
-    same = {}
-    for arm in arms:
-        model, train = arm.replica.model, arm.replica.config
-        filled = {
-            "preset": "", "tie": model.ties, "kv_heads": model.kv_heads or model.heads,
-            "head_dim": model.features, "mlp_width": model.hidden,
-            "scale": "sqrt" if model.scale == model.features**-0.5 else model.scale,
-            "frozen": tuple(sorted({*model.frozen})),
-        }  # fmt: skip
-        fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)} | filled
-        # The study gives the rate.
-        key = (*fields.values(), dataclasses.replace(train, learning_rate=1.0), arm.salt)
-        known = first.setdefault(key, arm.name)
-        if known != arm.name:
-            same[arm.name] = known
-    return same
-
-
 
 
 def tie_arms(*ties: str | Tie) -> dict[str, dict]:

@@ -1,6 +1,6 @@
-"""What is kept of a study: the columns of its runs."""
+"""What is kept of a study: the format of study.json, the columns of its runs."""
 
-
+FORMAT = 1
 
 RUN_COLUMNS = (
     "task", "arm", "phase", "learning_rate", "seed", "status", "metric", "value", "steps",

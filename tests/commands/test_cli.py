@@ -46,7 +46,8 @@ RUN = {
     "checkpoint_steps": (),
 }
 ABLATE_FLAGS = (
-    "--workdir, --plan, --config, --max_hours, --checkpoint_minutes, --launcher, --status, --part, "
+    "--workdir, --plan, --config, --accept_changes, --max_hours, --checkpoint_minutes, --launcher, "
+    "--status, --part, "
     "--slurm_partition, --slurm_account, --slurm_gpus, --slurm_cpus, --slurm_hours, "
     "--slurm_parallel, --slurm_retries, --slurm_setup, --slurm_option, --slurm_poll"
 )

@@ -84,7 +84,7 @@ def make_folder(folder: pathlib.Path, tasks: int, points: int, *, grid: bool, se
                     np.save(file, (rng.random(EXAMPLES) < value).astype(np.float32))
             append_runs(folder / "parts" / plan.name / f"{arm.name}.csv", rows)
     workdir.write("costs.json", json.dumps(costs))
-    machine = {"platform": "cpu", "devices": ["TFRT_CPU_0"], "versions": {"python": "3.11.9"}}
+    machine = {"platform": "cpu", "devices": ["TFRT_CPU_0"], "versions": []}
     made = {"started": "2026-01-02T03:04:05", "command": "make scale", "seconds": 3600.0}
     workdir.write_study(record | machine | made | {"complete": True})
     return number

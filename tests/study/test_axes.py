@@ -28,9 +28,11 @@ from qkv_jax.study.protocol.breakdown import breakdown_table, read_breakdown
 from qkv_jax.study.protocol.summary import seed_scores, summarise
 from qkv_jax.study.report import estimate
 from qkv_jax.study.report.page import write_report
+from qkv_jax.study.results import load_study
 from qkv_jax.study.run import engine as engine_module
 from qkv_jax.study.run.engine import Engine
-from qkv_jax.study.run.workdir import Workdir, load_study
+from qkv_jax.study.run.outcomes import write_tables
+from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks.base import REGISTRY, Breakdown, Outcome, Reference, Task, keys_schedule
 from qkv_jax.training.population import Finished, Population
 from tests.support.synthetic_study import Anything, make_family
@@ -257,6 +259,7 @@ def run(monkeypatch):
         study, workdir = Study(values), Workdir(folder)
         work = Engine(study, workdir, workdir.open(study.describe()), listener)
         work.run()
+        write_tables(workdir)
         return work
 
     return start

@@ -15,9 +15,10 @@ from qkv_jax.study.plan import Study, tie_arms
 from qkv_jax.study.protocol import ledger as ledger_module
 from qkv_jax.study.protocol.ledger import write_ledger
 from qkv_jax.study.report.ledger import console_ledger, ledger_context
-from qkv_jax.study.report.page import write_report
+from qkv_jax.study.report.page import write_outcomes
+from qkv_jax.study.results import load_study
 from qkv_jax.study.run.engine import Engine
-from qkv_jax.study.run.workdir import Workdir, load_study
+from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks import make_task
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
@@ -300,8 +301,8 @@ def test_a_study_of_claims_from_end_to_end(tmp_path):
         study, workdir = Study(VALUES), Workdir(folder)
         record = workdir.open(study.describe()) | {"command": "ablate"}
         work = Engine(study, workdir, record, lambda news: None)
-        summary = work.run()
-        return work, write_report(folder, work.record, work.runs, summary, workdir.curve)
+        work.run()
+        return work, write_outcomes(workdir)[1]
 
     work, report = once(tmp_path / "a")
     names = "claims.csv", "claims.json", "measures.csv"

@@ -32,9 +32,11 @@ from qkv_jax.study.cluster.status import ClusterDisplay, print_status
 from qkv_jax.study.cluster.worker import PartWorkdir, run_part
 from qkv_jax.study.plan import Study, tie_arms
 from qkv_jax.study.protocol.rounds import Part, rounds
+from qkv_jax.study.results import load_study
 from qkv_jax.study.run import engine as engine_module
 from qkv_jax.study.run.engine import Engine
-from qkv_jax.study.run.workdir import Workdir, load_study
+from qkv_jax.study.run.outcomes import write_tables
+from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.training import costs
 from qkv_jax.training.population import Finished, Population
 
@@ -159,6 +161,7 @@ class Scheduler:
 def local(folder, values=VALUES):
     study, workdir = Study(values), Workdir(folder)
     Engine(study, workdir, workdir.open(study.describe()), lambda news: None).run()
+    write_tables(workdir)
     return folder
 
 

@@ -29,9 +29,11 @@ from qkv_jax.study.plan import Study, tie_arms
 from qkv_jax.study.protocol.summary import COLUMNS
 from qkv_jax.study.record import RUN_COLUMNS
 from qkv_jax.study.report.progress import Display
+from qkv_jax.study.results import load_study
 from qkv_jax.study.run import engine as engine_module
 from qkv_jax.study.run.engine import Engine
-from qkv_jax.study.run.workdir import Workdir, load_study
+from qkv_jax.study.run.outcomes import write_tables
+from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks.text.masked import MaskedBytes
 from qkv_jax.training.population import Finished, Population
 from qkv_jax.training.state import model_inputs
@@ -59,6 +61,7 @@ def run(folder, values=VALUES, listener=lambda news: None):
     study, workdir = Study(values), Workdir(folder)
     work = Engine(study, workdir, workdir.open(study.describe()), listener)
     work.run()
+    write_tables(workdir)
     return work
 
 

@@ -15,9 +15,11 @@ from qkv_jax.study.cluster.worker import PartWorkdir, run_part
 from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol.rounds import Part
 from qkv_jax.study.report import headlines
+from qkv_jax.study.results import load_study
 from qkv_jax.study.run import engine as engine_module
 from qkv_jax.study.run.engine import Engine
-from qkv_jax.study.run.workdir import Workdir, load_study
+from qkv_jax.study.run.outcomes import write_tables
+from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.training.checkpoint import load_run, replica_of
 from qkv_jax.training.identity import check_same_data
 from qkv_jax.training.loop import train_run
@@ -79,6 +81,7 @@ def run(folder, values, checked=False):
         study.check_data()
     work = Engine(study, workdir, workdir.open(study.describe()), lambda news: None)
     work.run()
+    write_tables(workdir)
     return work
 
 
@@ -181,7 +184,7 @@ def test_what_has_changed_is_named(known, found, said):
         check_same_data(known, found, "task", "this run")
 
 
-def test_a_study_records_the_data_of_each_task_and_packages_each_time_they_change(
+def test_a_study_records_the_data_of_each_task_and_the_packages_of_each_start(
     table, tmp_path, monkeypatch
 ):
     folder = tmp_path / "study"
@@ -191,14 +194,15 @@ def test_a_study_records_the_data_of_each_task_and_packages_each_time_they_chang
         spec = known["tasks"][plan.name]
         assert spec["data"]["splits"]["test"]["rows"] > 0
     assert known["tasks"]["table"]["data"]["files"][str(table)]["bytes"] == len(table.read_bytes())
-    assert len(known["starts"]) == 1 and known["starts"][0]["versions"] == known["versions"]
+    assert len(known["versions"]) == 1
     run(folder, values_of(table))
-    assert len(load_study(folder).study["starts"]) == 1
+    assert len(load_study(folder).study["versions"]) == 2
     monkeypatch.setattr(engine_module, "version", lambda name: "99")
     work = run(folder, values_of(table))
-    first, second = (start["versions"] for start in load_study(folder).study["starts"])
-    assert first["jax"] != "99" == second["jax"]
-    (said,) = [s for s in headlines.warnings(work.record, work.runs, work.summary()) if "jax" in s]
+    first, again, last = (v["packages"] for v in load_study(folder).study["versions"])
+    assert first["jax"] == again["jax"] != "99" == last["jax"]
+    summary = load_study(folder).summary
+    (said,) = [s for s in headlines.warnings(work.record, work.runs, summary) if "jax" in s]
     assert said.startswith("Packages changed while the study was under way: ")
     assert f"jax {first['jax']}, then 99" in said
 
@@ -208,12 +212,14 @@ def test_a_study_from_before_data_were_known_takes_note_of_them(table, tmp_path)
     run(folder, values_of(table))
     known = json.loads((folder / "study.json").read_text())
     for spec in known["tasks"].values():
-        del spec["data"], spec["data_notes"]
-    del known["starts"]
+        del spec["data"], spec["data_notes"], spec["resolved"]
+    (start,) = known["versions"]
+    known["versions"] = start["packages"]
     (folder / "study.json").write_text(json.dumps(known))
     run(folder, values_of(table))
     study = load_study(folder).study
-    assert all("data" in spec for spec in study["tasks"].values()) and len(study["starts"]) == 1
+    assert all({"data", "resolved"} <= spec.keys() for spec in study["tasks"].values())
+    assert [v["packages"] for v in study["versions"]] == [start["packages"]] * 2
 
 
 def test_jobs_of_another_machine_with_other_data_are_not_merged(table, tmp_path):

@@ -20,10 +20,13 @@ from qkv_jax.study.protocol import selection
 from qkv_jax.study.protocol.summary import MAX_ROUNDS
 from qkv_jax.study.report import estimate, page
 from qkv_jax.study.report.ledger import ledger_context
+from qkv_jax.study.results import load_study
 from qkv_jax.study.run import engine as engine_module
+from qkv_jax.study.run import outcomes
 from qkv_jax.study.run.engine import Engine
 from qkv_jax.study.run.rows import append_runs, read_runs
-from qkv_jax.study.run.workdir import Workdir, load_study, read_table
+from qkv_jax.study.run.tables import read_table
+from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.training import costs
 from qkv_jax.training.population import Finished, Population
 from tests.study.test_names import VALUES
@@ -91,11 +94,9 @@ def run(folder, values=ODD, watch=None, listener=lambda news: None):
     study, workdir = Study(values), Workdir(folder)
     record = workdir.open(study.describe()) | {"command": "make"}
     work = Engine(study, workdir, record, listener, watch)
-    summary = work.run()
-    page.write_report(
-        folder, work.record, work.runs, summary, workdir.curve, pause=work.stop_if_asked
-    )
-    return work, summary
+    work.run()
+    found, _ = page.write_outcomes(workdir, pause=work.stop_if_asked)
+    return work, found.summary
 
 
 @pytest.fixture(scope="module")
@@ -267,13 +268,13 @@ def tables_of(folder):
 
 STAGES = {
     "the data": (Study, "facts"),
-    "costs": (Engine, "_write_costs"),
+    "costs": (engine_module, "write_costs"),
     "loading": (Engine, "_data"),
     "an extension": (selection, "extension_needed"),
     "measures": (engine_module, "measure"),
-    "the summary": (Engine, "summary"),
-    "families": (engine_module, "family_table"),
-    "the ledger": (Engine, "_judge"),
+    "the summary": (outcomes, "summary_of"),
+    "families": (outcomes, "family_table"),
+    "the ledger": (outcomes, "write_ledger"),
     "the first figures": (page, "draw_task"),
     "figures of families": (page, "draw_family"),
 }

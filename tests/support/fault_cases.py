@@ -11,7 +11,7 @@ import pandas as pd
 from tensorboardX.proto.event_pb2 import Event
 
 from qkv_jax.runtime.files import LOCK
-from qkv_jax.study.run.workdir import load_study
+from qkv_jax.study.results import load_study
 from qkv_jax.training.checkpoint import Checkpoints, replica_of
 
 TRAIN_CONFIG = """

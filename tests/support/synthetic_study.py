@@ -68,7 +68,10 @@ def make_study(tasks=("text", "digits", "recall"), seeds=6, extra_arms=(), seed=
                                  "learning_rates": list(GRID)} for t in tasks},
         "command": "python -m experiments.ablate --config=configs/quick.py --workdir=runs/quick",
         "config": {"study": {"name": name, "eval_seeds": seeds}, "model": {"d_model": 64}},
-        "versions": {"python": "3.11.9", "jax": "0.10.2", "flax": "0.12.0"},
+        "versions": [
+            {"at": "2026-01-02T03:04:05",
+             "packages": {"python": "3.11.9", "jax": "0.10.2", "flax": "0.12.0"}},
+        ],
         "devices": ["TFRT_CPU_0", "TFRT_CPU_1"], "platform": "cpu",
         "wave": {"devices": 2, "packing": 1, "size": 2}, "started": "2026-01-02T03:04:05",
         "seconds": 612.3, "complete": True,

@@ -23,7 +23,8 @@ from qkv_jax.analysis import attention_maps, circuits, geometry, nulls
 from qkv_jax.analysis.layers import layer_weights, probe
 from qkv_jax.config import ConfigError, build
 from qkv_jax.model.config import ModelConfig
-from qkv_jax.study.run.workdir import Workdir, load_study
+from qkv_jax.study.results import load_study
+from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.survey import texts as survey_texts
 from qkv_jax.survey.activations import Feed, batch_size, gather
 from qkv_jax.survey.measure import ALL, KEYS, beside, measure, movements, spectra

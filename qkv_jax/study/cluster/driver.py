@@ -25,9 +25,9 @@ from qkv_jax.study.cluster.worker import PartWorkdir
 from qkv_jax.study.plan import Study, TaskPlan
 from qkv_jax.study.protocol.rounds import Part, rounds
 from qkv_jax.study.record import KEY
-from qkv_jax.study.run.engine import now, run_row
-from qkv_jax.study.run.rows import append_runs, in_order, read_parts
-from qkv_jax.study.run.workdir import Workdir
+from qkv_jax.study.run.engine import write_costs
+from qkv_jax.study.run.rows import append_runs, in_order, read_parts, run_row
+from qkv_jax.study.run.workdir import Workdir, now_text
 
 _NAP = 0.2  # seconds between looks at whether to stop
 _STOPS = 1000  # how often a part may be stopped, saving its work, until that counts as failing
@@ -79,7 +79,8 @@ class Driver:
           Interrupted: when the watch says so; jobs go on.
         """
         started, before = time.monotonic(), self.record.get("seconds", 0.0)
-        self.record.setdefault("started", now())
+        self.record.setdefault("started", now_text())
+        write_costs(self.study, self.workdir)
         try:
             self._adopt()
             while True:

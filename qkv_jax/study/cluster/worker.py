@@ -15,6 +15,7 @@ from qkv_jax.runtime.files import held, json_text
 from qkv_jax.runtime.stopping import Watch
 from qkv_jax.study.plan import Arm, Study
 from qkv_jax.study.protocol.rounds import Part
+from qkv_jax.study.resolved import changes, refuse_changes
 from qkv_jax.study.run.engine import Engine, this_machine
 from qkv_jax.study.run.rows import append_runs, read_runs
 from qkv_jax.study.run.workdir import Workdir
@@ -66,7 +67,9 @@ def run_part(study: Study, path: pathlib.Path, part: Part, watch: Watch) -> None
     """
     part.find(study)
     workdir = PartWorkdir(path, part.task, part.arm)
-    record = workdir.read_same(study.describe())
+    described = study.describe()
+    record = workdir.read_same(described)
+    refuse_changes(changes(record, described))
     with workdir.held():
         workdir.write(f"parts/{part.task}/{part.arm}/machine.json", json_text(this_machine()))
         Engine(study, workdir, record, lambda news: None, watch).run_part(part)

@@ -5,7 +5,8 @@ from rich.table import Table
 from rich.text import Text
 
 from qkv_jax.output import formats
-from qkv_jax.study.plan import Study, TaskPlan, same_programs
+from qkv_jax.study.arms import same_programs
+from qkv_jax.study.plan import Study, TaskPlan
 from qkv_jax.study.run.engine import Progress as News
 from qkv_jax.training import costs
 from qkv_jax.training.population import wave_shape

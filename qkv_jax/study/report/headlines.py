@@ -1,10 +1,14 @@
 """What stands at the top of a report: the answer in short, and what must be known before it."""
 
+import itertools
+
 from qkv_jax.output import formats
 from qkv_jax.study.protocol import inference
 from qkv_jax.study.protocol.summary import LOST
 from qkv_jax.study.report import wording
 from qkv_jax.study.report.sentences import is_tie
+
+_NAMED = 8  # changes that the page names; study.json has all
 
 
 def overview(study: dict, summary) -> list[str]:
@@ -120,14 +124,32 @@ def warnings(study: dict, runs, summary) -> list[str]:
     return [
         f"{formats.join(wording.places(study, tasks))}: {text}"
         for (_, text), tasks in found.items()
-    ] + _changed_packages(study)
+    ] + _changed_packages(study) + _accepted(study)
 
 
 def _changed_packages(study) -> list[str]:
     """Packages that were others at a later start: the runs of one table were not made alike."""
-    starts = [start["versions"] for start in study.get("starts") or ()]
+    starts = [start["packages"] for start in study.get("versions", ())]
     names = [n for n in (starts[0] if starts else ()) if len({s.get(n) for s in starts}) > 1]
     if not names:
         return []
-    said = (f"{name} {', then '.join(str(s.get(name)) for s in starts)}" for name in names)
+    said = (f"{name} {', then '.join(_in_turn(s.get(name) for s in starts))}" for name in names)
     return [f"Packages changed while the study was under way: {'; '.join(said)}."]
+
+
+def _in_turn(versions) -> list[str]:
+    """Each version as often as there was a change to it."""
+    return [str(version) for version, _ in itertools.groupby(versions)]
+
+
+def _accepted(study) -> list[str]:
+    """Configs that became others, by a default or a version, where going on was asked for."""
+    lines = []
+    for entry in study.get("accepted", ()):
+        said = [f"{c['field']} was {c['before']!r}, then {c['now']!r}" for c in entry["changes"]]
+        more = f"; and {len(said) - _NAMED} more, see study.json" if len(said) > _NAMED else ""
+        lines.append(
+            f"From {entry['at']} on, models or training were others than before, which was "
+            f"accepted: {'; '.join(said[:_NAMED])}{more}."
+        )
+    return lines

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import jinja2
 
 from qkv_jax.output import formats
-from qkv_jax.runtime.files import write_whole
+from qkv_jax.runtime.files import named, write_whole
 from qkv_jax.study.protocol.grids import families, family_of, family_table
 from qkv_jax.study.protocol.summary import seed_scores
 from qkv_jax.study.report import headlines, sentences, wording
@@ -31,6 +31,7 @@ from qkv_jax.study.report.tables import (
     _mean_table,
     _solve_table,
 )
+from qkv_jax.study.run.outcomes import Outcome, write_tables
 from qkv_jax.study.run.workdir import Workdir
 
 # The figures of a cell, where a family has so many that all of them would be too much to load.
@@ -39,7 +40,28 @@ _BRIEF = ("forest", "solving", "by-group")
 # all would take many minutes, and no page could show them.
 _MANY = 24
 _VERDICTS = {"mean": ("forest",), "solve": ("solving",)}
+# Of a study whose jobs are under way, or that was killed at its start.
+_UNKNOWN = {"platform": "unknown", "devices": [], "started": formats.MISSING, "command": ""}
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
+
+
+def write_outcomes(
+    workdir: Workdir, pause: Callable[[], None] = lambda: None
+) -> tuple[Outcome, pathlib.Path]:
+    """Writes tables, page and figures of a study from its folder alone; what it came to, and the
+    path of report.html.
+
+    Args: as `outcomes.write_tables`.
+
+    Raises:
+      ConfigError: likewise.
+    """
+    with named(workdir.path):
+        found = write_tables(workdir, pause)
+        path = write_report(
+            workdir.path, found.record, found.runs, found.summary, workdir.curve, pause=pause
+        )
+    return found, path
 
 
 def write_report(
@@ -145,7 +167,8 @@ def _context(study, runs, summary) -> dict:
             counts = verdict_counts({"": wording.task_rows(study, summary, task["name"])})
             task["verdicts"] = counted_signs(sum(counts.values(), collections.Counter()))
     return {
-        "study": study,
+        "study": _UNKNOWN | study,
+        "packages": (study.get("versions") or [{"packages": {}}])[-1]["packages"],
         "warnings": headlines.warnings(study, runs, summary) + _left_out(tasks),
         "overview": headlines.overview(study, summary),
         "tasks": tasks,
@@ -156,9 +179,26 @@ def _context(study, runs, summary) -> dict:
         "number_of_runs": f"{len(runs):,}",
         "duration": _duration(study.get("seconds")),
         "config": json.dumps(study.get("config"), indent=2, default=str, ensure_ascii=False),
+        "resolved": _resolved(study),
         "arms": study["arms"],
         "signs": wording.SIGNS,
     }
+
+
+def _resolved(study) -> str:
+    """A line for each arm of each task: all of the baseline's config, of others what differs."""
+    if len(study["tasks"]) > _MANY:  # study.json has them
+        return ""
+    lines = []
+    for task, spec in study["tasks"].items():
+        for arm, config in spec.get("resolved", {}).items():
+            fields = [
+                f"{part}.{field}={json.dumps(value, ensure_ascii=False)}"
+                for part, values in config.items()
+                for field, value in values.items()
+            ]
+            lines.append(f"{task} / {arm}: {', '.join(fields) or 'the same'}")
+    return "\n".join(lines)
 
 
 def _sections(tasks) -> list[dict]:
@@ -220,21 +260,3 @@ def _task(study, summary, name) -> dict:
         "costs": _cost_table(study, rows),
         "notes": notes,
     }
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

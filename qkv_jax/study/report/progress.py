@@ -96,16 +96,6 @@ class Display:
         return f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left"
 
 
-
-
-
-
-
-
-
-
-
-
 def print_end(record: dict, summary: pd.DataFrame, path: pathlib.Path) -> None:
     """The whole table, the time, and where the report lies."""
     console = Console()
@@ -114,13 +104,8 @@ def print_end(record: dict, summary: pd.DataFrame, path: pathlib.Path) -> None:
     ledger = ledger_context(path.parent)
     if ledger:
         console.print("", console_ledger(ledger, console.width))
-    console.print(f"\n{record['seconds'] / 60:.1f} minutes. Report: {path}", soft_wrap=True)
-
-
-
-
-
-
+    minutes = record.get("seconds", 0.0) / 60
+    console.print(f"\n{minutes:.1f} minutes. Report: {path}", soft_wrap=True)
 
 
 def _only(record: dict, task: str) -> dict:

@@ -2,34 +2,31 @@
 stopped, within a wave as well, and ends with equal tables."""
 
 import dataclasses
-import datetime
-import json
+import itertools
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
 import jax
-import numpy as np
 import pandas as pd
 
 import qkv_jax
 from qkv_jax.config import as_dict
 from qkv_jax.runtime.files import json_text
 from qkv_jax.runtime.stopping import Interrupted, Watch
-from qkv_jax.study.measures import MEASURE_COLUMNS, lookup, measure
+from qkv_jax.study.measures import MEASURE_COLUMNS, measure
 from qkv_jax.study.plan import Arm, Study, TaskPlan
 from qkv_jax.study.protocol import selection
-from qkv_jax.study.protocol.breakdown import breakdown_table, read_breakdown
-from qkv_jax.study.protocol.grids import families, family_table
-from qkv_jax.study.protocol.ledger import write_ledger
+from qkv_jax.study.protocol.breakdown import read_breakdown
 from qkv_jax.study.protocol.rounds import Part, run_key
-from qkv_jax.study.protocol.summary import MAX_ROUNDS, summarise
+from qkv_jax.study.protocol.summary import MAX_ROUNDS
 from qkv_jax.study.record import KEY
-from qkv_jax.study.run.workdir import Workdir
+from qkv_jax.study.run.outcomes import summary_of
+from qkv_jax.study.run.rows import run_row
+from qkv_jax.study.run.workdir import Workdir, now_text
 from qkv_jax.tasks import Data, Task
-from qkv_jax.tasks.base import Breakdown
 from qkv_jax.training import costs
 from qkv_jax.training.identity import check_same_data
 from qkv_jax.training.population import DeviceData, Finished, Population, Run
@@ -63,19 +60,19 @@ def this_machine() -> dict:
 
 
 def this_software(record: Mapping[str, Any]) -> dict:
-    """What study.json says of packages: `versions` now, and `starts`, each time they changed."""
-    versions = {"qkv_jax": qkv_jax.__version__, "python": platform.python_version()}
-    versions |= {name: version(name) for name in _PACKAGES}
-    starts = list(record.get("starts", ()))
-    if not starts and "versions" in record:  # of a study from before there were any
-        starts = [{"at": record.get("started"), "versions": record["versions"]}]
-    if not starts or starts[-1]["versions"] != versions:
-        starts.append({"at": now(), "versions": versions})
-    return {"versions": versions, "starts": starts}
+    """What study.json says of packages: `versions`, one entry for each start, in order."""
+    packages = {"qkv_jax": qkv_jax.__version__, "python": platform.python_version()}
+    packages |= {name: version(name) for name in _PACKAGES}
+    return {"versions": [*record.get("versions", ()), {"at": now_text(), "packages": packages}]}
 
 
-def now() -> str:
-    return datetime.datetime.now().isoformat(timespec="seconds")
+def write_costs(study: Study, workdir: Workdir) -> None:
+    """What each arm costs, but for its time: that is measured."""
+    table = {
+        plan.name: {arm.name: dataclasses.asdict(costs.measure(arm.replica)) for arm in plan.arms}
+        for plan in study.tasks
+    }
+    workdir.write("costs.json", json_text(table))
 
 
 class Engine:
@@ -102,8 +99,6 @@ class Engine:
         self.runs = workdir.runs()
         self.done = {tuple(row) for row in self.runs[list(KEY)].itertuples(index=False)}
         self.populations: dict[Any, Population] = {}
-        self.breakdowns: dict[str, Breakdown] = {}  # of the tasks that tell examples apart
-        self.measures: list[dict] = []  # of trained models, as the claims ask for them
         self._loaded: tuple[Task, Data, DeviceData] | None = None
         self.progress = Progress()
         self._started, self._before = time.monotonic(), record.get("seconds", 0.0)
@@ -111,11 +106,11 @@ class Engine:
             **record,
             **this_software(record),
             **(record.get("machine") or this_machine()),
-            "started": record.get("started") or now(),
+            "started": record.get("started") or now_text(),
         }
 
-    def run(self) -> pd.DataFrame:
-        """Runs what is missing; returns the summary, which is also in summary.csv.
+    def run(self) -> None:
+        """Runs what is missing; what it comes to is left to `outcomes.write_tables`.
 
         Raises:
           ConfigError: if a task's data are not those that the study was started with.
@@ -123,7 +118,7 @@ class Engine:
         """
         self._check_data()
         self.workdir.write_study(self.record)
-        self._write_costs()
+        write_costs(self.study, self.workdir)
         self.progress.waves_total = sum(
             self._wave_count(plan, self.study.config.tune_seeds * len(plan.learning_rates))
             + self._wave_count(plan, self.study.config.eval_seeds)
@@ -140,22 +135,9 @@ class Engine:
                 self._write_time()
                 self._tell(plan, arm, "eval", arm_finished=True)
             self.populations.clear()  # compiled programs and data of this task
-            self.measures += self._measure(plan)
+            self._write_measures(plan)
         self.record["complete"] = True
         self.workdir.write_study(self.record)
-        summary = self.summary()
-        self.workdir.write("summary.csv", summary.to_csv(index=False))
-        self.stop_if_asked()
-        if families(self.record):
-            table = family_table(self.record, self.runs)
-            self.workdir.write("families.csv", table.to_csv(index=False))
-        if self.breakdowns:
-            table = breakdown_table(self.record, self.runs, self.breakdowns, self._examples)
-            self.workdir.write("breakdown.csv", table.to_csv(index=False))
-        self.stop_if_asked()
-        if self.study.claims:
-            self._judge()
-        return summary
 
     def run_part(self, part: Part) -> None:
         """Runs what is missing of one arm's share of a round; what the study writes as a whole is
@@ -171,32 +153,21 @@ class Engine:
         else:
             self._evaluate(plan, arm, part.rates[0], data)
 
-    def summary(self, task: str | None = None) -> pd.DataFrame:
-        """The summary of what has been run so far, of one task alone if it is named."""
-        if task is None:
-            return summarise(self.record, self.runs, self.costs(), self._examples)
-        record = {**self.record, "tasks": {task: self.record["tasks"][task]}}
-        examples = lambda task, arm: self.workdir.examples(task, arm, self.study.eval_seeds)
-        return summarise(record, self.runs, self.costs(), examples)
+    def summary(self, task: str) -> pd.DataFrame:
+        """The summary of what has been run so far of a task."""
+        return summary_of(self.workdir, self.record, self.runs, task)
 
-    def _examples(self, task: str, arm: str, seeds: Sequence[int] | None = None) -> Any:
-        """Test scores [seeds, examples] or None. Tables of many tasks ask for many, so this is
-        where one may be stopped."""
-        self.stop_if_asked()
-        return self.workdir.examples(task, arm, self.study.eval_seeds if seeds is None else seeds)
-
-    def _judge(self) -> None:
-        """The ledger of claims, from the runs and the models that there are."""
-        measures = pd.DataFrame(self.measures, columns=MEASURE_COLUMNS)
-        table, judgements = write_ledger(
-            self.record, self.study.claims, self.runs, self._examples,
-            {name: breakdown.groups for name, breakdown in self.breakdowns.items()},
-            lookup(measures, self.study.eval_seeds),
-        )  # fmt: skip
-        self.workdir.write("measures.csv", measures.to_csv(index=False))
-        self.workdir.write("claims.csv", table.to_csv(index=False))
-        claims = [dataclasses.asdict(judgement) for judgement in judgements]
-        self.workdir.write("claims.json", json_text(claims))
+    def _write_measures(self, plan: TaskPlan) -> None:
+        """What the claims ask of the trained models of a task, in place of what was known."""
+        if not self.study.claims:
+            return
+        known = self.workdir.table("measures.csv")
+        rows = {other.name: [] for other in self.study.tasks}
+        for row in [] if known is None else known.to_dict("records"):
+            rows[row["task"]].append(row)
+        rows[plan.name] = self._measure(plan)
+        table = pd.DataFrame(itertools.chain(*rows.values()), columns=MEASURE_COLUMNS)
+        self.workdir.write("measures.csv", table.to_csv(index=False))
 
     def _measure(self, plan: TaskPlan) -> list[dict]:
         """What the claims ask of the trained models of a task."""
@@ -218,18 +189,6 @@ class Engine:
                     values = (plan.name, arm.name, seed, name, trained, untrained)
                     rows.append(dict(zip(MEASURE_COLUMNS, values, strict=True)))
         return rows
-
-    def costs(self) -> dict:
-        """costs.json with the step times measured so far, as ratios to the baseline's."""
-        table = json.loads((self.workdir.path / "costs.json").read_text(encoding="utf-8"))
-        seconds = self.runs.groupby(["task", "arm"])["seconds"].median()
-        for plan in self.study.tasks:
-            reference = seconds.get((plan.name, plan.baseline.name))
-            for arm in plan.arms:
-                own = seconds.get((plan.name, arm.name))
-                both = own is not None and reference is not None
-                table[plan.name][arm.name]["step_time_ratio"] = own / reference if both else None
-        return table
 
     def _check_data(self) -> None:
         """Takes note of what the data of all tasks are, before anything is trained on any."""
@@ -257,9 +216,7 @@ class Engine:
         """The task's data on the devices, and what it says of them for the report."""
         on_devices = self._on_devices(plan)
         data = self._loaded[1]
-        breakdown = read_breakdown(plan.task, data, plan.name)
-        if breakdown is not None:
-            self.breakdowns[plan.name] = breakdown
+        self.workdir.write_breakdown(plan.name, read_breakdown(plan.task, data, plan.name))
         spec = self.record["tasks"][plan.name]
         if "references" not in spec:
             spec["references"] = self._references(plan, data)
@@ -380,15 +337,6 @@ class Engine:
     def _wave_count(self, plan: TaskPlan, runs: int) -> int:
         return len(plan.arms) * -(-runs // self.record["wave"]["size"])
 
-    def _write_costs(self) -> None:
-        table = {
-            plan.name: {
-                arm.name: dataclasses.asdict(costs.measure(arm.replica)) for arm in plan.arms
-            }
-            for plan in self.study.tasks
-        }
-        self.workdir.write("costs.json", json_text(table))
-
     def _tell(self, plan: TaskPlan, arm: Arm, phase: str, **news: Any) -> None:
         fresh = {"step": 0, "wave_finished": False, "arm_finished": False} | news
         self.progress = dataclasses.replace(
@@ -400,28 +348,3 @@ class Engine:
             **fresh,
         )
         self.listener(self.progress)
-
-
-def run_row(plan: TaskPlan, arm: Arm, phase: str, run: Run, done: Finished | None) -> dict:
-    """The row of a run in runs.csv; None stands for one that failed."""
-    outcome, steps = plan.task.outcome, arm.replica.config.steps
-    row = {
-        **dict(zip(KEY, run_key(plan, arm, phase, run), strict=True)),
-        "status": "failed",
-        "metric": outcome.metric,
-        "value": float(outcome.failure_value),
-        "steps": steps,
-        "steps_to_solve": float("nan"),
-        "seconds": float("nan"),
-    }
-    if done is None:
-        return row
-    row["seconds"] = round(done.seconds, 4)
-    solved = [
-        int(s) for s, v in zip(done.steps, done.value, strict=True) if outcome.solved(float(v))
-    ]
-    row["steps_to_solve"] = float(solved[0]) if solved else float("nan")
-    value = float(np.mean(done.scores, dtype=np.float64) if phase == "eval" else done.value[-1])
-    if done.diverged or not np.isfinite(value):
-        return row | {"status": "diverged"}
-    return row | {"status": "done", "value": value}

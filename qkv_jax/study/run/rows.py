@@ -18,8 +18,11 @@ import pandas as pd
 
 from qkv_jax.config import ConfigError
 from qkv_jax.runtime.files import named
+from qkv_jax.study.plan import Arm, TaskPlan
+from qkv_jax.study.protocol.rounds import run_key
 from qkv_jax.study.rates import is_among
 from qkv_jax.study.record import KEY, RUN_COLUMNS
+from qkv_jax.training.population import Finished, Run
 
 _TYPES = {
     "seed": int, "steps": int, "learning_rate": float, "value": float, "steps_to_solve": float,
@@ -158,3 +161,28 @@ def _extensions(rates: np.ndarray, declared: list[float]) -> np.ndarray:
     above = np.array([rate for rate in beyond if rate > declared[-1]])
     low = len(below) - np.searchsorted(below, rates)
     return np.maximum(np.maximum(low, 0), np.searchsorted(above, rates, side="right"))
+
+
+def run_row(plan: TaskPlan, arm: Arm, phase: str, run: Run, done: Finished | None) -> dict:
+    """The row of a run in runs.csv; None stands for one that failed."""
+    outcome, steps = plan.task.outcome, arm.replica.config.steps
+    row = {
+        **dict(zip(KEY, run_key(plan, arm, phase, run), strict=True)),
+        "status": "failed",
+        "metric": outcome.metric,
+        "value": float(outcome.failure_value),
+        "steps": steps,
+        "steps_to_solve": float("nan"),
+        "seconds": float("nan"),
+    }
+    if done is None:
+        return row
+    row["seconds"] = round(done.seconds, 4)
+    solved = [
+        int(s) for s, v in zip(done.steps, done.value, strict=True) if outcome.solved(float(v))
+    ]
+    row["steps_to_solve"] = float(solved[0]) if solved else float("nan")
+    value = float(np.mean(done.scores, dtype=np.float64) if phase == "eval" else done.value[-1])
+    if done.diverged or not np.isfinite(value):
+        return row | {"status": "diverged"}
+    return row | {"status": "done", "value": value}

@@ -12,25 +12,27 @@
     events/           TASK/ARM/seedSEED/: curves of evaluation runs for TensorBoard
     costs.json, summary.csv, report.html, report.md, figures/
     families.csv      averages over the cells of tasks with axes, where there are such
-    breakdown.csv     scores by group of test examples, of tasks that tell them apart
-    claims.csv, claims.json, measures.csv: the ledger, where the study states claims
+    groups/           TASK.json: the group of each test example, of tasks that tell them apart
+    breakdown.csv     scores by such groups
+    measures.csv      what the claims ask of trained models, where the study states claims
+    claims.csv, claims.json: the ledger of these claims
 
 Whole files are replaced atomically and are on the disk before the row that stands for them; a row
 cut off by a crash is dropped and its run is repeated.
 """
 
 import contextlib
+import dataclasses
+import datetime
 import io
 import json
-import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.traverse_util
-import jax
 import numpy as np
 import pandas as pd
 import safetensors.numpy
@@ -38,21 +40,16 @@ import safetensors.numpy
 from qkv_jax.config import ConfigError, first_difference
 from qkv_jax.runtime.events import Events
 from qkv_jax.runtime.files import held, json_text, others, write_whole
-from qkv_jax.study.axes import is_number
-from qkv_jax.study.plan import Arm, Study
+from qkv_jax.study.plan import Arm
+from qkv_jax.study.record import FORMAT
+from qkv_jax.study.resolved import changes, refuse_changes
 from qkv_jax.study.run.rows import append_runs, read_parts
-from qkv_jax.tasks import REGISTRY, Task
+from qkv_jax.study.run.tables import read_checked, read_file, read_table
+from qkv_jax.tasks.base import Breakdown
 from qkv_jax.training.identity import check_same_data
 from qkv_jax.training.population import Finished, Run
 
-# Of the summary and the tables beside it; what is neither is a number.
-_TEXTS = {
-    "family", "task", "arm", "tie", "baseline", "edge", "role", "verdict", "by", "measure", "claim",
-    "evidence", "against", "expect", "outcome", "finding", "unit", "seeds_to_decide", "note",
-}  # fmt: skip
-_TRUTHS = {"control"}
 _KEYS = {"format", "baseline", "tasks", "arms", "config"}  # study.json has these, among others
-_PHASES = ("tune", "eval")
 
 
 class Workdir:
@@ -89,7 +86,8 @@ class Workdir:
 
         Raises:
           ConfigError: if the folder holds another study or other files, or was started on other
-            devices, if fewer seeds are asked for than were run, or more before it is finished.
+            devices, if fewer seeds are asked for than were run, or more before it is finished; if
+            its configs are resolved to others.
         """
         self._refuse_other_files()
         if not self.study_file.exists():
@@ -98,6 +96,7 @@ class Workdir:
             self.write_study(started)
             return started
         known = self.read_same(study)
+        refuse_changes(changes(known, study))
         before, now = known["looks"][-1], len(study["eval_seeds"])
         if now < before:
             allowed = f"the study in {self.path} has {before}; seeds can only be added"
@@ -118,6 +117,23 @@ class Workdir:
                     resumed["tasks"][task].setdefault(name, spec[name])
         self.write_study(resumed)
         return resumed
+
+    def accept_changes(self, study: Mapping[str, Any]) -> None:
+        """Takes note of what the configs of the study in this folder, if there is one, are resolved
+        to now, and that this is another thing than at its start: `open` then goes on with it.
+
+        Raises:
+          ConfigError: as `read_same`.
+        """
+        if not self.study_file.exists():
+            return
+        known = self.read_same(study)
+        if changed := changes(known, study):
+            entry = {"at": now_text(), "changes": [change._asdict() for change in changed]}
+            known["accepted"] = [*known.get("accepted", ()), entry]
+            for task, spec in known["tasks"].items():
+                spec["resolved"] = study["tasks"][task]["resolved"]
+            self.write_study(known)
 
     def read_same(self, study: Mapping[str, Any]) -> dict:
         """study.json of the same study, on the same data as far as they are known, started on the
@@ -159,7 +175,10 @@ class Workdir:
         if not isinstance(found, dict) or not _KEYS.issubset(found):
             allowed = f"a study's has the fields {', '.join(sorted(_KEYS))}"
             raise ConfigError(str(self.study_file), "other JSON", allowed)
-        return found
+        if found["format"] != FORMAT:
+            allowed = f"was written by another version of qkv_jax; this one reads format {FORMAT}"
+            raise ConfigError(f"{self.study_file}: format", found["format"], allowed)
+        return _with_starts(found)
 
     def write_study(self, study: Mapping[str, Any]) -> None:
         self.write("study.json", json_text(study))
@@ -203,14 +222,14 @@ class Workdir:
     ) -> pd.DataFrame | None:
         """step, train_loss, value; None if the run has no curve."""
         file = self.path / _curve_name(task, arm, phase, learning_rate, seed)
-        return _read(file, read_table) if file.exists() else None
+        return read_file(file, read_table) if file.exists() else None
 
     def examples(self, task: str, arm: str, seeds: Iterable[int]) -> np.ndarray | None:
         """Test scores [seeds, examples]; None unless all seeds have them."""
         files = [self.path / "examples" / task / arm / f"seed{seed}.npy" for seed in seeds]
         if not files or not all(file.exists() for file in files):
             return None
-        return np.stack([_read(file, np.load) for file in files])
+        return np.stack([read_file(file, np.load) for file in files])
 
     def table(self, name: str) -> pd.DataFrame | None:
         """The summary or one of the tables beside it, as it was written: names are texts, also
@@ -222,11 +241,24 @@ class Workdir:
         file = self.path / name
         if not file.exists():
             return None
-        frame = _read(file, read_table)
-        if not _TEXTS.intersection(frame):
-            given = ",".join(map(str, frame))
-            raise ConfigError(f"{file}: columns", given, "damaged; are not those of a table")
-        return frame
+        return read_checked(file)
+
+    def write_breakdown(self, task: str, breakdown: Breakdown | None) -> None:
+        """Keeps how a task tells its test examples apart, for the tables."""
+        if breakdown is None:
+            self._groups(task).unlink(missing_ok=True)
+        else:
+            text = json_text(dataclasses.asdict(breakdown))
+            self.write(str(self._groups(task).relative_to(self.path)), text)
+
+    def breakdowns(self, tasks: Iterable[str]) -> dict[str, Breakdown]:
+        """Those of the tasks that have one."""
+        files = {task: self._groups(task) for task in tasks}
+        read = lambda file: Breakdown(**json.loads(file.read_text(encoding="utf-8")))
+        return {task: read_file(file, read) for task, file in files.items() if file.exists()}
+
+    def _groups(self, task: str) -> pathlib.Path:
+        return self.path / "groups" / f"{task}.json"
 
     def params(self, task: str, arm: str, seed: int) -> dict:
         """Final parameters of an evaluation run.
@@ -238,7 +270,7 @@ class Workdir:
         if not file.exists():
             allowed = "no such checkpoint; evaluation runs keep theirs"
             raise ConfigError("checkpoint", str(file), allowed)
-        flat = _read(file, lambda file: safetensors.numpy.load(file.read_bytes()))
+        flat = read_file(file, lambda file: safetensors.numpy.load(file.read_bytes()))
         return flax.traverse_util.unflatten_dict(flat, sep="/")
 
     @staticmethod
@@ -255,179 +287,19 @@ class Workdir:
         write_whole(self.path / name, content)
 
 
-def read_table(file: pathlib.Path) -> pd.DataFrame:
-    """A table of a study's folder, equal to the one that was written."""
-    frame = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
-    for column in frame:
-        if column in _TRUTHS:
-            frame[column] = frame[column].map({"True": True, "False": False})
-        elif column not in _TEXTS:
-            frame[column] = _numbers(frame[column])
-    return frame
+def now_text() -> str:
+    """The time as records have it."""
+    return datetime.datetime.now().isoformat(timespec="seconds")
 
 
-def _numbers(texts: pd.Series) -> pd.Series:
-    """Whole numbers if all are, else floats, which Python reads to the bit and pandas does not."""
-    try:
-        return texts.map(int).astype(int)
-    except ValueError:
-        return texts.map(lambda text: float(text or "nan")).astype(float)
-
-
-def _read(file: pathlib.Path, reader: Callable[[pathlib.Path], Any]) -> Any:
-    try:
-        return reader(file)
-    except OSError:
-        raise
-    except Exception as error:  # what a reader raises depends on what is broken
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-        raise ConfigError(str(file), "a damaged file", reason) from None
-
-
-class StudyResults:
-    """A study for a notebook: `study`, `runs`, `summary`, `curve(...)`, `examples(...)`,
-    `model(...)`; `families`, `breakdown` and `claims` where the study has them, else None."""
-
-    def __init__(self, path: str | os.PathLike):
-        if not isinstance(path, (str, os.PathLike)):
-            raise ConfigError("workdir", path, "must be the path of a study's folder")
-        if "\0" in os.fspath(path):
-            raise ConfigError("workdir", path, "is no path")
-        self.workdir = Workdir(path)
-        self.study = self.workdir.read_study()
-        self.runs = self.workdir.runs()
-        self.summary = self.workdir.table("summary.csv")
-        self.families = self.workdir.table("families.csv")
-        self.breakdown = self.workdir.table("breakdown.csv")
-        self.claims = self.workdir.table("claims.csv")
-
-    def curve(
-        self,
-        task: str,
-        arm: str,
-        phase: str = "eval",
-        learning_rate: float | None = None,
-        seed: int | None = None,
-    ) -> pd.DataFrame:
-        """The curve of a run: step, train_loss, value (on validation data).
-
-        Args:
-          task: its name in the study.
-          arm: likewise.
-          phase: `eval`, or `tune` for a run that the choice of a learning rate rests on.
-          learning_rate: by default the one that was chosen for the arm.
-          seed: by default the first of the phase.
-
-        Raises:
-          ConfigError: naming the first of these by which there is no run, and what there is.
-        """
-        self._check_names(task, arm)
-        if phase not in _PHASES:
-            raise ConfigError("phase", phase, f"must be one of {', '.join(_PHASES)}")
-        rows = self.runs[(self.runs["task"] == task) & (self.runs["arm"] == arm)]
-        if learning_rate is None:
-            chosen = rows.loc[rows["phase"] == "eval", "learning_rate"]
-            learning_rate = next(iter(chosen.tolist()), None)
-        elif not is_number(learning_rate) or not 0 < learning_rate < math.inf:
-            raise ConfigError("learning_rate", learning_rate, "must be a finite number above 0")
-        seed = None if seed is None else _seed(seed)
-        run = {"phase": phase, "learning_rate": learning_rate, "seed": seed}
-        for field, given in run.items():
-            # Rates to as many digits as they have in the names of files.
-            there = {f"{value:g}" if isinstance(value, float) else str(value): value
-                     for value in rows[field].tolist()}  # fmt: skip
-            key = f"{given:g}" if field == "learning_rate" and given else str(given)
-            if given is None and there:
-                key = next(iter(there))
-            if key not in there:
-                allowed = f"runs.csv has {', '.join(there) or 'no run yet'}"
-                raise ConfigError(field, given, allowed)
-            run[field] = there[key]
-            rows = rows[rows[field] == run[field]]
-        curve = self.workdir.curve(task, arm, **run)
-        if curve is None:
-            status = rows["status"].iloc[0]
-            raise ConfigError("seed", run["seed"], f"that run {status}: it has no curve")
-        return curve
-
-    def examples(self, task: str, arm: str, seeds: Iterable[int]) -> np.ndarray | None:
-        """Test scores [seeds, examples]; None unless all seeds have them.
-
-        Raises:
-          ConfigError: as `curve`.
-        """
-        self._check_names(task, arm)
-        if isinstance(seeds, (str, bytes)) or not isinstance(seeds, Iterable):
-            raise ConfigError("seeds", seeds, "must be whole numbers, 0 or above")
-        return self.workdir.examples(task, arm, [_seed(seed) for seed in seeds])
-
-    def model(self, task: str, arm: str, seed: int = 0) -> tuple[Any, dict]:
-        """The trained encoder of an evaluation run and its variables:
-        `encoder.apply(variables, inputs)`.
-
-        Raises:
-          ConfigError: if the study has no such run, or a task of a kind that is not registered.
-        """
-        _, entry = self.find(task, arm)
-        return entry.replica.encoder, {"params": self.workdir.params(task, arm, _seed(seed))}
-
-    def untrained(self, task: str, arm: str, seed: int = 0) -> dict:
-        """The variables that an evaluation run started from.
-
-        Raises:
-          ConfigError: as `model`.
-        """
-        _, entry = self.find(task, arm)
-        seed = _seed(seed)
-        if seed >= 2**32:
-            raise ConfigError("seed", seed, "must be below 2**32")
-        return {"params": jax.jit(entry.replica.init_params)(np.uint32(seed), entry.salt)}
-
-    def find(self, task: str, arm: str) -> tuple[Task, Arm]:
-        """A task of the study and an arm on it.
-
-        Raises:
-          ConfigError: as `model`.
-        """
-        self._check_names(task, arm)
-        plan = next(plan for plan in self._plan().tasks if plan.name == task)
-        return plan.task, next(entry for entry in plan.arms if entry.name == arm)
-
-    def _check_names(self, task: str, arm: str) -> None:
-        tasks = self.study["tasks"]
-        if task not in list(tasks):  # what cannot be a key is none of them
-            raise ConfigError("task", task, f"this study has: {', '.join(tasks)}")
-        if arm not in tasks[task]["arms"]:
-            raise ConfigError("arm", arm, f"this study has: {', '.join(tasks[task]['arms'])}")
-
-    def _plan(self) -> Study:
-        for name, entry in self.study["config"]["tasks"].items():
-            if entry["kind"] not in REGISTRY:
-                allowed = (
-                    "no task of that kind is registered; import the module that registers it first"
-                )
-                raise ConfigError(f"tasks.{name}.kind", entry["kind"], allowed)
-        return Study(self.study["config"])
-
-
-def load_study(workdir: str | os.PathLike) -> StudyResults:
-    """Opens a study's folder for reading.
-
-    Raises:
-      ConfigError: if it holds no study.
-    """
-    return StudyResults(workdir)
-
-
-def _seed(seed: Any) -> int:
-    """A seed as a plain number.
-
-    Raises:
-      ConfigError: if it is none.
-    """
-    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
-        raise ConfigError("seed", seed, "must be a whole number, 0 or above")
-    return int(seed)
+def _with_starts(study: dict) -> dict:
+    """With `versions` as a list of starts; it was one entry, and changes stood beside it."""
+    versions = study.get("versions", [])
+    if isinstance(versions, list):
+        return study
+    starts = study.pop("starts", None) or [{"at": study.get("started"), "versions": versions}]
+    study["versions"] = [{"at": start["at"], "packages": start["versions"]} for start in starts]
+    return study
 
 
 def _curve_name(task: str, arm: str, phase: str, learning_rate: float, seed: int) -> str:

@@ -1,0 +1,68 @@
+"""An arm resolved on one task: its program, widened to a budget, and which others are the same."""
+
+import dataclasses
+from typing import Any, Literal
+
+from qkv_jax.config import ConfigError
+from qkv_jax.training import costs
+from qkv_jax.training.step import Replica
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """An arm resolved on one task."""
+
+    name: str
+    role: Literal["baseline", "arm", "placebo", "control", "matched"]
+    replica: Replica
+    salt: int = 0
+    note: str = ""
+
+
+def widen(arm: Arm, baseline: Arm, what: costs.Match) -> Arm:
+    """The arm with its MLP widened to cost what the baseline does, if it is cheaper."""
+    if what == "none":
+        return arm
+    widened, residual = costs.match(arm.replica, baseline.replica, what)
+    if widened == arm.replica:
+        return arm
+    note = f"MLP width {widened.model.mlp_width}: {residual:+.2%} {what} of the baseline"
+    note = "; ".join(filter(None, (arm.note, note)))
+    return dataclasses.replace(arm, replica=widened, note=note)
+
+
+def same_programs(arms: tuple[Arm, ...]) -> dict[str, str]:
+    """{arm: the first arm that trains the very same}, of those that are not the first themselves.
+
+    Read from the resolved configs, so that a default that is written out makes no difference.
+    """
+    first: dict[Any, str] = {}
+    same = {}
+    for arm in arms:
+        model, train = arm.replica.model, arm.replica.config
+        filled = {
+            "preset": "", "tie": model.ties, "kv_heads": model.kv_heads or model.heads,
+            "head_dim": model.features, "mlp_width": model.hidden,
+            "scale": "sqrt" if model.scale == model.features**-0.5 else model.scale,
+            "frozen": tuple(sorted({*model.frozen})),
+        }  # fmt: skip
+        fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)} | filled
+        # The study gives the rate.
+        key = (*fields.values(), dataclasses.replace(train, learning_rate=1.0), arm.salt)
+        known = first.setdefault(key, arm.name)
+        if known != arm.name:
+            same[arm.name] = known
+    return same
+
+
+
+
+def traceable(replica: Replica) -> Replica:
+    """The replica, with another implementation where this machine, which hands its runs to others,
+    does not have its own: `check_platform` has asked for theirs."""
+    try:
+        replica.check_platform()
+    except ConfigError:
+        model = dataclasses.replace(replica.model, implementation="xla")
+        return dataclasses.replace(replica, model=model)
+    return replica

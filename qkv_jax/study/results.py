@@ -1,0 +1,176 @@
+"""A study read back for a notebook: `load_study(workdir)` gives its tables, curves and models."""
+
+import math
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from qkv_jax.config import ConfigError
+from qkv_jax.study.axes import is_number
+from qkv_jax.study.plan import Arm, Study
+from qkv_jax.study.resolved import resolved_config
+from qkv_jax.study.run.workdir import Workdir
+from qkv_jax.tasks import REGISTRY, Task
+
+_PHASES = ("tune", "eval")
+
+
+class StudyResults:
+    """A study for a notebook: `study`, `runs`, `summary`, `curve(...)`, `examples(...)`,
+    `model(...)`; `families`, `breakdown` and `claims` where the study has them, else None."""
+
+    def __init__(self, path: str | os.PathLike):
+        if not isinstance(path, (str, os.PathLike)):
+            raise ConfigError("workdir", path, "must be the path of a study's folder")
+        if "\0" in os.fspath(path):
+            raise ConfigError("workdir", path, "is no path")
+        self.workdir = Workdir(path)
+        self.study = self.workdir.read_study()
+        self.runs = self.workdir.runs()
+        self.summary = self.workdir.table("summary.csv")
+        self.families = self.workdir.table("families.csv")
+        self.breakdown = self.workdir.table("breakdown.csv")
+        self.claims = self.workdir.table("claims.csv")
+
+    def curve(
+        self,
+        task: str,
+        arm: str,
+        phase: str = "eval",
+        learning_rate: float | None = None,
+        seed: int | None = None,
+    ) -> pd.DataFrame:
+        """The curve of a run: step, train_loss, value (on validation data).
+
+        Args:
+          task: its name in the study.
+          arm: likewise.
+          phase: `eval`, or `tune` for a run that the choice of a learning rate rests on.
+          learning_rate: by default the one that was chosen for the arm.
+          seed: by default the first of the phase.
+
+        Raises:
+          ConfigError: naming the first of these by which there is no run, and what there is.
+        """
+        self._check_names(task, arm)
+        if phase not in _PHASES:
+            raise ConfigError("phase", phase, f"must be one of {', '.join(_PHASES)}")
+        rows = self.runs[(self.runs["task"] == task) & (self.runs["arm"] == arm)]
+        if learning_rate is None:
+            chosen = rows.loc[rows["phase"] == "eval", "learning_rate"]
+            learning_rate = next(iter(chosen.tolist()), None)
+        elif not is_number(learning_rate) or not 0 < learning_rate < math.inf:
+            raise ConfigError("learning_rate", learning_rate, "must be a finite number above 0")
+        seed = None if seed is None else _seed(seed)
+        run = {"phase": phase, "learning_rate": learning_rate, "seed": seed}
+        for field, given in run.items():
+            # Rates to as many digits as they have in the names of files.
+            there = {f"{value:g}" if isinstance(value, float) else str(value): value
+                     for value in rows[field].tolist()}  # fmt: skip
+            key = f"{given:g}" if field == "learning_rate" and given else str(given)
+            if given is None and there:
+                key = next(iter(there))
+            if key not in there:
+                allowed = f"runs.csv has {', '.join(there) or 'no run yet'}"
+                raise ConfigError(field, given, allowed)
+            run[field] = there[key]
+            rows = rows[rows[field] == run[field]]
+        curve = self.workdir.curve(task, arm, **run)
+        if curve is None:
+            status = rows["status"].iloc[0]
+            raise ConfigError("seed", run["seed"], f"that run {status}: it has no curve")
+        return curve
+
+    def examples(self, task: str, arm: str, seeds: Iterable[int]) -> np.ndarray | None:
+        """Test scores [seeds, examples]; None unless all seeds have them.
+
+        Raises:
+          ConfigError: as `curve`.
+        """
+        self._check_names(task, arm)
+        if isinstance(seeds, (str, bytes)) or not isinstance(seeds, Iterable):
+            raise ConfigError("seeds", seeds, "must be whole numbers, 0 or above")
+        return self.workdir.examples(task, arm, [_seed(seed) for seed in seeds])
+
+    def config(self, task: str, arm: str) -> dict[str, dict[str, Any]]:
+        """The resolved `model` and `train` fields of an arm on a task, defaults and all.
+
+        Raises:
+          ConfigError: as `curve`, or if the study is from before they were kept.
+        """
+        self._check_names(task, arm)
+        if "resolved" not in self.study["tasks"][task]:
+            raise ConfigError("task", task, "this study did not keep its resolved configs yet")
+        return resolved_config(self.study["tasks"][task], arm)
+
+    def model(self, task: str, arm: str, seed: int = 0) -> tuple[Any, dict]:
+        """The trained encoder of an evaluation run and its variables:
+        `encoder.apply(variables, inputs)`.
+
+        Raises:
+          ConfigError: if the study has no such run, or a task of a kind that is not registered.
+        """
+        _, entry = self.find(task, arm)
+        return entry.replica.encoder, {"params": self.workdir.params(task, arm, _seed(seed))}
+
+    def untrained(self, task: str, arm: str, seed: int = 0) -> dict:
+        """The variables that an evaluation run started from.
+
+        Raises:
+          ConfigError: as `model`.
+        """
+        _, entry = self.find(task, arm)
+        seed = _seed(seed)
+        if seed >= 2**32:
+            raise ConfigError("seed", seed, "must be below 2**32")
+        return {"params": jax.jit(entry.replica.init_params)(np.uint32(seed), entry.salt)}
+
+    def find(self, task: str, arm: str) -> tuple[Task, Arm]:
+        """A task of the study and an arm on it.
+
+        Raises:
+          ConfigError: as `model`.
+        """
+        self._check_names(task, arm)
+        plan = next(plan for plan in self._plan().tasks if plan.name == task)
+        return plan.task, next(entry for entry in plan.arms if entry.name == arm)
+
+    def _check_names(self, task: str, arm: str) -> None:
+        tasks = self.study["tasks"]
+        if task not in list(tasks):  # what cannot be a key is none of them
+            raise ConfigError("task", task, f"this study has: {', '.join(tasks)}")
+        if arm not in tasks[task]["arms"]:
+            raise ConfigError("arm", arm, f"this study has: {', '.join(tasks[task]['arms'])}")
+
+    def _plan(self) -> Study:
+        for name, entry in self.study["config"]["tasks"].items():
+            if entry["kind"] not in REGISTRY:
+                allowed = (
+                    "no task of that kind is registered; import the module that registers it first"
+                )
+                raise ConfigError(f"tasks.{name}.kind", entry["kind"], allowed)
+        return Study(self.study["config"])
+
+
+def load_study(workdir: str | os.PathLike) -> StudyResults:
+    """Opens a study's folder for reading.
+
+    Raises:
+      ConfigError: if it holds no study.
+    """
+    return StudyResults(workdir)
+
+
+def _seed(seed: Any) -> int:
+    """A seed as a plain number.
+
+    Raises:
+      ConfigError: if it is none.
+    """
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
+        raise ConfigError("seed", seed, "must be a whole number, 0 or above")
+    return int(seed)

@@ -1,0 +1,130 @@
+"""What a study comes to: its tables and the ledger of its claims, from its folder alone.
+
+The engine writes down what happened; what can be read off that is worked out here, as often as one
+likes: no data, no models, no accelerator.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from qkv_jax.config import ConfigError, build
+from qkv_jax.runtime.files import json_text
+from qkv_jax.study.claims import Claim
+from qkv_jax.study.measures import MEASURE_COLUMNS, lookup
+from qkv_jax.study.protocol.breakdown import breakdown_table
+from qkv_jax.study.protocol.grids import families, family_table
+from qkv_jax.study.protocol.ledger import write_ledger
+from qkv_jax.study.protocol.summary import summarise
+from qkv_jax.study.run.workdir import Workdir
+
+Pause = Callable[[], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A study and what it has come to: study.json, runs.csv and summary.csv."""
+
+    record: dict
+    runs: pd.DataFrame
+    summary: pd.DataFrame
+
+
+def write_tables(workdir: Workdir, pause: Pause = lambda: None) -> Outcome:
+    """Writes summary.csv and, of a study that has them, families.csv, breakdown.csv, claims.csv and
+    claims.json. Of an unfinished study they are as far as it goes; claims wait for its end.
+
+    Args:
+      workdir: an existing folder of a study, held.
+      pause: is called now and then; whoever wants to stop may raise there.
+
+    Raises:
+      ConfigError: if the folder holds no study, or one without runs.
+    """
+    record, runs = workdir.read_study(), workdir.runs()
+    if runs.empty:
+        raise ConfigError("workdir", str(workdir.path), "no run of the study there has ended yet")
+    examples = _examples(workdir, record, pause)
+    summary = summary_of(workdir, record, runs, pause=pause)
+    workdir.write("summary.csv", summary.to_csv(index=False))
+    pause()
+    if families(record):
+        workdir.write("families.csv", family_table(record, runs).to_csv(index=False))
+    breakdowns = workdir.breakdowns(record["tasks"])
+    if breakdowns:
+        table = breakdown_table(record, runs, breakdowns, examples)
+        workdir.write("breakdown.csv", table.to_csv(index=False))
+    pause()
+    claims = {
+        key: build(Claim, entry, f"claims.{key}")
+        for key, entry in (record.get("claims") or {}).items()
+    }
+    if claims and record["complete"]:
+        groups = {task: breakdown.groups for task, breakdown in breakdowns.items()}
+        _check_groups(claims, groups, workdir)
+        measures = workdir.table("measures.csv")
+        if measures is None:
+            measures = pd.DataFrame(columns=MEASURE_COLUMNS)
+        table, judgements = write_ledger(
+            record, claims, runs, examples, groups, lookup(measures, record["eval_seeds"])
+        )
+        workdir.write("claims.csv", table.to_csv(index=False))
+        judged = [dataclasses.asdict(judgement) for judgement in judgements]
+        workdir.write("claims.json", json_text(judged))
+    return Outcome(record, runs, summary)
+
+
+def summary_of(
+    workdir: Workdir,
+    record: dict,
+    runs: pd.DataFrame,
+    task: str | None = None,
+    pause: Pause = lambda: None,
+) -> pd.DataFrame:
+    """The summary of what has been run so far, of one task alone if it is named."""
+    if task is not None:
+        record = {**record, "tasks": {task: record["tasks"][task]}}
+    return summarise(record, runs, _costs(workdir, record, runs), _examples(workdir, record, pause))
+
+
+def _examples(workdir: Workdir, record: dict, pause: Pause) -> Callable:
+    """(task, arm, seeds or all) -> test scores [seeds, examples] or None. Tables of many tasks ask
+    for many, so this is where one may stop."""
+
+    def find(task: str, arm: str, seeds: Sequence[int] | None = None) -> Any:
+        pause()
+        return workdir.examples(task, arm, record["eval_seeds"] if seeds is None else seeds)
+
+    return find
+
+
+def _costs(workdir: Workdir, record: dict, runs: pd.DataFrame) -> dict:
+    """costs.json with the step times measured so far, as ratios to the baseline's."""
+    file = workdir.path / "costs.json"
+    if not file.exists():
+        raise ConfigError("workdir", str(workdir.path), "holds no costs.json; run the study on")
+    table = json.loads(file.read_text(encoding="utf-8"))
+    seconds = runs.groupby(["task", "arm"])["seconds"].median()
+    for task, spec in record["tasks"].items():
+        baseline, *_ = spec["arms"]
+        reference = seconds.get((task, baseline))
+        for arm in spec["arms"]:
+            own = seconds.get((task, arm))
+            both = own is not None and reference is not None
+            table[task][arm]["step_time_ratio"] = own / reference if both else None
+    return table
+
+
+def _check_groups(claims: dict[str, Claim], groups: dict, workdir: Workdir) -> None:
+    for key, claim in claims.items():
+        for name, entry in claim.evidence.items():
+            lacking = [task for task in entry.tasks if task not in groups]
+            if entry.near is not None and lacking:
+                allowed = (
+                    f"needs the groups of {lacking[0]!r}, which earlier versions did not write; "
+                    "run the study's command again"
+                )
+                raise ConfigError(f"claims.{key}.evidence.{name}", str(workdir.path), allowed)
