@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_path
 
-from configs import tree
 from experiments.cli import entry
 from qkv_jax.config import as_dict
+from qkv_jax.config_files import tree
 from qkv_jax.study.plan import Study
 from qkv_jax.tasks import REGISTRY
 from qkv_jax.tie import Tie
@@ -60,7 +60,7 @@ def place(tmp_path_factory):
     (folder / "here").mkdir()
     files = folder / "files"
     files.mkdir()
-    template = "from configs import tree\ndef get_config():\n    return tree({})\n"
+    template = "from qkv_jax.config_files import tree\ndef get_config():\n    return tree({})\n"
     (files / "study.py").write_text(template.format(STUDY))
     (files / "run.py").write_text(template.format(RUN))
     texts = {"good": bytes(range(256)) * 40, "empty": b"", "short": b"abc", "middling": b"ab" * 50}
@@ -349,7 +349,7 @@ def test_a_batch_larger_than_the_data_is_refused_before_anything_starts(refused,
     """MNIST-5k has 3500 images to train on."""
     config = place / "files" / "images.py"
     tasks = {"images": {"kind": "mnist5k"}}
-    text = "from configs import tree\ndef get_config():\n    return tree({})\n"
+    text = "from qkv_jax.config_files import tree\ndef get_config():\n    return tree({})\n"
     config.write_text(text.format({**STUDY, "tasks": tasks}))
     flags = [f"--config={config}", "--workdir=results", "--config.train.batch_size=3501"]
     assert refused(ABLATE, *flags) == (
@@ -369,7 +369,7 @@ def tied_study(place):
     """A study whose arms are named as ties are written."""
     file = place / "files" / "tied.py"
     study = {**STUDY, "arms": TIED}
-    file.write_text(f"from configs import tree\ndef get_config():\n    return tree({study})\n")
+    file.write_text(f"from qkv_jax.config_files import tree\ndef get_config():\n    return tree({study})\n")
     return f"--config={file}"
 
 

@@ -128,7 +128,7 @@ def test_every_option_runs_through_ablate(tmp_path):
     study["train"] |= {"steps": 10, "report_every": 10}
     study["study"] |= {"eval_seeds": 1, "learning_rates": (0.01,)}
     file = tmp_path / "study.py"
-    file.write_text(f"from configs import tree\ndef get_config():\n    return tree({study})\n")
+    file.write_text(f"from qkv_jax.config_files import tree\ndef get_config():\n    return tree({study})\n")
     command = [sys.executable, "-m", "experiments.ablate", f"--config={file}"]
     command.append(f"--workdir={tmp_path / 'run'}")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)

@@ -39,11 +39,11 @@ STUDY = {
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("here")
     (folder / "configs").symlink_to(ROOT / "configs")  # the default ones
-    text = f"from configs import tree\ndef get_config():\n    return tree({STUDY})\n"
+    text = f"from qkv_jax.config_files import tree\ndef get_config():\n    return tree({STUDY})\n"
     (folder / "study.py").write_text(text)
     run = {"model": STUDY["model"], "train": STUDY["train"] | {"steps": 30}}
     run["task"] = STUDY["tasks"]["one"]
-    text = f"from configs import tree\ndef get_config():\n    return tree({run | {'seed': 0}})\n"
+    text = f"from qkv_jax.config_files import tree\ndef get_config():\n    return tree({run | {'seed': 0}})\n"
     (folder / "run.py").write_text(text)
     return folder
 
