@@ -18,6 +18,8 @@ def get_config() -> ConfigDict:
     return tree(
         {
             "task": {"kind": "masked_bytes", "options": {"length": 64}},
+            "model": {},
             "train": {"learning_rate": 1e-2},
+            "mesh": {},
         }
     )

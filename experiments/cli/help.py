@@ -115,9 +115,7 @@ def _attributes(doc: str) -> dict[str, str]:
     """{name: text} of the section Attributes, of each name where several share a text."""
     section = re.search(r"^Attributes:\n((?:  .*\n|\n(?=  ))*)", inspect.cleandoc(doc) + "\n", re.M)
     entries = re.findall(r"^  (\w[\w, ]*): (.*(?:\n    .*)*)", section[1] if section else "", re.M)
-    return {
-        name: " ".join(text.split()) for names, text in entries for name in names.split(", ")
-    }
+    return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
 
 
 def _line(left: str, said: str) -> str:

@@ -37,7 +37,7 @@ class StudyConfig:
     learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)  # the grid of every arm
     tune_seeds: int = 2  # runs of each rate that choose among them
     eval_seeds: int = 6  # runs at the chosen rate, on seeds of their own
-    match: costs.Match = "none"  # params, flops: adds arms widened to the baseline's parameters or FLOPs
+    match: costs.Match = "none"  # params, flops: adds arms widened to the baseline's
     packing: int | None = None  # replicas a device; by default chosen for the backend
 
     def __post_init__(self):

@@ -41,7 +41,7 @@ class TrainConfig:
     accumulate: int = 1  # microbatches a step: their gradients are averaged before the update
     learning_rate: float = 3e-3  # the peak; a study tunes it
     warmup: float = 0.1  # share of the steps
-    decay: Literal["linear", "cosine", "constant"] = "linear"  # linear, cosine: to zero at the last step; constant
+    decay: Literal["linear", "cosine", "constant"] = "linear"  # all but constant: to zero
     weight_decay: float = 0.01  # a step, times the learning rate
     clip_norm: float = 1.0  # of the gradient of all parameters together, at most
     beta1: float = 0.9  # decay of the mean of gradients

@@ -43,7 +43,8 @@ def place(tmp_path_factory):
     (folder / "study.py").write_text(text)
     run = {"model": STUDY["model"], "train": STUDY["train"] | {"steps": 30}}
     run["task"] = STUDY["tasks"]["one"]
-    text = f"from qkv_jax.config_files import tree\ndef get_config():\n    return tree({run | {'seed': 0}})\n"
+    run["seed"] = 0
+    text = f"from qkv_jax.config_files import tree\ndef get_config():\n    return tree({run})\n"
     (folder / "run.py").write_text(text)
     return folder
 
@@ -52,7 +53,7 @@ def place(tmp_path_factory):
 def command(place):
     """`command(name, *arguments, before="")` gives exit code, stdout and stderr."""
     with subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "cli_server.py"],
+        [sys.executable, ROOT / "tests" / "support" / "cli_server.py"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=place,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     ) as server:  # fmt: skip
@@ -334,8 +335,8 @@ def test_none_can_be_given_where_a_field_is_optional(command):
         code, _, err = command(*run, *given, before=before)
         assert code == 1 and f"KeyError: {found!r}" in err, err
     for given, line in [
-        ("model.width=None", "model.width: given None; must be a whole number"),
+        ("model.width=None", "model.width: given 'None'; must be a whole number"),
         ("model.mlp=None", "model.mlp: given 'None'; must be one of gelu, gelu_exact, swiglu"),
-        ("seed=None", "seed: given None; must be a whole number"),
+        ("seed=None", "seed: given 'None'; must be a whole number"),
     ]:
         assert command(*run, f"--config.{given}") == [2, "", f"error: {line}\n"]
