@@ -124,7 +124,7 @@ def put(config: ConfigDict, cls: type, place: Place, value: Any) -> None:
         for other, hint in _hints(kind).items():
             if is_another and name != other and _is_function(hint) and here.get(other):
                 try:
-                    known = _hints(hint(here))
+                    known = _hints(hint(dict(here)))
                 except ConfigError as error:
                     raise error.under(".".join(place.path[:-1])) from None
                 here[other] = tree({k: v for k, v in here[other].items() if k in known})
@@ -204,7 +204,7 @@ def _kind(kind: Any, name: str, here: Any, held: Any) -> Any:
     hints = _hints(kind)
     if name in hints:
         hint = hints[name]
-        return hint({} if here is None else here) if _is_function(hint) else hint
+        return hint(dict(here or {})) if _is_function(hint) else hint
     if typing.get_origin(kind) is dict and typing.get_args(kind)[1] is not Any:
         return typing.get_args(kind)[1]
     if isinstance(held, (list, tuple)):
