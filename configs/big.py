@@ -10,7 +10,7 @@ compiler makes of it.
 
 from ml_collections import ConfigDict
 
-from configs import choose, train
+from qkv_jax.config_files import choose, tree
 
 # Layers, width, heads (64 or 128 wide), and what the backward pass computes again: the products of
 # the larger ones do not fit on one host's chips.
@@ -28,19 +28,24 @@ MESHES = {
 
 def get_config(size: str = "100m") -> ConfigDict:
     layers, width, heads, remat = choose(SIZES, size)
-    config = train.get_config()
-    config.task.options.length = 1024
-    config.model.update(
-        layers=layers,
-        width=width,
-        heads=heads,
-        dtype="bfloat16",
-        positions="rotary",
-        remat=remat,
-        scan_layers=True,
+    return tree(
+        {
+            "task": {"kind": "masked_bytes", "options": {"length": 1024}},
+            "model": {
+                "layers": layers,
+                "width": width,
+                "heads": heads,
+                "dtype": "bfloat16",
+                "positions": "rotary",
+                "remat": remat,
+                "scan_layers": True,
+            },
+            "train": {
+                "steps": 100_000,
+                "batch_size": 256,
+                "learning_rate": 3e-4,
+                "warmup": 0.02,
+            },
+            "mesh": MESHES[size],
+        }
     )
-    config.train.update(
-        steps=100_000, report_every=100, batch_size=256, learning_rate=3e-4, warmup=0.02
-    )
-    config.mesh.update(MESHES[size])
-    return config

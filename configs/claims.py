@@ -17,9 +17,8 @@ Result. No claim is supported or refuted as a whole: that queries and keys must 
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-from configs import choose, tree
+from qkv_jax.config_files import choose, tree
 from qkv_jax.study.plan import tie_arms
 
 ARMS = {
@@ -86,8 +85,7 @@ def get_config(size: str = "small") -> ConfigDict:
         {
             "name": f"claims-{size}",
             "arms": ARMS | MATCHED,
-            "model": {"layers": 1, "width": sizes["width"], "heads": 2, "positions": "learned"},
-            "train": {"batch_size": 32, "report_every": 100},
+            "model": {"layers": 1, "width": sizes["width"], "heads": 2},
             "tasks": {
                 "place": {
                     "kind": "retrieval",
@@ -144,21 +142,14 @@ def get_config(size: str = "small") -> ConfigDict:
                 },
                 "bytes": {
                     "kind": "masked_bytes",
-                    "options": {"length": 32, "files": ()},
+                    "options": {"length": 32},
                     "arms": ("separate", "K=V", "Q=K", "V=X", "copies", *CONTROLS, *FROZEN,
                              "no scaling", *MATCHED),  # fmt: skip
                     "model": {"width": 2 * sizes["width"], "heads": 4},
                     "train": {"steps": sizes["steps"]["bytes"]},
                 },
             },
-            "study": {
-                "baseline": "separate",
-                "learning_rates": (1e-3, 3e-3, 1e-2, 3e-2),
-                "tune_seeds": 2,
-                "eval_seeds": sizes["seeds"],
-                "match": "none",
-                "packing": placeholder(int),
-            },
+            "study": {"eval_seeds": sizes["seeds"]},
             "claims": claims(sizes),
         }
     )

@@ -17,9 +17,8 @@ their own. Q=K is undecided wherever it is (-0.042 [-0.073, -0.010] everywhere).
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-from configs import choose, tree
+from qkv_jax.config_files import choose, tree
 
 WHERE = {
     "everywhere": "{tie}*4",
@@ -46,22 +45,15 @@ def get_config(size: str = "full") -> ConfigDict:
     for tie in sizes["ties"]:
         for where in sizes["where"]:
             arms[f"{tie}, {where}"] = {"model": {"tie": WHERE[where].format(tie=tie)}}
-    model = {"layers": 4, "width": sizes["width"], "heads": sizes["heads"], "positions": "learned"}
-    options = {"length": sizes["length"], "files": ()}
+    model = {"layers": 4, "width": sizes["width"], "heads": sizes["heads"]}
+    options = {"length": sizes["length"]}
     return tree(
         {
             "name": "depth" if size == "full" else f"depth-{size}",
             "arms": arms,
             "model": model,
-            "train": {"batch_size": 32, "report_every": 100, "steps": sizes["steps"]},
+            "train": {"steps": sizes["steps"]},
             "tasks": {"shakespeare": {"kind": "masked_bytes", "options": options}},
-            "study": {
-                "baseline": "separate",
-                "learning_rates": (1e-3, 3e-3, 1e-2, 3e-2),
-                "tune_seeds": sizes["tune_seeds"],
-                "eval_seeds": 6,
-                "match": "none",
-                "packing": placeholder(int),
-            },
+            "study": {"tune_seeds": sizes["tune_seeds"]},
         }
     )

@@ -1,4 +1,5 @@
-"""The full study: every arm on every task, 10 evaluation seeds, models of ordinary small size.
+"""The full study: every arm on every task, 10 evaluation seeds, models of the usual small size (two
+layers, width 64, four heads).
 
     python -m experiments.ablate --config=configs/full.py --workdir=runs/full
 
@@ -8,9 +9,8 @@ with two, a rate chosen by luck costs power (`experiments.calibrate`).
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-from configs import tree
+from qkv_jax.config_files import tree
 from qkv_jax.study.plan import tie_arms
 from qkv_jax.tie import Tie
 
@@ -36,8 +36,7 @@ def get_config() -> ConfigDict:
         {
             "name": "full",
             "arms": tie_arms(*ties, "copies") | controls(),
-            "model": {"layers": 2, "width": 64, "heads": 4, "positions": "learned"},
-            "train": {"batch_size": 32, "report_every": 200},
+            "train": {"report_every": 200},
             "tasks": {
                 "reverse": {
                     "kind": "reverse",
@@ -52,17 +51,10 @@ def get_config() -> ConfigDict:
                 "mnist5k": {"kind": "mnist5k", "options": {"patch": 4}, "train": {"steps": 3000}},
                 "shakespeare": {
                     "kind": "masked_bytes",
-                    "options": {"length": 128, "test_examples": 1900, "files": ()},
+                    "options": {"length": 128, "test_examples": 1900},
                     "train": {"steps": 10000, "report_every": 1000},
                 },
             },
-            "study": {
-                "baseline": "separate",
-                "learning_rates": (1e-3, 3e-3, 1e-2, 3e-2),
-                "tune_seeds": 4,
-                "eval_seeds": 10,
-                "match": "none",
-                "packing": placeholder(int),
-            },
+            "study": {"tune_seeds": 4, "eval_seeds": 10},
         }
     )

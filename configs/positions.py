@@ -17,9 +17,8 @@ costs 0.378 nats, with rotary ones 0.040 (undecided); Q=K costs 0.20 with both.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-from configs import tree
+from qkv_jax.config_files import tree
 from qkv_jax.model.positions import POSITIONS
 from qkv_jax.study.plan import tie_arms
 
@@ -39,7 +38,6 @@ def get_config() -> ConfigDict:
             "name": "positions",
             "arms": tie_arms(*TIES) | {name: {"model": model} for name, model in REPAIRS.items()},
             "model": {"layers": 1, "width": 32, "heads": 2},
-            "train": {"batch_size": 32, "report_every": 100},
             "tasks": {
                 "left": {
                     "kind": "retrieval",
@@ -57,7 +55,7 @@ def get_config() -> ConfigDict:
                 },
                 "shakespeare": {
                     "kind": "masked_bytes",
-                    "options": {"length": 32, "files": ()},
+                    "options": {"length": 32},
                     "arms": TIES,
                     "model": {"width": 64, "heads": 4},
                     "train": {"steps": 500},
@@ -65,14 +63,6 @@ def get_config() -> ConfigDict:
                         "model": {"positions": ("none", "learned", "rotary", "relative", "alibi")}
                     },
                 },
-            },
-            "study": {
-                "baseline": "separate",
-                "learning_rates": (1e-3, 3e-3, 1e-2, 3e-2),
-                "tune_seeds": 2,
-                "eval_seeds": 6,
-                "match": "none",
-                "packing": placeholder(int),
             },
         }
     )

@@ -12,9 +12,8 @@ Q=K=V 0.36, K=V 0.38; MNIST-5k is undecided. Tables: README.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-from configs import tree
+from qkv_jax.config_files import tree
 from qkv_jax.study.plan import tie_arms
 from qkv_jax.tie import Tie
 
@@ -36,8 +35,7 @@ def get_config() -> ConfigDict:
         {
             "name": "quick",
             "arms": tie_arms(*CLASSIC[:-1], *others, "copies") | LEARNED_SCALE,
-            "model": {"layers": 1, "width": 32, "heads": 2, "positions": "learned"},
-            "train": {"batch_size": 32, "report_every": 100},
+            "model": {"layers": 1, "width": 32, "heads": 2},
             "tasks": {
                 "mnist5k": {
                     "kind": "mnist5k",
@@ -54,19 +52,11 @@ def get_config() -> ConfigDict:
                 },
                 "shakespeare": {
                     "kind": "masked_bytes",
-                    "options": {"length": 32, "files": ()},
+                    "options": {"length": 32},
                     "arms": few,
                     "model": {"width": 64, "heads": 4},
                     "train": {"steps": 500},
                 },
-            },
-            "study": {
-                "baseline": "separate",
-                "learning_rates": (1e-3, 3e-3, 1e-2, 3e-2),
-                "tune_seeds": 2,
-                "eval_seeds": 6,
-                "match": "none",
-                "packing": placeholder(int),
             },
         }
     )

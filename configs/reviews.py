@@ -14,9 +14,8 @@ the same test split, the larger class 0.504.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-from configs import tree
+from qkv_jax.config_files import tree
 from qkv_jax.study.plan import tie_arms
 
 
@@ -25,8 +24,8 @@ def get_config() -> ConfigDict:
         {
             "name": "reviews",
             "arms": tie_arms("separate", "K=V", "Q=K", "Q=K=V", "copies"),
-            "model": {"layers": 2, "width": 64, "heads": 4, "dropout": 0.1},
-            "train": {"steps": 600, "report_every": 100, "batch_size": 32},
+            "model": {"dropout": 0.1},
+            "train": {"steps": 600},
             "tasks": {
                 "reviews": {
                     "kind": "text_classification",
@@ -39,13 +38,6 @@ def get_config() -> ConfigDict:
                     },
                 },
             },
-            "study": {
-                "baseline": "separate",
-                "learning_rates": (3e-4, 1e-3, 3e-3, 1e-2),
-                "tune_seeds": 2,
-                "eval_seeds": 6,
-                "match": "none",
-                "packing": placeholder(int),
-            },
+            "study": {"learning_rates": (3e-4, 1e-3, 3e-3, 1e-2)},
         }
     )

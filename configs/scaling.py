@@ -18,9 +18,8 @@ left is larger where heads are narrower.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-from configs import choose, tree
+from qkv_jax.config_files import choose, tree
 from qkv_jax.study.plan import tie_arms
 
 SIZES = {
@@ -36,7 +35,6 @@ def get_config(size: str = "full") -> ConfigDict:
             "name": "scaling" if size == "full" else f"scaling-{size}",
             "arms": tie_arms("separate", "K=V", "Q=K", "Q=K=V", "copies"),
             "model": {"layers": 1, "heads": 2},
-            "train": {"batch_size": 32, "report_every": 100},
             "tasks": {
                 "relation": {
                     "kind": "relation",
@@ -46,14 +44,6 @@ def get_config(size: str = "full") -> ConfigDict:
                         "model": {"width": sizes["width"]},
                     },
                 },
-            },
-            "study": {
-                "baseline": "separate",
-                "learning_rates": (1e-3, 3e-3, 1e-2, 3e-2),
-                "tune_seeds": 2,
-                "eval_seeds": 6,
-                "match": "none",
-                "packing": placeholder(int),
             },
         }
     )

@@ -16,6 +16,7 @@ from experiments.cli import defects, entry, launch
 from experiments.cli.paths import path_flag
 from qkv_jax.runtime.devices import use_cpu_cores
 from qkv_jax.runtime.stopping import Watch
+from qkv_jax.study.config import StudyFile
 from qkv_jax.study.plan import Study
 from qkv_jax.study.report import estimate, page, progress
 from qkv_jax.study.run import engine
@@ -23,7 +24,7 @@ from qkv_jax.study.run.workdir import Workdir
 
 _WORKDIR = path_flag("workdir", None, "Folder of results; runs/NAME by default.")
 _PLAN = flags.DEFINE_bool("plan", False, "Print runs, compilations and time; start nothing.")
-_CONFIG = entry.config_flag("configs/quick.py")
+_CONFIG = entry.config_flag("configs/quick.py", StudyFile)
 _ACCEPT = flags.DEFINE_bool(
     "accept_changes", False,
     "Go on though defaults or versions give other models or training than at the study's start.",

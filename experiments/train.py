@@ -15,7 +15,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 from absl import flags
@@ -25,14 +25,16 @@ from experiments.cli import defects, entry
 from experiments.cli.paths import path_flag
 from qkv_jax.compile import estimate
 from qkv_jax.config import ConfigError, as_dict, build, check_plain, require_positive
+from qkv_jax.model.config import ModelConfig
 from qkv_jax.runtime import distributed
 from qkv_jax.runtime.devices import use_virtual_devices
-from qkv_jax.tasks import Data
+from qkv_jax.tasks import Data, options_class
 from qkv_jax.training.checkpoint import replica_of
 from qkv_jax.training.loop import Keep, train_run
 from qkv_jax.training.mesh import MeshConfig, MeshProgram
 from qkv_jax.training.pmap import PmapProgram
 from qkv_jax.training.single import LoneProgram, Program
+from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
 
 _WORKDIR = path_flag("workdir", "runs/one", "Folder of the run, new or to go on with.")
@@ -47,20 +49,24 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("processes", 1, "How many they are.")
 _PROCESS = flags.DEFINE_integer("process", 0, "Which one this is, from 0.")
-_CONFIG = entry.config_flag("configs/train.py")
-_WATCH = entry.watch_flags()
+@dataclasses.dataclass(frozen=True)
+class TaskPart:
+    """The task of a run."""
+
+    kind: str
+    options: Annotated[dict[str, Any], options_class] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainFile:
     """What `configs/train.py` returns."""
 
-    task: dict[str, Any]
-    model: dict[str, Any]
-    train: dict[str, Any]
+    task: Annotated[dict[str, Any], TaskPart]
+    model: Annotated[dict[str, Any], ModelConfig] = dataclasses.field(default_factory=dict)
+    train: Annotated[dict[str, Any], TrainConfig] = dataclasses.field(default_factory=dict)
     mesh: MeshConfig = MeshConfig()  # noqa: RUF009 (frozen); nothing given: one device
-    seed: int = 0
-    checkpoint_steps: tuple[int, ...] = ()
+    seed: int = 0  # of initial values, data and dropout
+    checkpoint_steps: tuple[int, ...] = ()  # kept whatever comes after them
     checkpoint_every: int = 0  # steps between further ones; 0: none
     checkpoints_kept: int = 3  # the newest of those, beside the best
 
@@ -68,6 +74,10 @@ class TrainFile:
         require_positive(self, "checkpoints_kept")
         if not 0 <= self.seed < 2**32:
             raise ConfigError("seed", self.seed, "must be a whole number, 0 or above, below 2**32")
+
+
+_CONFIG = entry.config_flag("configs/train.py", TrainFile)
+_WATCH = entry.watch_flags()
 
 
 def main() -> None:

@@ -50,15 +50,12 @@ def build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     hints = typing.get_type_hints(cls)
     for name in values:
         if name not in fields:
-            near = difflib.get_close_matches(str(name), fields, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(
-                f"{path}{name}", values[name], f"unknown key; {hint}allowed: {', '.join(fields)}"
-            )
+            allowed = f"unknown key; {nearest(name, fields)}"
+            raise ConfigError(f"{path}{name}", values[name], allowed)
     arguments = {}
     for name, field in fields.items():
         if name in values:
-            arguments[name] = _convert(hints[name], values[name], f"{path}{name}")
+            arguments[name] = convert(hints[name], values[name], f"{path}{name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{path}{name}", None, "must be given")
     try:
@@ -128,9 +125,58 @@ def require_choice(config: Any, name: str, allowed: Iterable[str]) -> None:
     """Refuses strings that are not in the list."""
     value, allowed = getattr(config, name), tuple(allowed)
     if value not in allowed:
-        near = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(name, value, f"{hint}allowed: {', '.join(allowed)}")
+        raise ConfigError(name, value, nearest(value, allowed))
+
+
+def nearest(name: Any, allowed: Iterable[str]) -> str:
+    """What is allowed, after the one of it that may have been meant."""
+    allowed = list(allowed)
+    near = difflib.get_close_matches(str(name), allowed, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}allowed: {', '.join(allowed)}"
+
+
+def convert(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the annotated type: lists become tuples, whole numbers floats, mappings the
+    dataclass.
+
+    Raises:
+      ConfigError: if it is of another.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in args:
+            try:
+                return convert(option, value, path)
+            except ConfigError:
+                continue
+    elif hint is Any:
+        return value
+    elif hint is type(None):
+        if value is None:
+            return None
+    elif origin is typing.Literal:
+        if isinstance(value, str) and value in args:
+            return value
+        meant = nearest(value, args).partition("allowed")[0]
+        raise ConfigError(path, value, f"{meant}must be {_describe(hint)}")
+    elif origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(convert(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    elif origin in (dict, Mapping) and isinstance(value, Mapping):
+        return dict(value)
+    elif dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return build(hint, value, path)
+    elif hint in (int, float):
+        # NumPy's numbers too; a bool is a number to Python alone.
+        kind = numbers.Integral if hint is int else numbers.Real
+        if isinstance(value, kind) and not isinstance(value, bool):
+            if hint is int and abs(value) >= 2**63:
+                raise ConfigError(path, value, "must be a whole number that 64 bits can hold")
+            with contextlib.suppress(OverflowError):
+                return hint(value)
+    elif isinstance(hint, type) and isinstance(value, hint):
+        return value
+    raise ConfigError(path, value, f"must be {_describe(hint)}")
 
 
 def as_dict(config: Any) -> Any:
@@ -168,46 +214,10 @@ def first_difference(known: Any, asked: Any, path: str = "") -> str:
 
 def _settled(config: Any, field: dataclasses.Field) -> Any:
     try:
-        return _convert(_without_words(field.type), getattr(config, field.name), field.name)
+        return convert(_without_words(field.type), getattr(config, field.name), field.name)
     except ConfigError as error:  # of an item: the field's own name
         name = error.field.partition("[")[0]
         raise ConfigError(name, error.given, error.allowed) from None
-
-
-def _convert(hint: Any, value: Any, path: str) -> Any:
-    """`value` as the annotated type, or a ConfigError."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        for option in args:
-            try:
-                return _convert(option, value, path)
-            except ConfigError:
-                continue
-    elif hint is Any:
-        return value
-    elif hint is type(None):
-        if value is None:
-            return None
-    elif origin is typing.Literal:
-        if isinstance(value, str) and value in args:
-            return value
-    elif origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_convert(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
-    elif origin in (dict, Mapping) and isinstance(value, Mapping):
-        return dict(value)
-    elif dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return build(hint, value, path)
-    elif hint in (int, float):
-        # NumPy's numbers too; a bool is a number to Python alone.
-        kind = numbers.Integral if hint is int else numbers.Real
-        if isinstance(value, kind) and not isinstance(value, bool):
-            if hint is int and abs(value) >= 2**63:
-                raise ConfigError(path, value, "must be a whole number that 64 bits can hold")
-            with contextlib.suppress(OverflowError):
-                return hint(value)
-    elif isinstance(hint, type) and isinstance(value, hint):
-        return value
-    raise ConfigError(path, value, f"must be {_describe(hint)}")
 
 
 def _without_words(hint: Any) -> Any:

@@ -20,9 +20,8 @@ width 16 it is far too large a start. From the identity it costs +0.023 [-0.004,
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-from configs import choose, tree
+from qkv_jax.config_files import choose, tree
 
 ARMS = {
     "separate": {},
@@ -42,27 +41,19 @@ SIZES = {
 
 def get_config(size: str = "full") -> ConfigDict:
     sizes = choose(SIZES, size)
-    model = {"layers": sizes["layers"], "width": 64, "heads": 4, "positions": "learned"}
     return tree(
         {
             "name": "courtois2024" if size == "full" else f"courtois2024-{size}",
             "arms": {name: {"model": model} for name, model in ARMS.items()},
-            "model": model,
-            "train": {"batch_size": 32, "report_every": 100, "steps": sizes["steps"]},
+            "model": {"layers": sizes["layers"]},
+            "train": {"steps": sizes["steps"]},
             "tasks": {
                 "shakespeare": {
                     "kind": "masked_bytes",
-                    "options": {"length": sizes["length"], "files": ()},
+                    "options": {"length": sizes["length"]},
                     "published": PUBLISHED,
                 }
             },
-            "study": {
-                "baseline": "separate",
-                "learning_rates": (1e-3, 3e-3, 1e-2, 3e-2),
-                "tune_seeds": sizes["tune_seeds"],
-                "eval_seeds": 6,
-                "match": "none",
-                "packing": placeholder(int),
-            },
+            "study": {"tune_seeds": sizes["tune_seeds"]},
         }
     )

@@ -22,9 +22,8 @@ sizes: Q=K=V; worse with 2 heads, undecided with 4: both arms with the term; und
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-from configs import choose, tree
+from qkv_jax.config_files import choose, tree
 
 ARMS = {
     "separate": {"tie": "separate"},
@@ -68,7 +67,6 @@ def get_config(size: str = "full") -> ConfigDict:
         {
             "name": f"kayyam2026-{size}",
             "arms": {name: {"model": model} for name, model in ARMS.items()},
-            "model": {"positions": "learned"},
             # Two epochs of ten thousand sequences, as in the rerun.
             "train": {"batch_size": 128, "steps": 160, "report_every": 20, "decay": "cosine"},
             "tasks": {
@@ -82,14 +80,6 @@ def get_config(size: str = "full") -> ConfigDict:
                     },
                 }
                 for task, (paper, rerun) in PUBLISHED.items()
-            },
-            "study": {
-                "baseline": "separate",
-                "learning_rates": (1e-3, 3e-3, 1e-2, 3e-2),
-                "tune_seeds": 2,
-                "eval_seeds": 6,
-                "match": "none",
-                "packing": placeholder(int),
             },
         }
     )

@@ -1,9 +1,8 @@
 """The door of every command: flags and config in, one clear line and exit code 2 for bad input.
 
-Left alone, absl exits 1 on a flag error, an unknown config key prints a traceback, and a missing
-config file goes unnoticed until a field is read. Here the config file is read and the names of the
-overrides are looked up before absl sees them, and every refusal says the field, what was given and
-what is allowed.
+Left alone, absl exits 1 on a flag error. Here every refusal says the field, what was given and what
+is allowed; the config file and what the command line says of its fields are read before absl sees
+the rest (`config_file.py`).
 
 What nobody foresaw is one line as well, with exit code 1 and the details in a file (`defects.py`).
 
@@ -11,35 +10,28 @@ Commands that can go on where they stopped ask for a `Watch` here: SIGTERM, SIGI
 time limit end them with exit code 75 (EX_TEMPFAIL, "try again") once what they have is saved.
 """
 
-import difflib
 import functools
-import keyword
-import operator
 import os
-import pathlib
 import re
-import runpy
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
-from ml_collections.config_flags import config_path
+from ml_collections import ConfigDict
 
-from experiments.cli import defects
+from experiments.cli import config_file, defects
 from experiments.cli.outlets import long_work, open_outlets
-from qkv_jax.config import ConfigError
+from qkv_jax.config import ConfigError, nearest
 from qkv_jax.runtime.stopping import Interrupted, Watch
 
 BAD_INPUT, DEFECT = 2, 1
 RESUME = os.EX_TEMPFAIL  # 75: stopped as asked; the same command goes on
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-# What ml_collections reads overrides from: nothing before `_parse`, and no default file either.
-_ARGV = ["", "--config="]
+_config_class: type | None = None  # what a command's config file is read into
+_config: ConfigDict | None = None  # what it gives, once the command line is read
 
 
 def enter(main: Callable[[], int | None]) -> NoReturn:
@@ -87,11 +79,13 @@ def _said(error: BaseException, command: list[str]) -> int:
     return DEFECT
 
 
-def config_flag(default: str) -> Callable[[], ConfigDict]:
-    """Defines --config (a file, whose fields --config.a.b=value override); returns a getter."""
-    about = "Config file; override fields by --config.FIELD=VALUE."
-    holder = config_flags.DEFINE_config_file("config", default, about, sys_argv=_ARGV)
-    return lambda: holder.value
+def config_flag(default: str, cls: type) -> Callable[[], ConfigDict]:
+    """Defines --config (a file that is read into `cls`, whose fields --config.a.b=value give
+    otherwise); returns a getter."""
+    global _config_class
+    _config_class = cls
+    flags.DEFINE_string("config", default, "Config file; give its fields by --config.FIELD=VALUE.")
+    return lambda: _config
 
 
 def watch_flags() -> Callable[[], Watch]:
@@ -139,25 +133,24 @@ def refuse(line: str) -> int:
 
 
 def _parse(argv: list[str]) -> list[str]:
+    global _config
     try:
-        nones: list[tuple[str, ...]] = []
-        if "config" in flags.FLAGS:
-            given = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
-            path, others = _config_path(given)
-            config = _read_config(path)
-            overrides, nones = _overrides(others, config)
-            # First, since ml_collections knows no field before it has read the file.
-            argv = [given[0], f"--config={path}", *overrides]
-            _ARGV[:] = argv
-        left = _read_flags(argv)
+        if any(word in ("--help", "-help", "-h", "--helpshort") for word in argv):
+            from experiments.cli.help import show
+
+            show(_own_flags(), _config_class)
+            sys.exit(0)
+        if _config_class:
+            program, *words = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
+            path, words = config_file.named(words, flags.FLAGS["config"].default)
+            _config = config_file.read(path, _config_class)
+            argv = [program, *config_file.override(_config, _config_class, words)]
+        left = flags.FLAGS(argv)
         if left[1:]:
-            raise ConfigError("command line", " ".join(left[1:]), "flags look like --name=value")
-        for *above, name in nones:
-            holder = functools.reduce(operator.getitem, above, flags.FLAGS["config"].value)
-            holder[name] = None
+            raise ConfigError("command line", " ".join(left[1:]), _meant(left[1]))
         return left
     except flags.UnrecognizedFlagError as error:
-        near = _nearest(f"--{error.flagname}", _own_flags())
+        near = nearest(f"--{error.flagname}", [f"--{flag.name}" for flag in _own_flags()])
         sys.exit(refuse(str(ConfigError("command line", error.flagvalue, f"no such flag; {near}"))))
     except flags.IllegalFlagValueError as error:
         sys.exit(refuse(_reworded(error)))
@@ -173,143 +166,17 @@ def _read_flags(argv: list[str]) -> list[str]:
         raise ConfigError("command line", " ".join(sys.argv[1:]), str(error)) from None
 
 
-def _config_path(argv: list[str]) -> tuple[str, list[str]]:
-    """What --config names (the last one counts, as in absl), and the other arguments."""
-    path = flags.FLAGS["config"].default_as_str.strip("'")
-    others = []
-    left = iter(argv[1:])
-    for flag in left:
-        name, equals, value = flag.lstrip("-").partition("=")
-        if flag.startswith("-") and name == "config":
-            path = value if equals else next(left, "")
-        else:
-            others.append(flag)
-    return path, others
+def _meant(word: str) -> str:
+    """What is said of a word that is no flag."""
+    meant = f"did you mean --config={word}? " if _config_class and ".py" in word else ""
+    return f"{meant}flags look like --name=value"
 
 
-def _read_config(path: str) -> ConfigDict:
-    """What the file's `get_config` returns.
-
-    Raises:
-      ConfigError: naming the file and the line, whatever goes wrong in it.
-    """
-    file, _, argument = path.partition(":")
-    file = os.path.expanduser(file)
-    if not pathlib.Path(file).is_file():
-        raise ConfigError("--config", path, "no such file")
-    try:
-        get_config = runpy.run_path(file).get("get_config")
-        config = get_config(*[argument] if argument else []) if get_config else None
-    except Exception as error:  # the file is somebody's program: it may raise anything
-        calls = traceback.extract_tb(error.__traceback__)
-        lines = [call.lineno for call in calls if call.filename == file]
-        what = str(error)
-        if isinstance(error, SyntaxError):
-            lines, what = [error.lineno], error.msg
-        at = f"line {lines[-1]}: " if lines else ""
-        raise ConfigError("--config", path, f"{at}{type(error).__name__}: {what}") from None
-    if not isinstance(config, ConfigDict):
-        raise ConfigError("--config", path, "must define get_config() that returns a ConfigDict")
-    return config
-
-
-class _Override(NamedTuple):
-    """One `--config.FIELD=VALUE`.
-
-    Attributes:
-      flag: as absl and ml_collections read it, without the value.
-      value: None where it is a word of its own, or there is none.
-      path: the names of the field.
-      holds: what the file gives it.
-    """
-
-    flag: str
-    value: str | None
-    path: tuple[str, ...]
-    holds: Any
-
-
-def _overrides(words: list[str], config: ConfigDict) -> tuple[list[str], list[tuple[str, ...]]]:
-    """The words as ml_collections reads them, and the fields that are None in the end.
-
-    It has no way to write None: `--config.model.kv_heads=None` would have to be a number. Where the
-    file gives a text, it is one."""
-    read: list[str] = []
-    nones: dict[tuple[str, ...], None] = {}
-    left = iter(words)
-    for word in left:
-        found = _override(word, config)
-        if found is None:
-            read.append(word)
-            continue
-        value = found.value
-        if value is None and not isinstance(found.holds, bool):
-            value = next(left, None)
-        nones.pop(found.path, None)
-        if value == "None" and not isinstance(found.holds, str):
-            nones[found.path] = None
-        else:
-            read.append(found.flag if value is None else f"{found.flag}={value}")
-    return read, list(nones)
-
-
-def _override(flag: str, config: ConfigDict) -> _Override | None:
-    """Reads --config.arms.Q=K.model.tie=K=V, whose flag is --config.arms["Q\\U0000003dK"].model.tie
-    since absl takes the first = for the end of the name, and ml_collections reads a path as Python
-    does.
-
-    Raises:
-      ConfigError: where the file has no such field, saying what there is.
-    """
-    match = re.match(r"(--?(?:no)?config)\.(.*)", flag, re.DOTALL)
-    if not match:
-        return None
-    spelled, rest = match.groups()
-    here: Any = config
-    path: list[str] = []
-    mark = "."
-    while mark == ".":
-        names = list(here) if isinstance(here, ConfigDict) else []
-        name, mark, rest = _first_name(rest, names)
-        path.append(name)
-        if name not in names:
-            allowed = f"the config file has no such field; {_nearest(name, names)}"
-            if not isinstance(here, ConfigDict):
-                allowed = f"{'.'.join(path[:-1])} has no fields"
-            given = rest if mark == "=" else rest.partition("=")[2]
-            raise ConfigError(".".join(path), given, allowed)
-        here = here[name]
-        plain = name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
-        escaped = "".join(c if c.isalnum() else f"\\U{ord(c):08x}" for c in name)
-        spelled += f".{name}" if plain else f'["{escaped}"]'
-    return _Override(spelled, rest if mark == "=" else None, tuple(path), here)
-
-
-def _first_name(path: str, names: list[str]) -> tuple[str, str, str]:
-    """The first name of a path, the mark that ends it (".", "=" or none), and what follows."""
-    # The longest that there is: names like "Q=K" or "model.width" hold the marks that end names.
-    for name in sorted(names, key=len, reverse=True):
-        if path == name or path.startswith((f"{name}.", f"{name}=")):
-            break
-    else:
-        marks = "." if "." in path and any("=" in name for name in names) else ".="
-        name = re.match(f"[^{marks}]*", path)[0]
-    return name, path[len(name) :][:1], path[len(name) + 1 :]
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    """The names that there are, after the one that may have been meant."""
-    names = list(names)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}allowed: {', '.join(names)}"
-
-
-def _own_flags() -> list[str]:
+def _own_flags() -> list[flags.Flag]:
     # Of the command, of this file, and of what else the command has imported from beside it.
     beside = [name for name in sys.modules if name.startswith("experiments.")]
     modules = [sys.modules[name] for name in ("__main__", *beside)]
-    return [f"--{f.name}" for m in modules for f in flags.FLAGS.get_key_flags_for_module(m)]
+    return [flag for m in modules for flag in flags.FLAGS.get_key_flags_for_module(m)]
 
 
 def _reworded(error: flags.IllegalFlagValueError) -> str:
@@ -322,7 +189,4 @@ def _reworded(error: flags.IllegalFlagValueError) -> str:
     allowed = f"must be {_KINDS[parser.flag_type()]}" if parser.flag_type() in _KINDS else reason
     if getattr(parser, "lower_bound", None) is not None:
         allowed = f"allowed: {parser.syntactic_help}"
-    field = f"--{name}"
-    if name.startswith("config."):
-        field = ".".join(config_path.split(name)[1:])
-    return str(ConfigError(field, given, allowed))
+    return str(ConfigError(f"--{name}", given, allowed))

@@ -36,28 +36,28 @@ class ModelConfig:
     preset: str = ""  # a published tie with its adapters, in place of both: courtois, gao, kowsher
     scheme: str = "tied"  # or package.module.Class: a scheme of one's own, see schemes.py
     adapters: Adapters = Adapters()  # of query, key, value: "diag", "head", "lowrank:RANK"
-    layers: int = 2
-    width: int = 64
-    heads: int = 4
-    kv_heads: int | None = None  # heads
+    layers: int = 2  # blocks of attention and MLP
+    width: int = 64  # of the residual stream
+    heads: int = 4  # of queries
+    kv_heads: int | None = None  # heads of keys and values; as many as of queries
     head_dim: int | None = None  # width / heads
     latent_dim: int | None = None  # no latent source; else the width of that of keys and values
-    positions: Positions = "learned"
+    positions: Positions = "learned"  # none, sinusoidal, learned, rotary, relative, alibi
     positions_2d: bool = False  # the "2D positional" term of the KV-Transformer
-    qk_norm: bool = False
+    qk_norm: bool = False  # a norm of each head's queries and keys
     diagonal_mask: bool = False  # no token sees itself, unless it sees nothing else
     scale: float | str = "sqrt"  # "sqrt", "learned_per_head" or a number
     frozen: tuple[str, ...] = ()  # of "query", "key", "value"
-    output_projection: bool = True
+    output_projection: bool = True  # W_O, after the heads are joined
     use_bias: bool = False  # in the projections of attention
-    # "gelu" is its tanh approximation.
+    # gelu (its tanh approximation), gelu_exact, relu, swiglu
     mlp: Literal["gelu", "gelu_exact", "relu", "swiglu"] = "gelu"
     mlp_width: int | None = None  # 4 * width; with swiglu two thirds of that (Shazeer 2020)
-    norm: Literal["layer", "rms"] = "layer"
-    norm_position: Literal["pre", "post"] = "pre"
+    norm: Literal["layer", "rms"] = "layer"  # layer, rms
+    norm_position: Literal["pre", "post"] = "pre"  # of attention and MLP: pre, post
     norm_epsilon: float = 1e-6  # added to the variance that a norm divides by
     embedding_norm: bool = False  # a norm after stem and positions, as in BERT
-    dropout: float = 0.0
+    dropout: float = 0.0  # share of what each block adds that is left out in training
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; parameters are float32
     implementation: str = "auto"  # of attention: auto, einsum, xla, cudnn
     # What the forward pass leaves to be computed again in the backward pass (Chen et al. 2016):

@@ -10,7 +10,7 @@ tests are in `ledger.py`.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from qkv_jax.config import ConfigError, build, require_choice, require_positive
 from qkv_jax.study.measures import MEASURES
@@ -82,7 +82,7 @@ class Claim:
     Anything else is `undecided`, and so is a claim one of whose controls fails."""
 
     text: str
-    evidence: dict[str, Any]  # {what it would depend on: Evidence}
+    evidence: Annotated[dict[str, Any], dict[str, Evidence]]  # by what it would depend on
     enough: float = 1.0
 
     def __post_init__(self):

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from qkv_jax.config import (
     ConfigError,
@@ -11,9 +11,13 @@ from qkv_jax.config import (
     require_choice,
     require_positive,
 )
+from qkv_jax.model.config import ModelConfig
 from qkv_jax.study.axes import is_number
+from qkv_jax.study.claims import Claim
 from qkv_jax.study.rates import check_rates
+from qkv_jax.tasks import options_class
 from qkv_jax.training import costs
+from qkv_jax.training.state import TrainConfig
 
 PLACEBO = "placebo"
 
@@ -29,11 +33,11 @@ _MOST_PACKED = 2**16
 class StudyConfig:
     """The protocol's numbers (DESIGN, section 4). See `Study` for what they mean together."""
 
-    baseline: str = "separate"
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
-    tune_seeds: int = 2
-    eval_seeds: int = 6
-    match: costs.Match = "none"
+    baseline: str = "separate"  # the arm that the others are compared with
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)  # the grid of every arm
+    tune_seeds: int = 2  # runs of each rate that choose among them
+    eval_seeds: int = 6  # runs at the chosen rate, on seeds of their own
+    match: costs.Match = "none"  # params, flops: adds arms widened to the baseline's
     packing: int | None = None  # replicas a device; by default chosen for the backend
 
     def __post_init__(self):
@@ -58,38 +62,38 @@ class TaskEntry:
     beside the arms' own: {column: {arm: number}}.
     """
 
-    kind: str
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    train: dict[str, Any] = dataclasses.field(default_factory=dict)
+    kind: str  # of the task, see below
+    options: Annotated[dict[str, Any], options_class] = dataclasses.field(default_factory=dict)
+    model: Annotated[dict[str, Any], ModelConfig] = dataclasses.field(default_factory=dict)
+    train: Annotated[dict[str, Any], TrainConfig] = dataclasses.field(default_factory=dict)
     arms: tuple[str, ...] = ()  # of the study's arms; all by default
     learning_rates: tuple[float, ...] = ()  # the study's by default
-    axes: dict[str, Any] = dataclasses.field(default_factory=dict)
-    published: dict[str, Any] = dataclasses.field(default_factory=dict)
+    axes: dict[str, Any] = dataclasses.field(default_factory=dict)  # {part: {field: values}}
+    published: dict[str, Any] = dataclasses.field(default_factory=dict)  # {column: {arm: number}}
 
 
 @dataclasses.dataclass(frozen=True)
 class ArmEntry:
     """One arm as the config gives it: overrides, and the part it plays."""
 
-    model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    train: dict[str, Any] = dataclasses.field(default_factory=dict)
-    role: Literal["arm", "control"] = "arm"
-    note: str = ""
-    match: costs.Match = "none"  # widen its MLP to the baseline's parameters or FLOPs
+    model: Annotated[dict[str, Any], ModelConfig] = dataclasses.field(default_factory=dict)
+    train: Annotated[dict[str, Any], TrainConfig] = dataclasses.field(default_factory=dict)
+    role: Literal["arm", "control"] = "arm"  # arm, or control: not part of the question
+    note: str = ""  # printed below the table
+    match: costs.Match = "none"  # params, flops: widen its MLP to the baseline's
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyFile:
     """A whole study file: what `configs/*.py` return."""
 
-    name: str
-    tasks: dict[str, Any]
-    arms: dict[str, Any]
-    model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    train: dict[str, Any] = dataclasses.field(default_factory=dict)
+    name: str  # of its folder, runs/NAME
+    tasks: Annotated[dict[str, Any], dict[str, TaskEntry]]
+    arms: Annotated[dict[str, Any], dict[str, ArmEntry]]
+    model: Annotated[dict[str, Any], ModelConfig] = dataclasses.field(default_factory=dict)
+    train: Annotated[dict[str, Any], TrainConfig] = dataclasses.field(default_factory=dict)
     study: StudyConfig = StudyConfig()
-    claims: dict[str, Any] = dataclasses.field(default_factory=dict)  # see `claims.py`
+    claims: Annotated[dict[str, Any], dict[str, Claim]] = dataclasses.field(default_factory=dict)
 
 
 def _check_published(entry: TaskEntry, arms: tuple[str, ...], prefix: str) -> None:

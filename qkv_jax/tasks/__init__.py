@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from qkv_jax.config import ConfigError, build
+from qkv_jax.config import ConfigError, build, nearest
 from qkv_jax.tasks.base import REGISTRY, Batch, Data, Outcome, Task, register
 from qkv_jax.tasks.generated import listops, recall, relation, retrieval, sequences  # noqa: F401  (they register themselves)
 from qkv_jax.tasks.images import task  # noqa: F401  (they register themselves)
@@ -11,7 +11,19 @@ from qkv_jax.tasks.text import classification, masked  # noqa: F401  (they regis
 
 _LIMIT = 2**31  # arrays count in 32 bits
 
-__all__ = ["REGISTRY", "Batch", "Data", "Outcome", "Task", "make_task", "register"]
+__all__ = ["REGISTRY", "Batch", "Data", "Outcome", "Task", "make_task", "options_class", "register"]
+
+
+def options_class(entry: Mapping[str, Any]) -> type[Task]:
+    """What the options of an entry `{"kind": …, "options": …}` are fields of.
+
+    Raises:
+      ConfigError: for an unknown kind.
+    """
+    kind = entry.get("kind")
+    if kind not in REGISTRY:
+        raise ConfigError("kind", kind, nearest(kind, sorted(REGISTRY)))
+    return REGISTRY[kind]
 
 
 def make_task(kind: str, options: Mapping[str, Any], prefix: str = "task") -> Task:
@@ -20,10 +32,12 @@ def make_task(kind: str, options: Mapping[str, Any], prefix: str = "task") -> Ta
     Raises:
       ConfigError: for an unknown kind or whatever the task refuses.
     """
-    if kind not in REGISTRY:
-        raise ConfigError(f"{prefix}.kind", kind, f"allowed: {', '.join(sorted(REGISTRY))}")
+    try:
+        cls = options_class({"kind": kind})
+    except ConfigError as error:
+        raise error.under(prefix) from None
     if isinstance(options, Mapping):
         for name, value in options.items():
             if isinstance(value, int) and value >= _LIMIT and not str(name).endswith("_bytes"):
                 raise ConfigError(f"{prefix}.options.{name}", value, f"must be below {_LIMIT}")
-    return build(REGISTRY[kind], options, f"{prefix}.options")
+    return build(cls, options, f"{prefix}.options")

@@ -296,9 +296,9 @@ def replica_of(values: dict[str, Any]) -> Replica:
     task = values["task"]
     mesh = build(MeshConfig, values.get("mesh") or {}, "mesh")
     return Replica(
-        build(ModelConfig, values["model"], "model"),
+        build(ModelConfig, values.get("model", {}), "model"),
         make_task(task.get("kind"), task.get("options", {}), "task"),
-        build(TrainConfig, values["train"], "train"),
+        build(TrainConfig, values.get("train", {}), "train"),
         "by_leaf" if mesh.is_given else "joined",
     )
 

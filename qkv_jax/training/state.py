@@ -35,17 +35,17 @@ class TrainConfig:
       ConfigError: where the fields cannot be.
     """
 
-    steps: int = 1000
+    steps: int = 1000  # updates of the parameters
     report_every: int = 100  # steps fused into one program between two validations
-    batch_size: int = 32
+    batch_size: int = 32  # examples a step
     accumulate: int = 1  # microbatches a step: their gradients are averaged before the update
     learning_rate: float = 3e-3  # the peak; a study tunes it
     warmup: float = 0.1  # share of the steps
-    decay: Literal["linear", "cosine", "constant"] = "linear"  # to zero at the last step
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    beta1: float = 0.9
-    beta2: float = 0.98
+    decay: Literal["linear", "cosine", "constant"] = "linear"  # all but constant: to zero
+    weight_decay: float = 0.01  # a step, times the learning rate
+    clip_norm: float = 1.0  # of the gradient of all parameters together, at most
+    beta1: float = 0.9  # decay of the mean of gradients
+    beta2: float = 0.98  # decay of the mean of their squares
 
     def __post_init__(self):
         settle(self)

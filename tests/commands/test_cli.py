@@ -4,6 +4,7 @@ The commands run as `__main__` of their own process (tests/support/cli_server.py
 folder: a refusal must leave it, and every folder it was pointed at, as they were.
 """
 
+import dataclasses
 import importlib
 import json
 import os
@@ -15,11 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
-from ml_collections.config_flags import config_path
 
-from configs import tree
-from experiments.cli import entry
 from qkv_jax.config import as_dict
+from qkv_jax.config_files import find, put, tree
+from qkv_jax.model.config import ModelConfig
+from qkv_jax.study.config import StudyFile
 from qkv_jax.study.plan import Study
 from qkv_jax.tasks import REGISTRY
 from qkv_jax.tie import Tie
@@ -27,6 +28,7 @@ from qkv_jax.tie import Tie
 ROOT = pathlib.Path(__file__).parents[2]
 SERVER = ROOT / "tests" / "support" / "cli_server.py"
 KINDS = ", ".join(sorted(REGISTRY))
+TEMPLATE = "from qkv_jax.config_files import tree\ndef get_config():\n    return tree({})\n"
 
 STUDY = {
     "name": "tiny",
@@ -61,7 +63,7 @@ def place(tmp_path_factory):
     (folder / "here").mkdir()
     files = folder / "files"
     files.mkdir()
-    template = "from configs import tree\ndef get_config():\n    return tree({})\n"
+    template = TEMPLATE
     (files / "study.py").write_text(template.format(STUDY))
     (files / "run.py").write_text(template.format(RUN))
     texts = {"good": bytes(range(256)) * 40, "empty": b"", "short": b"abc", "middling": b"ab" * 50}
@@ -141,20 +143,19 @@ def arguments_of(place, module, flags):
 
 MODEL, TRAINING = (f"tasks.one, arm 'separate': {part}" for part in ("model", "train"))
 SHARED = "tasks.one, arm 'shared': model.tie"
-FIELDS = "tie, layers, width, heads, kv_heads, positions, frozen, dropout, scale"
+FIELDS = ", ".join(field.name for field in dataclasses.fields(ModelConfig))
 TIES = ", ".join(repr(str(tie)) for tie in Tie.all())
 
 OVERRIDES = {
     # Names that are not there.
-    "modle.width=8": "modle: given '8'; the config file has no such field; did you mean 'model'? "
-                     "allowed: name, model, train, arms, tasks, study",
-    "model.widht=8": "model.widht: given '8'; the config file has no such field; did you mean "
-                     f"'width'? allowed: {FIELDS}",
-    "model.bias=1": "model.bias: given '1'; the config file has no such field; "
-                    f"allowed: {FIELDS}",
-    "name.first=x": "name.first: given 'x'; name has no fields",
-    "arms.third.model.tie=K=V": "arms.third: given 'K=V'; the config file has no such field; "
-                                "allowed: separate, shared",
+    "modle.width=8": "modle: given '8'; unknown key; did you mean 'model'? allowed: "
+                     "name, tasks, arms, model, train, study, claims",
+    "model.widht=8": "model.widht: given '8'; unknown key; did you mean 'width'? allowed: "
+                     f"{FIELDS}",
+    "model.bias=1": f"model.bias: given '1'; unknown key; did you mean 'use_bias'? allowed: "
+                    f"{FIELDS}",
+    "name.first=x": "name.first: given 'x'; there are no fields",
+    "arms.third.model.tie=K=V": "arms.third: given 'K=V'; unknown key; allowed: separate, shared",
     "study.baseline=sepaarte": "study.baseline: given 'sepaarte'; arms: separate, shared",
     # Values of another type.
     "model.width=abc": "model.width: given 'abc'; must be a whole number",
@@ -163,12 +164,14 @@ OVERRIDES = {
     "model.dropout=much": "model.dropout: given 'much'; must be a number",
     "study.learning_rates=abc": "study.learning_rates[0]: given 'abc'; must be a number",
     # Words that are not in the list.
-    "study.match=parms": "study.match: given 'parms'; must be one of none, params, flops",
-    "model.positions=rotory": f"{MODEL}.positions: given 'rotory'; must be one of none, "
-                              "sinusoidal, learned, rotary, relative, alibi",
-    "train.decay=linaer": f"{TRAINING}.decay: given 'linaer'; must be one of linear, cosine, "
-                          "constant",
-    "tasks.one.kind=revers": f"tasks.one.kind: given 'revers'; allowed: {KINDS}",
+    "study.match=parms": "study.match: given 'parms'; did you mean 'params'? must be one of none, "
+                         "params, flops",
+    "model.positions=rotory": "model.positions: given 'rotory'; did you mean 'rotary'? must be one "
+                              "of none, sinusoidal, learned, rotary, relative, alibi",
+    "train.decay=linaer": "train.decay: given 'linaer'; did you mean 'linear'? must be one of "
+                          "linear, cosine, constant",
+    "tasks.one.kind=revers": "tasks.one.kind: given 'revers'; did you mean 'reverse'? allowed: "
+                             f"{KINDS}",
     # Sizes, steps, seeds and rates that cannot be.
     "model.width=0": f"{MODEL}.width: given 0; must be a whole number above 0",
     "model.layers=-1": f"{MODEL}.layers: given -1; must be a whole number above 0",
@@ -176,6 +179,8 @@ OVERRIDES = {
     "train.steps=0": f"{TRAINING}.steps: given 0; must be a whole number above 0",
     "train.steps=25": f"{TRAINING}.steps: given 25; must be a multiple of report_every = 10",
     "train.batch_size=-8": f"{TRAINING}.batch_size: given -8; must be a whole number above 0",
+    "train.learning_rate=nan": "train.learning_rate: given nan; the study tunes it in every cell; "
+                               "give learning_rates",
     "study.tune_seeds=0": "study.tune_seeds: given 0; must be a whole number above 0",
     "study.eval_seeds=-5": "study.eval_seeds: given -5; must be a whole number above 0",
     "study.eval_seeds=1000001": "study.eval_seeds: given 1000001; at most 1000000: tuning seeds "
@@ -268,6 +273,8 @@ def test_a_run_that_cannot_be_is_refused(override, line, refused, place):
         (["--plan=maybe"], "--plan: given 'maybe'; must be true or false"),
         (["--workdir"], "Missing value for flag --workdir"),
         (["--config"], "--config: given ''; no such file"),
+        (["study.py"], "command line: given 'study.py'; did you mean --config=study.py? flags look "
+                       "like --name=value"),
         (["--config=lost.py"], "--config: given 'lost.py'; no such file"),
         (["--config=."], "--config: given '.'; no such file"),
     ],
@@ -348,8 +355,7 @@ def test_a_batch_larger_than_the_data_is_refused_before_anything_starts(refused,
     """MNIST-5k has 3500 images to train on."""
     config = place / "files" / "images.py"
     tasks = {"images": {"kind": "mnist5k"}}
-    text = "from configs import tree\ndef get_config():\n    return tree({})\n"
-    config.write_text(text.format({**STUDY, "tasks": tasks}))
+    config.write_text(TEMPLATE.format({**STUDY, "tasks": tasks}))
     flags = [f"--config={config}", "--workdir=results", "--config.train.batch_size=3501"]
     assert refused(ABLATE, *flags) == (
         "tasks.images, arm 'separate': train.batch_size: given 3501; must be at most the 3500 "
@@ -368,7 +374,7 @@ def tied_study(place):
     """A study whose arms are named as ties are written."""
     file = place / "files" / "tied.py"
     study = {**STUDY, "arms": TIED}
-    file.write_text(f"from configs import tree\ndef get_config():\n    return tree({study})\n")
+    file.write_text(TEMPLATE.format(study))
     return f"--config={file}"
 
 
@@ -391,10 +397,10 @@ def test_arms_named_as_ties_are_written_can_be_overridden(command, tied_study):
                                    f"tie; write one of {TIES}, or 'copies' for the last"),
         ("arms.Q=K=V, no. 1.model.heads=x", "arms.Q=K=V, no. 1.model.heads: given 'x'; must be a "
                                             "whole number"),
-        ("arms.Q=K=V, no. 1.model.width=8", "arms.Q=K=V, no. 1.model.width: given '8'; the config "
-                                            "file has no such field; allowed: tie, heads"),
-        ("arms.Q=V.model.tie=K=V", "arms.Q=V: given 'K=V'; the config file has no such field; did "
-                                   "you mean 'Q=K'? allowed: separate, Q=K, Q=K=V, no. 1"),
+        ("arms.Q=K=V, no. 1.model.wdth=8", "arms.Q=K=V, no. 1.model.wdth: given '8'; unknown key; "
+                                           f"did you mean 'width'? allowed: {FIELDS}"),
+        ("arms.Q=V.model.tie=K=V", "arms.Q=V: given 'K=V'; unknown key; did you mean 'Q=K'? "
+                                   "allowed: separate, Q=K, Q=K=V, no. 1"),
     ],
 )  # fmt: skip
 def test_names_with_signs_are_said_whole_in_refusals(override, line, refused, tied_study):
@@ -407,13 +413,16 @@ NAMES = NAMES.filter(lambda name: not hasattr(ConfigDict(), name))
 
 
 @given(outer=NAMES, inner=NAMES)
-def test_every_name_is_spelled_so_that_ml_collections_reads_it(outer, inner):
-    """Whatever signs it has: the path leads to the field, and the value is left as it was."""
-    config = tree({"arms": {outer: {inner: 1, f"{inner}=": 2}}})
-    flag, value, path, holds = entry._override(f"--config.arms.{outer}.{inner}=K=V", config)
-    assert (value, path, holds) == ("K=V", ("arms", outer, inner), 1)
-    assert " " not in flag and "=" not in flag
-    assert config_path.get_value(flag.removeprefix("--config."), config) == 1
+def test_every_name_is_found_whatever_signs_it_has(outer, inner):
+    """The path leads to the field, and the value is left as it was."""
+    published = {outer: {inner: 1, f"{inner}=": 2}}
+    config = tree({"tasks": {outer: {"kind": "reverse", "published": published}}})
+    place = find(config, StudyFile, f"tasks.{outer}.published.{outer}.{inner}=K=V")
+    path = ("tasks", outer, "published", outer, inner)
+    assert (place.path, place.kind, place.value) == (path, int, "K=V")
+    put(config, StudyFile, place, 3)
+    published[outer][inner] = 3
+    assert config.to_dict()["tasks"][outer]["published"] == published
 
 
 # --- folders

@@ -39,11 +39,12 @@ STUDY = {
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("here")
     (folder / "configs").symlink_to(ROOT / "configs")  # the default ones
-    text = f"from configs import tree\ndef get_config():\n    return tree({STUDY})\n"
+    text = f"from qkv_jax.config_files import tree\ndef get_config():\n    return tree({STUDY})\n"
     (folder / "study.py").write_text(text)
     run = {"model": STUDY["model"], "train": STUDY["train"] | {"steps": 30}}
     run["task"] = STUDY["tasks"]["one"]
-    text = f"from configs import tree\ndef get_config():\n    return tree({run | {'seed': 0}})\n"
+    run["seed"] = 0
+    text = f"from qkv_jax.config_files import tree\ndef get_config():\n    return tree({run})\n"
     (folder / "run.py").write_text(text)
     return folder
 
@@ -334,8 +335,8 @@ def test_none_can_be_given_where_a_field_is_optional(command):
         code, _, err = command(*run, *given, before=before)
         assert code == 1 and f"KeyError: {found!r}" in err, err
     for given, line in [
-        ("model.width=None", "model.width: given None; must be a whole number"),
-        ("model.mlp=None", "model.mlp: given 'None'; must be one of gelu, gelu_exact, swiglu"),
-        ("seed=None", "seed: given None; must be a whole number"),
+        ("model.width=None", "model.width: given 'None'; must be a whole number"),
+        ("model.mlp=None", "model.mlp: given 'None'; must be one of gelu, gelu_exact, relu, swiglu"),
+        ("seed=None", "seed: given 'None'; must be a whole number"),
     ]:
         assert command(*run, f"--config.{given}") == [2, "", f"error: {line}\n"]

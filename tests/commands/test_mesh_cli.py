@@ -46,7 +46,8 @@ def answers(tmp_path_factory):
     options = {"length": 8, "validation_examples": 8, "test_examples": 8}
     config = folder / "run.py"
     config.write_text(
-        "from configs import train, tree\ndef get_config():\n    config = train.get_config()\n"
+        "from configs import train\nfrom qkv_jax.config_files import tree\n"
+        "def get_config():\n    config = train.get_config()\n"
         f"    config.task = tree({{'kind': 'reverse', 'options': {options}}})\n"
         "    config.model.update(layers=1, width=16, heads=2)\n    return config\n"
     )

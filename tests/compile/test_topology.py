@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import big
 from experiments import compile_table
 from qkv_jax.compile import estimate
 from qkv_jax.compile.estimate import describe
@@ -225,7 +224,7 @@ def test_the_page_shows_what_was_compiled():
     for name, table in compile_table.tables(done).items():
         assert f"<!-- {name}:begin -->\n{table}\n<!-- {name}:end -->" in page
     for found in (cell["found"] for cell in done if not cell["found"]["refusal"]):
-        chip, steps = CHIPS[found["kind"]], big.get_config().train.report_every
+        chip, steps = CHIPS[found["kind"]], TrainConfig().report_every
         traffic = {
             kind: Traffic(*(round(steps * number) for number in moved))
             for kind, moved in found["traffic"].items()

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from configs import tree
 from qkv_jax.config import ConfigError
+from qkv_jax.config_files import tree
 from qkv_jax.model.stems import TokenStem
 from qkv_jax.study.axes import expand
 from qkv_jax.study.plan import Study, tie_arms
@@ -421,7 +421,7 @@ def test_scores_of_other_units_are_not_averaged():
 
 OWN = '''
 import dataclasses
-from configs import tree
+from qkv_jax.config_files import tree
 from qkv_jax.study.plan import tie_arms
 from qkv_jax.tasks import register
 from qkv_jax.tasks.generated.sequences import Reverse

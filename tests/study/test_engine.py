@@ -399,7 +399,7 @@ def test_rows_that_the_disk_took_by_half_are_run_again(finished, tmp_path, monke
 
 # The tiny study, with a rest after every wave: else, on a busy machine, it is over before the blow.
 SLOW_CONFIG = """import time
-from configs import tree
+from qkv_jax.config_files import tree
 from qkv_jax.study.run.workdir import Workdir
 
 append = Workdir.append_runs

@@ -21,7 +21,7 @@ from tests.support.slurm_cluster import impossible, slurm, wait_for
 
 ROOT = pathlib.Path(__file__).parents[2]
 STUDY = """
-from configs import tree
+from qkv_jax.config_files import tree
 from qkv_jax.study.plan import tie_arms
 def get_config():
     return tree({
@@ -37,7 +37,8 @@ def get_config():
 """
 TWO_DEVICES = "--xla_force_host_platform_device_count=2"
 RUN = """
-from configs import train, tree
+from configs import train
+from qkv_jax.config_files import tree
 def get_config():
     config = train.get_config()
     config.task = tree({"kind": "reverse", "options": {

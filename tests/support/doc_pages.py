@@ -85,6 +85,8 @@ def small(config: ConfigDict) -> ConfigDict:
         entry.model, entry.train = ConfigDict({"width": 16}), ConfigDict()
         if task == "relation":
             entry.options.update(length=8, names=16, validation_examples=64, test_examples=64)
+        for part in ("model", "train", "study"):
+            config[part] = config.get(part, ConfigDict())
         config.model.update(layers=1, heads=2)
         config.train.update(steps=20, report_every=10, batch_size=8)
         config.study.update(learning_rates=(1e-2, 3e-2), tune_seeds=1)

@@ -30,7 +30,7 @@ def get_config():
     return config
 """
 STUDY_CONFIG = """
-from configs import tree
+from qkv_jax.config_files import tree
 from qkv_jax.study.plan import tie_arms
 
 

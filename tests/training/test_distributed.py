@@ -30,7 +30,8 @@ MESH = ("--config.mesh.data=2", "--config.mesh.fsdp=2")
 ENVIRONMENT = os.environ | {"NPROC": "16", "JAX_PLATFORMS": "cpu"}
 
 CONFIG = """
-from configs import train, tree
+from configs import train
+from qkv_jax.config_files import tree
 def get_config():
     config = train.get_config()
     config.task = tree({"kind": "masked_bytes", "options": {
