@@ -132,11 +132,12 @@ def attention_cases():
          "valid": np.ones((B, S), bool), "documents": (PLACES, KEY_PLACES), "hide_self": False,
          "mask": MASK},
         {
-            "queries": WRONG_PLACES, "keys": [*WRONG_PLACES, np.ones((B + 1, S), int)],
+            "queries": WRONG_PLACES, "keys": WRONG_PLACES,
             "is_causal": NO_FLAG, "window": [*NO_COUNT[:5], [2]],
             "valid": [*NO_ARRAY[1:], np.ones((B, S)), np.ones(S, bool), np.ones((B, T), bool)],
             "documents": [(PLACES, PLACES), (PLACES / 2, KEY_PLACES), (PLACES, None)],
-            "hide_self": NO_FLAG, "mask": WRONG_MASKS,
+            "hide_self": NO_FLAG,
+            "mask": [*WRONG_MASKS[:5], MASK[0, 0], np.ones((B, 1, T, S + 1), bool)],
         },
         of=masks.visible,
     )  # fmt: skip

@@ -189,16 +189,16 @@ class Positions2D(nn.Module):
         weight = self.param("weight", init, (_CHANNELS_2D,))
         offset = self.param("offset", nn.initializers.zeros, ())
         f, g = (
-            _interleaved(places, _CHANNELS_2D // 2) @ part
+            (_interleaved(places.ravel(), _CHANNELS_2D // 2) @ part).reshape(places.shape)
             for places, part in zip((queries, keys), jnp.split(weight, 2), strict=True)
         )
         return weight.sum(), f[:, None, :, None] + g[:, None, None, :] + offset
 
 
-def _interleaved(places: Int[Array, "B T"], channels: int) -> Float[Array, "B T C"]:
+def _interleaved(places: Int[Array, " T"], channels: int) -> Float[Array, "T C"]:
     """Sine, cosine, sine, ... of ever longer waves; `channels` may be odd."""
     waves = _BASE ** (-2 * (jnp.arange(channels) // 2) / channels)
-    angles = places[..., None] * waves
+    angles = places[:, None] * waves[None, :]
     return jnp.where(jnp.arange(channels) % 2 == 0, jnp.sin(angles), jnp.cos(angles))
 
 
