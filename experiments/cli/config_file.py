@@ -57,7 +57,7 @@ def read(path: str, cls: type) -> ConfigDict:
     try:
         get_config = runpy.run_path(file).get("get_config")
         config = get_config(*[argument] if argument else []) if get_config else None
-    except Exception as error:  # the file is somebody's program: it may raise anything
+    except (Exception, SystemExit) as error:  # the file is somebody's program, which may do all
         calls = traceback.extract_tb(error.__traceback__)
         lines = [call.lineno for call in calls if call.filename == file]
         what = str(error)

@@ -11,6 +11,7 @@ time limit end them with exit code 75 (EX_TEMPFAIL, "try again") once what they 
 """
 
 import functools
+import math
 import os
 import re
 import signal
@@ -27,6 +28,7 @@ from qkv_jax.config import ConfigError, nearest
 from qkv_jax.runtime.stopping import Interrupted, Watch
 
 BAD_INPUT, DEFECT = 2, 1
+_HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull", "--helpxml")
 RESUME = os.EX_TEMPFAIL  # 75: stopped as asked; the same command goes on
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
@@ -135,7 +137,7 @@ def refuse(line: str) -> int:
 def _parse(argv: list[str]) -> list[str]:
     global _config
     try:
-        if any(word in ("--help", "-help", "-h", "--helpshort") for word in argv):
+        if any(word in _HELP for word in argv):
             from experiments.cli.help import show
 
             show(_own_flags(), _config_class)
@@ -146,6 +148,7 @@ def _parse(argv: list[str]) -> list[str]:
             _config = config_file.read(path, _config_class)
             argv = [program, *config_file.override(_config, _config_class, words)]
         left = flags.FLAGS(argv)
+        _refuse_nan()
         if left[1:]:
             raise ConfigError("command line", " ".join(left[1:]), _meant(left[1]))
         return left
@@ -156,14 +159,16 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(refuse(_reworded(error)))
     except (ConfigError, flags.Error) as error:
         sys.exit(refuse(str(error)))
+    except UnicodeDecodeError as error:
+        sys.exit(refuse(str(ConfigError("--flagfile", " ".join(argv[1:]), f"is no text: {error}"))))
 
 
-def _read_flags(argv: list[str]) -> list[str]:
-    try:
-        return flags.FLAGS(argv)
-    except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
-        # Whatever ml_collections still finds wrong with an override, in its own words.
-        raise ConfigError("command line", " ".join(sys.argv[1:]), str(error)) from None
+def _refuse_nan() -> None:
+    """Refuses flags that are not a number: they are below no bound and above none."""
+    for name in flags.FLAGS:
+        value = flags.FLAGS[name].value
+        if isinstance(value, float) and math.isnan(value):
+            raise ConfigError(f"--{name}", value, "must be a number")
 
 
 def _meant(word: str) -> str:

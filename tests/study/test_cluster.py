@@ -484,6 +484,11 @@ def test_slurm_that_is_not_there_is_one_line(tmp_path, monkeypatch):
         SlurmOptions(options=("exclusive",))
 
 
+def test_jobs_without_a_time_limit_are_refused():
+    with pytest.raises(ConfigError, match="--slurm_hours: given inf; must be finite"):
+        SlurmOptions(hours=float("inf"))
+
+
 def test_what_squeue_says(tmp_path, monkeypatch):
     """Waiting, running, over, preempted and unknown jobs; the codes of those that came to an end;
     jobs by the name of their submission; None while it does not answer."""
