@@ -158,14 +158,6 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(refuse(str(error)))
 
 
-def _read_flags(argv: list[str]) -> list[str]:
-    try:
-        return flags.FLAGS(argv)
-    except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
-        # Whatever ml_collections still finds wrong with an override, in its own words.
-        raise ConfigError("command line", " ".join(sys.argv[1:]), str(error)) from None
-
-
 def _meant(word: str) -> str:
     """What is said of a word that is no flag."""
     meant = f"did you mean --config={word}? " if _config_class and ".py" in word else ""
