@@ -75,7 +75,7 @@ def command(place):
 def test_every_command_enters_by_the_door(name):
     """By one call at the end of its file, and nothing else there."""
     last = (ROOT / "experiments" / f"{name}.py").read_text().split('if __name__ == "__main__":')[1]
-    assert re.fullmatch(r"\s+door\.enter(_one)?\(.*\)\s+", last)
+    assert re.fullmatch(r"\s+entry\.enter(_one)?\(.*\)\s+", last)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
