@@ -21,8 +21,8 @@ def options_class(entry: Mapping[str, Any]) -> type[Task]:
       ConfigError: for an unknown kind.
     """
     kind = entry.get("kind")
-    if kind not in REGISTRY:
-        raise ConfigError("kind", kind, nearest(kind, sorted(REGISTRY)))
+    if not isinstance(kind, str) or kind not in REGISTRY:
+        raise ConfigError("kind", kind, nearest(str(kind), sorted(REGISTRY)))
     return REGISTRY[kind]
 
 
