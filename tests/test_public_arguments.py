@@ -630,7 +630,7 @@ def test_what_is_wrong_is_refused_in_one_line(group):
 
 @pytest.mark.parametrize(
     "module",
-    [attention_maps, circuits, geometry, layers, nulls, positions],
+    [attention_maps, circuits, geometry, layers, masks, nulls, positions],
     ids=lambda module: module.__name__,
 )
 def test_no_public_function_is_left_out(module):

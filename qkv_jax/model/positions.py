@@ -8,6 +8,7 @@ unrotated.
 from typing import Literal, get_args
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -188,11 +189,18 @@ class Positions2D(nn.Module):
         init = lambda key, shape: fans(key, (*shape, 1))[:, 0]
         weight = self.param("weight", init, (_CHANNELS_2D,))
         offset = self.param("offset", nn.initializers.zeros, ())
-        f, g = (
-            (_interleaved(places.ravel(), _CHANNELS_2D // 2) @ part).reshape(places.shape)
-            for places, part in zip((queries, keys), jnp.split(weight, 2), strict=True)
-        )
-        return weight.sum(), f[:, None, :, None] + g[:, None, None, :] + offset
+        on_queries, on_keys = jnp.split(weight, 2)
+
+        def term(queries: Int[Array, " T"], keys: Int[Array, " S"]) -> Float[Array, "T S"]:
+            f = _interleaved(queries, _CHANNELS_2D // 2) @ on_queries
+            g = _interleaved(keys, _CHANNELS_2D // 2) @ on_keys
+            return f[:, None] + g[None, :] + offset
+
+        if len(queries) == len(keys) == 1:  # the usual case, and in batches other sums
+            return weight.sum(), term(queries[0], keys[0])[None, None]
+        rows = max(len(queries), len(keys))
+        places = (jnp.broadcast_to(p, (rows, p.shape[1])) for p in (queries, keys))
+        return weight.sum(), jax.vmap(term)(*places)[:, None]
 
 
 def _interleaved(places: Int[Array, " T"], channels: int) -> Float[Array, "T C"]:
