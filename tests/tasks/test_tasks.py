@@ -372,7 +372,8 @@ def test_failing_counts_as_chance(kind):
 @pytest.mark.parametrize(
     ("kind", "options", "line"),
     [
-        ("revers", {}, f"kind: given 'revers'; did you mean 'reverse'? allowed: {', '.join(sorted(REGISTRY))}"),
+        ("revers", {}, "kind: given 'revers'; did you mean 'reverse'? allowed: "
+                       f"{', '.join(sorted(REGISTRY))}"),
         ("reverse", {"length": 1}, "length: given 1; must be at least 2"),
         ("reverse", {"symbols": 2}, "symbols: given 2; must be at least 3, to tell splits apart"),
         ("reverse", {"test_examples": 0}, "test_examples: given 0; must be a whole number above 0"),
