@@ -17,8 +17,10 @@ from qkv_jax.model.projections import Projected
 from qkv_jax.model.schemes import Scheme, register_scheme
 from qkv_jax.runtime.stopping import Interrupted, Watch
 from qkv_jax.study.plan import Study
+from qkv_jax.study.results import load_study
 from qkv_jax.study.run.engine import Engine
-from qkv_jax.study.run.workdir import Workdir, load_study
+from qkv_jax.study.run.outcomes import write_tables
+from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.training.checkpoint import replica_of
 from qkv_jax.training.costs import measure
 from qkv_jax.training.loop import Keep, train_run
@@ -166,6 +168,7 @@ def test_a_study_compares_them(tmp_path):
     }  # fmt: skip
     study, workdir = Study(values), Workdir(tmp_path)
     Engine(study, workdir, workdir.open(study.describe()), lambda news: None).run()
+    write_tables(workdir)
     summary = load_study(tmp_path).summary.set_index("arm")
     assert set(summary.index) == {"separate", "placebo", *arms}
     cache = summary["kv_cache_bytes_per_token"]
