@@ -75,7 +75,6 @@ def run(study: Study, workdir: Workdir, watch: Watch) -> None:
         shown.watch(work)
         work.run()
     outcome, path = page.write_outcomes(workdir, pause=work.stop_if_asked)
-    watch.rest()
     progress.print_end(outcome.record, outcome.summary, path)
 
 
