@@ -199,6 +199,7 @@ class MultiHeadAttention(nn.Module):
             self.qk_norm,
         )
 
+    @nn.nowrap
     def init_cache(self, batch: int, length: int, width: int, dtype=jnp.float32) -> dict:
         """An empty cache for `length` tokens: each source of keys and values once.
 

@@ -10,7 +10,6 @@ from qkv_jax.model.attention import MultiHeadAttention
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.tie import Tie
 
-
 ACTIVATIONS = {
     "gelu": nn.gelu,  # the tanh approximation of x Phi(x) (Hendrycks and Gimpel 2016)
     "gelu_exact": functools.partial(nn.gelu, approximate=False),

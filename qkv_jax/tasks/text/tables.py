@@ -6,7 +6,7 @@ import pathlib
 from typing import NamedTuple
 
 from qkv_jax.config import ConfigError
-from qkv_jax.tasks.plain_text import read_utf8
+from qkv_jax.tasks.text.plain_text import read_utf8
 
 # By extension: the separator, and whether cells may be quoted. Tab-separated texts are full of
 # quotation marks that belong to them.
