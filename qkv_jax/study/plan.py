@@ -27,7 +27,7 @@ from qkv_jax.study.record import FORMAT
 from qkv_jax.study.resolved import describe_resolved
 from qkv_jax.tasks import REGISTRY, Task, make_task
 from qkv_jax.tie import Tie
-from qkv_jax.training.population import Run, wave_shape
+from qkv_jax.training.population import wave_shape
 from qkv_jax.training.rehearsal import first_batch, rehearse, rehearse_model
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
@@ -100,6 +100,7 @@ class Study:
             check_name("tasks", name)
         self.tasks = tuple(plan for name in self.file.tasks for plan in self._plan_family(name))
         check_apart("tasks", [plan.name for plan in self.tasks])
+        self._named = {(p.name, arm.name): (p, arm) for p in self.tasks for arm in p.arms}
         arms = {plan.name: (plan.task, [arm.name for arm in plan.arms]) for plan in self.tasks}
         self.claims = read_claims(self.file.claims, arms, self.config.baseline)
 
@@ -111,11 +112,15 @@ class Study:
     def eval_seeds(self) -> tuple[int, ...]:
         return tuple(range(self.config.eval_seeds))
 
-    def tune_runs(self, arm: Arm, rates: tuple[float, ...]) -> list[Run]:
-        return [Run(rate, seed, arm.salt) for rate in rates for seed in self.tune_seeds]
+    def find(self, task: str, arm: str) -> tuple[TaskPlan, Arm]:
+        """The task and arm of these names.
 
-    def eval_runs(self, arm: Arm, rate: float, seeds: tuple[int, ...]) -> list[Run]:
-        return [Run(rate, seed, arm.salt) for seed in seeds]
+        Raises:
+          ConfigError: if the study has none.
+        """
+        if (task, arm) not in self._named:
+            raise ConfigError("part", f"{task}/{arm}", "the study has no such task and arm")
+        return self._named[task, arm]
 
     def check_platform(self, platform: str | None = None) -> None:
         """Refuses models that a platform cannot compute, see `Replica.check_platform`.

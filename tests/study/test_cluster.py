@@ -11,6 +11,7 @@ import json
 import pathlib
 import pickle
 import random
+import re
 import subprocess
 import sys
 
@@ -31,7 +32,9 @@ from qkv_jax.study.cluster.slurm_job import Command
 from qkv_jax.study.cluster.status import ClusterDisplay, print_status
 from qkv_jax.study.cluster.worker import PartWorkdir, run_part
 from qkv_jax.study.plan import Study, tie_arms
+from qkv_jax.study.protocol import rounds as protocol
 from qkv_jax.study.protocol.rounds import Part, rounds
+from qkv_jax.study.report.estimate import print_plan
 from qkv_jax.study.results import load_study
 from qkv_jax.study.run import engine as engine_module
 from qkv_jax.study.run.engine import Engine
@@ -158,9 +161,9 @@ class Scheduler:
         return None if fate == "vanish" else 0
 
 
-def local(folder, values=VALUES):
+def local(folder, values=VALUES, hear=lambda news: None):
     study, workdir = Study(values), Workdir(folder)
-    Engine(study, workdir, workdir.open(study.describe()), lambda news: None).run()
+    Engine(study, workdir, workdir.open(study.describe()), hear).run()
     write_tables(workdir)
     return folder
 
@@ -260,15 +263,41 @@ def test_rounds_follow_from_the_rows(scripted, tmp_path):
     last that is known."""
     folder, study = local(tmp_path / "local"), Study(VALUES)
     record, runs = Workdir(folder).read_study(), Workdir(folder).runs()
-    plan = study.tasks[0]
-    found = list(rounds(study, record, plan, runs))
+    task = study.tasks[0].name
+    found = list(rounds(record, task, lambda: runs))
     assert [r.name for r in found] == ["tune", "extend1", "extend2", "evaluate"]
     assert all(len(r.parts) == 3 and not r.missing for r in found)
     first = found[0].parts[0]
     assert Part.parse(str(first)) == first and first.rates == (1e-3, 1e-2)
     without = runs[~((runs["phase"] == "tune") & (runs["arm"] == "copies"))]
-    (only,) = rounds(study, record, plan, without)
+    (only,) = rounds(record, task, lambda: without)
     assert [part.arm for part in only.missing] == ["copies"]
+
+
+def test_a_round_that_is_added_in_one_place_is_seen_by_all(scripted, tmp_path, monkeypatch):
+    """A confirmation at two seeds more, after the evaluation: engine, jobs, merge, plan, progress
+    and status."""
+    two_more = lambda record: [[len(record["eval_seeds"]), len(record["eval_seeds"]) + 1]]
+    confirm = protocol.Stage("confirm", "eval", "confirming", protocol.chosen, two_more)
+    monkeypatch.setattr(protocol, "STAGES", [*protocol.STAGES, confirm])
+    heard = []
+    folder = local(tmp_path / "local", hear=heard.append)
+    runs = Workdir(folder).runs()
+    assert all(
+        sorted(rows["seed"]) == list(range(5 + 2))
+        for _, rows in runs[runs["phase"] == "eval"].groupby(["task", "arm"])
+    )
+    *_, last = rounds(load_study(folder).study, "copy", lambda: runs)
+    assert last.name == "confirm" and not last.missing
+    last = heard[-1]
+    assert last.doing == "confirming" and last.waves_done == last.waves_total
+    assert contents(drive(Scheduler(tmp_path / "jobs"))) == contents(folder)
+    console = Console(record=True, width=100, file=io.StringIO())
+    print_plan(Study(VALUES), console)
+    print_status(Study(VALUES), Workdir(folder), None, console)
+    shown = console.export_text().replace("│", " ")
+    assert re.search(rf"all +{PARTS} +{4 * PARTS} +{7 * PARTS} ", shown)
+    assert re.search(r"confirm +3 .* 6/6 *\n", shown)
 
 
 # --- what goes wrong

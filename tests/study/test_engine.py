@@ -303,7 +303,7 @@ def moments(tmp_path_factory, compiled):
     """How many pieces of news an undisturbed study tells."""
     heard = []
     run(tmp_path_factory.mktemp("moments") / "study", listener=heard.append)
-    assert {news.phase for news in heard} == {"tune", "eval"}
+    assert {news.doing for news in heard} == {"tuning", "evaluating"}
     return len(heard)
 
 

@@ -12,8 +12,7 @@ from qkv_jax.config import ConfigError
 from qkv_jax.study.config import StudyConfig
 from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol import selection
-from qkv_jax.study.protocol.rounds import EVALUATE, rounds
-from qkv_jax.study.protocol.summary import MAX_ROUNDS
+from qkv_jax.study.protocol.rounds import MAX_REPEATS, rounds
 from qkv_jax.study.rates import HIGHEST, LOWEST, check_rates, is_among, same_rate
 from qkv_jax.study.record import RUN_COLUMNS
 from qkv_jax.study.run.workdir import _curve_name
@@ -82,22 +81,22 @@ def test_tuning_of_any_grid_ends_within_its_rounds_and_names_every_run(grid, ran
     if not accepted(tuple(grid)):
         return
     study = Study(VALUES | {"study": VALUES["study"] | {"learning_rates": tuple(grid)}})
-    (plan,), record = study.tasks, {**study.describe(), "looks": [5]}
+    record = {**study.describe(), "looks": [5]}
     table = pd.DataFrame(columns=RUN_COLUMNS)
     seen = []
-    for _ in range(MAX_ROUNDS + 2):
-        *_, last = rounds(study, record, plan, table)
+    for _ in range(MAX_REPEATS + 3):
+        *_, last = rounds(record, "one", lambda: table)
         seen.append(last.name)
-        if last.name == EVALUATE:
+        if last.name == "evaluate":
             break
         rows = [
             dict(zip(("task", "arm", "phase", "learning_rate", "seed"), key, strict=True))
             | {"status": random.choice(["done", "done", "failed"]), "metric": "accuracy",
                "value": random.random(), "steps": 8, "steps_to_solve": np.nan, "seconds": 1.0}
-            for part in last.missing for key in part.keys(study)
+            for part in last.missing for key in part.keys(record)
         ]  # fmt: skip
         table = pd.DataFrame([*table.to_dict("records"), *rows], columns=RUN_COLUMNS)
-    assert seen[-1] == EVALUATE and len(seen) <= MAX_ROUNDS + 1
+    assert seen[-1] == "evaluate" and len(seen) <= MAX_REPEATS + 2
     rates = sorted({*table["learning_rate"]})
     assert not any(same_rate(a, b) for a, b in zip(rates, rates[1:], strict=False))
     assert len({_curve_name("t", "a", "tune", rate, 0) for rate in rates}) == len(rates)
@@ -107,14 +106,15 @@ def test_tuning_of_any_grid_ends_within_its_rounds_and_names_every_run(grid, ran
 def test_a_grid_that_grows_for_ever_is_a_defect_and_not_an_endless_study(monkeypatch):
     """The bound of the loops themselves, should the extension of grids ever be wrong."""
     study = Study(VALUES)
-    (plan,), record = study.tasks, {**study.describe(), "looks": [5]}
+    record = {**study.describe(), "looks": [5]}
     asked = iter(range(1, 100))
     monkeypatch.setattr(
         selection, "extension_needed", lambda *_: [float(f"{next(asked)}e-9")]
     )
-    monkeypatch.setattr("qkv_jax.study.protocol.rounds.Part.keys", lambda part, study: [])
-    with pytest.raises(RuntimeError, match="one: the grid of rates grows without an end"):
-        list(rounds(study, record, plan, pd.DataFrame(columns=RUN_COLUMNS)))
+    monkeypatch.setattr("qkv_jax.study.protocol.rounds.Part.keys", lambda part, record: [])
+    table = pd.DataFrame([{"task": "two"}], columns=RUN_COLUMNS)
+    with pytest.raises(RuntimeError, match="one: extend goes on without an end"):
+        list(rounds(record, "one", lambda: table))
 
 
 def test_one_rate_is_one_at_any_size():

@@ -1,6 +1,7 @@
 """Many writers, one table: what processes append to files of their own is what one process would
 have written, whatever a crash cut off or two files say twice."""
 
+import itertools
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from qkv_jax.config import ConfigError
 from qkv_jax.study.record import KEY, RUN_COLUMNS
 from qkv_jax.study.run.rows import append_runs, in_order, read_parts, read_runs
 from qkv_jax.study.run.workdir import Workdir
-from tests.support.synthetic_study import make_family, make_study
+from tests.support.synthetic_study import GRID, make_family, make_study
 
 # Appends the rows of one runs.csv that are of one task, wave by wave, each arm to its own file.
 WRITER = """
@@ -32,28 +33,32 @@ for start in range(0, len(runs), 4):
 """
 
 
-def extended(study, runs):
-    """The runs with two extensions below the grid and one above, where one process puts them."""
-    parts = []
-    for task in study["tasks"]:
-        mine = runs[runs["task"] == task]
-        tuned = mine[mine["phase"] == "tune"]
-        tuned = tuned.assign(place=tuned["seed"].map(study["tune_seeds"].index))
-        tuned = tuned.sort_values(["learning_rate", "place"]).drop(columns="place")
-        by_arm = {arm: tuned[tuned["arm"] == arm] for arm in study["tasks"][task]["arms"]}
-        parts += by_arm.values()
-        for rates in ((0.0001, 0.03), (0.00003,)):
-            for rows in by_arm.values():
-                first = rows[rows["learning_rate"] == rows["learning_rate"].iloc[0]]
-                parts += [first.assign(learning_rate=rate) for rate in rates]
-        parts.append(mine[mine["phase"] == "eval"])
-    return pd.concat(parts, ignore_index=True)
+LOWER, HIGHER, LOWEST = 9.322e-05, 0.03218, 2.896e-05  # beyond the grid
+BEST = {"separate": LOWER, "K=V": GRID[-1]}  # of the other arms: inside of the grid
+
+
+def as_one_process(study):
+    """Made-up rows in the order in which one process writes them: the grid is extended on both
+    sides, since two arms are best at its ends, then below again."""
+    rows = []
+    for name, task in study["tasks"].items():
+        better = 1 if task["higher_is_better"] else -1
+        for phase, rates in (("tune", GRID), ("tune", (LOWER, HIGHER)), ("tune", (LOWEST,)),
+                             ("eval", None)):  # fmt: skip
+            for arm in task["arms"]:
+                best = BEST.get(arm, GRID[1])
+                seeds = study["tune_seeds"] if rates else study["eval_seeds"]
+                for rate, seed in itertools.product(rates or (best,), seeds):
+                    value = 0.5 - better * 0.01 * abs(np.log2(rate / best)) + 1e-4 * seed
+                    run = (name, arm, phase, rate, seed, "done", "accuracy", value, 10, np.nan, 1.5)
+                    rows.append(dict(zip(RUN_COLUMNS, run, strict=True)))
+    return pd.DataFrame(rows)
 
 
 @pytest.fixture(scope="module")
 def study_and_runs():
-    study, runs, *_ = make_study(tasks=("recall", "text"), seeds=6)
-    return study, extended(study, runs)[list(RUN_COLUMNS)]
+    study, *_ = make_study(tasks=("recall", "text"), seeds=6)
+    return study, as_one_process(study)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +136,7 @@ def test_cut_row_is_left_out_and_mended_by_its_writer(study_and_runs, tmp_path):
 def test_first_of_two_rows_about_a_run_counts(study_and_runs, tmp_path):
     study, runs = study_and_runs
     split(runs, tmp_path)
-    some = runs.iloc[[0, 40, len(runs) - 1]]
+    some = runs[runs["phase"] == "eval"].iloc[[0, 40, -1]]
     append_runs(tmp_path / "runs.csv", some.assign(value=-1.0).to_dict("records"))
     merged = in_order(study, read_parts(tmp_path))
     expected = runs["value"].where(~np.isin(np.arange(len(runs)), some.index), -1.0)

@@ -579,13 +579,6 @@ def test_both_edges_extend_at_once():
     assert extension_needed(study, pd.concat(tables), "task") == [5e-4, 1.6e-2]
 
 
-def test_an_interrupted_extension_is_asked_for_again():
-    study = make_study(("separate", "K=V"))
-    tables = tuned("separate", [0.5, 0.4, 0.3, 0.2, 0.1], [*GRID, 1.6e-2])
-    tables += tuned("K=V", [0.5, 0.1, 0.3, 0.4])
-    assert extension_needed(study, pd.concat(tables), "task") == [1.6e-2]
-
-
 # --- tasks that are solved or not -----------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from qkv_jax.runtime.files import held, json_text
 from qkv_jax.runtime.stopping import Interrupted, Watch
 from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol import selection
-from qkv_jax.study.protocol.summary import MAX_ROUNDS
+from qkv_jax.study.protocol.rounds import MAX_REPEATS
 from qkv_jax.study.report import estimate, page
 from qkv_jax.study.report.ledger import ledger_context
 from qkv_jax.study.results import load_study
@@ -308,9 +308,9 @@ def test_no_loop_of_a_study_is_without_an_end(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         wrong = lambda *_: [float(f"{next(asked)}e-9")]
         patch.setattr(selection, "extension_needed", wrong)
-        with pytest.raises(RuntimeError, match="NA: the grid of rates grows without an end"):
+        with pytest.raises(RuntimeError, match="NA: extend goes on without an end"):
             run(tmp_path / "study", SMALL)
-    assert next(asked) == MAX_ROUNDS + 1
+    assert next(asked) == MAX_REPEATS + 2
     with monkeypatch.context() as patch:
         patch.setattr(os.path, "samestat", lambda a, b: False)
         lock = held(tmp_path)

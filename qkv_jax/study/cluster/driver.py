@@ -22,12 +22,13 @@ from qkv_jax.config import ConfigError
 from qkv_jax.runtime.stopping import Interrupted, Watch
 from qkv_jax.study.cluster.jobs import LIVE, REFUSED, STOPPED, Job, Jobs, Launcher, State
 from qkv_jax.study.cluster.worker import PartWorkdir
-from qkv_jax.study.plan import Study, TaskPlan
+from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol.rounds import Part, rounds
 from qkv_jax.study.record import KEY
 from qkv_jax.study.run.engine import write_costs
 from qkv_jax.study.run.rows import append_runs, in_order, read_parts, run_row
 from qkv_jax.study.run.workdir import Workdir, now_text
+from qkv_jax.training.population import Run
 
 _NAP = 0.2  # seconds between looks at whether to stop
 _STOPS = 1000  # how often a part may be stopped, saving its work, until that counts as failing
@@ -65,9 +66,8 @@ class Driver:
         self.launcher, self.command, self.watch, self.hear = launcher, list(command), watch, hear
         self.retries, self.poll = retries, poll
         self.jobs = Jobs(workdir.path)
-        self.plans = {plan.name: plan for plan in study.tasks}
         rows = workdir.runs()
-        self.runs = {name: rows[rows["task"] == name] for name in self.plans}
+        self.runs = {plan.name: rows[rows["task"] == plan.name] for plan in study.tasks}
         self.due: dict[str, list[Part]] = {}  # parts that lack runs, by task; absent: look again
         self._looks: dict[Part, int] = {}
         self._hope = True  # that another job than one that has failed will finish a run
@@ -153,7 +153,7 @@ class Driver:
         tables = [table for table in (others[others["arm"] != part.arm], own) if len(table)]
         self.runs[part.task] = pd.concat(tables, ignore_index=True) if tables else own
         there = set(_keys(own))
-        return [key for key in part.keys(self.study) if key not in there]
+        return [key for key in part.keys(self.record) if key not in there]
 
     def _give_up(self, part: Part, missing: list[tuple]) -> bool:
         """Records the runs of a part that are not there as failed; not while a job is at it.
@@ -168,11 +168,10 @@ class Driver:
                 job.state, job.failures = "again", 0
             tries = f"no job has finished a run, this one was tried {self.retries + 1} times"
             self._refuse(part, self.jobs.by_part[part], tries)
-        plan, arm = part.find(self.study)
+        plan, arm = self.study.find(part.task, part.arm)
         rows = [
-            run_row(plan, arm, part.phase, run, None)
-            for run, key in zip(part.runs(self.study), part.keys(self.study), strict=True)
-            if key in missing
+            run_row(plan, arm, part.phase, Run(rate, seed, arm.salt), None)
+            for *_, rate, seed in missing
         ]
         own = PartWorkdir(self.workdir.path, part.task, part.arm)
         try:
@@ -194,16 +193,13 @@ class Driver:
 
     def _waiting(self) -> list[Part]:
         """The parts to submit: those that lack runs and have no job."""
-        for name, plan in self.plans.items():
+        for name in self.runs:
             if name not in self.due:
-                self.due[name] = self._due(plan)
+                *_, last = rounds(self.record, name, lambda name=name: self.runs[name])
+                self.due[name] = list(last.missing)
         parts = [part for due in self.due.values() for part in due]
         jobs = self.jobs.by_part
         return [part for part in parts if part not in jobs or jobs[part].state not in LIVE]
-
-    def _due(self, plan: TaskPlan) -> list[Part]:
-        *_, last = rounds(self.study, self.record, plan, self.runs[plan.name])
-        return list(last.missing)
 
     def _submit(self, parts: list[Part]) -> None:
         if parts:

@@ -15,6 +15,7 @@ from qkv_jax.study.cluster.driver import Driver
 from qkv_jax.study.cluster.jobs import LIVE, Job, Jobs, Launcher
 from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol.rounds import Part, rounds
+from qkv_jax.study.record import KEY
 from qkv_jax.study.run.workdir import Workdir
 
 _LISTED = 12  # jobs that are named one by one
@@ -92,17 +93,16 @@ def status(
     table.add_column("round", no_wrap=True)
     for heading in _COLUMNS:
         table.add_column(heading, justify="right", no_wrap=True)
-    there = set(runs[["task", "arm", "phase", "learning_rate", "seed"]].itertuples(index=False))
-    there = {tuple(key) for key in there}
+    there = set(runs[list(KEY)].itertuples(index=False, name=None))
     total: Counter = Counter()
     for plan in study.tasks:
         name = plan.name
-        for found in rounds(study, record, plan, runs):
+        for found in rounds(record, plan.name, lambda: runs):
             counts, has, of = Counter(), 0, 0
             for part in found.parts:
                 job = jobs.by_part.get(part)
                 counts[_state(job, part in found.missing)] += 1
-                keys = part.keys(study)
+                keys = part.keys(record)
                 has, of = has + sum(key in there for key in keys), of + len(keys)
             numbers = (len(found.parts), counts["waiting"], counts["running"], counts["done"],
                        counts["failed"])  # fmt: skip

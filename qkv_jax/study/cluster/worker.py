@@ -65,7 +65,7 @@ def run_part(study: Study, path: pathlib.Path, part: Part, watch: Watch) -> None
         another process is at it.
       Interrupted: when the watch says so, all saved.
     """
-    part.find(study)
+    study.find(part.task, part.arm)
     workdir = PartWorkdir(path, part.task, part.arm)
     described = study.describe()
     record = workdir.read_same(described)

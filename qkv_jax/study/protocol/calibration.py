@@ -2,8 +2,8 @@
 
 A `Scenario` fixes how scores are distributed, how strongly arms share the luck of a seed, and
 what the arms really do. `simulate` draws studies from it (tuning runs on a grid of rates with its
-extensions, then evaluation runs at the rates chosen) and sends each through `choose_rates`,
-`extension_needed` and `summarise`; `estimate` turns the outcomes into error rates with Monte
+extensions, then evaluation runs at the rates chosen), sent through `rounds` and `summarise` as
+those of real studies are; `estimate` turns the outcomes into error rates with Monte
 Carlo intervals. `experiments/calibrate.py` prints them.
 
 Scores are losses (lower is better) in units of the noise of one run. Every arm is best at the
@@ -23,8 +23,9 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from qkv_jax.study.protocol.selection import choose_rates, extension_needed
-from qkv_jax.study.protocol.summary import MAX_ROUNDS, summarise
+from qkv_jax.study.protocol.rounds import rounds
+from qkv_jax.study.protocol.selection import RUN_COLUMNS
+from qkv_jax.study.protocol.summary import summarise
 
 OUTCOMES = ("normal", "heavy", "bimodal", "rare", "diverging", "solve")
 EFFECTS = ("none", "planted", "margin")
@@ -179,24 +180,19 @@ def simulate_study(rng: np.random.Generator, scenario: Scenario) -> SimulatedStu
     study = scenario.study()
     names = list(study["arms"])
     everywhere = np.tile(np.arange(len(RATES)), (len(names), 1))
-    loss, failed = _draw(rng, scenario, everywhere, scenario.tune_seeds)
-    places = list(range(len(RATES))[DECLARED])
-    for _ in range(MAX_ROUNDS):
-        runs = _table(
-            names, "tune", everywhere[:, places], study["tune_seeds"],
-            loss[:, places], failed[:, places],
-        )  # fmt: skip
-        new = extension_needed(study, runs, "task")
-        if not new:
-            break
-        places = sorted(places + [int(np.argmin(np.abs(np.log(RATES / rate)))) for rate in new])
-    else:
-        raise RuntimeError(f"the grid of rates grows without an end, by {new} now")
-    chosen = choose_rates(study, runs)["learning_rate"].to_numpy()
-    rate = np.array([int(np.argmin(np.abs(RATES - r))) for r in chosen])[:, None]
-    final = _draw(rng, scenario, rate, scenario.eval_seeds)
-    runs = pd.concat([runs, _table(names, "eval", rate, study["eval_seeds"], *final)])
-    return SimulatedStudy(study, runs, summarise(study, runs), _true_mean(scenario, rate[:, 0]))
+    tuning = _draw(rng, scenario, everywhere, scenario.tune_seeds)
+    done = [pd.DataFrame(columns=RUN_COLUMNS)]
+    for found in rounds(study, "task", lambda: pd.concat(done[1:] or done)):
+        rates = np.array([part.rates for part in found.parts])
+        places = np.abs(np.log(RATES) - np.log(rates)[..., None]).argmin(-1)  # [1 + arms, rates]
+        if found.parts[0].phase == "tune":
+            drawn = [np.take_along_axis(a, places[..., None], 1) for a in tuning]
+            seeds = study["tune_seeds"]
+        else:
+            drawn, seeds = _draw(rng, scenario, places, scenario.eval_seeds), study["eval_seeds"]
+        done.append(_table(names, found.parts[0].phase, places, seeds, *drawn))
+    runs = pd.concat(done[1:])
+    return SimulatedStudy(study, runs, summarise(study, runs), _true_mean(scenario, places[:, 0]))
 
 
 def _judge(scenario: Scenario, simulated: SimulatedStudy) -> list[float | bool]:

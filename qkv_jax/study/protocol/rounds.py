@@ -1,25 +1,95 @@
-"""A study as rounds of parts: what can be run at the same time, and what has to wait for what.
+"""The order of a study's events: what is run, what can be run at the same time, and what has to
+wait for what. The only place that knows; all others walk it.
 
-A task is tuned on its grid, then on each extension of it, then evaluated: its rounds. A part is one
-arm's share of a round, and the unit that jobs of a cluster take. Parts of a round do not wait for
-one another, nor do tasks. The rounds that there are follow from the rows of the runs alone, so
-nothing about them is kept.
+A task goes through `STAGES`: it is tuned on its grid, then on each extension of it, then evaluated.
+Each time a stage is due there is a round, of a part for every arm: the unit that jobs of a cluster
+take. Parts of a round do not wait for one another, nor do tasks. What is due follows from the rows
+of the runs alone, so nothing about it is kept.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import pandas as pd
 
 from qkv_jax.config import ConfigError
-from qkv_jax.study.plan import Arm, Study, TaskPlan
 from qkv_jax.study.protocol import selection
-from qkv_jax.study.protocol.summary import MAX_ROUNDS
 from qkv_jax.study.record import KEY
-from qkv_jax.training.population import Run
 
-EVALUATE = "evaluate"
+Phase = Literal["tune", "eval"]
+Rates = dict[str, tuple[float, ...]]  # by arm
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A kind of round.
+
+    Attributes:
+      name: of its rounds; those of a stage that repeats are numbered from 1.
+      phase: `eval` where the runs are scored on test data, `tune` where they must not be.
+      doing: what a display says.
+      rates: (record of one task, rows of all rounds before, whole) -> learning rates of every arm;
+        none where the stage is not due, or not any more. Without rows, NaN stands for a rate.
+      seeds: record -> seeds in blocks. No wave has runs of two, so that seeds that are added later
+        make the waves that they would have made then.
+      repeats: whether it is asked again and again until it is not due.
+    """
+
+    name: str
+    phase: Phase
+    doing: str
+    rates: Callable[[Mapping[str, Any], pd.DataFrame], Rates]
+    seeds: Callable[[Mapping[str, Any]], Sequence[Sequence[int]]]
+    repeats: bool = False
+
+
+def _of_all(record: Mapping[str, Any], rates: Sequence[float]) -> Rates:
+    ((_, task),) = record["tasks"].items()
+    return dict.fromkeys(task["arms"], tuple(rates)) if rates else {}
+
+
+def declared(record: Mapping[str, Any], rows: pd.DataFrame) -> Rates:
+    """The grid of the task."""
+    ((_, task),) = record["tasks"].items()
+    return _of_all(record, task["learning_rates"])
+
+
+def beyond(record: Mapping[str, Any], rows: pd.DataFrame) -> Rates:
+    """What a grid is extended by where some arm's best rate is at its edge."""
+    ((name, _),) = record["tasks"].items()
+    return _of_all(record, selection.extension_needed(record, rows, name))
+
+
+def chosen(record: Mapping[str, Any], rows: pd.DataFrame) -> Rates:
+    """Each arm's best."""
+    ((name, task),) = record["tasks"].items()
+    if rows.empty:
+        return _of_all(record, (math.nan,))
+    rates = selection.choose_rates(record, rows)["learning_rate"]
+    return {arm: (float(rates[name, arm]),) for arm in task["arms"]}
+
+
+def tuning_seeds(record: Mapping[str, Any]) -> list[list[int]]:
+    return [list(record["tune_seeds"])]
+
+
+def seeds_by_look(record: Mapping[str, Any]) -> list[list[int]]:
+    """The evaluation seeds that each look at the study has added."""
+    seeds = record["eval_seeds"]
+    looks = record.get("looks") or [len(seeds)]
+    return [seeds[start:end] for start, end in zip((0, *looks[:-1]), looks, strict=True)]
+
+
+# A stage that repeats is asked again at most so often: for each side of a grid, every extension.
+MAX_REPEATS = 2 * selection.MAX_EXTENSIONS
+STAGES = [
+    Stage("tune", "tune", "tuning", declared, tuning_seeds),
+    Stage("extend", "tune", "tuning", beyond, tuning_seeds, repeats=True),
+    Stage("evaluate", "eval", "evaluating", chosen, seeds_by_look),
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,40 +115,45 @@ class Part:
         """
         try:
             task, arm, round_, rates = text.split("/")
-            return cls(task, arm, round_, tuple(float(rate) for rate in rates.split(",")))
-        except ValueError:
-            raise ConfigError("--part", text, "must be TASK/ARM/ROUND/RATE,RATE,...") from None
+            part = cls(task, arm, round_, tuple(float(rate) for rate in rates.split(",")))
+            part.stage  # noqa: B018  (there is one)
+        except (ValueError, KeyError):
+            raise ConfigError("part", text, "must be TASK/ARM/ROUND/RATE,RATE,...") from None
+        return part
 
     def __str__(self) -> str:
         return "/".join((self.task, self.arm, self.round, ",".join(map(repr, self.rates))))
 
     @property
-    def phase(self) -> str:
-        return "eval" if self.round == EVALUATE else "tune"
+    def stage(self) -> Stage:
+        names = {stage.name: stage for stage in STAGES}
+        return names[self.round.rstrip("0123456789")]
 
-    def find(self, study: Study) -> tuple[TaskPlan, Arm]:
-        """Its task and arm.
+    @property
+    def phase(self) -> Phase:
+        return self.stage.phase
 
-        Raises:
-          ConfigError: if the study has none of these names.
-        """
-        for plan in study.tasks:
-            for arm in plan.arms:
-                if (plan.name, arm.name) == (self.task, self.arm):
-                    return plan, arm
-        raise ConfigError("--part", str(self), "the study has no such task and arm")
+    def blocks(self, record: Mapping[str, Any]) -> list[list[tuple[float, int]]]:
+        """Its runs, (learning rate, seed), in the order in which they are run."""
+        blocks = self.stage.seeds(record)
+        return [[(rate, seed) for rate in self.rates for seed in seeds] for seeds in blocks]
 
-    def runs(self, study: Study) -> list[Run]:
-        """Its runs, in the order in which they are run."""
-        _, arm = self.find(study)
-        if self.phase == "tune":
-            return study.tune_runs(arm, self.rates)
-        return study.eval_runs(arm, self.rates[0], study.eval_seeds)
+    def waves(self, record: Mapping[str, Any]) -> list[list[tuple[float, int]]]:
+        """Its runs by what is trained at once; a wave always has the same members."""
+        size = record["wave"]["size"]
+        return [
+            block[start : start + size]
+            for block in self.blocks(record)
+            for start in range(0, len(block), size)
+        ]
 
-    def keys(self, study: Study) -> list[tuple]:
+    def key(self, rate: float, seed: int) -> tuple:
+        """What tells the row of a run from others, see `record.KEY`."""
+        return (self.task, self.arm, self.phase, float(rate), seed)
+
+    def keys(self, record: Mapping[str, Any]) -> list[tuple]:
         """The keys of its rows in runs.csv."""
-        plan, arm = self.find(study)
-        return [run_key(plan, arm, self.phase, run) for run in self.runs(study)]
+        return [self.key(*run) for block in self.blocks(record) for run in block]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,51 +162,72 @@ class Round:
 
     name: str
     parts: tuple[Part, ...]
-    missing: tuple[Part, ...]
-
-
-def run_key(plan: TaskPlan, arm: Arm, phase: str, run: Run) -> tuple:
-    """What tells the row of a run from others, see `parts.KEY`."""
-    return (plan.name, arm.name, phase, float(run.learning_rate), run.seed)
+    missing: tuple[Part, ...] = ()
 
 
 def rounds(
-    study: Study, record: Mapping[str, Any], plan: TaskPlan, runs: pd.DataFrame
+    record: Mapping[str, Any], task: str, read: Callable[[], pd.DataFrame]
 ) -> Iterator[Round]:
     """The rounds of a task, as far as its runs say what they are: the last one given is the first
-    that lacks a run, or else the evaluation, and then the task is done.
+    that lacks a run, or else the last of all, and then the task is done.
 
     Args:
       record: the dict of study.json.
-      runs: rows of this task, or of all.
+      read: gives rows of runs, of this task or of all; asked anew after a round that lacks some, so
+        that whoever runs them is given the next round.
     """
-    mine = runs[runs["task"] == plan.name]
-    places = {key: place for place, key in enumerate(mine[list(KEY)].itertuples(index=False))}
-    alone = {**record, "tasks": {plan.name: record["tasks"][plan.name]}}
+    alone = {**record, "tasks": {task: record["tasks"][task]}}
     seen: list[tuple] = []
+    whole = pd.DataFrame(columns=selection.RUN_COLUMNS)
+    for stage in STAGES:
+        for number in itertools.count(1):
+            rates = stage.rates(alone, whole)
+            if not rates:
+                break
+            if number > MAX_REPEATS:
+                grown = next(iter(rates.values()))
+                raise RuntimeError(f"{task}: {stage.name} goes on without an end, now {grown}")
+            name = f"{stage.name}{number}" if stage.repeats else stage.name
+            parts = tuple(Part(task, arm, name, rates[arm]) for arm in rates)
+            keys = {part: part.keys(record) for part in parts}
+            rows = read()
+            places = _places(rows, task)
+            missing = _missing(keys, places)
+            yield Round(name, parts, missing)
+            if missing:
+                rows = read()
+                places = _places(rows, task)
+                if _missing(keys, places):
+                    return
+            # Whole rounds only, in the order of one process: nothing here depends on which job of a
+            # later round was first.
+            seen += [key for part in parts for key in keys[part]]
+            whole = rows.iloc[[places[key] for key in seen]]
+            if not stage.repeats:
+                break
 
-    def look(name: str, rates_of: Mapping[str, tuple[float, ...]]) -> Round:
-        parts = tuple(Part(plan.name, arm.name, name, rates_of[arm.name]) for arm in plan.arms)
-        keys = {part: part.keys(study) for part in parts}
-        seen.extend(key for part in parts for key in keys[part])
-        missing = tuple(part for part in parts if any(key not in places for key in keys[part]))
-        return Round(name, parts, missing)
 
-    rates: tuple[float, ...] = plan.learning_rates
-    table = mine[:0]
-    for extensions in range(MAX_ROUNDS + 1):
-        if not rates:
-            break
-        if extensions == MAX_ROUNDS:
-            raise RuntimeError(f"{plan.name}: the grid of rates grows without an end, by {rates}")
-        name = f"extend{extensions}" if extensions else "tune"
-        found = look(name, dict.fromkeys((arm.name for arm in plan.arms), rates))
-        yield found
-        if found.missing:
-            return
-        # Whole rounds only, in the order of one process: nothing here depends on which job of a
-        # later round was first.
-        table = mine.iloc[[places[key] for key in seen]]
-        rates = tuple(selection.extension_needed(alone, table, plan.name))
-    chosen = selection.choose_rates(alone, table)["learning_rate"]
-    yield look(EVALUATE, {a.name: (float(chosen[plan.name, a.name]),) for a in plan.arms})
+def _places(rows: pd.DataFrame, task: str) -> dict[tuple, int]:
+    """Where the row of each run of a task is."""
+    columns = (rows[name].to_list() for name in KEY)
+    return {key: place for place, key in enumerate(zip(*columns, strict=True)) if key[0] == task}
+
+
+def _missing(keys: Mapping[Part, Sequence[tuple]], places: Mapping) -> tuple[Part, ...]:
+    return tuple(part for part, own in keys.items() if any(key not in places for key in own))
+
+
+def expected(record: Mapping[str, Any], task: str) -> list[Round]:
+    """The rounds that a task has whatever comes out of its runs."""
+    alone = {**record, "tasks": {task: record["tasks"][task]}}
+    none = pd.DataFrame(columns=selection.RUN_COLUMNS)
+    found = ((stage, stage.rates(alone, none)) for stage in STAGES if not stage.repeats)
+    return [
+        Round(stage.name, tuple(Part(task, arm, stage.name, rates[arm]) for arm in rates))
+        for stage, rates in found
+    ]
+
+
+def wave_count(record: Mapping[str, Any], parts: Sequence[Part]) -> int:
+    """How many waves parts of rounds are."""
+    return sum(len(part.waves(record)) for part in parts)

@@ -132,9 +132,7 @@ def extension_needed(study: dict, runs: pd.DataFrame, task: str) -> list[float]:
     """Rates to run next, on every arm of `task`, because some arm's best rate is at the edge.
 
     One rate is added on each side that needs it, with the geometric spacing of the declared grid
-    and four significant digits, at most `MAX_EXTENSIONS` times a side. An extension that was
-    interrupted (not all arms and tuning seeds have it) is asked for again before any new one, so
-    that a resumed study takes the same course.
+    and four significant digits, at most `MAX_EXTENSIONS` times a side.
 
     Returns: ascending rates; empty when the tuning of this task is complete.
     """
@@ -145,16 +143,7 @@ def extension_needed(study: dict, runs: pd.DataFrame, task: str) -> list[float]:
     table = _by_arm(study, runs)
     tuned = {arm: table.get((task, arm, "tune"), []) for arm in spec["arms"]}
     grid = _grid(spec, tuned)
-    seeds = set(study.get("tune_seeds", ()))
     extra = [rate for rate in grid if not is_among(rate, declared)]
-    unfinished = [
-        rate
-        for rate in extra
-        if any(seeds - {r.seed for r in runs if same_rate(r.learning_rate, rate)}
-               for runs in tuned.values())
-    ]  # fmt: skip
-    if unfinished:
-        return unfinished
     choices = (_choose(spec, arm, runs, grid) for arm, runs in tuned.items())
     edges = {choice.edge for choice in choices if choice is not None}
     ratio = (declared[-1] / declared[0]) ** (1 / (len(declared) - 1))

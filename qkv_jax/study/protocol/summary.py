@@ -17,7 +17,7 @@ import pandas as pd
 
 from qkv_jax.study.protocol import inference
 from qkv_jax.study.protocol.inference import Level
-from qkv_jax.study.protocol.selection import MAX_EXTENSIONS, _by_arm, _Choice, _choices, steps_of
+from qkv_jax.study.protocol.selection import _by_arm, _Choice, _choices, steps_of
 from qkv_jax.study.rates import same_rate
 
 COSTS = (
@@ -32,7 +32,6 @@ COLUMNS = (
     "steps_to_solve_low", "steps_to_solve_high", "n_failed", "look", "alpha_look", "note", NOISE,
 )  # fmt: skip
 LOST = "failed at every rate tried"
-MAX_ROUNDS = 1 + 2 * MAX_EXTENSIONS  # of tuning: the declared grid, then a rate or more each
 
 
 

@@ -7,9 +7,9 @@ from rich.text import Text
 from qkv_jax.output import formats
 from qkv_jax.study.arms import same_programs
 from qkv_jax.study.plan import Study, TaskPlan
+from qkv_jax.study.protocol.rounds import Part, expected, wave_count
 from qkv_jax.study.run.engine import Progress as News
 from qkv_jax.training import costs
-from qkv_jax.training.population import wave_shape
 
 _CELLS_LISTED = 24  # of larger grids --plan shows the total only
 
@@ -28,13 +28,11 @@ class _Workload:
             for plan in study.tasks
             for arm in plan.arms
         }
-        size = wave_shape(study.config.packing)["size"]
+        record = study.describe()
         self.total = sum(
-            (-(-tunes // size) + -(-study.config.eval_seeds // size))
-            * self.wave_work[plan.name, a.name]
+            wave_count(record, [part]) * self.wave_work[part.task, part.arm]
             for plan in study.tasks
-            for tunes in [study.config.tune_seeds * len(plan.learning_rates)]
-            for a in plan.arms
+            for part in _parts(record, plan)
         )
         self.program = {
             (plan.name, arm.name): (plan.name, arm.replica)
@@ -74,13 +72,14 @@ class _Workload:
 def print_plan(study: Study, console: Console | None = None) -> None:
     """Prints the runs, compilations and estimated time of every task, and of all."""
     console = console or Console()
-    shape = wave_shape(study.config.packing)
+    record = study.describe()
+    shape = record["wave"]
     table = Table(title=f"Study {study.file.name!r}: what would be run", title_justify="left")
     # Names give way where the terminal is narrow, numbers never.
     table.add_column("task", overflow="fold")
     for heading in ("arms", "tuning", "evaluation", "steps", "programs", "minutes"):
         table.add_column(heading, justify="right", no_wrap=True)
-    rows = [_plan_row(study, plan, shape) for plan in study.tasks]
+    rows = [_plan_row(record, plan) for plan in study.tasks]
     families = dict.fromkeys(plan.family for plan in study.tasks)
     for family in families:
         mine = [(p, row) for p, row in zip(study.tasks, rows, strict=True) if p.family == family]
@@ -96,7 +95,7 @@ def print_plan(study: Study, console: Console | None = None) -> None:
         f"Waves of {shape['size']} runs: {shape['devices']} devices × {shape['packing']} a device. "
         "Programs are what is compiled. Minutes are estimated for two CPU cores; a grid extended "
         "at its edge adds runs. All runs "
-        f"together: {_petaflops(study):.2g} PFLOP of matrix products. Nothing was started."
+        f"together: {_petaflops(record, study):.2g} PFLOP of matrix products. Nothing was started."
     )
     for line in _to_know(study):
         console.print(line, highlight=False, markup=False)
@@ -114,19 +113,23 @@ def _to_know(study: Study) -> list[str]:
     return [f"{formats.join(tasks)}: {line}" for line, tasks in found.items()]
 
 
-def _plan_row(study: Study, plan: TaskPlan, shape: dict) -> tuple:
+def _parts(record: dict, plan: TaskPlan) -> list[Part]:
+    return [part for found in expected(record, plan.name) for part in found.parts]
+
+
+def _plan_row(record: dict, plan: TaskPlan) -> tuple:
     """Arms, tuning runs, evaluation runs, steps, compilations, minutes."""
-    tunes = study.config.tune_seeds * len(plan.learning_rates)
-    evals = study.config.eval_seeds
-    waves = -(-tunes // shape["size"]) + -(-evals // shape["size"])
+    runs, seconds = {"tune": 0, "eval": 0}, 0.0
+    arms = {arm.name: arm for arm in plan.arms}
+    for part in _parts(record, plan):
+        arm = arms[part.arm]
+        runs[part.phase] += len(part.keys(record))
+        steps = wave_count(record, [part]) * arm.replica.config.steps
+        seconds += steps * _step_seconds(plan, arm) * record["wave"]["packing"]
     programs = len({arm.replica for arm in plan.arms})
-    seconds = sum(
-        waves * arm.replica.config.steps * _step_seconds(plan, arm) * shape["packing"]
-        for arm in plan.arms
-    )
     minutes = (seconds + programs * _SECONDS_A_COMPILATION) / 60
-    arms, steps = len(plan.arms), plan.baseline.replica.config.steps
-    return arms, arms * tunes, arms * evals, steps, programs, minutes
+    steps = plan.baseline.replica.config.steps
+    return len(arms), runs["tune"], runs["eval"], steps, programs, minutes
 
 
 def _total(mine: list[tuple[TaskPlan, tuple]]) -> list[str]:
@@ -144,12 +147,13 @@ def _step_flops(plan: TaskPlan, arm) -> float:
     return 3 * flops * arm.replica.config.batch_size  # backward costs twice the forward
 
 
-def _petaflops(study: Study) -> float:
+def _petaflops(record: dict, study: Study) -> float:
     """Of training, for machines other than the one that minutes are estimated for."""
     total = 0.0
     for plan in study.tasks:
-        tunes = study.config.tune_seeds * len(plan.learning_rates)
-        for arm in plan.arms:
-            steps = (tunes + study.config.eval_seeds) * arm.replica.config.steps
+        arms = {arm.name: arm for arm in plan.arms}
+        for part in _parts(record, plan):
+            arm = arms[part.arm]
+            steps = len(part.keys(record)) * arm.replica.config.steps
             total += steps * _step_flops(plan, arm)
     return total / 1e15

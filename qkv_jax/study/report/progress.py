@@ -65,11 +65,10 @@ class Display:
             self._print_line(news)
         elif news.phase == "tune" and news.step and (news.task, news.arm) != self.tuning:
             self.tuning = news.task, news.arm
-            self._print(news, f"tuning {news.arm}")
+            self._print(news, f"{news.doing} {news.arm}")
 
     def _redraw(self, news: News) -> None:
-        doing = {"tune": "tuning", "eval": "evaluating"}[news.phase]
-        what = f"{news.task} · {doing} {news.arm}"
+        what = f"{news.task} · {news.doing} {news.arm}"
         self.bar.update(
             self.bar_task, description=what[:44], completed=self.work.share, left=self._time_left()
         )

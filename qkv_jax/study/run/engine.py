@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -18,10 +18,8 @@ from qkv_jax.runtime.files import json_text
 from qkv_jax.runtime.stopping import Interrupted, Watch
 from qkv_jax.study.measures import MEASURE_COLUMNS, measure
 from qkv_jax.study.plan import Arm, Study, TaskPlan
-from qkv_jax.study.protocol import selection
 from qkv_jax.study.protocol.breakdown import read_breakdown
-from qkv_jax.study.protocol.rounds import Part, run_key
-from qkv_jax.study.protocol.summary import MAX_ROUNDS
+from qkv_jax.study.protocol.rounds import Part, expected, rounds, wave_count
 from qkv_jax.study.record import KEY
 from qkv_jax.study.run.outcomes import summary_of
 from qkv_jax.study.run.rows import run_row
@@ -42,6 +40,7 @@ class Progress:
     task: str = ""
     arm: str = ""
     phase: str = ""
+    doing: str = ""  # see `Stage`
     step: int = 0  # of the wave in progress
     steps: int = 0
     waves_done: int = 0
@@ -119,21 +118,23 @@ class Engine:
         self._check_data()
         self.workdir.write_study(self.record)
         write_costs(self.study, self.workdir)
-        self.progress.waves_total = sum(
-            self._wave_count(plan, self.study.config.tune_seeds * len(plan.learning_rates))
-            + self._wave_count(plan, self.study.config.eval_seeds)
+        surely = {
+            (plan.name, found.name): wave_count(self.record, found.parts)
             for plan in self.study.tasks
-        )
+            for found in expected(self.record, plan.name)
+        }
+        self.progress.waves_total = sum(surely.values())
         for plan in self.study.tasks:
             self.stop_if_asked()
-            data = self._data(plan)
-            self._tune(plan, data)
-            rates = selection.choose_rates(self.record, self.runs)
-            for arm in plan.arms:
-                rate = float(rates.loc[(plan.name, arm.name), "learning_rate"])
-                self._evaluate(plan, arm, rate, data)
-                self._write_time()
-                self._tell(plan, arm, "eval", arm_finished=True)
+            self._data(plan)
+            for found in rounds(self.record, plan.name, lambda: self.runs):
+                if (plan.name, found.name) not in surely:
+                    self.progress.waves_total += wave_count(self.record, found.parts)
+                for part in found.parts:
+                    self.run_part(part)
+                    if part.phase == "eval":
+                        self._write_time()
+                        self._tell(part, arm_finished=True)
             self.populations.clear()  # compiled programs and data of this task
             self._write_measures(plan)
         self.record["complete"] = True
@@ -146,12 +147,27 @@ class Engine:
         Raises:
           Interrupted: as `run`.
         """
-        plan, arm = part.find(self.study)
+        plan, arm = self.study.find(part.task, part.arm)
         data = self._on_devices(plan)
-        if part.phase == "tune":
-            self._run(plan, arm, "tune", self.study.tune_runs(arm, part.rates), data)
-        else:
-            self._evaluate(plan, arm, part.rates[0], data)
+        for keys in part.waves(self.record):
+            self.stop_if_asked()  # where nothing is missing as well: there may be many of them
+            wave = [Run(rate, seed, arm.salt) for rate, seed in keys]
+            lacking = {key for key in keys if part.key(*key) not in self.done}
+            missing = [run for run, key in zip(wave, keys, strict=True) if key in lacking]
+            folder = self.workdir.wave_folder(plan.name, arm, part.phase, wave[0])
+            with WaveSaves(folder, wave, self.watch) as saves:
+                if missing:
+                    self._tell(part)
+                    finished = self._train(part, plan, arm, wave, data, saves)
+                    rows = [
+                        run_row(plan, arm, part.phase, run, done)
+                        for run, done in zip(wave, finished, strict=True)
+                        if run in missing
+                    ]
+                    self._add(rows)
+                saves.remove()  # of a wave that was over as well, when the process died
+            self.progress.waves_done += 1
+            self._tell(part, wave_finished=bool(missing))
 
     def summary(self, task: str) -> pd.DataFrame:
         """The summary of what has been run so far of a task."""
@@ -234,47 +250,6 @@ class Engine:
             for reference in plan.task.references(data)
         ]
 
-    def _tune(self, plan: TaskPlan, data: DeviceData) -> None:
-        rates: tuple[float, ...] = plan.learning_rates
-        for _ in range(MAX_ROUNDS):
-            for arm in plan.arms:
-                self._run(plan, arm, "tune", self.study.tune_runs(arm, rates), data)
-            rates = tuple(selection.extension_needed(self.record, self.runs, plan.name))
-            if not rates:
-                return
-            self.progress.waves_total += self._wave_count(
-                plan, self.study.config.tune_seeds * len(rates)
-            )
-        raise RuntimeError(f"{plan.name}: the grid of rates grows without an end, by {rates} now")
-
-    def _evaluate(self, plan: TaskPlan, arm: Arm, rate: float, data: DeviceData) -> None:
-        # Look by look, so that seeds added later make the waves they would have made then.
-        start = 0
-        for look in self.record["looks"]:
-            seeds = self.study.eval_seeds[start:look]
-            self._run(plan, arm, "eval", self.study.eval_runs(arm, rate, seeds), data)
-            start = look
-
-    def _run(self, plan: TaskPlan, arm: Arm, phase: str, runs: list[Run], data: DeviceData) -> None:
-        """Runs the waves that hold a missing run, whole: a wave always has the same members."""
-        for wave in self._waves(runs):
-            self.stop_if_asked()  # where nothing is missing as well: there may be many of them
-            missing = [run for run in wave if run_key(plan, arm, phase, run) not in self.done]
-            folder = self.workdir.wave_folder(plan.name, arm, phase, wave[0])
-            with WaveSaves(folder, wave, self.watch) as saves:
-                if missing:
-                    self._tell(plan, arm, phase)
-                    finished = self._train(plan, arm, phase, wave, data, saves)
-                    rows = [
-                        run_row(plan, arm, phase, run, done)
-                        for run, done in zip(wave, finished, strict=True)
-                        if run in missing
-                    ]
-                    self._add(rows)
-                saves.remove()  # of a wave that was over as well, when the process died
-            self.progress.waves_done += 1
-            self._tell(plan, arm, phase, wave_finished=bool(missing))
-
     def _add(self, rows: list[dict]) -> None:
         self.workdir.append_runs(rows)
         self.done |= {tuple(row[name] for name in KEY) for row in rows}
@@ -297,9 +272,9 @@ class Engine:
 
     def _train(
         self,
+        part: Part,
         plan: TaskPlan,
         arm: Arm,
-        phase: str,
         wave: list[Run],
         data: DeviceData,
         saves: WaveSaves,
@@ -307,20 +282,19 @@ class Engine:
         """One wave; None for every run of it if the program itself failed."""
         try:
             population = self._population(arm, data)
-            report = lambda step: self._tell(plan, arm, phase, step=step)
+            report = lambda step: self._tell(part, step=step)
             finished = population.train(
-                wave, test=phase == "eval", on_report=report, saves=saves
+                wave, test=part.phase == "eval", on_report=report, saves=saves
             )
         except Interrupted:
             self._write_time()
             raise
         except jax.errors.JaxRuntimeError as error:
-            self.workdir.write(
-                f"failures/{plan.name}/{arm.name}/{phase}_seed{wave[0].seed}.txt", str(error)
-            )
+            name = f"{part.phase}_seed{wave[0].seed}"
+            self.workdir.write(f"failures/{plan.name}/{arm.name}/{name}.txt", str(error))
             return [None] * len(wave)
         for done in finished:
-            self.workdir.save_run(plan.name, arm, phase, done)
+            self.workdir.save_run(plan.name, arm, part.phase, done)
         return finished
 
     def _population(self, arm: Arm, data: DeviceData) -> Population:
@@ -330,20 +304,15 @@ class Engine:
             self.populations[arm.replica] = Population(arm.replica, data, packing=packing)
         return self.populations[arm.replica]
 
-    def _waves(self, runs: list[Run]) -> Iterator[list[Run]]:
-        size = self.record["wave"]["size"]
-        yield from (runs[start : start + size] for start in range(0, len(runs), size))
-
-    def _wave_count(self, plan: TaskPlan, runs: int) -> int:
-        return len(plan.arms) * -(-runs // self.record["wave"]["size"])
-
-    def _tell(self, plan: TaskPlan, arm: Arm, phase: str, **news: Any) -> None:
+    def _tell(self, part: Part, **news: Any) -> None:
         fresh = {"step": 0, "wave_finished": False, "arm_finished": False} | news
+        _, arm = self.study.find(part.task, part.arm)
         self.progress = dataclasses.replace(
             self.progress,
-            task=plan.name,
-            arm=arm.name,
-            phase=phase,
+            task=part.task,
+            arm=part.arm,
+            phase=part.phase,
+            doing=part.stage.doing,
             steps=arm.replica.config.steps,
             **fresh,
         )

@@ -19,8 +19,7 @@ import pandas as pd
 from qkv_jax.config import ConfigError
 from qkv_jax.runtime.files import named
 from qkv_jax.study.plan import Arm, TaskPlan
-from qkv_jax.study.protocol.rounds import run_key
-from qkv_jax.study.rates import is_among
+from qkv_jax.study.protocol.rounds import rounds
 from qkv_jax.study.record import KEY, RUN_COLUMNS
 from qkv_jax.training.population import Finished, Run
 
@@ -78,35 +77,25 @@ def read_parts(folder: pathlib.Path) -> pd.DataFrame:
     return read_runs(files).drop_duplicates(list(KEY), ignore_index=True)
 
 
-def in_order(study: Mapping[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs in the order in which one process goes about a study.
+def in_order(record: Mapping[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs in the order in which one process goes about a study: look by look, task by task,
+    round by round, arm by arm. Rows of what the study does not have come last.
 
-    That is look by look; task by task; tuning on the declared rates arm by arm, then on each
-    extension of the grid, then evaluation arm by arm. Rows of what the study does not have come
-    last.
-
-    Args: study: the dict of study.json.
+    Args: record: the dict of study.json.
     """
-    rank = {
-        "task": _places(runs["task"], study["tasks"]),
-        "eval": (runs["phase"] == "eval").to_numpy(),
-        "arm": np.zeros(len(runs), int),
-        "extension": np.zeros(len(runs), int),
-    }
-    seeds = [*study.get("tune_seeds", ()), *study["eval_seeds"]]
-    look = np.searchsorted(study["looks"][:-1], runs["seed"].map(_places_of(study["eval_seeds"])),
-                           side="right")  # fmt: skip
-    rank["look"] = np.where(rank["eval"], look, 0)
-    for name, rows in runs.groupby("task", sort=False).indices.items():
-        if name not in study["tasks"]:
-            continue
-        task, tuned = study["tasks"][name], rows[~rank["eval"][rows]]
-        rank["arm"][rows] = _places(runs["arm"].iloc[rows], task["arms"])
-        rates = runs["learning_rate"].to_numpy()[tuned]
-        rank["extension"][tuned] = _extensions(rates, sorted(map(float, task["learning_rates"])))
-    keys = [rank[name] for name in ("look", "task", "eval", "extension", "arm")]
-    keys += [runs["learning_rate"].to_numpy(), _places(runs["seed"], seeds)]
-    return runs.iloc[np.lexsort(keys[::-1])].reset_index(drop=True)
+    places: dict[tuple, tuple] = {}
+    by_task = dict(iter(runs.groupby("task", sort=False)))
+    for number, task in enumerate(record["tasks"]):
+        mine = by_task.get(task, runs[:0])
+        for turn, found in enumerate(rounds(record, task, lambda mine=mine: mine)):
+            for place, part in enumerate(found.parts):
+                for look, block in enumerate(part.blocks(record)):
+                    for which, run in enumerate(block):
+                        places[part.key(*run)] = (look, number, turn, place, which)
+    last = (len(record.get("looks", ())) + 1,)
+    keys = list(runs[list(KEY)].itertuples(index=False, name=None))
+    order = sorted(range(len(keys)), key=lambda row: (places.get(keys[row], last), keys[row]))
+    return runs.iloc[order].reset_index(drop=True)
 
 
 def _rows(file: pathlib.Path) -> Iterator[list[Any]]:
@@ -140,34 +129,15 @@ def _drop_cut_row(file: pathlib.Path) -> None:
         os.truncate(file, whole)
 
 
-def _places(column: pd.Series, names: Iterable[Any]) -> np.ndarray:
-    """The place of each entry among the names; after all of them where it is none."""
-    places = _places_of(names)
-    return column.map(lambda name: places.get(name, len(places))).to_numpy(int)
-
-
-def _places_of(names: Iterable[Any]) -> dict[Any, int]:
-    return {name: place for place, name in enumerate(names)}
-
-
-def _extensions(rates: np.ndarray, declared: list[float]) -> np.ndarray:
-    """Which extension of a task's grid brought each rate, 0 if it was declared.
-
-    A side that is extended is extended in every round until it is done with, so the rounds are
-    counted from the declared grid outwards.
-    """
-    beyond = [rate for rate in np.unique(rates) if not is_among(rate, declared)]
-    below = np.array([rate for rate in beyond if rate < declared[0]])
-    above = np.array([rate for rate in beyond if rate > declared[-1]])
-    low = len(below) - np.searchsorted(below, rates)
-    return np.maximum(np.maximum(low, 0), np.searchsorted(above, rates, side="right"))
-
-
 def run_row(plan: TaskPlan, arm: Arm, phase: str, run: Run, done: Finished | None) -> dict:
     """The row of a run in runs.csv; None stands for one that failed."""
     outcome, steps = plan.task.outcome, arm.replica.config.steps
     row = {
-        **dict(zip(KEY, run_key(plan, arm, phase, run), strict=True)),
+        "task": plan.name,
+        "arm": arm.name,
+        "phase": phase,
+        "learning_rate": float(run.learning_rate),
+        "seed": run.seed,
         "status": "failed",
         "metric": outcome.metric,
         "value": float(outcome.failure_value),
