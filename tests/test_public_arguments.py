@@ -359,6 +359,7 @@ def config_cases():
             "dropout": [-0.1, 1.0, 1, float("nan"), "0.1", None, True],
             "dtype": [*word, "float16", jnp.float32], "implementation": [*NO_WORD, "cudnn"],
             "remat": word, "scan_layers": flag,
+            "scheme": ["tide", "", "no.such", "math.sqrt", 3, None],
         },
     )  # fmt: skip
     share = [-0.1, 1.0, float("nan"), "0.1", None, True]

@@ -48,7 +48,7 @@ RUN = {
     "checkpoint_steps": (),
 }
 ABLATE_FLAGS = (
-    "--workdir, --plan, --config, --accept_changes, --max_hours, --checkpoint_minutes, --launcher, "
+    "--workdir, --plan, --accept_changes, --config, --max_hours, --checkpoint_minutes, --launcher, "
     "--status, --part, "
     "--slurm_partition, --slurm_account, --slurm_gpus, --slurm_cpus, --slurm_hours, "
     "--slurm_parallel, --slurm_retries, --slurm_setup, --slurm_option, --slurm_poll"

@@ -237,12 +237,11 @@ NO_PATHS = {  # flags whose texts name no file
     "coordinator", "slurm_partition", "slurm_account", "slurm_setup", "slurm_option", "config",
 }  # fmt: skip
 TELL = """
-import experiments.cli.entry as door
+import experiments.cli.entry as entry
 def tell(*_):
-    from absl import flags
-    found = {name[2:]: flags.FLAGS[name[2:]].parser for name in door._own_flags()}
+    found = {flag.name: flag.parser for flag in entry._own_flags()}
     print(json.dumps({name: parser.flag_type() for name, parser in found.items()}))
-door.enter = door.enter_one = tell
+entry.enter = entry.enter_one = tell
 """
 
 
@@ -310,7 +309,7 @@ def test_what_somebody_else_wrote_is_not_written_over(name, flag, arguments, com
 def test_a_page_of_its_own_is_written_anew(command, place):
     """And so is one that was left unfinished."""
     own = place / "own.html"
-    head = (ROOT / "qkv_jax/analysis/templates/explain.html.jinja").read_text()[:1000]
+    head = (ROOT / "qkv_jax/explain/explain.html.jinja").read_text()[:1000]
     own.write_text(head)
     code, _, err = command("explain", "--html=own.html")
     assert (code, err) == (0, "")

@@ -18,9 +18,9 @@ PLACES = jnp.arange(LENGTH)[None]
 
 def test_every_rule_hides_what_it_says_and_they_join():
     """Against the rules written out, pair by pair, in every combination."""
-    queries, keys = np.array([[3, 0, 1], [1, 1, 4]]), np.array([[0, 1, 2, 3]])
-    valid = np.array([[True, True, True, False]])
-    documents = (np.array([[0, 0, 1], [0, 1, 1]]), np.array([[0, 0, 1, 1]]))
+    queries, keys = jnp.array([[3, 0, 1], [1, 1, 4]]), jnp.array([[0, 1, 2, 3]])
+    valid = jnp.array([[True, True, True, False]])
+    documents = (jnp.array([[0, 0, 1], [0, 1, 1]]), jnp.array([[0, 0, 1, 1]]))
     mask = draw(1, 2, 2, 3, 4) > 0
     rules = {
         "is_causal": (True, lambda b, n, t, s: keys[0, s] <= queries[b, t]),

@@ -85,7 +85,7 @@ def test_tuning_of_any_grid_ends_within_its_rounds_and_names_every_run(grid, ran
     table = pd.DataFrame(columns=RUN_COLUMNS)
     seen = []
     for _ in range(MAX_REPEATS + 3):
-        *_, last = rounds(record, "one", lambda: table)
+        *_, last = rounds(record, "one", lambda table=table: table)
         seen.append(last.name)
         if last.name == "evaluate":
             break
