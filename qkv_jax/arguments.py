@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Collection
 from typing import Any
 
-from qkv_jax.config import ConfigError
+from qkv_jax.config import ConfigError, nearest
 
 
 def whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
@@ -78,7 +78,7 @@ def instance(name: str, value: Any, kind: type | tuple[type, ...]) -> Any:
 def word(name: str, value: Any, allowed: Collection[str]) -> str:
     """One of some words."""
     if not isinstance(value, str) or value not in allowed:
-        raise ConfigError(name, value, f"allowed: {', '.join(allowed)}")
+        raise ConfigError(name, value, nearest(value, allowed))
     return value
 
 

@@ -67,7 +67,7 @@ def build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
 
 def settle(config: Any) -> None:
     """Gives every field of a frozen dataclass the kind of its annotation, as `build` does, where
-    one is made without `build`. Which words a field allows is left to `require_choice`.
+    one is made without `build`.
 
     Raises:
       ConfigError: naming the first field that is of another kind.
@@ -126,13 +126,6 @@ def require_range(config: Any, name: str, low: float, high: float) -> None:
         raise ConfigError(name, value, f"must be at least {low} and below {high}")
 
 
-def require_choice(config: Any, name: str, allowed: Iterable[str]) -> None:
-    """Refuses strings that are not in the list."""
-    value, allowed = getattr(config, name), tuple(allowed)
-    if value not in allowed:
-        raise ConfigError(name, value, nearest(value, allowed))
-
-
 def nearest(name: Any, allowed: Iterable[str]) -> str:
     """What is allowed, after the one of it that may have been meant."""
     allowed = list(allowed)
@@ -163,8 +156,7 @@ def convert(hint: Any, value: Any, path: str) -> Any:
     elif origin is typing.Literal:
         if isinstance(value, str) and value in args:
             return value
-        meant = nearest(value, args).partition("allowed")[0]
-        raise ConfigError(path, value, f"{meant}must be {_describe(hint)}")
+        raise ConfigError(path, value, nearest(value, args))
     elif origin is tuple and isinstance(value, (list, tuple)):
         return tuple(convert(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
     elif origin in (dict, Mapping) and isinstance(value, Mapping):
@@ -219,20 +211,10 @@ def first_difference(known: Any, asked: Any, path: str = "") -> str:
 
 def _settled(config: Any, field: dataclasses.Field) -> Any:
     try:
-        return convert(_without_words(field.type), getattr(config, field.name), field.name)
+        return convert(field.type, getattr(config, field.name), field.name)
     except ConfigError as error:  # of an item: the field's own name
         name = error.field.partition("[")[0]
         raise ConfigError(name, error.given, error.allowed) from None
-
-
-def _without_words(hint: Any) -> Any:
-    """The annotation with `str` for each Literal."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return str
-    if origin in (typing.Union, types.UnionType):
-        return typing.Union[tuple(_without_words(option) for option in args)]  # noqa: UP007
-    return hint
 
 
 def _describe(hint: Any) -> str:

@@ -14,7 +14,6 @@ from qkv_jax.arrays import require_array
 from qkv_jax.config import (
     ConfigError,
     build,
-    require_choice,
     require_kinds,
     require_positive,
     shown,
@@ -22,7 +21,6 @@ from qkv_jax.config import (
 from qkv_jax.model.adapters import Adapters
 from qkv_jax.model.dot_product import (
     FORMATS,
-    IMPLEMENTATIONS,
     Implementation,
     attend,
     attention_weights,
@@ -31,7 +29,6 @@ from qkv_jax.model.dot_product import (
 )
 from qkv_jax.model.masks import visible
 from qkv_jax.model.positions import (
-    POSITIONS,
     Positions,
     Positions2D,
     RelativeBias,
@@ -100,11 +97,7 @@ class MultiHeadAttention(nn.Module):
     def __post_init__(self):
         require_kinds(self, MultiHeadAttention)
         require_positive(self, "num_heads", "num_kv_heads", "head_dim", "latent_dim")
-        require_choice(self, "positions", POSITIONS)
-        require_choice(self, "implementation", IMPLEMENTATIONS)
         scheme_class(self.scheme)
-        if isinstance(self.scale, str):
-            require_choice(self, "scale", ("sqrt", "learned_per_head"))
         require_positive(self, *(() if isinstance(self.scale, str) else ("scale",)))
         super().__post_init__()
 

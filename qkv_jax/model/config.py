@@ -4,17 +4,17 @@ import contextlib
 import dataclasses
 from typing import Literal
 
+from qkv_jax import arguments
 from qkv_jax.config import (
     ConfigError,
     require_32_bits,
-    require_choice,
     require_positive,
     require_range,
     settle,
 )
 from qkv_jax.model.adapters import PRESETS, Adapters
-from qkv_jax.model.dot_product import IMPLEMENTATIONS, unsupported
-from qkv_jax.model.positions import POSITIONS, Positions
+from qkv_jax.model.dot_product import Implementation, unsupported
+from qkv_jax.model.positions import Positions
 from qkv_jax.model.projections import LATENT, check_scheme
 from qkv_jax.model.schemes import scheme_class
 from qkv_jax.tie import Tie, TieError, parse_schedule
@@ -59,7 +59,7 @@ class ModelConfig:
     embedding_norm: bool = False  # a norm after stem and positions, as in BERT
     dropout: float = 0.0  # share of what each block adds that is left out in training
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; parameters are float32
-    implementation: str = "auto"  # of attention: auto, einsum, xla, cudnn
+    implementation: Implementation = "auto"  # of attention: auto, einsum, xla, cudnn
     # What the forward pass leaves to be computed again in the backward pass (Chen et al. 2016):
     # nothing; all of a block but its input; or all but its input and its matrix products.
     remat: Literal["none", "block", "dots"] = "none"
@@ -75,13 +75,6 @@ class ModelConfig:
         if self.layers > _MOST_LAYERS:
             raise ConfigError("layers", self.layers, f"must be at most {_MOST_LAYERS}")
         require_range(self, "dropout", 0.0, 1.0)
-        require_choice(self, "positions", POSITIONS)
-        require_choice(self, "implementation", IMPLEMENTATIONS)
-        require_choice(self, "mlp", ("gelu", "gelu_exact", "relu", "swiglu"))
-        require_choice(self, "norm", ("layer", "rms"))
-        require_choice(self, "norm_position", ("pre", "post"))
-        require_choice(self, "dtype", ("float32", "bfloat16"))
-        require_choice(self, "remat", ("none", "block", "dots"))
         scheme_class(self.scheme)
         self._check_scale()
         if self.preset:
@@ -145,12 +138,12 @@ class ModelConfig:
             with contextlib.suppress(ValueError):  # a number given on the command line
                 object.__setattr__(self, "scale", float(self.scale))
         if isinstance(self.scale, str):
-            require_choice(self, "scale", ("sqrt", "learned_per_head"))
+            arguments.word("scale", self.scale, ("sqrt", "learned_per_head"))
         else:
             require_positive(self, "scale")
 
     def _apply_preset(self) -> None:
-        require_choice(self, "preset", PRESETS)
+        arguments.word("preset", self.preset, PRESETS)
         tie, adapters = PRESETS[self.preset]
         sets = f"preset {self.preset!r} sets it; leave it out"
         with contextlib.suppress(TieError):  # another writing of the same tie

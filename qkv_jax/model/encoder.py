@@ -9,7 +9,7 @@ X, the tensor that ties speak of, is what attention receives: additive positions
 pre-norm, after the norm. Parameters are float32; the layers compute in the config's `dtype`.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,6 @@ from qkv_jax import arguments
 from qkv_jax.arrays import require_array, require_below
 from qkv_jax.config import (
     ConfigError,
-    require_choice,
     require_kinds,
     require_positive,
 )  # fmt: skip
@@ -59,7 +58,6 @@ class Encoder(nn.Module):
         require_kinds(self, Encoder)
         arguments.whole("classes", self.classes)
         require_positive(self, "max_length")
-        require_choice(self, "readout", get_args(Readout))
         super().__post_init__()
 
     @nn.compact

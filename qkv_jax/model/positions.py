@@ -17,7 +17,6 @@ from qkv_jax import arguments
 from qkv_jax.arrays import require_array, require_below
 from qkv_jax.config import (
     ConfigError,
-    require_choice,
     require_kinds,
     require_positive,
 )
@@ -106,7 +105,6 @@ class AddPositions(nn.Module):
 
     def __post_init__(self):
         require_kinds(self, AddPositions)
-        require_choice(self, "kind", POSITIONS)
         require_positive(self, "max_length")
         super().__post_init__()
 

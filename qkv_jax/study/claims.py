@@ -12,7 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from qkv_jax.config import ConfigError, build, require_choice, require_positive
+from qkv_jax import arguments
+from qkv_jax.config import ConfigError, build, require_positive, settle
 from qkv_jax.study.measures import MEASURES
 from qkv_jax.tasks import Task
 
@@ -44,18 +45,19 @@ class Evidence:
     control: bool = False  # must come out as expected for the claim to have a verdict at all
 
     def __post_init__(self):
+        settle(self)
         require_positive(self, "margin")
         absolute = self.measure or self.level is not None
         allowed = ("above", "below", *["equivalent"] * bool(self.measure)) if absolute else (
             "worse", "better", "equivalent",
         )  # fmt: skip
-        require_choice(self, "expect", allowed)
+        arguments.word("expect", self.expect, allowed)
         if (self.near is None) != (self.far is None):
             raise ConfigError("near", self.near, "near and far are given together")
         if self.near is not None and self.near >= self.far:
             raise ConfigError("near", self.near, f"must be below far = {self.far}")
         if self.measure:
-            require_choice(self, "measure", MEASURES)
+            arguments.word("measure", self.measure, MEASURES)
             if self.margin is None:
                 raise ConfigError("margin", None, "evidence from a measure states its own")
         other = {"against": self.against, "near": self.near, "level": self.level}

@@ -3,13 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from qkv_jax.config import (
     ConfigError,
     require_32_bits,
-    require_choice,
     require_positive,
+    settle,
 )
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.study.axes import is_number
@@ -41,13 +41,13 @@ class StudyConfig:
     packing: int | None = None  # replicas a device; by default chosen for the backend
 
     def __post_init__(self):
+        settle(self)
         require_positive(self, "tune_seeds", "eval_seeds", "packing")
         require_32_bits(self)
         if self.tune_seeds > _FIRST_TUNE_SEED:
             raise ConfigError("tune_seeds", self.tune_seeds, f"at most {_FIRST_TUNE_SEED}")
         if self.packing is not None and self.packing > _MOST_PACKED:
             raise ConfigError("packing", self.packing, f"at most {_MOST_PACKED} replicas a device")
-        require_choice(self, "match", get_args(costs.Match))
         if self.eval_seeds > _FIRST_TUNE_SEED:
             allowed = f"at most {_FIRST_TUNE_SEED}: tuning seeds start there"
             raise ConfigError("eval_seeds", self.eval_seeds, allowed)

@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from qkv_jax.config import ConfigError, require_choice, require_positive, settle
+from qkv_jax.config import ConfigError, require_positive, settle
 from qkv_jax.model.blocks import BLOCKS
 from qkv_jax.tasks import Batch, Data
 from qkv_jax.tasks.streaming import BatchStream, next_batches
@@ -62,7 +62,6 @@ class MeshConfig:
 
     def __post_init__(self):
         settle(self)
-        require_choice(self, "by", ("jit", "pmap"))
         given = [axis for axis in AXES if getattr(self, axis) == _REST]
         if len(given) > 1:
             raise ConfigError(given[1], _REST, f"only one axis can take what is left: {given[0]}")

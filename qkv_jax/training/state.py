@@ -16,7 +16,6 @@ from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray, UInt32
 from qkv_jax.config import (
     ConfigError,
     require_32_bits,
-    require_choice,
     require_positive,
     require_range,
     settle,
@@ -53,7 +52,6 @@ class TrainConfig:
         require_positive(self, "accumulate")
         require_32_bits(self)
         require_range(self, "warmup", 0.0, 1.0)
-        require_choice(self, "decay", ("linear", "cosine", "constant"))
         for name in ("beta1", "beta2"):
             require_range(self, name, 0.0, 1.0)
         require_range(self, "weight_decay", 0.0, float("inf"))

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from qkv_jax import arguments
 from qkv_jax.arrays import require_array
-from qkv_jax.config import ConfigError, require_choice, settle, shown
+from qkv_jax.config import ConfigError, settle, shown
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks import Batch, Data, Task
 from qkv_jax.training.state import (
@@ -43,7 +43,6 @@ class Replica:
 
     def __post_init__(self):
         settle(self)
-        require_choice(self, "moments", get_args(Moments))
 
     def check_platform(self, platform: str | None = None) -> None:
         """Refuses a model that a platform (`cpu`, `gpu`, `tpu`; by default the one of this process)

@@ -164,11 +164,11 @@ OVERRIDES = {
     "model.dropout=much": "model.dropout: given 'much'; must be a number",
     "study.learning_rates=abc": "study.learning_rates[0]: given 'abc'; must be a number",
     # Words that are not in the list.
-    "study.match=parms": "study.match: given 'parms'; did you mean 'params'? must be one of none, "
+    "study.match=parms": "study.match: given 'parms'; did you mean 'params'? allowed: none, "
                          "params, flops",
-    "model.positions=rotory": "model.positions: given 'rotory'; did you mean 'rotary'? must be one "
-                              "of none, sinusoidal, learned, rotary, relative, alibi",
-    "train.decay=linaer": "train.decay: given 'linaer'; did you mean 'linear'? must be one of "
+    "model.positions=rotory": "model.positions: given 'rotory'; did you mean 'rotary'? allowed: "
+                              "none, sinusoidal, learned, rotary, relative, alibi",
+    "train.decay=linaer": "train.decay: given 'linaer'; did you mean 'linear'? allowed: "
                           "linear, cosine, constant",
     "tasks.one.kind=revers": "tasks.one.kind: given 'revers'; did you mean 'reverse'? allowed: "
                              f"{KINDS}",

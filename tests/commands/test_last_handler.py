@@ -338,7 +338,7 @@ def test_none_can_be_given_where_a_field_is_optional(command):
     for given, line in [
         ("model.width=None", "model.width: given 'None'; must be a whole number"),
         ("model.mlp=None",
-         "model.mlp: given 'None'; must be one of gelu, gelu_exact, relu, swiglu"),
+         "model.mlp: given 'None'; allowed: gelu, gelu_exact, relu, swiglu"),
         ("seed=None", "seed: given 'None'; must be a whole number"),
     ]:  # fmt: skip
         assert command(*run, f"--config.{given}") == [2, "", f"error: {line}\n"]

@@ -331,17 +331,17 @@ def test_a_schedule_under_jit_is_the_examples_of_its_keys():
     [
         ("swap", {"length": 7}, "length: given 7; must be even, to have two halves"),
         ("copy", {"symbols": 2}, "symbols: given 2; must be at least 3, to tell splits apart"),
-        ("relation", {"ask": "me"}, "ask: given 'me'; must be one of named, namer, either"),
+        ("relation", {"ask": "me"}, "ask: given 'me'; allowed: named, namer, either"),
         ("relation", {"ask": "namer", "length": 2}, "length: given 2; must be at least 3 for ask "
                                                     "= 'namer'"),
         ("relation", {"ask": "either", "length": 5}, "length: given 5; must be even for ask = "
                                                      "'either'"),
-        ("recall", {"form": "apart"}, "form: given 'apart'; must be one of interleaved, joint"),
+        ("recall", {"form": "apart"}, "form: given 'apart'; allowed: interleaved, joint"),
         ("recall", {"keys": 7}, "keys: given 7; must be at least pairs = 8"),
         ("recall", {"queries": 9}, "queries: given 9; must be at most pairs = 8"),
         ("recall", {"pairs": 0}, "pairs: given 0; must be a whole number above 0"),
         ("recall", {"values": 2}, "values: given 2; must be at least 3, to tell splits apart"),
-        ("retrieval", {"by": "name"}, "by: given 'name'; must be one of place, place_either, "
+        ("retrieval", {"by": "name"}, "by: given 'name'; allowed: place, place_either, "
                                       "content"),
         ("retrieval", {"max_distance": 32}, "max_distance: given 32; must be below length = 32"),
         ("retrieval", {"by": "place_either", "max_distance": 16},

@@ -159,7 +159,7 @@ def test_characters_are_whole_however_a_text_is_cut(chunk, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "options", "said"),
     [
-        ("masked_bytes", {"encoding": "utf8"}, "encoding: given 'utf8'; must be one of bytes"),
+        ("masked_bytes", {"encoding": "utf8"}, "encoding: given 'utf8'; allowed: bytes"),
         ("masked_bytes", {"files": ("a",), "dataset": "b"},
          "dataset: given 'b'; name files or a data set, not both"),
         ("masked_tokens", {"vocabulary": 256},
@@ -171,7 +171,7 @@ def test_characters_are_whole_however_a_text_is_cut(chunk, monkeypatch):
         ("text_classification", {"files": ("a.txt",)}, "given 'a.txt'; must end in .csv or .tsv"),
         ("text_classification", {"files": ("a.csv",)}, "cannot be read: No such file or directory"),
         ("text_classification", {"files": ("a.csv",), "tokenizer": "words"},
-         "tokenizer: given 'words'; must be one of bytes, bpe"),
+         "tokenizer: given 'words'; allowed: bytes, bpe"),
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_are_refused(kind, options, said):

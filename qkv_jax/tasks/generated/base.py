@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from qkv_jax.config import ConfigError, require_choice, require_positive
+from qkv_jax.config import ConfigError, require_positive, settle
 from qkv_jax.tasks.base import Batch, Data, Outcome, Task, keys_schedule
 
 Split = Literal["train", "validation", "test"]
@@ -72,10 +72,10 @@ class Generated(Task):
     margin: float = 0.01
 
     def __post_init__(self):
+        settle(self)
         require_positive(self, "validation_examples", "test_examples", "threshold")
         if self.threshold > 1:
             raise ConfigError("threshold", self.threshold, "is an accuracy, at most 1")
-        require_choice(self, "outcome_kind", ("mean", "solve"))
         self.outcome  # noqa: B018  (its own checks)
 
     @property

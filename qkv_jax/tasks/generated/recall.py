@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qkv_jax.config import ConfigError, require_choice, require_positive
+from qkv_jax.config import ConfigError, require_positive
 from qkv_jax.model.stems import TokenStem
 from qkv_jax.tasks.base import Reference, register
 from qkv_jax.tasks.generated.base import (
@@ -49,7 +49,6 @@ class Recall(Generated):
         require_symbols(self, "values")
         super().__post_init__()
         require_positive(self, "pairs", "queries")
-        require_choice(self, "form", ("interleaved", "joint"))
         if self.keys < self.pairs:
             raise ConfigError("keys", self.keys, f"must be at least pairs = {self.pairs}")
         if self.queries > self.pairs:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from qkv_jax.config import ConfigError, require_choice
+from qkv_jax.config import ConfigError
 from qkv_jax.model.stems import TokenStem
 from qkv_jax.tasks.base import register
 from qkv_jax.tasks.generated.base import (
@@ -54,7 +54,6 @@ class Relation(FixedLength):
     def __post_init__(self):
         require_symbols(self, "labels")
         super().__post_init__()
-        require_choice(self, "ask", _TITLES)
         if self.names < self.length:
             raise ConfigError("names", self.names, f"must be at least length = {self.length}")
         if self.ask == "namer" and self.length < 3:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from qkv_jax.config import ConfigError, require_choice, require_positive
+from qkv_jax.config import ConfigError, require_positive
 from qkv_jax.model.stems import TokenStem
 from qkv_jax.tasks.base import Breakdown, register
 from qkv_jax.tasks.generated.base import (
@@ -65,7 +65,6 @@ class Retrieval(FixedLength):
     def __post_init__(self):
         require_symbols(self, "symbols")
         super().__post_init__()
-        require_choice(self, "by", _TITLES)
         require_positive(self, "max_distance", "queries")
         sides = 2 if self.by == "place_either" else 1
         if sides * self.max_distance >= self.length:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qkv_jax.config import ConfigError, require_choice, require_positive
+from qkv_jax.config import ConfigError, require_positive, settle
 from qkv_jax.model.stems import PatchStem
 from qkv_jax.tasks import overlap, sources
 from qkv_jax.tasks.base import Data, Outcome, Task, epoch_schedule, keys_schedule, register
@@ -48,8 +48,8 @@ class ImageTask(Task):
     device_limit_bytes: int = DEVICE_LIMIT
 
     def __post_init__(self):
+        settle(self)
         require_positive(self, "patch", "device_limit_bytes")
-        require_choice(self, "augment", augmentation.DRAWS)
         height, width, _ = self.shape
         if height % self.patch or width % self.patch:
             side = f"side, {height}" if height == width else f"sides, {height} and {width}"

@@ -12,7 +12,7 @@ import re
 import jax.numpy as jnp
 import numpy as np
 
-from qkv_jax.config import ConfigError, require_choice, require_positive, require_range
+from qkv_jax.config import ConfigError, require_positive, require_range, settle
 from qkv_jax.model.stems import TextStem
 from qkv_jax.tasks import overlap, sources
 from qkv_jax.tasks.base import Data, Outcome, Reference, Task, epoch_schedule, register
@@ -22,7 +22,6 @@ from qkv_jax.tasks.text import hub_datasets
 from qkv_jax.tasks.text.tables import Labelled, read_table
 from qkv_jax.tasks.text.tokenizers import (
     BYTES,
-    TOKENIZERS,
     TokenizerName,
     check_vocabulary,
     make_tokenizer,
@@ -65,8 +64,8 @@ class TextClassification(Task):
     device_limit_bytes: int = DEVICE_LIMIT
 
     def __post_init__(self):
+        settle(self)
         require_positive(self, "length", "vocabulary", "device_limit_bytes")
-        require_choice(self, "tokenizer", TOKENIZERS)
         check_vocabulary(self.tokenizer, self.vocabulary)
         require_range(self, "validation", 0.0, 1.0)
         require_range(self, "test", 0.0, 1.0 - self.validation)

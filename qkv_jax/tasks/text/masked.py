@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from qkv_jax.config import ConfigError, require_choice, require_positive, require_range
+from qkv_jax.config import ConfigError, require_positive, require_range, settle
 from qkv_jax.model.stems import TokenStem
 from qkv_jax.tasks import overlap, sources
 from qkv_jax.tasks.base import Batch, Outcome, Task, keys_schedule, register
@@ -51,10 +51,10 @@ class MaskedBytes(Task):
     device_limit_bytes: int = DEVICE_LIMIT
 
     def __post_init__(self):
+        settle(self)
         sizes = ("length", "validation_examples", "test_examples", "device_limit_bytes")
         require_positive(self, *sizes)
         require_range(self, "masked", 1 / self.length, 1.0)
-        require_choice(self, "encoding", ("bytes", "utf-8"))
         if self.files and self.dataset:
             raise ConfigError("dataset", self.dataset, "name files or a data set, not both")
         if self.files:

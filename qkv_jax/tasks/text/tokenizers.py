@@ -12,7 +12,6 @@ import numpy as np
 
 from qkv_jax.config import ConfigError
 
-TOKENIZERS = ("bytes", "bpe")
 TokenizerName = Literal["bytes", "bpe"]
 BYTES = 256
 # GPT-2's cut into words (Radford et al. 2019) for bytes seen as Latin-1 characters: those from 128
