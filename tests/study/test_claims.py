@@ -149,7 +149,7 @@ def test_all_evidence_is_one_family():
 def test_failed_runs_rule_out_within_the_margin():
     claims = {"1": {"text": "so.", "evidence": {"one": worse("b")}}}
     table, _ = ledger(claims, SCORES, status={("b", "tied", 2): "diverged"})
-    assert table["outcome"][0] == "open" and "runs failed" in table["note"][0]
+    assert table["outcome"][0] == "open" and "runs failed" in str(table["note"][0])
 
 
 def test_what_no_test_can_tell_apart_is_open_with_its_reason():
@@ -161,7 +161,7 @@ def test_what_no_test_can_tell_apart_is_open_with_its_reason():
     def found(study, runs):
         nothing = lambda *_: None
         table, _ = write_ledger(study, claims, runs, nothing, {}, nothing)
-        return table.loc[0, ["outcome", "finding", "note"]].tolist()
+        return table.loc[0, ["outcome", "finding", "note"]].map(str).tolist()
 
     assert found(study, runs) == ["open", "undecided (same scores)", ""]
     twins = study | {"tasks": study["tasks"] | {"b": study["tasks"]["b"] | {

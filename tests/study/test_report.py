@@ -14,6 +14,7 @@ from rich.console import Console
 from qkv_jax.output import formats, style
 from qkv_jax.study.protocol import grids
 from qkv_jax.study.protocol.summary import seed_scores, summarise
+from qkv_jax.study.protocol.verdict import Verdict
 from qkv_jax.study.report import headlines, sentences, wording
 from qkv_jax.study.report.figures.cost_quality import non_dominated
 from qkv_jax.study.report.figures.heat import heat_columns
@@ -114,7 +115,7 @@ def test_no_sentence_says_more_than_its_verdict(full):
     for task in study["tasks"]:
         verdicts = summary[summary.task == task].set_index("arm")["verdict"]
         for finding in sentences.task_findings(study, summary, task):
-            kinds = {wording.kind(verdicts[arm]) for arm in finding.arms}
+            kinds = {verdicts[arm].kind for arm in finding.arms}
             assert kinds == {finding.kind}
             words = finding.text.replace("nor equivalence", "").replace("show equivalence", "")
             for word, kind in (
@@ -126,11 +127,11 @@ def test_no_sentence_says_more_than_its_verdict(full):
                 assert (word in words.lower()) == (finding.kind == kind), finding.text
 
 
-def row(**values):
+def row(verdict="worse", **values):
     base = {"arm": "K=V", "tie": "K=V", "role": "arm", "n": 6, "margin": 0.02, "p_holm": 0.0004,
             "p_equivalence": 1.0, "alpha_look": 0.025, "delta": 0.31, "delta_low": 0.27,
-            "delta_high": 0.35, "verdict": "worse"}  # fmt: skip
-    return base | values
+            "delta_high": 0.35}  # fmt: skip
+    return base | values | {"verdict": Verdict.read(verdict)}
 
 
 def test_sentences_read_as_they_should():
@@ -361,7 +362,7 @@ def test_the_table_of_a_family_says_what_the_summary_says(grid):
         cells = rows[arm][6:]
         for cell, task in zip(cells, study["tasks"], strict=True):
             row = by.loc[(arm, task)]
-            sign = wording.SIGNS[wording.kind(row["verdict"])]
+            sign = wording.SIGNS[row["verdict"].kind]
             delta = formats.number(row["delta"], 3, signed=True)
             assert cell.strip(" |") == f"{row['mean']:.3f} ({sign} {delta})"
     got = grids.average(study, seed_scores(study, runs), list(study["tasks"]), "copies")
@@ -386,7 +387,7 @@ def test_findings_of_a_family_name_every_arm_once_and_count_its_cells(grid):
     assert sorted(a for f in found for a in f.arms) == ["K=V", "copies", "placebo"]
     for finding in found:
         for arm in finding.arms:
-            kinds = {wording.kind(cells[arm]["verdict"]) for cells in rows.values()}
+            kinds = {cells[arm]["verdict"].kind for cells in rows.values()}
             assert kinds == {finding.kind} if finding.kind != "mixed" else len(kinds) > 1
     worse = next(f for f in found if f.kind == "worse")
     assert worse.text == "Worse than separate in all 4 cells: copies."

@@ -205,9 +205,9 @@ def _judge(scenario: Scenario, simulated: SimulatedStudy) -> list[float | bool]:
     arm = {name: summary[name].to_numpy()[1:] for name in summary.columns}
     best = scenario.effects()[1:]
     at_rate = true_mean[1:] - true_mean[0]
-    verdict = arm["verdict"]
-    claim = (verdict == "worse") * 1 - (verdict == "better") * 1
-    equivalent = verdict == "equivalent"
+    kinds = np.array([verdict.kind for verdict in arm["verdict"]])
+    claim = (kinds == "worse") * 1 - (kinds == "better") * 1
+    equivalent = kinds == "equivalent"
     null, apart = best == 0, np.abs(best) >= scenario.margin - 1e-9
     apart_at_rate = np.abs(at_rate) >= scenario.margin - 1e-9
     low, high = arm["delta_low"].astype(float), arm["delta_high"].astype(float)

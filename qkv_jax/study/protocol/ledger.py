@@ -10,6 +10,7 @@ test: it is read off every seed.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,23 +18,37 @@ import pandas as pd
 from qkv_jax.study.claims import Claim, Evidence
 from qkv_jax.study.protocol import inference
 from qkv_jax.study.protocol.inference import Level
-from qkv_jax.study.protocol.summary import evaluations, lost_words, program_of
+from qkv_jax.study.protocol.summary import evaluations, program_of
+from qkv_jax.study.protocol.verdict import (
+    ALL_FAILED,
+    BETTER,
+    EDGE,
+    FEW_SEEDS,
+    SAME_PROGRAM,
+    UNDECIDED,
+    WORSE,
+    Note,
+    Notes,
+    Verdict,
+    What,
+)
 from qkv_jax.study.rates import same_rate
 
-FOR, AGAINST, OPEN = "for", "against", "open"
+Outcome = Literal["for", "against", "open"]  # of a piece of evidence, for its claim
+FOR, AGAINST, OPEN = get_args(Outcome)
 LEDGER_COLUMNS = (
     "claim", "evidence", "control", "task", "arm", "against", "expect", "outcome", "finding", "n",
     "effect", "effect_low", "effect_high", "margin", "unit", "p_value", "p_holm", "p_equivalence",
     "seeds_to_decide", "note",
 )  # fmt: skip
-# What `inference.compare_means` calls its arms, said of an effect, which may be of anything.
+# What a verdict of `inference.compare_means` comes to, said of an effect, which may be of anything.
 _FINDINGS = {"worse": "positive", "better": "negative", "equivalent": "within the margin"}
-# What each finding says of each expectation; any other leaves it open.
-_POSITIVE = {"positive": FOR, "negative": AGAINST, "within the margin": AGAINST}
-_NEGATIVE = {"positive": AGAINST, "negative": FOR, "within the margin": AGAINST}
+# What each kind of verdict says of each expectation; any other leaves it open.
+_POSITIVE = {"worse": FOR, "better": AGAINST, "equivalent": AGAINST}
+_NEGATIVE = {"worse": AGAINST, "better": FOR, "equivalent": AGAINST}
 _OUTCOMES = {
     "worse": _POSITIVE, "above": _POSITIVE, "better": _NEGATIVE, "below": _NEGATIVE,
-    "equivalent": {"positive": AGAINST, "negative": AGAINST, "within the margin": FOR},
+    "equivalent": {"worse": AGAINST, "better": AGAINST, "equivalent": FOR},
 }  # fmt: skip
 
 # (task, arm) -> test scores [seeds, examples], or None.
@@ -48,7 +63,7 @@ class Judgement:
 
     claim: str
     text: str
-    verdict: str
+    verdict: Literal["supported", "refuted", "depends", "undecided"]
     why: str
 
 
@@ -60,14 +75,15 @@ class _Effect:
     minus: np.ndarray
     margin: float
     unit: str
-    notes: list[str]
+    notes: list[Note]
     level: float | None = None  # to be reached by every seed: no test
     regret_down: float = 0.0  # how much lower the effect may be at the best learning rates
     regret_up: float = 0.0
     error: float = 0.0  # squared standard error that the test set leaves
     failed: bool = False
     edge: bool = False
-    alike: list[str] = dataclasses.field(default_factory=list)  # why no test could tell, by task
+    # Why no test could tell, by task; None where one can.
+    alike: list[Verdict | None] = dataclasses.field(default_factory=list)
 
 
 def write_ledger(
@@ -142,8 +158,8 @@ def _add_measure(effect: _Effect, entry: Evidence, task: str, sign: int, sources
     effect.unit = ""
     if entry.null is not None and not np.isnan(untrained).all():
         # A reader must see whether training has any part in it.
-        values = [f"{np.nanmean(some):.2f}" for some in (trained, untrained)]
-        effect.notes.append(f"{values[0]} on {task}, {values[1]} before training")
+        values = np.nanmean(trained), task, np.nanmean(untrained)
+        effect.notes.append(Note(What.BEFORE_TRAINING, values))
     _note_failures(effect, task, (entry.arm,), sources)
 
 
@@ -174,9 +190,7 @@ def _add_difference(effect: _Effect, entry: Evidence, task: str, sign: int, sour
     _note_failures(effect, task, pair, sources)
     twins = len({program_of(spec, name) for name in pair}) == 1
     all_failed = arm.lost and rival.lost
-    effect.alike.append(
-        inference.SAME_PROGRAM if twins else inference.ALL_FAILED if all_failed else ""
-    )
+    effect.alike.append(SAME_PROGRAM if twins else ALL_FAILED if all_failed else None)
     effect.error += sum(np.nan_to_num(inference.sampling_error(*part)) ** 2 for part in parts)
     # No doubt where both sides chose alike: what one may have lost, so has the other.
     if not same_rate(arm.rate, rival.rate):
@@ -208,8 +222,8 @@ def _note_failures(effect: _Effect, task: str, arms: Sequence[str], sources) -> 
     if any(sources.tables[task, arm].edge for arm in arms):
         effect.edge = True
     for arm in arms:
-        if sources.tables[task, arm].lost:
-            effect.notes.append(lost_words(arm, sources.tables[task, arm].lost))
+        if lost := sources.tables[task, arm].lost:
+            effect.notes.append(Note(What.LOST, (arm, lost, lost)))
 
 
 def _regret(run, difference: np.ndarray, sources, task: str) -> float:
@@ -227,11 +241,13 @@ def _check(effect: _Effect) -> dict:
     over = effect.plus - effect.minus
     n, delta, _ = inference.moments(over)
     seen = over[~np.isnan(over)]
-    word = "undecided (few seeds)" if n < inference.MIN_SEEDS else "undecided"
+    verdict = FEW_SEEDS if n < inference.MIN_SEEDS else UNDECIDED
     if n >= inference.MIN_SEEDS and len({*(seen >= 0)}) == 1:
-        word = "positive" if seen[0] >= 0 else "negative"
+        verdict = WORSE if seen[0] >= 0 else BETTER
     blank = dict.fromkeys(("delta_low", "delta_high", "p_value", "p_holm", "p_equivalence"), np.nan)
-    return {"finding": word, "n": n, "delta": delta / effect.margin, "seeds_to_decide": "", **blank}
+    return blank | {
+        "verdict": verdict, "n": n, "delta": delta / effect.margin, "seeds_to_decide": "",
+    }  # fmt: skip
 
 
 def _test(effects: list[_Effect], level: Level) -> list[dict]:
@@ -252,29 +268,40 @@ def _test(effects: list[_Effect], level: Level) -> list[dict]:
         regret_base=np.array([e.regret_up for e in effects]) / margins,
         margin=1.0, level=level, higher_is_better=False,
     )  # fmt: skip
-    found = result.pop("verdict")
-    result["finding"] = found = np.array([_FINDINGS.get(w, w) for w in found], object)
+    found = result["verdict"]
     for i, effect in enumerate(effects):
         if doubtful[i]:
-            effect.notes.append(
-                f"would be '{found[i]}', but for doubt about the choice of learning rates"
-            )
-            found[i] = "undecided"
+            effect.notes.append(Note(What.DOUBT, (_finding(found[i]),)))
+            found[i] = UNDECIDED
         if effect.failed:
-            effect.notes.append("runs failed, which rules out 'equivalent'")
+            effect.notes.append(Note(What.FAILED_NOT_EQUIVALENT))
         if coarse[i]:
-            effect.notes.append("margin is under twice the sampling error of the test set")
+            effect.notes.append(Note(What.COARSE))
         if effect.edge:
-            effect.notes.append("a best learning rate is at the edge of the grid")
-            found[i] = "undecided (edge)"
+            effect.notes.append(Note(What.EDGE_OF_SOME))
+            found[i] = EDGE
         if effect.alike and all(effect.alike) and result["n"][i]:
             found[i] = effect.alike[0]
             result["seeds_to_decide"][i] = ""
     return [{key: column[i] for key, column in result.items()} for i in range(len(effects))]
 
 
+def _finding(verdict: Verdict) -> str:
+    return _FINDINGS.get(verdict.kind) or str(verdict)
+
+
+def read_finding(cell: str) -> Verdict:
+    """The verdict on an effect that a cell of claims.csv stands for.
+
+    Raises:
+      ConfigError: if it stands for none.
+    """
+    kinds = {finding: kind for kind, finding in _FINDINGS.items()}
+    return Verdict.read(kinds.get(cell, cell))
+
+
 def _row(key: str, name: str, entry: Evidence, effect: _Effect, test: dict, study: dict) -> dict:
-    finding = test["finding"]
+    verdict = test["verdict"]
     against = "" if entry.measure else entry.against or study["baseline"]
     if entry.level is not None:
         against = f"{entry.level:g}"
@@ -283,14 +310,14 @@ def _row(key: str, name: str, entry: Evidence, effect: _Effect, test: dict, stud
     return {
         "claim": key, "evidence": name, "control": entry.control,
         "task": " − ".join(entry.tasks), "arm": entry.arm, "against": against,
-        "expect": entry.expect, "outcome": _OUTCOMES[entry.expect].get(finding, OPEN),
-        "finding": finding, "n": test["n"], "effect": test["delta"] * effect.margin,
+        "expect": entry.expect, "outcome": _OUTCOMES[entry.expect].get(verdict.kind, OPEN),
+        "finding": _finding(verdict), "n": test["n"], "effect": test["delta"] * effect.margin,
         "effect_low": test["delta_low"] * effect.margin,
         "effect_high": test["delta_high"] * effect.margin,
         "margin": effect.margin, "unit": effect.unit,
         "p_value": test["p_value"], "p_holm": test["p_holm"],
         "p_equivalence": test["p_equivalence"], "seeds_to_decide": test["seeds_to_decide"],
-        "note": "; ".join(effect.notes),
+        "note": Notes(effect.notes),
     }  # fmt: skip
 
 

@@ -18,6 +18,18 @@ import pandas as pd
 from qkv_jax.study.protocol import inference
 from qkv_jax.study.protocol.inference import Level
 from qkv_jax.study.protocol.selection import MAX_EXTENSIONS, _by_arm, _Choice, _choices, steps_of
+from qkv_jax.study.protocol.verdict import (
+    ALL_FAILED,
+    BASELINE,
+    EDGE,
+    PENDING,
+    SAME_PROGRAM,
+    SAME_SCORES,
+    UNDECIDED,
+    Note,
+    Notes,
+    What,
+)
 from qkv_jax.study.rates import same_rate
 
 COSTS = (
@@ -31,7 +43,6 @@ COLUMNS = (
     "delta_low_simultaneous", "delta_high_simultaneous", "seeds_to_decide", "sampling_error",
     "steps_to_solve_low", "steps_to_solve_high", "n_failed", "look", "alpha_look", "note", NOISE,
 )  # fmt: skip
-LOST = "failed at every rate tried"
 MAX_ROUNDS = 1 + 2 * MAX_EXTENSIONS  # of tuning: the declared grid, then a rate or more each
 
 
@@ -79,8 +90,8 @@ def summarise(
     """One row per task and arm: outcome, difference from the baseline, verdict, cost.
 
     Evaluates what there is: missing runs leave an arm with fewer seeds (n, and the verdict
-    "undecided (few seeds)" under five), an arm without evaluation runs has n = 0, NaN and
-    verdict "". Only runs at the chosen rate and on the seeds of the current look are read.
+    `FEW_SEEDS` under five), an arm without evaluation runs has n = 0, NaN and the verdict
+    `PENDING`. Only runs at the chosen rate and on the seeds of the current look are read.
 
     Args:
       study, runs: study.json and runs.csv.
@@ -92,7 +103,8 @@ def summarise(
       95 % intervals, `delta_*_simultaneous` hold for all arms of the task at the level of the
       look; p_holm and p_equivalence are Holm-adjusted and are to be compared with `alpha_look`.
       `step_time_noise` is how far the placebo's `step_time_ratio` is from the 1 that it must be.
-      `seeds_to_decide` is text: "" (does not apply), a number, or ">100".
+      `seeds_to_decide` is text: "" (does not apply), a number, or ">100". `verdict` is a `Verdict`
+      and `note` `Notes`.
     """
     table = _by_arm(study, runs)
     chosen = _choices(study, table)
@@ -148,11 +160,6 @@ def _evaluations(study, name, table, chosen):
     return values, steps, status, rates
 
 
-def lost_words(arm: str, runs: int) -> str:
-    """What is said of an arm of which every run failed."""
-    return f"{arm} {LOST} ({runs} of {runs})"
-
-
 def _lost(table, name, arm, status) -> int:
     """How many runs an arm has, evaluation with the status that is given, if every one failed."""
     evaluated = [word for word in status if word]
@@ -195,8 +202,8 @@ def _summarise_task(study, name, table, chosen, level, costs, examples) -> list[
             dict(
                 task=name, arm=arm, tie=spec["tie"], role=spec["role"], baseline=base,
                 learning_rate=rates[arm].learning_rate, edge=rates[arm].edge,
-                margin=task.get("margin"), look=level.look, alpha_look=level.alpha, note="",
-                seeds_to_decide="", verdict="baseline" if arm == base else "",
+                margin=task.get("margin"), look=level.look, alpha_look=level.alpha, note=Notes(),
+                seeds_to_decide="", verdict=BASELINE if arm == base else PENDING,
                 **{key: column[row] for key, column in columns.items()},
                 **{key: math.nan if cost.get(key) is None else cost[key] for key in COSTS},
                 step_time_noise=noise,
@@ -214,7 +221,7 @@ def _compare(study, name, rows, others, rates, values, solved, level, examples, 
     task, base = study["tasks"][name], study["baseline"]
     home = list(task["arms"]).index(base)
     margin = task.get("margin") if task["kind"] == "mean" else None
-    notes: list[list[str]] = [[] for _ in others]
+    notes: list[list[Note]] = [[] for _ in others]
     refuse = np.zeros(len(others), bool)
     reference = examples(name, base) if examples is not None else None
     failed = [rows[row]["n_diverged"] + rows[row]["n_failed"] for row in others]
@@ -227,17 +234,16 @@ def _compare(study, name, rows, others, rates, values, solved, level, examples, 
             rows[row]["sampling_error"] = error
             if margin is not None and margin < 2 * error:
                 refuse[i] = True
-                notes[i].append("margin is under twice the sampling error of the test set")
+                notes[i].append(Note(What.COARSE))
         if failed[i] or failed_base or failed_placebo:
             # Rare failures make the mean's t-distribution a fiction just where it matters. The
             # placebo is the baseline again: if it can fail, so can the baseline.
             refuse[i] = refuse[i] or margin is not None
             if not lost[row]:
-                out = ", which rules out 'equivalent'" if margin else ""
-                notes[i].append(f"runs failed{out}")
+                notes[i].append(Note(What.FAILED_NOT_EQUIVALENT if margin else What.FAILED))
         for place in (row, home):
             if lost[place]:
-                notes[i].append(lost_words(rows[place]["arm"], lost[place]))
+                notes[i].append(Note(What.LOST, (rows[place]["arm"], lost[place], lost[place])))
     result = inference.compare_means(
         values[others], values[home], margin=margin, level=level,
         higher_is_better=task["higher_is_better"], refuse_equivalence=refuse,
@@ -259,31 +265,30 @@ def _compare(study, name, rows, others, rates, values, solved, level, examples, 
             higher_is_better=task["higher_is_better"],
         )  # fmt: skip
         for i in np.flatnonzero(doubtful):
-            word, result["verdict"][i] = result["verdict"][i], "undecided"
-            notes[i].append(f"would be '{word}', but for doubt about the choice of learning rates")
+            notes[i].append(Note(What.DOUBT, (result["verdict"][i],)))
+            result["verdict"][i] = UNDECIDED
     pairs = result.pop("n")
     if task["kind"] == "solve":
         if solved is None:
             raise ValueError(f"task {name!r} has outcome 'solve' but no threshold")
-        alike = result["verdict"] == inference.SAME_SCORES
+        alike = result["verdict"] == SAME_SCORES
         result.update(inference.compare_solved(solved[others], solved[home], level=level))
         result.pop("n")
-        alike &= result["verdict"] == "undecided"
-        result["verdict"][alike] = inference.SAME_SCORES
+        alike &= result["verdict"] == UNDECIDED
+        result["verdict"][alike] = SAME_SCORES
         result["seeds_to_decide"][alike] = ""
     for i, row in enumerate(others):
         rows[row].update({key: column[i] for key, column in result.items()})
         if pairs[i] and (rates[base].edge or rates[rows[row]["arm"]].edge):
-            whose = "" if rates[rows[row]["arm"]].edge else "the baseline's "
-            notes[i].append(f"{whose}best learning rate is at the edge of the grid")
+            own = rates[rows[row]["arm"]].edge
+            notes[i].append(Note(What.EDGE if own else What.EDGE_OF_BASELINE))
             if pairs[i] >= inference.MIN_SEEDS:
-                rows[row].update(verdict="undecided (edge)", seeds_to_decide="")
+                rows[row].update(verdict=EDGE, seeds_to_decide="")
         twin = program_of(task, rows[row]["arm"]) == program_of(task, base)
         if pairs[i] and (twin or (lost[row] and lost[home])):
-            reason = inference.SAME_PROGRAM if twin else inference.ALL_FAILED
-            rows[row].update(verdict=reason, seeds_to_decide="")
+            rows[row].update(verdict=SAME_PROGRAM if twin else ALL_FAILED, seeds_to_decide="")
         if 0 < pairs[i] < len(study["eval_seeds"]):
-            notes[i].append(f"{pairs[i]} of {len(study['eval_seeds'])} seeds so far")
+            notes[i].append(Note(What.SO_FAR, (pairs[i], len(study["eval_seeds"]))))
         if len(task["learning_rates"]) < 2:
-            notes[i].append("one learning rate, not tuned")
-        rows[row]["note"] = "; ".join(notes[i])
+            notes[i].append(Note(What.UNTUNED))
+        rows[row]["note"] = Notes(notes[i])

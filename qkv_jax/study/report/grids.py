@@ -74,7 +74,7 @@ def verdict_counts(rows: dict) -> dict[str, collections.Counter]:
     counts: dict[str, collections.Counter] = {}
     for cell in rows.values():
         for arm, row in cell.items():
-            counts.setdefault(arm, collections.Counter())[wording.kind(row["verdict"])] += 1
+            counts.setdefault(arm, collections.Counter())[row["verdict"].kind] += 1
     return counts
 
 
@@ -140,7 +140,7 @@ def _cell(spec, row, digits) -> dict:
     """Mean, verdict mark, and the difference (the seeds solved, where that is the outcome)."""
     if row is None or not row.get("n"):
         return {"mean": formats.MISSING, "change": "", "kind": "pending"}
-    kind = wording.kind(row["verdict"])
+    kind = row["verdict"].kind
     change = f"{wording.SIGNS[kind]} " if kind not in ("baseline", "pending") else ""
     if spec["kind"] == "solve":
         change += f"{row.get('n_solved', 0):.0f}/{row['n']:.0f}"

@@ -3,11 +3,11 @@
 import itertools
 
 from qkv_jax.output import formats
-from qkv_jax.study.protocol import inference
-from qkv_jax.study.protocol.summary import LOST
+from qkv_jax.study.protocol.verdict import SAME_PROGRAM, Note, Verdict, What
 from qkv_jax.study.report import wording
 from qkv_jax.study.report.sentences import is_tie
 
+_SAID = (What.FAILED, What.EDGE, What.EDGE_OF_BASELINE)  # of an arm, in a warning of its own
 _NAMED = 8  # changes that the page names; study.json has all
 
 
@@ -17,12 +17,12 @@ def overview(study: dict, summary) -> list[str]:
     lines = _answer(study, summary)
     if len(tasks) < 2:
         return lines
-    verdicts_of: dict[str, list[str]] = {}
+    verdicts_of: dict[str, list[Verdict]] = {}
     for task in tasks:
         for arm, row in wording.task_rows(study, summary, task).items():
             if row["role"] == "arm":
                 verdicts_of.setdefault(arm, []).append(row["verdict"])
-    kinds = {arm: list(map(wording.kind, words)) for arm, words in verdicts_of.items()}
+    kinds = {arm: [verdict.kind for verdict in given] for arm, given in verdicts_of.items()}
     everywhere = {arm: k for arm, k in kinds.items() if len(k) == len(tasks)}
     count, nouns = formats.small(len(tasks)), wording.task_words(study)
     on, noun = ("in", "cell") if nouns == "cells" else ("on", "task")
@@ -34,7 +34,7 @@ def overview(study: dict, summary) -> list[str]:
             lines.append(f"{on.title()} all {count} {nouns} {words}: {formats.join(arms)}.")
     if not any("better" in k for k in kinds.values()):
         lines.append(f"No arm was shown to be better than {base} {on} any {noun}.")
-    same = [arm for arm, words in verdicts_of.items() if set(words) == {inference.SAME_PROGRAM}]
+    same = [arm for arm, given in verdicts_of.items() if set(given) == {SAME_PROGRAM}]
     if same:
         lines.append(f"The program of {base} under another name: {formats.join(same)}.")
     undecided = [
@@ -55,7 +55,7 @@ def _answer(study, summary) -> list[str]:
             overrides = study["arms"][row["arm"]].get("overrides") or {}
             plain = row["role"] == "arm" and wording.only_tie(overrides)
             if plain and is_tie(row, "copies"):
-                titles.setdefault(wording.kind(row["verdict"]), []).append(task)
+                titles.setdefault(row["verdict"].kind, []).append(task)
     titles.pop("pending", None)
     if not titles:
         return []
@@ -112,15 +112,15 @@ def warnings(study: dict, runs, summary) -> list[str]:
                 f"the best learning rate is at the edge of the grid for {formats.join(edge)}; "
                 "the true optimum may lie beyond, so there is no verdict.",
             )
-        noted: dict[str, list[str]] = {}
+        noted: dict[Note, list[str]] = {}
         for arm, row in rows.items():
-            for said in filter(None, str(row.get("note", "")).split("; ")):
-                if "edge" not in said and said != "runs failed":
-                    noted.setdefault(said, []).append(arm)
-        for said, arms in noted.items():
+            for remark in row.get("note", ()):
+                if remark.what not in _SAID:
+                    noted.setdefault(remark, []).append(arm)
+        for remark, arms in noted.items():
             # Who failed is in the words; it stands in the rows of all that are compared with it.
-            of = "" if LOST in said else f": {formats.join(arms)}"
-            note(task, f"{said}{of}.")
+            of = "" if remark.what is What.LOST else f": {formats.join(arms)}"
+            note(task, f"{remark}{of}.")
     return [
         f"{formats.join(wording.places(study, tasks))}: {text}"
         for (_, text), tasks in found.items()

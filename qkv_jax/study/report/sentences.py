@@ -7,14 +7,14 @@ undecided arm is one for which neither a difference nor equivalence could be sho
 import dataclasses
 
 from qkv_jax.output import formats
-from qkv_jax.study.protocol import inference
+from qkv_jax.study.protocol.verdict import UNDECIDED
 from qkv_jax.study.report import wording
 from qkv_jax.tie import Tie, TieError
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One sentence, the arms it speaks of, and the family of its verdict for the chip."""
+    """One sentence, the arms it speaks of, and the kind of its verdict for the chip."""
 
     kind: str
     text: str
@@ -54,15 +54,15 @@ def is_tie(row: dict, tie: str) -> bool:
 
 def _grouped(study, spec, rows, group, baseline, prefix):
     rows = [row for row in rows.values() if wording.role_group(row) == group]
-    words = list(dict.fromkeys(row["verdict"] for row in rows))
+    given = dict.fromkeys(row["verdict"] for row in rows)
     order = {kind: place for place, kind in enumerate(_ORDER)}
     found = []
-    for word in sorted(words, key=lambda w: order.get(wording.kind(w), 9)):
-        same = [row for row in rows if row["verdict"] == word]
-        if len(same) <= _SINGLY and wording.kind(word) != "pending":
+    for verdict in sorted(given, key=lambda verdict: order.get(verdict.kind, 9)):
+        same = [row for row in rows if row["verdict"] == verdict]
+        if len(same) <= _SINGLY and verdict.kind != "pending":
             found += [arm_finding(study, spec, row, baseline, prefix) for row in same]
         else:
-            found.append(_group_finding(study, spec, same, word, baseline, prefix))
+            found.append(_group_finding(study, spec, same, verdict, baseline, prefix))
     return found
 
 
@@ -81,7 +81,7 @@ def subject(study: dict, row: dict) -> str:
 
 def arm_finding(study, spec, row, baseline, prefix="") -> Finding:
     """The sentence about one arm."""
-    kind = wording.kind(row["verdict"])
+    kind = row["verdict"].kind
     who = prefix + subject(study, row)
     solving = spec["kind"] == "solve"
     tell = _pending if kind == "pending" else _solve_sentence if solving else _mean_sentence
@@ -116,7 +116,7 @@ def _mean_sentence(study, spec, row, baseline, who):
     if row.get("delta") is None:
         return f"{who}: {row['verdict']}, without a difference to report."
     verb, size, span = _amount(spec, row)
-    unit, base, kind = wording.unit_words(spec), study["baseline"], wording.kind(row["verdict"])
+    unit, base, kind = wording.unit_words(spec), study["baseline"], row["verdict"].kind
     interval = f"95 % interval {span}" if span else "no interval: all seeds differ alike"
     detail = f"{interval}; {row['verdict']}, Holm {wording.p_equals(row.get('p_holm'))}"
     if kind in ("better", "worse"):
@@ -137,22 +137,20 @@ def _mean_sentence(study, spec, row, baseline, who):
     return text + " " + _undecided(study, spec, row)
 
 
+_REASONS = {
+    "same program": "This is the program of {base} under another name: there is nothing to decide.",
+    "same scores": "The same numbers as {base} at every seed: is it the same program?",
+    "ceiling": "Every seed of both, {base} too, scored one value: this task cannot tell.",
+    "all failed": "No run came through, nor did one of {base}: there is nothing to compare.",
+    "edge": "A best learning rate lies at the edge of the grid, so no verdict is given.",
+    "few seeds": "Fewer than five paired seeds allow no verdict.",
+}
+
+
 def _undecided(study, spec, row) -> str:
     """Why there is no verdict, and what it would take."""
-    word = row["verdict"]
-    base = study["baseline"]
-    if word == inference.SAME_PROGRAM:
-        return f"This is the program of {base} under another name: there is nothing to decide."
-    if word == inference.SAME_SCORES:
-        return f"The same numbers as {base} at every seed: is it the same program?"
-    if word == inference.CEILING:
-        return f"Every seed of both, {base} too, scored one value: this task cannot tell."
-    if word == inference.ALL_FAILED:
-        return f"No run came through, nor did one of {base}: there is nothing to compare."
-    if "edge" in word:
-        return "A best learning rate lies at the edge of the grid, so no verdict is given."
-    if "few" in word:
-        return "Fewer than five paired seeds allow no verdict."
+    if row["verdict"].reason:
+        return _REASONS[row["verdict"].reason].format(base=study["baseline"])
     seeds = wording.seeds_words(row)
     plan = f"; it would take {seeds} to decide" if seeds else ""
     if spec["kind"] == "solve" or not row.get("margin"):
@@ -174,14 +172,14 @@ def _solve_sentence(study, spec, row, baseline, who):
         f"{who} solves the task on {_solved(row)} seeds, {study['baseline']} on "
         f"{_solved(baseline)} ({span}{row['verdict']}, exact McNemar test, Holm {p})."
     )
-    if wording.kind(row["verdict"]) == "undecided":
+    if row["verdict"].kind == "undecided":
         text += " " + _undecided(study, spec, row)
     return text
 
 
-def _group_finding(study, spec, rows, word, baseline, prefix):
+def _group_finding(study, spec, rows, verdict, baseline, prefix):
     """Several arms of one verdict in one sentence, those that cost most last."""
-    kind, base, count = wording.kind(word), study["baseline"], formats.small(len(rows))
+    kind, base, count = verdict.kind, study["baseline"], formats.small(len(rows))
     unit = wording.unit_words(spec)
     metric = unit.removeprefix("in ")
     rows = sorted(rows, key=lambda row: wording.cost(row, spec) or 0)
@@ -197,9 +195,9 @@ def _group_finding(study, spec, rows, word, baseline, prefix):
     elif spec["kind"] == "solve":
         of = f"{base}: {_solved(baseline)} seeds solve the task"
         if kind in ("better", "worse"):
-            text = f"{count} {what} are {word} than {base} at solving ({of}; {largest}): {named}."
+            text = f"{count} {what} are {kind} than {base} at solving ({of}; {largest}): {named}."
         else:
-            text = f"{count} {what} are {word} ({of}): {named}. {_why_group(study, spec, rows)}"
+            text = f"{count} {what} are {verdict} ({of}): {named}. {_why_group(study, spec, rows)}"
     elif kind in ("better", "worse"):
         verb = "cost" if kind == "worse" else "gain"
         text = (
@@ -214,9 +212,8 @@ def _group_finding(study, spec, rows, word, baseline, prefix):
         )
     else:
         text = (
-            f"{count} {what} are {word}; measured cost{negative} in {metric} with 95 % intervals: "
-            f"{named}. "
-            f"{_why_group(study, spec, rows)}"
+            f"{count} {what} are {verdict}; measured cost{negative} in {metric} with 95 % "
+            f"intervals: {named}. {_why_group(study, spec, rows)}"
         )
     return Finding(kind, text[0].upper() + text[1:], arms)
 
@@ -248,7 +245,7 @@ def _item(spec, row, kind):
 
 def placebo_finding(study, spec, row, baseline) -> Finding:
     """The placebo's verdict and what it means for the rest."""
-    kind, word, base = wording.kind(row["verdict"]), row["verdict"], study["baseline"]
+    kind, base = row["verdict"].kind, study["baseline"]
     who = f"The {row['arm']} ({base} against itself, with other initial values)"
     if kind == "pending":
         return Finding(kind, f"{who} has no result.", (row["arm"],))
@@ -262,11 +259,11 @@ def placebo_finding(study, spec, row, baseline) -> Finding:
         end = "as it should"
     elif kind in ("better", "worse"):
         end = "as happens by chance in at most one study in twenty: read the rest with care"
-    elif word == "undecided":
+    elif row["verdict"] == UNDECIDED:
         end = "as it may: no difference was shown"
         seeds = wording.seeds_words(row)
         if row.get("margin") and spec["kind"] == "mean":
             end += ", though it would take " + seeds + " to show equivalence" if seeds else ""
     else:
         end = "so it says nothing about the method here"
-    return Finding(kind, f"{who} came out {word} ({size}), {end}.", (row["arm"],))
+    return Finding(kind, f"{who} came out {row['verdict']} ({size}), {end}.", (row["arm"],))

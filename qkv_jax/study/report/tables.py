@@ -31,8 +31,8 @@ def _rows(rows, cells) -> list[dict]:
             "group": wording.role_group(row),
             "role": row["role"],
             "cells": cells(row),
-            "verdict": row["verdict"] or "no result",
-            "kind": wording.kind(row["verdict"]),
+            "verdict": str(row["verdict"]) or "no result",
+            "kind": row["verdict"].kind,
         }
         for arm, row in sorted(rows.items(), key=lambda item: wording.role_group(item[1]))
     ]

@@ -6,6 +6,7 @@ from rich.text import Text
 
 from qkv_jax.output import formats
 from qkv_jax.study.protocol.grids import families, family_of
+from qkv_jax.study.protocol.verdict import UNDECIDED
 from qkv_jax.study.report import wording
 from qkv_jax.study.report.grids import verdict_counts
 
@@ -168,12 +169,11 @@ def _seeds(row):
 
 
 def _verdict(row):
-    kind = wording.kind(row["verdict"])
+    kind = row["verdict"].kind
     if kind == "pending":
         return Text(formats.PENDING, style="dim")
-    word, reason = row["verdict"], wording.reason(row["verdict"])
-    text = f"{wording.SIGNS[kind]} {reason or word}"
-    seeds = row.get("seeds_to_decide") if word == "undecided" else None
+    text = f"{wording.SIGNS[kind]} {row['verdict'].reason or kind}"
+    seeds = row.get("seeds_to_decide") if row["verdict"] == UNDECIDED else None
     if seeds is not None:
         text += f" ({seeds})" if str(seeds).startswith(">") else f" (~{seeds})"
     return Text(text, style=_STYLES[kind])

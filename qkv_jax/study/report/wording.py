@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from qkv_jax.output.formats import MISSING, PENDING, integer, known
+from qkv_jax.study.protocol import verdict
 
 # Two ways beside colour to tell verdicts apart: a sign and a word.
 SIGNS = {
@@ -20,17 +21,6 @@ SIGNS = {
     "pending": PENDING,
     "mixed": "±",  # of several cells, never a verdict
 }
-
-
-def kind(verdict) -> str:
-    """The family of a verdict: better, worse, equivalent, undecided, baseline or pending."""
-    word = str(verdict).split(" ")[0] if known(verdict) else ""
-    return word if word in SIGNS else "pending"
-
-
-def reason(verdict: str) -> str:
-    """Why a verdict is open, "edge" of "undecided (edge)"; empty where it does not say."""
-    return verdict.partition(" (")[2].removesuffix(")")
 
 
 
@@ -51,7 +41,7 @@ def task_rows(study: dict, summary, task: str) -> dict[str, dict]:
         spec = study["arms"][arm]
         base = {"arm": arm, "tie": spec["tie"], "role": spec["role"], "task": task}
         rows[arm] = base | found.get(arm, {})
-        rows[arm].setdefault("verdict", "")
+        rows[arm].setdefault("verdict", verdict.PENDING)
     return rows
 
 

@@ -153,4 +153,4 @@ def _spoken(spec, row) -> str:
         value = f"{row.get('n_solved', 0):.0f} of {row.get('n', 0):.0f} seeds"
     else:
         value = formats.number(row.get("delta"), wording.decimals(spec), signed=True)
-    return f"{row['arm']} {value} {row['verdict'] or 'no result'}"
+    return f"{row['arm']} {value} {str(row['verdict']) or 'no result'}"

@@ -54,7 +54,7 @@ def cost_quality(study: dict, summary, task: str):
 
 
 def _verdict_legend(figure, rows, x):
-    kinds = [k for k in style.MARKERS if k in {wording.kind(row["verdict"]) for row in rows}]
+    kinds = [k for k in style.MARKERS if k in {row["verdict"].kind for row in rows}]
     handles = [
         Line2D([], [], ls="", marker=style.MARKERS[k], ms=6, mfc="white", mew=1.2,
                mec=style.COLOURS[k], label=k)
@@ -106,7 +106,7 @@ def _scatter(axes, points, rows, spec, width, height):
         column.sort(key=lambda p: p[1])
         spread = style.spread([y for _, y, _ in column], 0.155 * inch, low - room, high + room)
         for (x, y, arm), at in zip(column, spread, strict=True):
-            kind = wording.kind(rows[arm]["verdict"])
+            kind = rows[arm]["verdict"].kind
             colour, on_front = style.COLOURS[kind], arm in front
             axes.plot(x, y, style.MARKERS[kind], ms=6.5, mfc=colour if on_front else "white",
                       mec=colour, mew=1.2, zorder=3)  # fmt: skip

@@ -20,11 +20,11 @@ def _panels(study, rows):
 
 
 def _colour(row):
-    return style.COLOURS[wording.kind(row["verdict"])]
+    return style.COLOURS[row["verdict"].kind]
 
 
 def _title(axes, arm, row):
-    kind = wording.kind(row["verdict"])
+    kind = row["verdict"].kind
     sign = "" if kind in ("pending", "baseline") else f" {wording.SIGNS[kind]}"
     style_ = "italic" if wording.role_group(row) else "normal"
     weight = "bold" if kind == "baseline" else "normal"

@@ -72,7 +72,7 @@ def forest(study: dict, summary, task: str):
     axes.text(0, _ROW, key, color=style.SOFT, **columns)
     for arm, y in places:
         row = rows[arm]
-        kind = wording.kind(row["verdict"])
+        kind = row["verdict"].kind
         colour = style.COLOURS[kind]
         if row.get("delta") is None:
             axes.text(1.03, y, "no result yet", color=style.FAINT, **columns)
@@ -154,7 +154,7 @@ def solving(study: dict, summary, task: str):
     )
     for arm, y in places:
         row = rows[arm]
-        kind = wording.kind(row["verdict"])
+        kind = row["verdict"].kind
         look = {"color": style.COLOURS[kind], "zorder": 3}
         marker = style.MARKERS[kind]
         n = row.get("n", 0)
@@ -170,8 +170,10 @@ def solving(study: dict, summary, task: str):
             steps.plot(ends, (y, y), lw=2.4, **look)
             steps.plot(row["steps_to_solve"], y, marker, ms=6, mec="white", mew=0.7,
                        clip_on=False, **look)  # fmt: skip
-        verdict = f"{wording.SIGNS[kind]} {row['verdict']}" if row["verdict"] else formats.PENDING
-        steps.text(1.05, y, verdict, transform=steps.get_yaxis_transform(), va="center",
+        text = formats.PENDING
+        if kind != "pending":
+            text = f"{wording.SIGNS[kind]} {row['verdict']}"
+        steps.text(1.05, y, text, transform=steps.get_yaxis_transform(), va="center",
                    fontsize=8, color=style.COLOURS[kind], fontweight="bold")  # fmt: skip
     for axes in (share, steps):
         axes.set_ylim(-height + _ROW / 2, _ROW / 2)

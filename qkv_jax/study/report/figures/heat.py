@@ -62,7 +62,7 @@ def heat(study: dict, summary, scores, tasks: Sequence[str]):
                 if formats.known(got["delta"]):
                     face = colour_map(spec)(norm(got["delta"]))
                 if len(cells) == 1 and arm in rows[cells[0]]:
-                    kind = wording.kind(rows[cells[0]][arm]["verdict"])
+                    kind = rows[cells[0]][arm]["verdict"].kind
                     text = f"{wording.SIGNS[kind]} {text}"
                     if kind == "undecided" and face != "white":
                         face = tuple(1 - 0.35 * (1 - part) for part in face)

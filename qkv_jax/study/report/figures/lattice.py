@@ -96,7 +96,7 @@ def _panel(figure, axes, study, summary, task, width, height):
 
 def _node(axes, at, tie, row, value, norm, spec):
     x, y = at
-    kind = "absent" if row is None else wording.kind(row["verdict"])
+    kind = "absent" if row is None else row["verdict"].kind
     face, ink = "white", style.INK
     if row is not None and kind != "baseline" and value is not None:
         face = colour_map(spec)(norm(value))
@@ -141,7 +141,7 @@ def _value(row, baseline, spec):
 def _shown(row, spec):
     if spec["kind"] == "solve":
         return f"{row.get('n_solved', 0):.0f}/{row['n']:.0f}" if row.get("n") else formats.PENDING
-    if wording.kind(row["verdict"]) == "baseline":
+    if row["verdict"].kind == "baseline":
         return formats.number(row.get("mean"), wording.decimals(spec))
     if row.get("delta") is None:
         return formats.PENDING

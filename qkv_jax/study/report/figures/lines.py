@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from qkv_jax.output import formats, style
 from qkv_jax.study.protocol import grids
+from qkv_jax.study.protocol.verdict import PENDING
 from qkv_jax.study.report import wording
 
 _COLUMNS = ("mean", "ci_low", "ci_high"), ("delta", "delta_low", "delta_high")
@@ -207,7 +208,7 @@ def _series(study, summary, scores, tasks, field, by):
                          and (by is None or study["tasks"][t]["axes"][by] == column)]  # fmt: skip
                 got = grids.average(study, scores, cells, arm)
                 alone = len(cells) == 1
-                kind = wording.kind(verdicts.get((cells[0], arm))) if alone else None
+                kind = verdicts.get((cells[0], arm), PENDING).kind if alone else None
                 for row, names in enumerate(_COLUMNS):
                     if np.isfinite(got[names[0]]):
                         points[row].append((x, [got[name] for name in names], kind))
