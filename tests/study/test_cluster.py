@@ -171,8 +171,10 @@ def drive(scheduler, watch=None, hear=lambda driver: None, **options):
     with workdir.held():
         record = workdir.open(study.describe())
         options = {"poll": 0.0, **options}
-        Driver(study, workdir, record, scheduler, ["work"], watch or Watch(), hear, **options).run()
-        merge(workdir, record)
+        watch = watch or Watch()
+        driver = Driver(study, workdir, record, scheduler, ["work"], watch, hear, **options)
+        driver.run()
+        merge(workdir, driver.record)
     return local(scheduler.folder, scheduler.values)
 
 
@@ -286,7 +288,7 @@ def test_a_part_that_always_fails_is_counted(scripted, tmp_path):
     failed = study.runs[study.runs["status"] == "failed"]
     assert set(failed["arm"]) == {"copies"} and failed["seed"].tolist() == [0, 1, 2, 3, 4]
     row = study.summary.query("task == 'reverse' and arm == 'copies'").iloc[0]
-    assert row["n"] == 5 and study.study["complete"]
+    assert row["n"] == 5 and study.record.complete
 
 
 def test_a_part_is_not_given_up_while_somebody_is_at_it(scripted, tmp_path):
@@ -414,7 +416,8 @@ def test_a_job_refuses_what_is_not_its_study(scripted, tmp_path):
         work(dataclasses.replace(part, arm="copies"))
     with PartWorkdir(folder, "copy", "placebo").held(), pytest.raises(ConfigError, match="in use"):
         work(part)
-    workdir.write_study(record | {"wave": {"devices": 8, "packing": 8, "size": 64}})
+    others = {"devices": 8, "packing": 8, "size": 64}
+    workdir.write_study(dataclasses.replace(record, wave=others))
     with pytest.raises(ConfigError, match="was started with waves of"):
         work(part)
     workdir.write_study(record)

@@ -25,6 +25,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from qkv_jax.study.protocol.selection import choose_rates, extension_needed
 from qkv_jax.study.protocol.summary import MAX_ROUNDS, summarise
+from qkv_jax.study.record import ArmRecord, StudyRecord, TaskRecord
+from qkv_jax.tasks.base import Outcome
 
 OUTCOMES = ("normal", "heavy", "bimodal", "rare", "diverging", "solve")
 EFFECTS = ("none", "planted", "margin")
@@ -80,24 +82,26 @@ class Scenario:
         """[1 + arms] place in `RATES` of each arm's best rate."""
         return BEST + (np.arange(1 + self.arms) > self.arms - self.elsewhere)
 
-    def study(self) -> dict:
-        """The study.json of one simulated study."""
+    def record(self) -> StudyRecord:
+        """The record of one simulated study."""
         names = ["separate", "placebo"] + [f"arm{i}" for i in range(2, 1 + self.arms)]
         roles = ["baseline", "placebo"] + ["arm"] * (self.arms - 1)
-        task = {
-            "kind": "solve" if self.outcome == "solve" else "mean", "higher_is_better": False,
-            "metric": "loss", "margin": self.margin, "failure_value": JUMP, "steps": 100,
-            "arms": names,
-            "threshold": 0.5 if self.outcome == "solve" else None,
-            "learning_rates": RATES[DECLARED].tolist(),
-        }  # fmt: skip
-        return {
-            "baseline": "separate", "placebo": "placebo", "alpha": 0.05, "looks": [self.eval_seeds],
-            "tune_seeds": list(range(self.tune_seeds)),
-            "eval_seeds": list(range(100, 100 + self.eval_seeds)),
-            "arms": {n: {"tie": "separate", "role": r} for n, r in zip(names, roles, strict=True)},
-            "tasks": {"task": task},
-        }  # fmt: skip
+        task = TaskRecord(
+            title="task", description="", family="task", family_title="task",
+            outcome=Outcome(
+                kind="solve" if self.outcome == "solve" else "mean", metric="loss", unit="loss",
+                margin=self.margin, failure_value=JUMP,
+                threshold=0.5 if self.outcome == "solve" else None,
+            ),
+            steps=100, arms=tuple(names), learning_rates=tuple(RATES[DECLARED].tolist()),
+        )  # fmt: skip
+        return StudyRecord(
+            name="calibration", baseline="separate", placebo="placebo", alpha=0.05,
+            looks=(self.eval_seeds,), tune_seeds=tuple(range(self.tune_seeds)),
+            eval_seeds=tuple(range(100, 100 + self.eval_seeds)),
+            arms={n: ArmRecord("separate", r) for n, r in zip(names, roles, strict=True)},
+            tasks={"task": task}, wave={}, claims={}, config={},
+        )  # fmt: skip
 
 
 def _bad_rate(scenario: Scenario) -> np.ndarray:
@@ -168,7 +172,7 @@ def _table(names, phase, rate, seeds, loss, failed) -> pd.DataFrame:
 class SimulatedStudy(NamedTuple):
     """One simulated study, its summary, and the truth [1 + arms] at the chosen rates."""
 
-    study: dict
+    record: StudyRecord
     runs: pd.DataFrame
     summary: pd.DataFrame
     true_mean: np.ndarray
@@ -176,27 +180,27 @@ class SimulatedStudy(NamedTuple):
 
 def simulate_study(rng: np.random.Generator, scenario: Scenario) -> SimulatedStudy:
     """Tune, extend, evaluate and summarise one study."""
-    study = scenario.study()
-    names = list(study["arms"])
+    record = scenario.record()
+    names = list(record.arms)
     everywhere = np.tile(np.arange(len(RATES)), (len(names), 1))
     loss, failed = _draw(rng, scenario, everywhere, scenario.tune_seeds)
     places = list(range(len(RATES))[DECLARED])
     for _ in range(MAX_ROUNDS):
         runs = _table(
-            names, "tune", everywhere[:, places], study["tune_seeds"],
+            names, "tune", everywhere[:, places], record.tune_seeds,
             loss[:, places], failed[:, places],
         )  # fmt: skip
-        new = extension_needed(study, runs, "task")
+        new = extension_needed(record, runs, "task")
         if not new:
             break
         places = sorted(places + [int(np.argmin(np.abs(np.log(RATES / rate)))) for rate in new])
     else:
         raise RuntimeError(f"the grid of rates grows without an end, by {new} now")
-    chosen = choose_rates(study, runs)["learning_rate"].to_numpy()
+    chosen = choose_rates(record, runs)["learning_rate"].to_numpy()
     rate = np.array([int(np.argmin(np.abs(RATES - r))) for r in chosen])[:, None]
     final = _draw(rng, scenario, rate, scenario.eval_seeds)
-    runs = pd.concat([runs, _table(names, "eval", rate, study["eval_seeds"], *final)])
-    return SimulatedStudy(study, runs, summarise(study, runs), _true_mean(scenario, rate[:, 0]))
+    runs = pd.concat([runs, _table(names, "eval", rate, record.eval_seeds, *final)])
+    return SimulatedStudy(record, runs, summarise(record, runs), _true_mean(scenario, rate[:, 0]))
 
 
 def _judge(scenario: Scenario, simulated: SimulatedStudy) -> list[float | bool]:

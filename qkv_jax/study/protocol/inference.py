@@ -1,6 +1,6 @@
 """From scores to verdicts: the tests of one task, on plain arrays.
 
-`statistics.py` turns the table of runs into arrays [arms, seeds] and calls the functions here;
+`summary.py` turns the table of runs into arrays [arms, seeds] and calls the functions here;
 nothing below knows about DataFrames, files or learning rates. All arms are compared with one
 baseline, paired by seed, and everything is vectorised over arms. NaN marks a missing run.
 
@@ -18,16 +18,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from qkv_jax.study.protocol.verdict import (
-    BETTER,
-    CEILING,
-    EQUIVALENT,
-    FEW_SEEDS,
-    PENDING,
-    SAME_SCORES,
-    UNDECIDED,
-    WORSE,
-)
+from qkv_jax.study.protocol import verdicts
 
 CONFIDENCE = 0.95  # of every interval that is not called simultaneous
 MIN_SEEDS = 5  # fewer pairs give no verdict
@@ -136,7 +127,7 @@ def compare_means(values, baseline, *, margin, level, higher_is_better, refuse_e
       margin: equivalence margin in the metric's unit, or None for no equivalence test.
       level: the `Level` of this look.
       higher_is_better: direction of the metric.
-      refuse_equivalence: [A] bool, arms that may not be called equivalent (see `statistics.py`).
+      refuse_equivalence: [A] bool, arms that may not be called equivalent (see `summary.py`).
 
     Returns:
       dict of [A] arrays: n, delta, sd, delta_low, delta_high, the simultaneous pair (Bonferroni
@@ -174,19 +165,19 @@ def compare_means(values, baseline, *, margin, level, higher_is_better, refuse_e
     verdict, seeds = [], []
     for i in range(arms):
         if n[i] == 0:
-            found = PENDING
+            found = verdicts.PENDING
         elif n[i] < MIN_SEEDS:
-            found = FEW_SEEDS
+            found = verdicts.FEW_SEEDS
         elif sd[i] == 0 and delta[i] == 0:
             paired = values[i, ~np.isnan(difference[i])]
-            found = CEILING if np.ptp(paired) <= 1e-12 * scale[i] else SAME_SCORES
+            found = verdicts.CEILING if np.ptp(paired) <= 1e-12 * scale[i] else verdicts.SAME_SCORES
         elif p_equivalence[i] <= level.alpha:
-            found = EQUIVALENT
+            found = verdicts.EQUIVALENT
         elif p_holm[i] <= level.alpha:
-            found = BETTER if gain[i] > 0 else WORSE
+            found = verdicts.BETTER if gain[i] > 0 else verdicts.WORSE
         else:
-            found = UNDECIDED
-        open_ = found in (UNDECIDED, FEW_SEEDS)
+            found = verdicts.UNDECIDED
+        open_ = found in (verdicts.UNDECIDED, verdicts.FEW_SEEDS)
         plan = seeds_to_decide(sd[i], n[i], margin, arms, level.next_alpha) if open_ else ""
         verdict.append(found)
         seeds.append(plan)
@@ -220,13 +211,13 @@ def compare_solved(solved, baseline, *, level):
     for i in range(arms):
         plan = ""
         if n[i] == 0:
-            found = PENDING
+            found = verdicts.PENDING
         elif n[i] < MIN_SEEDS:
-            found = FEW_SEEDS
+            found = verdicts.FEW_SEEDS
         elif p_holm[i] <= level.alpha:
-            found = BETTER if gained[i] > lost[i] else WORSE
+            found = verdicts.BETTER if gained[i] > lost[i] else verdicts.WORSE
         else:
-            found = UNDECIDED
+            found = verdicts.UNDECIDED
             sizes = np.arange(n[i] + 1, MAX_SEEDS + 1)
             pairs = np.rint(sizes * (gained[i] + lost[i]) / n[i])
             fewer = np.floor(sizes * min(gained[i], lost[i]) / n[i])

@@ -16,23 +16,12 @@ import numpy as np
 import pandas as pd
 
 from qkv_jax.study.claims import Claim, Evidence
-from qkv_jax.study.protocol import inference
+from qkv_jax.study.protocol import inference, verdicts
 from qkv_jax.study.protocol.inference import Level
-from qkv_jax.study.protocol.summary import evaluations, program_of
-from qkv_jax.study.protocol.verdict import (
-    ALL_FAILED,
-    BETTER,
-    EDGE,
-    FEW_SEEDS,
-    SAME_PROGRAM,
-    UNDECIDED,
-    WORSE,
-    Note,
-    Notes,
-    Verdict,
-    What,
-)
+from qkv_jax.study.protocol.summary import evaluations
+from qkv_jax.study.protocol.verdicts import Note, Notes, What
 from qkv_jax.study.rates import same_rate
+from qkv_jax.study.record import StudyRecord
 
 Outcome = Literal["for", "against", "open"]  # of a piece of evidence, for its claim
 FOR, AGAINST, OPEN = get_args(Outcome)
@@ -83,11 +72,11 @@ class _Effect:
     failed: bool = False
     edge: bool = False
     # Why no test could tell, by task; None where one can.
-    alike: list[Verdict | None] = dataclasses.field(default_factory=list)
+    alike: list[verdicts.Verdict | None] = dataclasses.field(default_factory=list)
 
 
 def write_ledger(
-    study: dict,
+    record: StudyRecord,
     claims: Mapping[str, Claim],
     runs: pd.DataFrame,
     examples: Examples,
@@ -97,7 +86,7 @@ def write_ledger(
     """All tests and what they come to.
 
     Args:
-      study, runs: study.json and runs.csv.
+      record, runs: study.json and runs.csv.
       claims: of `read_claims`.
       examples, measured: see the types.
       groups: {task: the group of each test example}, where there are such.
@@ -107,13 +96,13 @@ def write_ledger(
       the metric's unit; p-values are adjusted over the whole ledger.
     """
     named = [(key, name, e) for key, claim in claims.items() for name, e in claim.evidence.items()]
-    sources = _Sources(study, runs, examples, groups, measured)
+    sources = _Sources(record, runs, examples, groups, measured)
     effects = [_effect(entry, sources) for *_, entry in named]
-    level = Level.of_look(study["alpha"], max(len(study.get("looks", ())), 1))
+    level = Level.of_look(record.alpha, record.look)
     tests = iter(_test([effect for effect in effects if effect.level is None], level))
     rows = [
         _row(key, name, entry, effect, next(tests) if effect.level is None else _check(effect),
-             study)
+             record)
         for (key, name, entry), effect in zip(named, effects, strict=True)
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=LEDGER_COLUMNS)
@@ -126,21 +115,20 @@ def write_ledger(
 class _Sources:
     """Where effects come from."""
 
-    study: dict
+    record: StudyRecord
     runs: pd.DataFrame
     examples: Examples
     groups: Mapping[str, Sequence[int]]
     measured: Measured
 
     def __post_init__(self):
-        object.__setattr__(self, "tables", evaluations(self.study, self.runs))
+        object.__setattr__(self, "tables", evaluations(self.record, self.runs))
 
 
 def _effect(entry: Evidence, sources: _Sources) -> _Effect:
-    spec = sources.study["tasks"][entry.task]
-    margin = entry.margin or spec["margin"]
-    zero = np.zeros(len(sources.study["eval_seeds"]))
-    effect = _Effect(zero, zero, margin, spec["unit"], [])
+    outcome = sources.record.tasks[entry.task].outcome
+    zero = np.zeros(len(sources.record.eval_seeds))
+    effect = _Effect(zero, zero, entry.margin or outcome.margin, outcome.unit, [])
     for task, sign in zip(entry.tasks, (1, -1), strict=False):
         if entry.measure:
             _add_measure(effect, entry, task, sign, sources)
@@ -165,36 +153,36 @@ def _add_measure(effect: _Effect, entry: Evidence, task: str, sign: int, sources
 
 def _add_level(effect: _Effect, entry: Evidence, sources) -> None:
     run = sources.tables[entry.task, entry.arm]
-    better = 1 if sources.study["tasks"][entry.task]["higher_is_better"] else -1
+    better = 1 if sources.record.tasks[entry.task].higher_is_better else -1
     _add(effect, run.values, np.full_like(run.values, entry.level), better)
     effect.level = entry.level
 
 
-def _add_difference(effect: _Effect, entry: Evidence, task: str, sign: int, sources) -> None:
+def _add_difference(effect: _Effect, entry: Evidence, name: str, sign: int, sources) -> None:
     """The cost of the arm over its rival on one task, added or taken off."""
-    study, spec = sources.study, sources.study["tasks"][task]
-    pair = entry.arm, entry.against or study["baseline"]
-    arm, rival = (sources.tables[task, name] for name in pair)
-    better = 1 if spec["higher_is_better"] else -1
+    record, task = sources.record, sources.record.tasks[name]
+    pair = entry.arm, entry.against or record.baseline
+    arm, rival = (sources.tables[name, each] for each in pair)
+    better = 1 if task.higher_is_better else -1
     if entry.near is None:
         _add(effect, rival.values, arm.values, sign * better)
-        parts = [[sources.examples(task, name) for name in pair]]
+        parts = [[sources.examples(name, each) for each in pair]]
     else:
-        groups = np.asarray(sources.groups[task])
+        groups = np.asarray(sources.groups[name])
         parts = []
         for chosen, turn in ((groups >= entry.far, 1), (groups <= entry.near, -1)):
-            scores = [sources.examples(task, name) for name in pair]
+            scores = [sources.examples(name, each) for each in pair]
             parts.append([None if s is None else s[:, chosen] for s in scores])
             means = [_mean(run, s) for run, s in zip((arm, rival), parts[-1], strict=True)]
             _add(effect, means[1], means[0], sign * better * turn)
-    _note_failures(effect, task, pair, sources)
-    twins = len({program_of(spec, name) for name in pair}) == 1
-    all_failed = arm.lost and rival.lost
-    effect.alike.append(SAME_PROGRAM if twins else ALL_FAILED if all_failed else None)
+    _note_failures(effect, name, pair, sources)
+    twins = len({task.program_of(each) for each in pair}) == 1
+    lost_both = verdicts.ALL_FAILED if arm.lost and rival.lost else None
+    effect.alike.append(verdicts.SAME_PROGRAM if twins else lost_both)
     effect.error += sum(np.nan_to_num(inference.sampling_error(*part)) ** 2 for part in parts)
     # No doubt where both sides chose alike: what one may have lost, so has the other.
     if not same_rate(arm.rate, rival.rate):
-        lost = [_regret(run, arm.values - rival.values, sources, task) for run in (arm, rival)]
+        lost = [_regret(run, arm.values - rival.values, sources, name) for run in (arm, rival)]
         down, up = lost if sign > 0 else lost[::-1]
         effect.regret_down += down
         effect.regret_up += up
@@ -214,7 +202,7 @@ def _mean(run, scores: np.ndarray | None) -> np.ndarray:
 
 
 def _note_failures(effect: _Effect, task: str, arms: Sequence[str], sources) -> None:
-    placebo = sources.study.get("placebo")
+    placebo = sources.record.placebo
     involved = [*arms, *[placebo] * ((task, placebo) in sources.tables)]
     if any(np.isin(sources.tables[task, arm].status, ("diverged", "failed")).any()
            for arm in involved):  # fmt: skip
@@ -228,9 +216,9 @@ def _note_failures(effect: _Effect, task: str, arms: Sequence[str], sources) -> 
 
 def _regret(run, difference: np.ndarray, sources, task: str) -> float:
     """What an arm's choice of learning rate may have cost it, see `tuning_regret`."""
-    baseline = sources.tables[task, sources.study["baseline"]].values
+    baseline = sources.tables[task, sources.record.baseline].values
     others = [
-        sources.tables[task, arm].values - baseline for arm in sources.study["tasks"][task]["arms"]
+        sources.tables[task, arm].values - baseline for arm in sources.record.tasks[task].arms
     ]
     n, _, sd = inference.moments(np.stack([difference, *others]))
     return float(inference.tuning_regret(sd, n, run.lead, run.seeds)[0])
@@ -241,9 +229,9 @@ def _check(effect: _Effect) -> dict:
     over = effect.plus - effect.minus
     n, delta, _ = inference.moments(over)
     seen = over[~np.isnan(over)]
-    verdict = FEW_SEEDS if n < inference.MIN_SEEDS else UNDECIDED
+    verdict = verdicts.FEW_SEEDS if n < inference.MIN_SEEDS else verdicts.UNDECIDED
     if n >= inference.MIN_SEEDS and len({*(seen >= 0)}) == 1:
-        verdict = WORSE if seen[0] >= 0 else BETTER
+        verdict = verdicts.WORSE if seen[0] >= 0 else verdicts.BETTER
     blank = dict.fromkeys(("delta_low", "delta_high", "p_value", "p_holm", "p_equivalence"), np.nan)
     return blank | {
         "verdict": verdict, "n": n, "delta": delta / effect.margin, "seeds_to_decide": "",
@@ -272,37 +260,39 @@ def _test(effects: list[_Effect], level: Level) -> list[dict]:
     for i, effect in enumerate(effects):
         if doubtful[i]:
             effect.notes.append(Note(What.DOUBT, (_finding(found[i]),)))
-            found[i] = UNDECIDED
+            found[i] = verdicts.UNDECIDED
         if effect.failed:
             effect.notes.append(Note(What.FAILED_NOT_EQUIVALENT))
         if coarse[i]:
             effect.notes.append(Note(What.COARSE))
         if effect.edge:
             effect.notes.append(Note(What.EDGE_OF_SOME))
-            found[i] = EDGE
+            found[i] = verdicts.EDGE
         if effect.alike and all(effect.alike) and result["n"][i]:
             found[i] = effect.alike[0]
             result["seeds_to_decide"][i] = ""
     return [{key: column[i] for key, column in result.items()} for i in range(len(effects))]
 
 
-def _finding(verdict: Verdict) -> str:
+def _finding(verdict: verdicts.Verdict) -> str:
     return _FINDINGS.get(verdict.kind) or str(verdict)
 
 
-def read_finding(cell: str) -> Verdict:
+def read_finding(cell: str) -> verdicts.Verdict:
     """The verdict on an effect that a cell of claims.csv stands for.
 
     Raises:
       ConfigError: if it stands for none.
     """
     kinds = {finding: kind for kind, finding in _FINDINGS.items()}
-    return Verdict.read(kinds.get(cell, cell))
+    return verdicts.Verdict.read(kinds.get(cell, cell))
 
 
-def _row(key: str, name: str, entry: Evidence, effect: _Effect, test: dict, study: dict) -> dict:
+def _row(
+    key: str, name: str, entry: Evidence, effect: _Effect, test: dict, record: StudyRecord
+) -> dict:
     verdict = test["verdict"]
-    against = "" if entry.measure else entry.against or study["baseline"]
+    against = "" if entry.measure else entry.against or record.baseline
     if entry.level is not None:
         against = f"{entry.level:g}"
     elif entry.measure:

@@ -38,7 +38,7 @@ def ledger_context(workdir: pathlib.Path) -> list[dict] | None:
 def _evidence(row: dict) -> dict:
     """One line of the table of evidence."""
     found = read_finding(row["finding"])
-    digits = wording.decimals({"margin": row["margin"]})
+    digits = wording.decimals(row["margin"])
     effect = formats.bracket(row, "effect", "effect_low", "effect_high", digits, signed=True)
     relation = f"{row['expect']} than" if row["expect"] in ("worse", "better") else (
         "equivalent to" if row["expect"] == "equivalent" else row["expect"]

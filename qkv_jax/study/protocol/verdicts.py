@@ -34,10 +34,10 @@ class Verdict:
         Raises:
           ConfigError: if it stands for none.
         """
-        kind, _, reason = cell.removesuffix(")").partition(" (")
-        found = cls(kind or "pending", reason)
-        if found.kind in get_args(Kind) and reason in get_args(Reason) and str(found) == cell:
-            return found
+        undecided = [cls("undecided", reason) for reason in get_args(Reason)]
+        for verdict in (*map(cls, get_args(Kind)), *undecided):
+            if str(verdict) == cell:
+                return verdict
         raise ConfigError("verdict", cell, f"is none; the kinds are {', '.join(get_args(Kind))}")
 
     def __str__(self) -> str:
