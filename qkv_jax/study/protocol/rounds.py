@@ -8,7 +8,6 @@ nothing about them is kept.
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import pandas as pd
 
@@ -16,7 +15,7 @@ from qkv_jax.config import ConfigError
 from qkv_jax.study.plan import Arm, Study, TaskPlan
 from qkv_jax.study.protocol import selection
 from qkv_jax.study.protocol.summary import MAX_ROUNDS
-from qkv_jax.study.record import KEY
+from qkv_jax.study.record import KEY, StudyRecord
 from qkv_jax.training.population import Run
 
 EVALUATE = "evaluate"
@@ -96,18 +95,18 @@ def run_key(plan: TaskPlan, arm: Arm, phase: str, run: Run) -> tuple:
 
 
 def rounds(
-    study: Study, record: Mapping[str, Any], plan: TaskPlan, runs: pd.DataFrame
+    study: Study, record: StudyRecord, plan: TaskPlan, runs: pd.DataFrame
 ) -> Iterator[Round]:
     """The rounds of a task, as far as its runs say what they are: the last one given is the first
     that lacks a run, or else the evaluation, and then the task is done.
 
     Args:
-      record: the dict of study.json.
+      record: of the study.
       runs: rows of this task, or of all.
     """
     mine = runs[runs["task"] == plan.name]
     places = {key: place for place, key in enumerate(mine[list(KEY)].itertuples(index=False))}
-    alone = {**record, "tasks": {plan.name: record["tasks"][plan.name]}}
+    alone = record.only(plan.name)
     seen: list[tuple] = []
 
     def look(name: str, rates_of: Mapping[str, tuple[float, ...]]) -> Round:

@@ -21,7 +21,7 @@ from qkv_jax.runtime.files import named
 from qkv_jax.study.plan import Arm, TaskPlan
 from qkv_jax.study.protocol.rounds import run_key
 from qkv_jax.study.rates import is_among
-from qkv_jax.study.record import KEY, RUN_COLUMNS
+from qkv_jax.study.record import KEY, RUN_COLUMNS, StudyRecord
 from qkv_jax.training.population import Finished, Run
 
 _TYPES = {
@@ -78,32 +78,32 @@ def read_parts(folder: pathlib.Path) -> pd.DataFrame:
     return read_runs(files).drop_duplicates(list(KEY), ignore_index=True)
 
 
-def in_order(study: Mapping[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
+def in_order(record: StudyRecord, runs: pd.DataFrame) -> pd.DataFrame:
     """The runs in the order in which one process goes about a study.
 
     That is look by look; task by task; tuning on the declared rates arm by arm, then on each
     extension of the grid, then evaluation arm by arm. Rows of what the study does not have come
     last.
 
-    Args: study: the dict of study.json.
+    Args: record: of the study.
     """
     rank = {
-        "task": _places(runs["task"], study["tasks"]),
+        "task": _places(runs["task"], record.tasks),
         "eval": (runs["phase"] == "eval").to_numpy(),
         "arm": np.zeros(len(runs), int),
         "extension": np.zeros(len(runs), int),
     }
-    seeds = [*study.get("tune_seeds", ()), *study["eval_seeds"]]
-    look = np.searchsorted(study["looks"][:-1], runs["seed"].map(_places_of(study["eval_seeds"])),
+    seeds = [*record.tune_seeds, *record.eval_seeds]
+    look = np.searchsorted(record.looks[:-1], runs["seed"].map(_places_of(record.eval_seeds)),
                            side="right")  # fmt: skip
     rank["look"] = np.where(rank["eval"], look, 0)
     for name, rows in runs.groupby("task", sort=False).indices.items():
-        if name not in study["tasks"]:
+        if name not in record.tasks:
             continue
-        task, tuned = study["tasks"][name], rows[~rank["eval"][rows]]
-        rank["arm"][rows] = _places(runs["arm"].iloc[rows], task["arms"])
+        task, tuned = record.tasks[name], rows[~rank["eval"][rows]]
+        rank["arm"][rows] = _places(runs["arm"].iloc[rows], task.arms)
         rates = runs["learning_rate"].to_numpy()[tuned]
-        rank["extension"][tuned] = _extensions(rates, sorted(map(float, task["learning_rates"])))
+        rank["extension"][tuned] = _extensions(rates, sorted(map(float, task.learning_rates)))
     keys = [rank[name] for name in ("look", "task", "eval", "extension", "arm")]
     keys += [runs["learning_rate"].to_numpy(), _places(runs["seed"], seeds)]
     return runs.iloc[np.lexsort(keys[::-1])].reset_index(drop=True)
