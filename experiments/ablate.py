@@ -6,6 +6,7 @@ same command and ends with the same tables. `--plan` says what would be run, `--
 is. With `--launcher=slurm` the runs are jobs of a cluster: docs/cluster.md.
 """
 
+import dataclasses
 import pathlib
 import shlex
 import sys
@@ -69,7 +70,8 @@ def _folder(name: str) -> pathlib.Path:
 def run(study: Study, workdir: Workdir, watch: Watch) -> None:
     """Starts the study, or goes on with it, to the end."""
     record = workdir.open(launch.described(study))
-    record["command"] = shlex.join(["python", "-m", "experiments.ablate", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "experiments.ablate", *sys.argv[1:]])
+    record = dataclasses.replace(record, command=command)
     with progress.Display(study) as shown:
         work = engine.Engine(study, workdir, record, shown.hear, watch)
         shown.watch(work)

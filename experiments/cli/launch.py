@@ -1,5 +1,6 @@
 """Where the runs of a study run: `--launcher` and its flags, for `experiments.ablate`."""
 
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from qkv_jax.study.cluster.status import ClusterDisplay, print_status
 from qkv_jax.study.cluster.worker import run_part
 from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol.rounds import Part
+from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.training.population import PACKING
 
@@ -64,7 +66,7 @@ def check_flags() -> None:
 
 def work(make_study: Callable[[], Study], path: pathlib.Path, watch: Watch) -> None:
     """Runs `--part` in this process, on the devices that the study has asked for."""
-    use_cpu_cores(Workdir(path).read_study()["wave"]["devices"])
+    use_cpu_cores(Workdir(path).read_study().wave["devices"])
     run_part(make_study(), path, Part.parse(PART.value), watch)
 
 
@@ -78,13 +80,14 @@ def show_status(study: Study, workdir: Workdir) -> None:
     print_status(study, workdir, launcher)
 
 
-def described(study: Study) -> dict:
+def described(study: Study) -> StudyRecord:
     """`Study.describe`, with the waves of the machines that it will run on."""
     record = study.describe()
     if LAUNCHER.value == "slurm":
         devices = _GPUS.value or _cpus()
         packing = study.config.packing or PACKING["gpu" if _GPUS.value else "cpu"]
-        record["wave"] = {"devices": devices, "packing": packing, "size": devices * packing}
+        wave = {"devices": devices, "packing": packing, "size": devices * packing}
+        record = dataclasses.replace(record, wave=wave)
     return record
 
 
@@ -111,9 +114,10 @@ def run_jobs(study: Study, workdir: Workdir, watch: Watch) -> None:
     flag = f"--workdir={workdir.path.absolute()}"
     command = [sys.executable, "-m", "experiments.ablate", *sys.argv[1:], flag]
     with ClusterDisplay() as shown:
-        Driver(study, workdir, record, launcher, command, watch, shown.hear, _RETRIES.value,
-               _POLL.value).run()  # fmt: skip
-    merge(workdir, record)
+        driver = Driver(study, workdir, record, launcher, command, watch, shown.hear,
+                        _RETRIES.value, _POLL.value)  # fmt: skip
+        driver.run()
+    merge(workdir, driver.record)
 
 
 def _cpus() -> int:

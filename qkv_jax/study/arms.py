@@ -1,9 +1,10 @@
 """An arm resolved on one task: its program, widened to a budget, and which others are the same."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 from qkv_jax.config import ConfigError
+from qkv_jax.study.record import Role
 from qkv_jax.training import costs
 from qkv_jax.training.step import Replica
 
@@ -13,7 +14,7 @@ class Arm:
     """An arm resolved on one task."""
 
     name: str
-    role: Literal["baseline", "arm", "placebo", "control", "matched"]
+    role: Role
     replica: Replica
     salt: int = 0
     note: str = ""

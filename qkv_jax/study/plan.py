@@ -23,7 +23,7 @@ from qkv_jax.study.config import (
 )
 from qkv_jax.study.names import check_apart, check_name, folded
 from qkv_jax.study.rates import check_rates
-from qkv_jax.study.record import FORMAT
+from qkv_jax.study.record import ArmRecord, StudyRecord, TaskRecord
 from qkv_jax.study.resolved import describe_resolved
 from qkv_jax.tasks import REGISTRY, Task, make_task
 from qkv_jax.tie import Tie
@@ -69,9 +69,9 @@ class Facts:
     notes: tuple[str, ...]
 
     @property
-    def record(self) -> dict[str, Any]:
-        """What study.json says of them."""
-        return {"data": self.fingerprint, "data_notes": list(self.notes)}
+    def kept(self) -> dict[str, Any]:
+        """The fields of a `TaskRecord` that say what they are."""
+        return {"data": self.fingerprint, "data_notes": self.notes}
 
 
 class Study:
@@ -194,10 +194,10 @@ class Study:
                 raise error.under(f"tasks.{plan.name}.options") from None
         return self._facts[plan.task]
 
-    def describe(self) -> dict:
-        """The part of study.json that the config and the machine determine, and the data, as far
-        as they have been read."""
-        arms: dict[str, dict] = {}
+    def describe(self) -> StudyRecord:
+        """What the config and the machine determine of the record, and the data, as far as they
+        have been read."""
+        arms: dict[str, ArmRecord] = {}
         notes: dict[str, dict[str, str]] = {}  # of an arm, by task: sizes differ between tasks
         for plan in self.tasks:
             for arm in plan.arms:
@@ -205,25 +205,21 @@ class Study:
                 notes.setdefault(arm.name, {})[plan.name] = arm.note
         for name, by_task in notes.items():
             if len(set(by_task.values())) > 1:
-                arms[name]["note"] = "; ".join(f"{t}: {note}" for t, note in by_task.items())
-        return {
-            "format": FORMAT,
-            "name": self.file.name,
-            "baseline": self.config.baseline,
-            "placebo": PLACEBO,
-            "alpha": ALPHA,
-            "tune_seeds": list(self.tune_seeds),
-            "eval_seeds": list(self.eval_seeds),
-            "wave": wave_shape(self.config.packing),
-            "arms": arms,
-            "tasks": {
-                plan.name: _describe_task(plan)
-                | (self.facts(plan).record if plan.task in self._facts else {})
-                for plan in self.tasks
-            },
-            "claims": as_dict(self.claims),
-            "config": as_dict(self.file),
-        }
+                note = "; ".join(f"{t}: {note}" for t, note in by_task.items())
+                arms[name] = dataclasses.replace(arms[name], note=note)
+        return StudyRecord(
+            name=self.file.name,
+            baseline=self.config.baseline,
+            placebo=PLACEBO,
+            alpha=ALPHA,
+            tune_seeds=self.tune_seeds,
+            eval_seeds=self.eval_seeds,
+            wave=wave_shape(self.config.packing),
+            arms=arms,
+            tasks={plan.name: self._describe_task(plan) for plan in self.tasks},
+            claims=self.claims,
+            config=as_dict(self.file),
+        )
 
     def _check_arms(self) -> None:
         baseline = self.config.baseline
@@ -308,39 +304,37 @@ class Study:
             if wide.replica != arm.replica
         ]
 
-    def _describe_arm(self, arm: Arm) -> dict:
+    def _describe_arm(self, arm: Arm) -> ArmRecord:
         ties = set(arm.replica.model.ties)
         entry = self.arm_entries.get(self.config.baseline if arm.salt else arm.name)
-        return {
-            "tie": str(ties.pop()) if len(ties) == 1 else arm.replica.model.tie,
-            "role": arm.role,
-            "note": arm.note,
-            "overrides": as_dict({"model": entry.model, "train": entry.train}) if entry else {},
-        }
+        return ArmRecord(
+            str(ties.pop()) if len(ties) == 1 else arm.replica.model.tie,
+            arm.role,
+            arm.note,
+            as_dict({"model": entry.model, "train": entry.train}) if entry else {},
+        )
 
-
-def _describe_task(plan: TaskPlan) -> dict:
-    outcome, title = plan.task.outcome, plan.task.title
-    steps = plan.baseline.replica.config.steps
-    steps_of = {arm.name: arm.replica.config.steps for arm in plan.arms}
-    return {
-        "title": f"{title}, {plan.cell.label}" if plan.cell.label else title,
-        "description": plan.task.description,
-        **dataclasses.asdict(outcome),
-        "higher_is_better": outcome.higher_is_better,
-        "chance": outcome.chance,
-        "steps": steps,
-        "steps_of": {name: own for name, own in steps_of.items() if own != steps},
-        "same_program": same_programs(plan.arms),
-        "arms": [arm.name for arm in plan.arms],
-        "resolved": describe_resolved({arm.name: arm.replica for arm in plan.arms}),
-        "learning_rates": list(plan.learning_rates),
-        "family": plan.family,
-        "family_title": title,
-        "cell": plan.cell.label,
-        "axes": as_dict(plan.cell.values),
-        "published": as_dict(plan.published),
-    }
+    def _describe_task(self, plan: TaskPlan) -> TaskRecord:
+        title, label = plan.task.title, plan.cell.label
+        steps = plan.baseline.replica.config.steps
+        steps_of = {arm.name: arm.replica.config.steps for arm in plan.arms}
+        return TaskRecord(
+            title=f"{title}, {label}" if label else title,
+            description=plan.task.description,
+            outcome=plan.task.outcome,
+            steps=steps,
+            steps_of={name: own for name, own in steps_of.items() if own != steps},
+            same_program=same_programs(plan.arms),
+            arms=tuple(arm.name for arm in plan.arms),
+            resolved=describe_resolved({arm.name: arm.replica for arm in plan.arms}),
+            learning_rates=plan.learning_rates,
+            family=plan.family,
+            family_title=title,
+            cell=label,
+            axes=as_dict(plan.cell.values),
+            published=as_dict(plan.published),
+            **(self.facts(plan).kept if plan.task in self._facts else {}),
+        )
 
 
 def tie_arms(*ties: str | Tie) -> dict[str, dict]:

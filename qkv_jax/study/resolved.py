@@ -6,21 +6,11 @@ well. So the resolved configs are kept, and a study goes on with those alone.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 from qkv_jax.config import ConfigError, as_dict
 from qkv_jax.runtime.files import json_text
+from qkv_jax.study.record import Change, Config, StudyRecord, TaskRecord
 from qkv_jax.training.step import Replica
-
-Config = dict[str, dict[str, Any]]  # {"model": fields of ModelConfig, "train": of TrainConfig}
-
-
-class Change(NamedTuple):
-    """A field that is resolved to something else than when the study was started."""
-
-    field: str
-    before: Any
-    now: Any
 
 
 def describe_resolved(replicas: Mapping[str, Replica]) -> dict[str, Config]:
@@ -39,23 +29,20 @@ def describe_resolved(replicas: Mapping[str, Replica]) -> dict[str, Config]:
     return found
 
 
-def resolved_config(task: Mapping[str, Any], arm: str) -> Config:
-    """The whole config of an arm on a task of study.json."""
-    resolved = task["resolved"]
-    first = resolved[task["arms"][0]]
-    return {part: fields | resolved[arm][part] for part, fields in first.items()}
+def resolved_config(task: TaskRecord, arm: str) -> Config:
+    """The whole config of an arm on a task that has kept them."""
+    first, own = task.resolved[task.arms[0]], task.resolved[arm]
+    return {part: fields | own[part] for part, fields in first.items()}
 
 
-def changes(known: Mapping[str, Any], asked: Mapping[str, Any]) -> list[Change]:
+def changes(known: StudyRecord, asked: StudyRecord) -> list[Change]:
     """What two records of the same study do not agree on, of the fields that both know: one that
     a later version has added stands for what the earlier one did without it."""
-    asked = json.loads(json_text(asked["tasks"]))
     found = []
-    for name, task in known["tasks"].items():
-        if "resolved" not in task:  # from before they were kept
-            continue
-        for arm in task["arms"]:
-            before, now = resolved_config(task, arm), resolved_config(asked[name], arm)
+    for name, task in known.tasks.items():
+        for arm in task.arms if task.resolved is not None else ():  # from before they were kept
+            before = resolved_config(task, arm)
+            now = json.loads(json_text(resolved_config(asked.tasks[name], arm)))
             found += [
                 Change(f"tasks.{name}, arm {arm!r}: {part}.{field}", value, now[part][field])
                 for part, fields in before.items()
@@ -72,13 +59,13 @@ def refuse_changes(found: Sequence[Change]) -> None:
       ConfigError: naming the first field.
     """
     if found:
-        field, before, now = found[0]
+        first = found[0]
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         allowed = (
-            f"was {before!r} when this study was started{more}: another default or version; set "
-            "it back, name another folder, or go on with both under accept_changes"
+            f"was {first.before!r} when this study was started{more}: another default or version; "
+            "set it back, name another folder, or go on with both under accept_changes"
         )
-        raise ConfigError(field, now, allowed)
+        raise ConfigError(first.field, first.now, allowed)
 
 
 def _config(replica: Replica) -> Config:

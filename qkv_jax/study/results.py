@@ -20,7 +20,7 @@ _PHASES = ("tune", "eval")
 
 
 class StudyResults:
-    """A study for a notebook: `study`, `runs`, `summary`, `curve(...)`, `examples(...)`,
+    """A study for a notebook: `record`, `runs`, `summary`, `curve(...)`, `examples(...)`,
     `model(...)`; `families`, `breakdown` and `claims` where the study has them, else None."""
 
     def __init__(self, path: str | os.PathLike):
@@ -29,7 +29,7 @@ class StudyResults:
         if "\0" in os.fspath(path):
             raise ConfigError("workdir", path, "is no path")
         self.workdir = Workdir(path)
-        self.study = self.workdir.read_study()
+        self.record = self.workdir.read_study()
         self.runs = self.workdir.runs()
         self.summary = self.workdir.table("summary.csv")
         self.families = self.workdir.table("families.csv")
@@ -103,9 +103,9 @@ class StudyResults:
           ConfigError: as `curve`, or if the study is from before they were kept.
         """
         self._check_names(task, arm)
-        if "resolved" not in self.study["tasks"][task]:
+        if self.record.tasks[task].resolved is None:
             raise ConfigError("task", task, "this study did not keep its resolved configs yet")
-        return resolved_config(self.study["tasks"][task], arm)
+        return resolved_config(self.record.tasks[task], arm)
 
     def model(self, task: str, arm: str, seed: int = 0) -> tuple[Any, dict]:
         """The trained encoder of an evaluation run and its variables:
@@ -140,20 +140,20 @@ class StudyResults:
         return plan.task, next(entry for entry in plan.arms if entry.name == arm)
 
     def _check_names(self, task: str, arm: str) -> None:
-        tasks = self.study["tasks"]
+        tasks = self.record.tasks
         if task not in list(tasks):  # what cannot be a key is none of them
             raise ConfigError("task", task, f"this study has: {', '.join(tasks)}")
-        if arm not in tasks[task]["arms"]:
-            raise ConfigError("arm", arm, f"this study has: {', '.join(tasks[task]['arms'])}")
+        if arm not in tasks[task].arms:
+            raise ConfigError("arm", arm, f"this study has: {', '.join(tasks[task].arms)}")
 
     def _plan(self) -> Study:
-        for name, entry in self.study["config"]["tasks"].items():
+        for name, entry in self.record.config["tasks"].items():
             if entry["kind"] not in REGISTRY:
                 allowed = (
                     "no task of that kind is registered; import the module that registers it first"
                 )
                 raise ConfigError(f"tasks.{name}.kind", entry["kind"], allowed)
-        return Study(self.study["config"])
+        return Study(self.record.config)
 
 
 def load_study(workdir: str | os.PathLike) -> StudyResults:

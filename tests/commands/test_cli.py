@@ -431,9 +431,8 @@ def test_every_name_is_found_whatever_signs_it_has(outer, inner):
 def start_study(folder, **changes):
     """A folder as `Workdir.open` leaves it for STUDY with some fields of study.json changed."""
     folder.mkdir(parents=True, exist_ok=True)
-    study = Study(STUDY).describe()
-    study |= {"looks": [5], "complete": False}
-    (folder / "study.json").write_text(json.dumps(as_dict(study | changes)))
+    record = dataclasses.replace(Study(STUDY).describe(), looks=(5,), **changes)
+    (folder / "study.json").write_text(json.dumps(record.as_dict()))
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ IDS = [".".join(path) for path, _ in FIELDS]
 def checked(kind, values):
     """What the commands do with a config before they read data."""
     if kind == "study":
-        return json.dumps(Study(values).describe())
+        return json.dumps(Study(values).describe().as_dict())
     file = build(TrainFile, values)
     check_plain(as_dict(values))
     return json.dumps(as_dict(file)), replica_of(values)

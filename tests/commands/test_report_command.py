@@ -1,5 +1,6 @@
 """`experiments.report`: tables, page and figures anew, from the folder of a study alone."""
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -39,7 +40,7 @@ def start(folder, listener=lambda news: None):
         patch.setattr(engine_module, "Population", functools.partial(grid.Scripted, grid.rule))
         patch.setattr(engine_module, "measure", lambda *_: {"antisymmetry": (0.5, 0.25)})
         study, workdir = Study(VALUES), Workdir(folder)
-        record = workdir.open(study.describe()) | {"command": "make"}
+        record = dataclasses.replace(workdir.open(study.describe()), command="make")
         Engine(study, workdir, record, listener).run()
         page.write_outcomes(workdir)
 

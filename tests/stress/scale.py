@@ -9,6 +9,7 @@ process's peak, in all and beyond what it had when its libraries were imported.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import resource
@@ -52,7 +53,7 @@ def make_folder(folder: pathlib.Path, tasks: int, points: int, *, grid: bool, se
     costs: dict = {}
     number = 0
     for plan in study.tasks:
-        record["tasks"][plan.name]["references"] = []
+        record = record.with_task(plan.name, references=())
         costs[plan.name] = {}
         for place, arm in enumerate(plan.arms):
             costs[plan.name][arm.name] = {
@@ -84,9 +85,10 @@ def make_folder(folder: pathlib.Path, tasks: int, points: int, *, grid: bool, se
                     np.save(file, (rng.random(EXAMPLES) < value).astype(np.float32))
             append_runs(folder / "parts" / plan.name / f"{arm.name}.csv", rows)
     workdir.write("costs.json", json.dumps(costs))
-    machine = {"platform": "cpu", "devices": ["TFRT_CPU_0"], "versions": []}
-    made = {"started": "2026-01-02T03:04:05", "command": "make scale", "seconds": 3600.0}
-    workdir.write_study(record | machine | made | {"complete": True})
+    workdir.write_study(dataclasses.replace(
+        record, platform="cpu", devices=("TFRT_CPU_0",), started="2026-01-02T03:04:05",
+        command="make scale", seconds=3600.0, complete=True,
+    ))  # fmt: skip
     return number
 
 
@@ -134,13 +136,13 @@ def finish(folder: pathlib.Path) -> dict[str, float]:
     runs = in_order(record, read_parts(folder))
     found["runs"] = len(runs)
     lap("merge")
-    seeds = record["eval_seeds"]
+    seeds = record.eval_seeds
     costs = json.loads((folder / "costs.json").read_text())
     examples = lambda task, arm: workdir.examples(task, arm, seeds)
     summary = summarise(record, runs, costs, examples)
     workdir.write("summary.csv", summary.to_csv(index=False))
     workdir.write("families.csv", family_table(record, runs).to_csv(index=False))
-    named = {task: Breakdown("distance", GROUPS.tolist()) for task in record["tasks"]}
+    named = {task: Breakdown("distance", GROUPS.tolist()) for task in record.tasks}
     table = breakdown_table(record, runs, named, workdir.examples)
     workdir.write("breakdown.csv", table.to_csv(index=False))
     lap("tables")

@@ -117,12 +117,12 @@ def test_an_entry_with_axes_stands_for_its_grid():
         assert plan.task.length == length
         assert [arm.name for arm in plan.arms] == ["separate", "copies", "placebo"]
         assert {arm.replica.model.width for arm in plan.arms} == {width}
-    tasks = study.describe()["tasks"]
-    assert {tasks[cell]["family"] for cell in CELLS} == {"first"}
-    assert tasks[CELLS[1]]["axes"] == {"options.length": 4, "model.width": 16}
-    assert tasks[CELLS[1]]["title"] == "First symbol, length=4, width=16"
-    plain = Study(with_entry(axes={})).describe()["tasks"]["first"]
-    assert (plain["family"], plain["axes"], plain["title"]) == ("first", {}, "First symbol")
+    tasks = study.describe().tasks
+    assert {tasks[cell].family for cell in CELLS} == {"first"}
+    assert tasks[CELLS[1]].axes == {"options.length": 4, "model.width": 16}
+    assert tasks[CELLS[1]].title == "First symbol, length=4, width=16"
+    plain = Study(with_entry(axes={})).describe().tasks["first"]
+    assert (plain.family, plain.axes, plain.title) == ("first", {}, "First symbol")
 
 
 def test_dotted_and_nested_axes_are_the_same():
@@ -131,7 +131,7 @@ def test_dotted_and_nested_axes_are_the_same():
     for axes in (AXES, nested):
         values = tree(with_entry(axes=axes)).to_dict()
         assert [plan.name for plan in Study(values).tasks] == CELLS
-    again = json.loads(json.dumps(Study(VALUES).describe()["config"]))
+    again = json.loads(json.dumps(Study(VALUES).describe().config))
     assert [plan.name for plan in Study(again).tasks] == CELLS
 
 
@@ -270,7 +270,7 @@ def kept(folder):
     texts = [(folder / name).read_text() for name in ("families.csv", "breakdown.csv")]
     study = load_study(folder)
     summary = study.summary.drop(columns=["step_time_ratio", "step_time_noise"]).to_csv()
-    return [*texts, summary, study.runs.drop(columns="seconds").to_csv(), study.study["tasks"]]
+    return [*texts, summary, study.runs.drop(columns="seconds").to_csv(), study.record.tasks]
 
 
 def test_averages_are_over_cells_and_then_over_seeds(run, tmp_path):
@@ -316,13 +316,16 @@ def test_scores_by_group_are_means_over_examples_and_then_over_seeds(run, tmp_pa
 
 
 def test_seeds_that_have_not_run_are_left_out_of_groups():
-    spec = {"arms": ["a"], "failure_value": 0.0}
-    study = {"tasks": {"t": spec}, "eval_seeds": [0, 1, 2]}
+    record, *_ = make_family({"model.width": (16,)}, seeds=3)
+    (task,) = record.tasks.values()
+    record = dataclasses.replace(
+        record, eval_seeds=(0, 1, 2), tasks={"t": dataclasses.replace(task, arms=("a",))}
+    )
     runs = pd.DataFrame([("t", "a", "eval", s, "done") for s in (0, 2)],
                         columns=["task", "arm", "phase", "seed", "status"])  # fmt: skip
     scores = {0: [[1.0, 0.0, 0.0]], 2: [[1.0, 1.0, 0.0]]}
     examples = lambda task, arm, seeds: np.array(scores[seeds[0]])
-    table = breakdown_table(study, runs, {"t": Breakdown("d", [5, 7, 7])}, examples)
+    table = breakdown_table(record, runs, {"t": Breakdown("d", [5, 7, 7])}, examples)
     assert table[["group", "n", "mean"]].to_numpy().tolist() == [[5, 2, 1.0], [7, 2, 0.25]]
 
 
@@ -340,12 +343,9 @@ def test_references_are_worked_out_once_and_kept(run, tmp_path, monkeypatch):
     monkeypatch.setattr(First, "references", counted)
     run(tmp_path / "study")
     assert [task.length for task in calls] == [4, 6]
-    tasks = load_study(tmp_path / "study").study["tasks"]
-    said = [
-        {"name": "majority", "value": 0.25, "note": "always the same"},
-        {"name": "oracle", "value": 1.0, "note": ""},
-    ]
-    assert [tasks[cell]["references"] for cell in CELLS] == [said] * 4
+    tasks = load_study(tmp_path / "study").record.tasks
+    said = Reference("majority", 0.25, "always the same"), Reference("oracle", 1.0)
+    assert [tasks[cell].references for cell in CELLS] == [said] * 4
     run(tmp_path / "study")
     assert len(calls) == 2
 
@@ -387,34 +387,36 @@ def test_a_study_without_axes_or_groups_has_no_such_tables(run, tmp_path, monkey
 
 def test_an_average_needs_all_cells_of_a_seed():
     """A seed that lacks a cell is left out of both sides; so is a cell that lacks the arm."""
-    study, runs, *_ = make_family({"model.width": (16, 32)}, arms=("K=V", "copies"))
-    one, two = study["tasks"]
+    record, runs, *_ = make_family({"model.width": (16, 32)}, arms=("K=V", "copies"))
+    one, two = record.tasks
     gone = (runs.task == two) & (runs.arm == "K=V") & (runs.phase == "eval") & (runs.seed == 100)
-    scores = seed_scores(study, runs[~gone])
-    got = grids.average(study, scores, [one, two], "K=V")
-    full = grids.average(study, seed_scores(study, runs), [one, two], "K=V")
+    scores = seed_scores(record, runs[~gone])
+    got = grids.average(record, scores, [one, two], "K=V")
+    full = grids.average(record, seed_scores(record, runs), [one, two], "K=V")
     assert (got["n"], full["n"], got["cells"]) == (5, 6, 2)
     own = (scores[one]["K=V"] + scores[two]["K=V"])[1:] / 2
     base = (scores[one]["separate"] + scores[two]["separate"])[1:] / 2
     assert np.isclose(got["delta"], (own - base).mean())
     del scores[two]["copies"]
-    alone = grids.average(study, scores, [one, two], "copies")
+    alone = grids.average(record, scores, [one, two], "copies")
     only = (scores[one]["copies"] - scores[one]["separate"]).mean()
     assert alone["cells"] == 1 and np.isclose(alone["delta"], only)
 
 
 def test_the_average_of_one_cell_is_the_row_of_the_summary():
-    study, runs, costs, *_ = make_family({"model.width": (16,)})
-    row = summarise(study, runs, costs).set_index("arm").loc["Q=K"]
-    got = grids.average(study, seed_scores(study, runs), list(study["tasks"]), "Q=K")
+    record, runs, costs, *_ = make_family({"model.width": (16,)})
+    row = summarise(record, runs, costs).set_index("arm").loc["Q=K"]
+    got = grids.average(record, seed_scores(record, runs), list(record.tasks), "Q=K")
     for name in ("mean", "ci_low", "ci_high", "delta", "delta_low", "delta_high"):
         assert np.isclose(got[name], row[name])
 
 
 def test_scores_of_other_units_are_not_averaged():
-    study, runs, *_ = make_family({"model.width": (16, 32)})
-    next(iter(study["tasks"].values()))["unit"] = "nats/token"
-    assert grids.family_table(study, runs).empty
+    record, runs, *_ = make_family({"model.width": (16, 32)})
+    name, task = next(iter(record.tasks.items()))
+    other = dataclasses.replace(task.outcome, unit="nats/token")
+    record = record.with_task(name, outcome=other)
+    assert grids.family_table(record, runs).empty
 
 
 # --- tasks of other people
@@ -461,11 +463,10 @@ def test_a_config_file_may_bring_its_own_task(run, tmp_path, monkeypatch):
     for _ in range(2):
         work = run(tmp_path / "study", values)
     study = load_study(tmp_path / "study")
-    record = work.record | {"command": "python -m experiments.ablate --config=own.py"}
-    path = write_report(tmp_path / "study", record, work.runs, study.summary, study.curve,
-                        dpi=30)  # fmt: skip
+    record, summary = work.record, summarise(work.record, work.runs)
+    path = write_report(tmp_path / "study", record, work.runs, summary, study.curve, dpi=30)
     published = {"Somebody et al. 2026, table 1": {"copies": 0.5}}
-    assert all(spec["published"] == published for spec in work.record["tasks"].values())
+    assert all(task.published == published for task in work.record.tasks.values())
     # As a column of the tables, not only among the words of the config.
     assert 'class="published">Somebody et al. 2026, table 1</th>' in path.read_text()
     encoder, _ = study.model("mine, width=16", "copies")

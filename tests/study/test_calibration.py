@@ -84,11 +84,11 @@ def test_the_stated_truth_is_what_is_drawn(outcome):
 def test_extensions_are_part_of_the_simulation():
     """Where tuning is all noise some studies extend their grids, on every arm."""
     rng = np.random.default_rng(0)
-    study, runs, summary, _ = simulate_study(rng, Scenario(rate_gap=0.0))
+    record, runs, summary, _ = simulate_study(rng, Scenario(rate_gap=0.0))
     tune = runs[runs.phase == "tune"]
     assert tune.learning_rate.nunique() > 4
     assert (tune.groupby("arm").size() == 2 * tune.learning_rate.nunique()).all()
-    assert list(summary.arm) == list(study["arms"])
+    assert list(summary.arm) == list(record.arms)
 
 
 def test_estimate_gives_monte_carlo_intervals():

@@ -1,5 +1,6 @@
 """Claims and their ledger: rules, effects, errors, and a study of claims from end to end."""
 
+import dataclasses
 import json
 
 import jax
@@ -14,51 +15,54 @@ from qkv_jax.study.measures import MEASURES, measure
 from qkv_jax.study.plan import Study, tie_arms
 from qkv_jax.study.protocol import ledger as ledger_module
 from qkv_jax.study.protocol.ledger import write_ledger
+from qkv_jax.study.record import StudyRecord, TaskRecord
 from qkv_jax.study.report.ledger import console_ledger, ledger_context
 from qkv_jax.study.report.page import write_outcomes
 from qkv_jax.study.results import load_study
 from qkv_jax.study.run.engine import Engine
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks import make_task
+from qkv_jax.tasks.base import Outcome
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
 
 SEEDS = 6
-TASK = {
-    "kind": "mean", "metric": "accuracy", "unit": "accuracy", "higher_is_better": True,
-    "margin": 0.1, "threshold": None, "failure_value": 0.0, "steps": 100,
-    "learning_rates": [0.1, 0.2, 0.3], "arms": ["separate", "tied", "placebo"],
-}  # fmt: skip
+TASK = TaskRecord(
+    title="", description="", outcome=Outcome("mean", "accuracy", "accuracy", 0.1, 0.0), steps=100,
+    learning_rates=(0.1, 0.2, 0.3), arms=("separate", "tied", "placebo"), family="",
+    family_title="",
+)  # fmt: skip
 
 
 def made_up(scores, rates=None, status=None):
-    """(study, runs) with {(task, arm): scores of the seeds}; every rate chosen beyond doubt."""
+    """(record, runs) with {(task, arm): scores of the seeds}; every rate chosen beyond doubt."""
     tasks = dict.fromkeys(task for task, _ in scores)
-    study = {
-        "alpha": 0.05, "looks": [SEEDS], "baseline": "separate", "placebo": "placebo",
-        "tune_seeds": [100, 101], "eval_seeds": list(range(SEEDS)),
-        "tasks": {task: TASK | {"arms": [a for t, a in scores if t == task]} for task in tasks},
-    }  # fmt: skip
+    arms = {task: tuple(arm for t, arm in scores if t == task) for task in tasks}
+    record = StudyRecord(
+        name="", alpha=0.05, looks=(SEEDS,), baseline="separate", placebo="placebo",
+        tune_seeds=(100, 101), eval_seeds=tuple(range(SEEDS)), wave={}, arms={}, claims={},
+        tasks={task: dataclasses.replace(TASK, arms=arms[task]) for task in tasks}, config={},
+    )  # fmt: skip
     rows = []
     for (task, arm), values in scores.items():
         best = (rates or {}).get((task, arm), 0.2)
         row = {"task": task, "arm": arm, "status": "done", "steps_to_solve": np.nan}
-        for rate in TASK["learning_rates"]:
+        for rate in TASK.learning_rates:
             value = 0.9 if rate == best else -9.0
             rows += [row | {"phase": "tune", "learning_rate": rate, "seed": seed, "value": value}
-                     for seed in study["tune_seeds"]]  # fmt: skip
+                     for seed in record.tune_seeds]  # fmt: skip
         for seed, value in enumerate(values):
             failed = (status or {}).get((task, arm, seed), "done")
             rows.append(row | {"phase": "eval", "learning_rate": best, "seed": seed,
                                "value": value, "status": failed})  # fmt: skip
-    return study, pd.DataFrame(rows)
+    return record, pd.DataFrame(rows)
 
 
 def ledger(claims, scores, examples=lambda task, arm: None, groups=None, measured=None, **more):
-    study, runs = made_up(scores, **more)
+    record, runs = made_up(scores, **more)
     claims = {key: Claim(**claim) for key, claim in claims.items()}
     measured = measured or (lambda task, arm, name: np.zeros((SEEDS, 2)))
-    return write_ledger(study, claims, runs, examples, groups or {}, measured)
+    return write_ledger(record, claims, runs, examples, groups or {}, measured)
 
 
 def noise(size, sd=0.01):
@@ -149,34 +153,33 @@ def test_all_evidence_is_one_family():
 def test_failed_runs_rule_out_within_the_margin():
     claims = {"1": {"text": "so.", "evidence": {"one": worse("b")}}}
     table, _ = ledger(claims, SCORES, status={("b", "tied", 2): "diverged"})
-    assert table["outcome"][0] == "open" and "runs failed" in table["note"][0]
+    assert table["outcome"][0] == "open" and "runs failed" in str(table["note"][0])
 
 
 def test_what_no_test_can_tell_apart_is_open_with_its_reason():
     """The same program by its configs, or arms that all failed; an arm that fails alone does
     worse."""
     claims = {"1": Claim(text="so.", evidence={"one": worse("b")})}
-    study, runs = made_up({**SCORES, ("b", "tied"): SCORES["b", "separate"]})
+    record, runs = made_up({**SCORES, ("b", "tied"): SCORES["b", "separate"]})
 
-    def found(study, runs):
+    def found(record, runs):
         nothing = lambda *_: None
-        table, _ = write_ledger(study, claims, runs, nothing, {}, nothing)
-        return table.loc[0, ["outcome", "finding", "note"]].tolist()
+        table, _ = write_ledger(record, claims, runs, nothing, {}, nothing)
+        return table.loc[0, ["outcome", "finding", "note"]].map(str).tolist()
 
-    assert found(study, runs) == ["open", "undecided (same scores)", ""]
-    twins = study | {"tasks": study["tasks"] | {"b": study["tasks"]["b"] | {
-        "same_program": {"tied": "separate"}}}}  # fmt: skip
+    assert found(record, runs) == ["open", "undecided (same scores)", ""]
+    twins = record.with_task("b", same_program={"tied": "separate"})
     assert found(twins, runs) == ["open", "undecided (same program)", ""]
     gone = (runs["task"] == "b") & runs["arm"].isin(("tied", "separate"))
     lowest = runs.assign(  # the rate of an arm for which none works
         learning_rate=runs["learning_rate"].where(~gone | (runs["phase"] == "tune"), 0.1)
     )
     lost = lowest.assign(status=runs["status"].where(~gone, "failed"))
-    outcome, why, note = found(study, lost)
+    outcome, why, note = found(record, lost)
     assert (outcome, why) == ("open", "undecided (all failed)")
     assert "tied failed at every rate tried (12 of 12)" in note
     works = runs["arm"] == "separate"
-    assert found(study, pd.concat([runs[works], lost[~works]]))[:2] == ["for", "positive"]
+    assert found(record, pd.concat([runs[works], lost[~works]]))[:2] == ["for", "positive"]
 
 
 def test_doubt_about_learning_rates_leaves_evidence_open(monkeypatch):
@@ -299,7 +302,7 @@ VALUES = {
 def test_a_study_of_claims_from_end_to_end(tmp_path):
     def once(folder):
         study, workdir = Study(VALUES), Workdir(folder)
-        record = workdir.open(study.describe()) | {"command": "ablate"}
+        record = dataclasses.replace(workdir.open(study.describe()), command="ablate")
         work = Engine(study, workdir, record, lambda news: None)
         work.run()
         return work, write_outcomes(workdir)[1]
@@ -321,4 +324,4 @@ def test_a_study_of_claims_from_end_to_end(tmp_path):
     assert drawn.columns[0].width + drawn.columns[1].width + 4 <= 78
     once(tmp_path / "a")  # a finished study, opened again
     assert files == [(tmp_path / "a" / name).read_bytes() for name in names]
-    assert load_study(tmp_path / "a").study["claims"]["1"]["text"] == "They are no copies."
+    assert load_study(tmp_path / "a").record.claims["1"].text == "They are no copies."

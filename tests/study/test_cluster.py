@@ -174,8 +174,10 @@ def drive(scheduler, watch=None, hear=lambda driver: None, **options):
     with workdir.held():
         record = workdir.open(study.describe())
         options = {"poll": 0.0, **options}
-        Driver(study, workdir, record, scheduler, ["work"], watch or Watch(), hear, **options).run()
-        merge(workdir, record)
+        watch = watch or Watch()
+        driver = Driver(study, workdir, record, scheduler, ["work"], watch, hear, **options)
+        driver.run()
+        merge(workdir, driver.record)
     return local(scheduler.folder, scheduler.values)
 
 
@@ -277,7 +279,7 @@ def test_rounds_follow_from_the_rows(scripted, tmp_path):
 def test_a_round_that_is_added_in_one_place_is_seen_by_all(scripted, tmp_path, monkeypatch):
     """A confirmation at two seeds more, after the evaluation: engine, jobs, merge, plan, progress
     and status."""
-    two_more = lambda record: [[len(record["eval_seeds"]), len(record["eval_seeds"]) + 1]]
+    two_more = lambda record: [[len(record.eval_seeds), len(record.eval_seeds) + 1]]
     confirm = protocol.Stage("confirm", "eval", "confirming", protocol.chosen, two_more)
     monkeypatch.setattr(protocol, "STAGES", [*protocol.STAGES, confirm])
     heard = []
@@ -287,7 +289,7 @@ def test_a_round_that_is_added_in_one_place_is_seen_by_all(scripted, tmp_path, m
         sorted(rows["seed"]) == list(range(5 + 2))
         for _, rows in runs[runs["phase"] == "eval"].groupby(["task", "arm"])
     )
-    *_, last = rounds(load_study(folder).study, "copy", lambda: runs)
+    *_, last = rounds(load_study(folder).record, "copy", lambda: runs)
     assert last.name == "confirm" and not last.missing
     last = heard[-1]
     assert last.doing == "confirming" and last.waves_done == last.waves_total
@@ -315,7 +317,7 @@ def test_a_part_that_always_fails_is_counted(scripted, tmp_path):
     failed = study.runs[study.runs["status"] == "failed"]
     assert set(failed["arm"]) == {"copies"} and failed["seed"].tolist() == [0, 1, 2, 3, 4]
     row = study.summary.query("task == 'reverse' and arm == 'copies'").iloc[0]
-    assert row["n"] == 5 and study.study["complete"]
+    assert row["n"] == 5 and study.record.complete
 
 
 def test_a_part_is_not_given_up_while_somebody_is_at_it(scripted, tmp_path):
@@ -443,7 +445,8 @@ def test_a_job_refuses_what_is_not_its_study(scripted, tmp_path):
         work(dataclasses.replace(part, arm="copies"))
     with PartWorkdir(folder, "copy", "placebo").held(), pytest.raises(ConfigError, match="in use"):
         work(part)
-    workdir.write_study(record | {"wave": {"devices": 8, "packing": 8, "size": 64}})
+    others = {"devices": 8, "packing": 8, "size": 64}
+    workdir.write_study(dataclasses.replace(record, wave=others))
     with pytest.raises(ConfigError, match="was started with waves of"):
         work(part)
     workdir.write_study(record)

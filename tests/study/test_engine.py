@@ -155,7 +155,7 @@ def test_a_study_writes_what_it_promises(finished):
     """All files of the folder, columns in their order, a row a run, the same budget and the same
     seeds for every arm."""
     study = load_study(finished)
-    assert study.study["complete"] and study.study["looks"] == [5]
+    assert study.record.complete and study.record.looks == (5,)
     names = {path.name for path in finished.iterdir()}
     assert names == {"study.json", "runs.csv", "summary.csv", "costs.json", "curves", "examples",
                      "checkpoints", "events"}  # fmt: skip
@@ -201,7 +201,7 @@ def test_a_curve_is_that_of_the_chosen_rate_or_refused(finished, unchecked, monk
         pd.testing.assert_frame_equal(study.curve("reverse", "copies", seed=seed), named)
     pd.testing.assert_frame_equal(
         study.curve("reverse", "copies", "tune"),
-        study.curve("reverse", "copies", "tune", rate, study.study["tune_seeds"][0]),
+        study.curve("reverse", "copies", "tune", rate, study.record.tune_seeds[0]),
     )
     for run_of, said, there in [
         (("revers", "copies"), "task: given 'revers'; this study has: ", "reverse"),
@@ -501,7 +501,7 @@ def test_seeds_can_be_added_to_a_finished_study_but_not_taken(copy):
     pd.testing.assert_frame_equal(after.runs[: len(before)], before)
     added = after.runs[len(before) :]
     assert set(added["phase"]) == {"eval"} and set(added["seed"]) == {5, 6}
-    assert after.study["looks"] == [5, 7] and after.study["complete"]
+    assert after.record.looks == (5, 7) and after.record.complete
     assert set(after.summary["n"]) == {7} and set(after.summary["alpha_look"]) == {0.05 / 4}
 
     def interrupt(news):

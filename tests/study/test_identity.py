@@ -14,7 +14,7 @@ from qkv_jax.study.cluster.driver import merge
 from qkv_jax.study.cluster.worker import PartWorkdir, run_part
 from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol.rounds import Part
-from qkv_jax.study.report import headlines
+from qkv_jax.study.report import headlines, wording
 from qkv_jax.study.results import load_study
 from qkv_jax.study.run import engine as engine_module
 from qkv_jax.study.run.engine import Engine
@@ -128,7 +128,7 @@ def test_a_study_does_not_go_on_with_other_data(table, tmp_path, change):
     assert found == before and not job.exists()
     table.write_text(known)
     run(folder, values_of(table, seeds=5), checked=True)
-    assert load_study(folder).study["looks"] == [2, 5]
+    assert load_study(folder).record.looks == (2, 5)
 
 
 def test_data_that_change_while_a_study_is_under_way_are_seen_when_they_are_read(table, tmp_path):
@@ -196,13 +196,13 @@ def test_a_study_records_the_data_of_each_task_and_the_packages_of_each_start(
     assert known["tasks"]["table"]["data"]["files"][str(table)]["bytes"] == len(table.read_bytes())
     assert len(known["versions"]) == 1
     run(folder, values_of(table))
-    assert len(load_study(folder).study["versions"]) == 2
+    assert len(load_study(folder).record.versions) == 2
     monkeypatch.setattr(engine_module, "version", lambda name: "99")
     work = run(folder, values_of(table))
-    first, again, last = (v["packages"] for v in load_study(folder).study["versions"])
+    first, again, last = (start.packages for start in load_study(folder).record.versions)
     assert first["jax"] == again["jax"] != "99" == last["jax"]
-    summary = load_study(folder).summary
-    (said,) = [s for s in headlines.warnings(work.record, work.runs, summary) if "jax" in s]
+    rows = wording.all_rows(work.record, None)
+    (said,) = [s for s in headlines.warnings(work.record, work.runs, rows) if "jax" in s]
     assert said.startswith("Packages changed while the study was under way: ")
     assert f"jax {first['jax']}, then 99" in said
 
@@ -217,9 +217,9 @@ def test_a_study_from_before_data_were_known_takes_note_of_them(table, tmp_path)
     known["versions"] = start["packages"]
     (folder / "study.json").write_text(json.dumps(known))
     run(folder, values_of(table))
-    study = load_study(folder).study
-    assert all({"data", "resolved"} <= spec.keys() for spec in study["tasks"].values())
-    assert [v["packages"] for v in study["versions"]] == [start["packages"]] * 2
+    record = load_study(folder).record
+    assert all(task.data and task.resolved for task in record.tasks.values())
+    assert [start.packages for start in record.versions] == [start["packages"]] * 2
 
 
 def test_jobs_of_another_machine_with_other_data_are_not_merged(table, tmp_path):

@@ -1,5 +1,6 @@
 """Learning rates: when two are one, and that no grid is extended without an end."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_tuning_of_any_grid_ends_within_its_rounds_and_names_every_run(grid, ran
     if not accepted(tuple(grid)):
         return
     study = Study(VALUES | {"study": VALUES["study"] | {"learning_rates": tuple(grid)}})
-    record = {**study.describe(), "looks": [5]}
+    record = dataclasses.replace(study.describe(), looks=(5,))
     table = pd.DataFrame(columns=RUN_COLUMNS)
     seen = []
     for _ in range(MAX_REPEATS + 3):
@@ -106,7 +107,7 @@ def test_tuning_of_any_grid_ends_within_its_rounds_and_names_every_run(grid, ran
 def test_a_grid_that_grows_for_ever_is_a_defect_and_not_an_endless_study(monkeypatch):
     """The bound of the loops themselves, should the extension of grids ever be wrong."""
     study = Study(VALUES)
-    record = {**study.describe(), "looks": [5]}
+    record = dataclasses.replace(study.describe(), looks=(5,))
     asked = iter(range(1, 100))
     monkeypatch.setattr(
         selection, "extension_needed", lambda *_: [float(f"{next(asked)}e-9")]

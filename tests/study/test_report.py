@@ -1,5 +1,6 @@
 """The report says what the summary says, no more, and holds together as one file."""
 
+import dataclasses
 import hashlib
 import html
 import io
@@ -14,6 +15,7 @@ from rich.console import Console
 from qkv_jax.output import formats, style
 from qkv_jax.study.protocol import grids
 from qkv_jax.study.protocol.summary import seed_scores, summarise
+from qkv_jax.study.protocol.verdicts import Verdict
 from qkv_jax.study.report import headlines, sentences, wording
 from qkv_jax.study.report.figures.cost_quality import non_dominated
 from qkv_jax.study.report.figures.heat import heat_columns
@@ -22,6 +24,7 @@ from qkv_jax.study.report.figures.lines import by_group, scaling, scaling_by_arm
 from qkv_jax.study.report.grids import family_findings
 from qkv_jax.study.report.page import markdown, write_report
 from qkv_jax.study.report.terminal import console_table
+from qkv_jax.tasks.base import Reference
 from qkv_jax.tie import Tie
 from tests.support.synthetic_study import RECALL, TEXT, make_family, make_study
 
@@ -48,18 +51,18 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def report(folder, study, runs, costs, curve, **changes):
-    study = study | changes
-    summary = summarise(study, runs, costs)
-    path = write_report(folder, study, runs, summary, curve, dpi=40)
-    return path.read_text(encoding="utf-8"), summary, study
+def report(folder, record, runs, costs, curve, **changes):
+    record = dataclasses.replace(record, **changes)
+    summary = summarise(record, runs, costs)
+    path = write_report(folder, record, runs, summary, curve, dpi=40)
+    return path.read_text(encoding="utf-8"), summary, record
 
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full")
-    text, summary, study = report(folder, *make_study(extra_arms=ODD))
-    return folder, text, summary, study
+    text, summary, record = report(folder, *make_study(extra_arms=ODD))
+    return folder, text, summary, record
 
 
 def test_the_page_is_one_file_that_fetches_nothing(full):
@@ -73,12 +76,12 @@ def test_the_page_is_one_file_that_fetches_nothing(full):
 
 
 def test_every_figure_is_there_as_svg_and_png_and_is_described(full):
-    folder, text, _, study = full
+    folder, text, _, record = full
     page = Page(text)
     names = {p.stem for p in (folder / "figures").iterdir()}
     expected = {
         f"{kind}-{task}"
-        for task in study["tasks"]
+        for task in record.tasks
         for kind in ("lattice", "forest", "learning-rates", "learning-curves", "cost")
     }
     assert names == expected | {"solving-recall"}
@@ -90,31 +93,34 @@ def test_every_figure_is_there_as_svg_and_png_and_is_described(full):
 
 
 def test_findings_name_every_arm_of_every_task_once(full):
-    _, _, summary, study = full
-    for task, spec in study["tasks"].items():
-        named = [a for f in sentences.task_findings(study, summary, task) for a in f.arms]
-        assert sorted(named) == sorted(set(spec["arms"]) - {study["baseline"]})
-        for finding in sentences.task_findings(study, summary, task):
+    _, _, summary, record = full
+    results = wording.all_rows(record, summary)
+    for task, spec in record.tasks.items():
+        named = [a for f in sentences.task_findings(record, results, task) for a in f.arms]
+        assert sorted(named) == sorted(set(spec.arms) - {record.baseline})
+        for finding in sentences.task_findings(record, results, task):
             assert all(arm in finding.text for arm in finding.arms)
 
 
 def test_all_findings_and_arms_reach_page_and_markdown(full):
-    folder, text, summary, study = full
+    folder, text, summary, record = full
+    results = wording.all_rows(record, summary)
     page, md = Page(text), (folder / "report.md").read_text(encoding="utf-8")
-    for task, spec in study["tasks"].items():
-        for finding in sentences.task_findings(study, summary, task):
+    for task, spec in record.tasks.items():
+        for finding in sentences.task_findings(record, results, task):
             assert re.sub(r"\s+", " ", finding.text) in page.text
             assert markdown(finding.text) in md
-        for arm in spec["arms"]:
+        for arm in spec.arms:
             assert re.sub(r"\s+", " ", arm) in page.text and markdown(arm) in md
 
 
 def test_no_sentence_says_more_than_its_verdict(full):
-    _, _, summary, study = full
-    for task in study["tasks"]:
+    _, _, summary, record = full
+    results = wording.all_rows(record, summary)
+    for task in record.tasks:
         verdicts = summary[summary.task == task].set_index("arm")["verdict"]
-        for finding in sentences.task_findings(study, summary, task):
-            kinds = {wording.kind(verdicts[arm]) for arm in finding.arms}
+        for finding in sentences.task_findings(record, results, task):
+            kinds = {verdicts[arm].kind for arm in finding.arms}
             assert kinds == {finding.kind}
             words = finding.text.replace("nor equivalence", "").replace("show equivalence", "")
             for word, kind in (
@@ -126,20 +132,20 @@ def test_no_sentence_says_more_than_its_verdict(full):
                 assert (word in words.lower()) == (finding.kind == kind), finding.text
 
 
-def row(**values):
+def row(verdict="worse", **values):
     base = {"arm": "K=V", "tie": "K=V", "role": "arm", "n": 6, "margin": 0.02, "p_holm": 0.0004,
             "p_equivalence": 1.0, "alpha_look": 0.025, "delta": 0.31, "delta_low": 0.27,
-            "delta_high": 0.35, "verdict": "worse"}  # fmt: skip
-    return base | values
+            "delta_high": 0.35}  # fmt: skip
+    return base | values | {"verdict": Verdict.read(verdict)}
 
 
 def test_sentences_read_as_they_should():
-    study = make_study(tasks=("text", "digits", "recall"))[0]
-    text, digits, recall = study["tasks"].values()
+    record = make_study(tasks=("text", "digits", "recall"))[0]
+    text, digits, recall = record.tasks.values()
     base = {"n_solved": 6, "n": 6}
 
     def say(spec, **values):
-        return sentences.arm_finding(study, spec, row(**values), base).text
+        return sentences.arm_finding(record, spec, row(**values), base).text
 
     assert say(text) == (
         "Tying K=V costs 0.310 nats per byte (95 % interval 0.270 to 0.350; worse, "
@@ -176,9 +182,9 @@ def test_sentences_read_as_they_should():
     ],
 )
 def test_the_placebo_is_judged_by_its_verdict(verdict, words):
-    study = make_study(tasks=("text",))[0]
+    record = make_study(tasks=("text",))[0]
     placebo = row(arm="placebo", tie="separate", role="placebo", verdict=verdict)
-    text = sentences.placebo_finding(study, study["tasks"]["text"], placebo, {}).text
+    text = sentences.placebo_finding(record, record.tasks["text"], placebo, {}).text
     assert text.startswith("The placebo (separate against itself") and words in text
     assert ("as it should" in text) == (verdict == "equivalent")
 
@@ -198,20 +204,20 @@ def test_odd_names_are_escaped(full):
 
 
 def test_a_banner_stands_on_an_unfinished_study_only(full, tmp_path):
-    study, runs, costs, curve = make_study(tasks=("digits",))
+    record, runs, costs, curve = make_study(tasks=("digits",))
     half = runs[(runs.phase == "tune") | (runs.arm < "Q")]
-    text, _, _ = report(tmp_path, study, half, costs, curve, complete=False)
+    text, _, _ = report(tmp_path, record, half, costs, curve, complete=False)
     assert "not finished" in text and "No result for" in text
     assert "not finished" in (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "not finished" not in full[1]
 
 
 def test_failures_and_edges_are_said_before_the_findings(tmp_path):
-    study, runs, costs, curve = make_study(tasks=("text",))
+    record, runs, costs, curve = make_study(tasks=("text",))
     bad = (runs.arm == "K=X") & (runs.phase == "eval") & (runs.seed < 102)
     runs.loc[bad, ["status", "value"]] = ["diverged", 5.55]
     runs.loc[(runs.arm == "Q=V") & (runs.learning_rate == 0.01), "value"] = 1.0
-    text, summary, _ = report(tmp_path, study, runs, costs, curve)
+    text, summary, _ = report(tmp_path, record, runs, costs, curve)
     assert summary.set_index("arm").loc["Q=V", "edge"] == "high"
     first = Page(text).text.split("Equating all of X, Q, K and V (copies) costs")[0]
     assert "diverged or failed and count with the value 5.55: K=X (2 of 6)" in first
@@ -220,18 +226,19 @@ def test_failures_and_edges_are_said_before_the_findings(tmp_path):
 
 def test_studies_of_unusual_shape_are_reported(tmp_path):
     # One task and five seeds; an arm whose scores are all missing; one tie that is a schedule.
-    study, runs, costs, curve = make_study(tasks=("text",), seeds=5)
+    record, runs, costs, curve = make_study(tasks=("text",), seeds=5)
     runs = runs[~((runs.arm == "K=V") & (runs.phase == "eval"))]
-    study["arms"]["Q=V"]["tie"] = "Q=V*1|separate*1"
-    text, _, _ = report(tmp_path, study, runs, costs, curve)
+    scheduled = dataclasses.replace(record.arms["Q=V"], tie="Q=V*1|separate*1")
+    record = dataclasses.replace(record, arms=record.arms | {"Q=V": scheduled})
+    text, _, _ = report(tmp_path, record, runs, costs, curve)
     assert "No result for K=V." in Page(text).text
     # No runs, no costs, no curves at all.
-    nothing = study | {"complete": False, "seconds": None}
+    nothing = dataclasses.replace(record, complete=False, seconds=None)
     (tmp_path / "empty").mkdir()
     report(tmp_path / "empty", nothing, runs.iloc[:0], None, lambda *a: None)
     # No copies, two arms: no lattice, no headline, no crash; all scores the same.
     small, runs, costs, curve = make_study(tasks=("digits",))
-    small["tasks"]["digits"]["arms"] = ["separate", "placebo"]
+    small = small.with_task("digits", arms=("separate", "placebo"))
     runs.loc[runs.phase == "eval", "value"] = 1.0
     (tmp_path / "same").mkdir()
     text, summary, _ = report(tmp_path / "same", small, runs, costs, curve)
@@ -240,11 +247,11 @@ def test_studies_of_unusual_shape_are_reported(tmp_path):
 
 
 def test_the_same_study_gives_the_same_bytes(tmp_path):
-    study, runs, costs, curve = make_study(tasks=("recall",))
+    record, runs, costs, curve = make_study(tasks=("recall",))
     prints = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        report(tmp_path / name, study, runs, costs, curve)
+        report(tmp_path / name, record, runs, costs, curve)
         files = sorted(p for p in (tmp_path / name).rglob("*") if p.is_file())
         prints.append([(p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for p in files])
     assert prints[0] == prints[1]
@@ -261,11 +268,13 @@ def test_the_lattice_has_all_ties_and_the_edges_of_refinement():
 
 
 def test_lattice_nodes_are_arms_that_override_the_tie_alone():
-    study = make_study(tasks=("text",), extra_arms=[("K=V wide", "K=V")])[0]
-    nodes = lattice_nodes(study, "text")
+    record = make_study(tasks=("text",), extra_arms=[("K=V wide", "K=V")])[0]
+    nodes = lattice_nodes(record, "text")
     assert len(nodes) == 15 and nodes["K=V"] == "K=V" and nodes["Q=K=V=X"] == "copies"
-    study["arms"]["Q=V"]["overrides"] = {"model": {"tie": "Q=V", "heads": 2}}
-    assert "Q=V" not in lattice_nodes(study, "text")
+    wider = {"model": {"tie": "Q=V", "heads": 2}}
+    entry = dataclasses.replace(record.arms["Q=V"], overrides=wider)
+    record = dataclasses.replace(record, arms=record.arms | {"Q=V": entry})
+    assert "Q=V" not in lattice_nodes(record, "text")
 
 
 def test_nothing_dominates_the_arms_on_the_front():
@@ -277,16 +286,16 @@ def test_nothing_dominates_the_arms_on_the_front():
 @pytest.mark.parametrize("width", [80, 100])
 @pytest.mark.parametrize("progress", ["none", "tuning", "some", "all"])
 def test_the_console_table_fits_at_any_time(width, progress):
-    study, runs, costs, _ = make_study()
+    record, runs, costs, _ = make_study()
     tuned = runs.phase == "tune"
     some = tuned | runs.arm.isin(["separate", "Q=K"])
     part = {"tuning": runs[tuned], "some": runs[some]}.get(progress, runs)
-    summary = None if progress == "none" else summarise(study, part, costs)
+    summary = None if progress == "none" else summarise(record, part, costs)
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(console_table(study, summary, width))
+    console.print(console_table(record, summary, width))
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= width
-    for arm in study["arms"]:
+    for arm in record.arms:
         assert any(line.startswith(arm) for line in lines)
     cut = [line for line in lines if re.search(r"\w…", line)]
     assert not cut, cut
@@ -316,32 +325,33 @@ def grid(tmp_path_factory):
     """A family of four cells with all that can stand beside its arms."""
     folder = tmp_path_factory.mktemp("grid")
     axes = {"model.width": (16, 64), "model.positions": ("none", "rotary")}
-    study, runs, costs, curve, table = make_family(axes, arms=("K=V", "copies"), breakdown=True)
+    record, runs, costs, curve, table = make_family(axes, arms=("K=V", "copies"), breakdown=True)
     table.to_csv(folder / "breakdown.csv", index=False)
-    for spec in study["tasks"].values():
-        spec["published"] = {"Somebody et al. 2026": {"K=V": 1.705}, "their <rerun>": {}}
-        spec["references"] = [{"name": "counts of pairs", "value": 1.9, "note": "a bigram table"}]
-    text, summary, study = report(folder, study, runs, costs, curve)
-    return folder, text, summary, study, runs
+    published = {"Somebody et al. 2026": {"K=V": 1.705}, "their <rerun>": {}}
+    references = (Reference("counts of pairs", 1.9, "a bigram table"),)
+    for task in record.tasks:
+        record = record.with_task(task, published=published, references=references)
+    text, summary, record = report(folder, record, runs, costs, curve)
+    return folder, text, summary, record, runs
 
 
 def test_a_family_comes_before_its_cells_and_every_anchor_leads_somewhere(grid):
-    _, text, _, study, _ = grid
+    _, text, _, record, _ = grid
     ids = re.findall(r'id="([^"]+)"', text)
     assert len(set(ids)) == len(ids)
     targets = {a[1:] for a in Page(text).addresses if a.startswith("#")}
     assert targets <= set(ids) and "plays" in targets
-    places = [text.index(f'id="{formats.slug(name)}"') for name in ("plays", *study["tasks"])]
+    places = [text.index(f'id="{formats.slug(name)}"') for name in ("plays", *record.tasks)]
     assert places == sorted(places)
-    assert text.count('<details class="cell">') == len(study["tasks"]) == 4
+    assert text.count('<details class="cell">') == len(record.tasks) == 4
     assert "1 task, 4 cells" in text
 
 
 def test_a_family_has_its_curves_its_table_of_differences_and_groups(grid):
-    folder, text, _, study, _ = grid
+    folder, text, _, record, _ = grid
     names = {path.stem for path in (folder / "figures").iterdir()}
     assert {"scaling-width-plays", "grid-plays"} <= names
-    for task in study["tasks"]:
+    for task in record.tasks:
         assert f"by-group-{formats.slug(task)}" in names
     md = (folder / "report.md").read_text(encoding="utf-8")
     for name in names:
@@ -350,7 +360,7 @@ def test_a_family_has_its_curves_its_table_of_differences_and_groups(grid):
 
 def test_the_table_of_a_family_says_what_the_summary_says(grid):
     """Every cell's difference with its mark, the mean over the grid, the published numbers."""
-    folder, text, summary, study, runs = grid
+    folder, text, summary, record, runs = grid
     md = (folder / "report.md").read_text(encoding="utf-8").split("## ")
     part = next(p for p in md if p.startswith("Masked bytes of Shakespeare\n"))
     rows = {line.split(" | ")[0].strip("| *"): line.split(" | ") for line in part.splitlines()
@@ -359,46 +369,46 @@ def test_the_table_of_a_family_says_what_the_summary_says(grid):
     by = summary.set_index(["arm", "task"])
     for arm in ("K=V", "copies", "placebo"):
         cells = rows[arm][6:]
-        for cell, task in zip(cells, study["tasks"], strict=True):
+        for cell, task in zip(cells, record.tasks, strict=True):
             row = by.loc[(arm, task)]
-            sign = wording.SIGNS[wording.kind(row["verdict"])]
+            sign = wording.SIGNS[row["verdict"].kind]
             delta = formats.number(row["delta"], 3, signed=True)
             assert cell.strip(" |") == f"{row['mean']:.3f} ({sign} {delta})"
-    got = grids.average(study, seed_scores(study, runs), list(study["tasks"]), "copies")
+    got = grids.average(record, seed_scores(record, runs), list(record.tasks), "copies")
     assert rows["copies"][3].startswith(formats.number(got["delta"], 3, signed=True) + " ")
     assert rows["K=V"][4] == "1.705" and rows["copies"][4] == formats.MISSING
     assert text.count("Protocols differ") == 1
 
 
 def test_references_stand_under_the_arms_of_every_task(grid):
-    folder, text, _, study, _ = grid
+    folder, text, _, record, _ = grid
     md = (folder / "report.md").read_text(encoding="utf-8")
     lines = [line for line in md.splitlines() if line.startswith("| *counts of pairs*")]
-    assert len(lines) == len(study["tasks"]) and all("| 1.900 |" in line for line in lines)
-    assert text.count("counts of pairs <small>reference</small>") == len(study["tasks"])
+    assert len(lines) == len(record.tasks) and all("| 1.900 |" in line for line in lines)
+    assert text.count("counts of pairs <small>reference</small>") == len(record.tasks)
     assert "a bigram table" in text
 
 
 def test_findings_of_a_family_name_every_arm_once_and_count_its_cells(grid):
-    _, _, summary, study, _ = grid
-    rows = {task: wording.task_rows(study, summary, task) for task in study["tasks"]}
-    found = family_findings(study, rows)
+    _, _, summary, record, _ = grid
+    rows = wording.all_rows(record, summary)
+    found = family_findings(record, rows)
     assert sorted(a for f in found for a in f.arms) == ["K=V", "copies", "placebo"]
     for finding in found:
         for arm in finding.arms:
-            kinds = {wording.kind(cells[arm]["verdict"]) for cells in rows.values()}
+            kinds = {cells[arm]["verdict"].kind for cells in rows.values()}
             assert kinds == {finding.kind} if finding.kind != "mixed" else len(kinds) > 1
     worse = next(f for f in found if f.kind == "worse")
     assert worse.text == "Worse than separate in all 4 cells: copies."
-    assert "worse on all 4 cells of Masked bytes" in headlines.overview(study, summary)[0]
+    assert "worse on all 4 cells of Masked bytes" in headlines.overview(record, rows)[0]
 
 
 def test_what_holds_in_several_cells_is_said_once(grid):
-    _, _, summary, study, runs = grid
+    _, _, summary, record, runs = grid
     runs = runs.copy()
     lost = (runs.arm == "K=V") & (runs.phase == "eval") & (runs.seed == 100)
     runs.loc[lost & runs.task.str.contains("width=16"), "status"] = "failed"
-    said = headlines.warnings(study, runs, summarise(study, runs))
+    said = headlines.warnings(record, runs, wording.all_rows(record, summarise(record, runs)))
     assert any(line.startswith("2 of 4 cells of Masked bytes of Shakespeare: evaluation runs")
                for line in said)  # fmt: skip
     assert sum("evaluation runs" in line for line in said) == 1
@@ -409,9 +419,9 @@ def test_unfinished_families_are_reported_as_far_as_they_go(tmp_path, progress):
     """Averages over cells that are not all there are not given: half a grid is another grid."""
     axes = {"model.width": WIDTHS, "train.steps": STEPS, "options.length": (8, 16)}
     base = {"none": RECALL, "half": TEXT}[progress]
-    study, runs, costs, curve, _ = make_family(axes, arms=("copies",), base=base)
+    record, runs, costs, curve, _ = make_family(axes, arms=("copies",), base=base)
     part = {"none": runs.iloc[:0], "half": runs[runs.task.str.contains("width=16")]}[progress]
-    text, _, _ = report(tmp_path, study, part, costs, curve, complete=False)
+    text, _, _ = report(tmp_path, record, part, costs, curve, complete=False)
     assert "12 cells" in text
     names = {path.stem for path in (tmp_path / "figures").iterdir()}
     scaling = {name for name in names if name.startswith("scaling")}
@@ -420,34 +430,35 @@ def test_unfinished_families_are_reported_as_far_as_they_go(tmp_path, progress):
 
 
 def test_many_arms_have_a_panel_each():
-    study, runs, costs, _, table = make_family(
+    record, runs, costs, _, table = make_family(
         {"model.width": WIDTHS}, arms=[f"arm {i}" for i in range(12)], breakdown=True
     )
-    summary, scores, tasks = summarise(study, runs), seed_scores(study, runs), list(study["tasks"])
-    assert len(scaling_by_arm(study, summary, scores, tasks, "model.width").axes) == 13
+    results = wording.all_rows(record, summarise(record, runs))
+    scores, tasks = seed_scores(record, runs), list(record.tasks)
+    assert len(scaling_by_arm(record, results, scores, tasks, "model.width").axes) == 13
     part = table[table.task == tasks[0]]
-    assert len(by_group(study, summary, tasks[0], part).axes) == 14
-    figure = scaling(study, summary, scores, tasks, "model.width")
+    assert len(by_group(record, tasks[0], part).axes) == 14
+    figure = scaling(record, results, scores, tasks, "model.width")
     assert len(figure.axes[1].texts) == len(style.LINES)
     assert figure.axes[0].get_xscale() == "log"
 
 
 def test_heat_tables_fold_what_does_not_fit():
     axes = {"model.positions": ("none", "rotary", "learned"), "model.width": (8, 16, 32, 64, 128)}
-    study = make_family(axes, arms=("copies",))[0]
-    columns = heat_columns(study, list(study["tasks"]))
+    record = make_family(axes, arms=("copies",))[0]
+    columns = heat_columns(record, list(record.tasks))
     assert list(columns) == ["positions=none", "positions=rotary", "positions=learned"]
     assert all(len(cells) == 5 for cells in columns.values())
 
 
 @pytest.mark.parametrize("width", [80, 100])
 def test_the_console_shows_a_family_as_one_table(grid, width):
-    _, _, summary, study, runs = grid
+    _, _, summary, record, runs = grid
     console = Console(width=width, record=True, file=io.StringIO())
-    averages = grids.family_table(study, runs)
-    console.print(console_table(study, summary, width, averages))
-    one = next(iter(study["tasks"]))
-    console.print(console_table(study | {"tasks": {one: study["tasks"][one]}}, summary, width))
+    averages = grids.family_table(record, runs)
+    console.print(console_table(record, summary, width, averages))
+    one = next(iter(record.tasks))
+    console.print(console_table(record.only(one), summary, width))
     lines = [line.rstrip() for line in console.export_text().splitlines()]
     assert max(map(len, lines)) <= width
     assert lines[0].startswith("Masked bytes of Shakespeare, 4 cells")

@@ -10,6 +10,7 @@ from qkv_jax.runtime.stopping import Watch
 from qkv_jax.study.cluster.worker import run_part
 from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol.rounds import Part
+from qkv_jax.study.record import Change
 from qkv_jax.study.report import headlines
 from qkv_jax.study.results import load_study
 from qkv_jax.study.run.workdir import Workdir
@@ -48,7 +49,7 @@ def test_every_arms_config_is_kept_and_read_back_whole(started):
         del train["learning_rate"]
         whole = {"model": as_dict(arm.replica.model), "train": train}
         assert kept.config("one", arm.name) == whole
-    resolved = kept.study["tasks"]["one"]["resolved"]
+    resolved = kept.record.tasks["one"].resolved
     assert resolved["copies"] == {"model": {"tie": "copies"}, "train": {"steps": 12}}
     assert resolved["placebo"] == {"model": {}, "train": {}}
 
@@ -84,10 +85,9 @@ def test_changes_that_are_accepted_are_kept_and_reported(started):
     workdir.accept_changes(described)
     workdir.accept_changes(described)  # once is enough
     record = workdir.open(described)
-    (accepted,) = record["accepted"]
-    assert accepted["changes"][0] == {
-        "field": "tasks.one, arm 'separate': train.weight_decay", "before": 0.5, "now": 0.01,
-    }  # fmt: skip
+    (accepted,) = record.accepted
+    field = "tasks.one, arm 'separate': train.weight_decay"
+    assert accepted.changes[0] == Change(field, before=0.5, now=0.01)
     assert workdir.open(described) == record  # from here on they are the study's
     (line,) = headlines._accepted(record)
     assert "separate': train.weight_decay was 0.5, then 0.01" in line and "accepted" in line
@@ -97,7 +97,7 @@ def test_a_field_that_a_later_version_added_is_no_change(started):
     workdir, described = started
     rewritten(workdir, lambda resolved: resolved["separate"]["model"].pop("use_bias"))
     rewritten(workdir, lambda resolved: resolved["separate"]["model"].update(gone=1))
-    assert "use_bias" in workdir.open(described)["tasks"]["one"]["resolved"]["separate"]["model"]
+    assert "use_bias" in workdir.open(described).tasks["one"].resolved["separate"]["model"]
 
 
 def test_another_format_is_one_line(started):

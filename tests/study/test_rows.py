@@ -1,6 +1,7 @@
 """Many writers, one table: what processes append to files of their own is what one process would
 have written, whatever a crash cut off or two files say twice."""
 
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -37,17 +38,17 @@ LOWER, HIGHER, LOWEST = 9.322e-05, 0.03218, 2.896e-05  # beyond the grid
 BEST = {"separate": LOWER, "K=V": GRID[-1]}  # of the other arms: inside of the grid
 
 
-def as_one_process(study):
+def as_one_process(record):
     """Made-up rows in the order in which one process writes them: the grid is extended on both
     sides, since two arms are best at its ends, then below again."""
     rows = []
-    for name, task in study["tasks"].items():
-        better = 1 if task["higher_is_better"] else -1
+    for name, task in record.tasks.items():
+        better = 1 if task.higher_is_better else -1
         for phase, rates in (("tune", GRID), ("tune", (LOWER, HIGHER)), ("tune", (LOWEST,)),
                              ("eval", None)):  # fmt: skip
-            for arm in task["arms"]:
+            for arm in task.arms:
                 best = BEST.get(arm, GRID[1])
-                seeds = study["tune_seeds"] if rates else study["eval_seeds"]
+                seeds = record.tune_seeds if rates else record.eval_seeds
                 for rate, seed in itertools.product(rates or (best,), seeds):
                     value = 0.5 - better * 0.01 * abs(np.log2(rate / best)) + 1e-4 * seed
                     run = (name, arm, phase, rate, seed, "done", "accuracy", value, 10, np.nan, 1.5)
@@ -56,16 +57,16 @@ def as_one_process(study):
 
 
 @pytest.fixture(scope="module")
-def study_and_runs():
-    study, *_ = make_study(tasks=("recall", "text"), seeds=6)
-    return study, as_one_process(study)
+def record_and_runs():
+    record, *_ = make_study(tasks=("recall", "text"), seeds=6)
+    return record, as_one_process(record)
 
 
 @pytest.fixture(scope="module")
-def single(study_and_runs, tmp_path_factory):
+def single(record_and_runs, tmp_path_factory):
     """The folder of a study that one process has written."""
     folder = tmp_path_factory.mktemp("single")
-    append_runs(folder / "runs.csv", study_and_runs[1].to_dict("records"))
+    append_runs(folder / "runs.csv", record_and_runs[1].to_dict("records"))
     return folder
 
 
@@ -75,12 +76,12 @@ def split(runs, folder):
         append_runs(folder / "parts" / task / f"{arm}.csv", rows.to_dict("records"))
 
 
-def test_many_writers_at_once_write_what_one_does(study_and_runs, single, tmp_path):
-    study, runs = study_and_runs
+def test_many_writers_at_once_write_what_one_does(record_and_runs, single, tmp_path):
+    record, runs = record_and_runs
     command = [sys.executable, "-c", WRITER, str(single / "runs.csv"), str(tmp_path)]
     writers = [
         subprocess.Popen([*command, task], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for task in study["tasks"]
+        for task in record.tasks
     ]
     for writer in writers:
         assert writer.stdout.readline() == "ready\n"
@@ -93,31 +94,32 @@ def test_many_writers_at_once_write_what_one_does(study_and_runs, single, tmp_pa
     for writer in writers:
         writer.communicate()
         assert writer.returncode == 0
-    merged = in_order(study, read_parts(tmp_path))
+    merged = in_order(record, read_parts(tmp_path))
     append_runs(tmp_path / "merged.csv", merged.to_dict("records"))
     assert (tmp_path / "merged.csv").read_bytes() == (single / "runs.csv").read_bytes()
     assert merged.equals(Workdir(single).runs())
 
 
-def test_order_of_one_process_does_not_change(study_and_runs, single):
-    assert in_order(study_and_runs[0], read_runs([single / "runs.csv"])).equals(
+def test_order_of_one_process_does_not_change(record_and_runs, single):
+    assert in_order(record_and_runs[0], read_runs([single / "runs.csv"])).equals(
         Workdir(single).runs()
     )
 
 
 @given(st.randoms(use_true_random=False))
 def test_order_does_not_depend_on_the_order_of_rows(random):
-    study, runs, *_ = make_family({"options.length": [16, 4]}, arms=("K=V",), seeds=3)
-    study["looks"] = [2, 3]  # the last seed of every arm was added when all was done
-    late = (runs["phase"] == "eval") & (runs["seed"] == study["eval_seeds"][2])
-    expected = in_order(study, pd.concat([runs[~late], runs[late]]))
-    assert [*expected["seed"][-6:]] == [study["eval_seeds"][2]] * 6
+    record, runs, *_ = make_family({"options.length": [16, 4]}, arms=("K=V",), seeds=3)
+    # The last seed of every arm was added when all was done.
+    record = dataclasses.replace(record, looks=(2, 3))
+    late = (runs["phase"] == "eval") & (runs["seed"] == record.eval_seeds[2])
+    expected = in_order(record, pd.concat([runs[~late], runs[late]]))
+    assert [*expected["seed"][-6:]] == [record.eval_seeds[2]] * 6
     shuffled = runs.iloc[random.sample(range(len(runs)), len(runs))]
-    assert in_order(study, shuffled).equals(expected)
+    assert in_order(record, shuffled).equals(expected)
 
 
-def test_cut_row_is_left_out_and_mended_by_its_writer(study_and_runs, tmp_path):
-    study, runs = study_and_runs
+def test_cut_row_is_left_out_and_mended_by_its_writer(record_and_runs, tmp_path):
+    record, runs = record_and_runs
     split(runs, tmp_path)
     file = tmp_path / "parts" / "text" / "K=V.csv"
     whole = file.read_text()
@@ -133,24 +135,24 @@ def test_cut_row_is_left_out_and_mended_by_its_writer(study_and_runs, tmp_path):
         assert len(read_parts(tmp_path)) == len(runs) - len(row) - 1
 
 
-def test_first_of_two_rows_about_a_run_counts(study_and_runs, tmp_path):
-    study, runs = study_and_runs
+def test_first_of_two_rows_about_a_run_counts(record_and_runs, tmp_path):
+    record, runs = record_and_runs
     split(runs, tmp_path)
     some = runs[runs["phase"] == "eval"].iloc[[0, 40, -1]]
     append_runs(tmp_path / "runs.csv", some.assign(value=-1.0).to_dict("records"))
-    merged = in_order(study, read_parts(tmp_path))
+    merged = in_order(record, read_parts(tmp_path))
     expected = runs["value"].where(~np.isin(np.arange(len(runs)), some.index), -1.0)
     assert merged["value"].equals(expected)
 
 
-def test_no_files_are_no_rows(study_and_runs, tmp_path):
+def test_no_files_are_no_rows(record_and_runs, tmp_path):
     empty = read_parts(tmp_path)
     assert (*empty.columns,) == RUN_COLUMNS and not len(empty)
-    assert not len(in_order(study_and_runs[0], empty))
+    assert not len(in_order(record_and_runs[0], empty))
 
 
-def test_damage_is_named(study_and_runs, tmp_path):
-    split(study_and_runs[1], tmp_path)
+def test_damage_is_named(record_and_runs, tmp_path):
+    split(record_and_runs[1], tmp_path)
     file = tmp_path / "parts" / "text" / "K=V.csv"
     whole = file.read_text()
     lines = whole.splitlines(keepends=True)

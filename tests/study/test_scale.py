@@ -11,6 +11,7 @@ import pytest
 from qkv_jax.study.report import page
 from qkv_jax.study.report.figures.curves import _MOST_POINTS, _thin
 from tests.stress import scale
+from tests.support.synthetic_study import RECALL, TEXT
 
 
 def test_made_up_folder_is_merged_and_reported(tmp_path):
@@ -44,9 +45,9 @@ def test_short_bands_are_drawn_as_they_are():
     assert all(thin is given for thin, given in zip(_thin(*band), band, strict=True))
 
 
-@pytest.mark.parametrize("kind, figure", [("solve", "solving"), ("mean", "forest")])
-def test_a_report_of_many_tasks_has_a_figure_each(kind, figure):
+@pytest.mark.parametrize("record, figure", [(RECALL, "solving"), (TEXT, "forest")])
+def test_a_report_of_many_tasks_has_a_figure_each(record, figure):
     """At the limit all figures are wanted; with one task more those of the verdicts alone."""
-    task = {"family": None, "spec": {"kind": kind}}
+    task = {"family": None, "record": record}
     assert page._wanted({"tasks": [task] * page._MANY}, task) is None
     assert page._wanted({"tasks": [task] * (page._MANY + 1)}, task) == (figure,)

@@ -1,5 +1,7 @@
 """The protocol's numbers against closed forms and libraries, and every rule of the verdict."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,29 +12,35 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import ttost_paired
 
-from qkv_jax.study.protocol import inference
+from qkv_jax.study.protocol import inference, summary
 from qkv_jax.study.protocol.inference import Level
 from qkv_jax.study.protocol.selection import choose_rates, extension_needed
-from qkv_jax.study.protocol.summary import COLUMNS, evaluations, summarise
+from qkv_jax.study.protocol.summary import COLUMNS, evaluations
+from qkv_jax.study.protocol.verdicts import Verdict
+from qkv_jax.study.record import ArmRecord, StudyRecord, TaskRecord
 from qkv_jax.study.report import headlines, sentences, tables, wording
 from qkv_jax.study.report.methods import protocol
+from qkv_jax.tasks.base import Outcome
 
 GRID = [1e-3, 2e-3, 4e-3, 8e-3]
 SEEDS = list(range(100, 106))
 
 
-def make_study(arms=("separate", "placebo", "K=V"), seeds=SEEDS, **task):
-    spec = {
-        "title": "t", "kind": "mean", "metric": "loss", "unit": "nats", "margin": 0.1,
-        "higher_is_better": False, "threshold": None, "failure_value": 9.0, "steps": 1000,
-        "arms": list(arms), "learning_rates": GRID,
-    }  # fmt: skip
+def make_study(arms=("separate", "placebo", "K=V"), seeds=SEEDS, **fields):
+    """A record of one task; `fields` are of it or of its outcome."""
+    outcome = {"kind": "mean", "metric": "loss", "unit": "nats", "margin": 0.1}
+    outcome |= {"failure_value": 9.0}
+    outcome |= {f.name: fields.pop(f.name) for f in dataclasses.fields(Outcome) if f.name in fields}
+    task = TaskRecord(
+        title="t", description="", outcome=Outcome(**outcome), steps=1000, arms=tuple(arms),
+        family="task", family_title="t", **({"learning_rates": tuple(GRID)} | fields),
+    )  # fmt: skip
     roles = {"separate": "baseline", "placebo": "placebo"}
-    return {
-        "baseline": "separate", "placebo": "placebo", "alpha": 0.05, "looks": [len(seeds)],
-        "tune_seeds": [0, 1], "eval_seeds": list(seeds), "tasks": {"task": {**spec, **task}},
-        "arms": {arm: {"tie": arm, "role": roles.get(arm, "arm")} for arm in arms},
-    }  # fmt: skip
+    return StudyRecord(
+        name="made up", baseline="separate", placebo="placebo", alpha=0.05, looks=(len(seeds),),
+        tune_seeds=(0, 1), eval_seeds=tuple(seeds), tasks={"task": task}, wave={}, claims={},
+        arms={arm: ArmRecord(arm, roles.get(arm, "arm")) for arm in arms}, config={},
+    )  # fmt: skip
 
 
 def rows(arm, phase, rate, values, seeds, status=None, steps=None):
@@ -76,8 +84,16 @@ def worse_at_one_percent():
     return {"separate": base, "K=V": base + 0.02 * (4 / np.sqrt(6) + z / z.std(ddof=1))}
 
 
-def verdict(study, runs, arm="K=V", **kwargs):
-    return summarise(study, runs, **kwargs).set_index("arm").loc[arm]
+def summarise(*args, **kwargs):
+    """The summary with verdicts and notes as summary.csv has them."""
+    table = summary.summarise(*args, **kwargs)
+    for cell in table.verdict:
+        assert Verdict.read(str(cell)) == cell
+    return table.assign(verdict=table.verdict.map(str), note=table.note.map(str))
+
+
+def verdict(record, runs, arm="K=V", **kwargs):
+    return summarise(record, runs, **kwargs).set_index("arm").loc[arm]
 
 
 # --- the numbers are those of the libraries -------------------------------------------------
@@ -127,7 +143,7 @@ def test_constant_differences_use_barnards_exact_test():
     )
     barnard = stats.barnard_exact([[6, 0], [0, 6]], pooled=True)
     assert result["p_value"][0] == pytest.approx(barnard.pvalue, rel=1e-3)
-    assert result["verdict"][0] == "worse"
+    assert str(result["verdict"][0]) == "worse"
     assert np.isnan(result["delta_low"][0]) and np.isnan(result["p_equivalence"][0])
     # With arms that vary together the constant difference has the sign test only: no verdict.
     base = np.array([1.0, 2, 3, 5, 8, 13])
@@ -135,7 +151,7 @@ def test_constant_differences_use_barnards_exact_test():
         base[None] + 1, base, margin=0.1, level=level, higher_is_better=True
     )
     assert result["p_value"][0] == pytest.approx(stats.binomtest(6, 6).pvalue)
-    assert result["verdict"][0] == "undecided"
+    assert str(result["verdict"][0]) == "undecided"
 
 
 def test_sampling_error_is_that_of_the_seed_averaged_difference():
@@ -191,12 +207,12 @@ def test_identical_outcomes_are_at_the_ceiling():
     assert row.verdict == "undecided (ceiling)" and row.seeds_to_decide == ""
 
 
-def judged(study, runs, arm="K=V"):
+def judged(record, runs, arm="K=V"):
     """The row, the sentence about it, and the lines at the top of the report."""
-    table = summarise(study, runs)
-    row = table.set_index("arm", drop=False).loc[arm]
-    (found,) = [f for f in sentences.task_findings(study, table, "task") if arm in f.arms]
-    top = [*headlines.overview(study, table), *headlines.warnings(study, runs, table)]
+    results = wording.all_rows(record, summary.summarise(record, runs))
+    row = summarise(record, runs).set_index("arm").loc[arm]
+    (found,) = [f for f in sentences.task_findings(record, results, "task") if arm in f.arms]
+    top = [*headlines.overview(record, results), *headlines.warnings(record, runs, results)]
     return row, found.text, top
 
 
@@ -211,14 +227,14 @@ def test_the_same_program_under_another_name_is_not_at_the_ceiling(kind):
     assert row.verdict == "undecided (same scores)" and row.seeds_to_decide == ""
     assert "The same numbers as separate at every seed: is it the same program?" in text
     for some in (twins, dict.fromkeys(twins, np.ones(6))):
-        study = make_study(same_program={"K=V": "separate"}, **task)
-        row, text, top = judged(study, make_runs(some))
+        record = make_study(same_program={"K=V": "separate"}, **task)
+        row, text, top = judged(record, make_runs(some))
         assert row.verdict == "undecided (same program)" and row.seeds_to_decide == ""
         assert "the program of separate under another name: there is nothing to decide" in text
-        assert wording.kind(row.verdict) == "undecided"
-    study["tasks"] |= {"other": study["tasks"]["task"]}
-    both = pd.concat([make_runs(twins), make_runs(twins).assign(task="other")])
-    top = headlines.overview(study, summarise(study, both))
+    both = record.tasks | {"other": record.tasks["task"]}
+    record = dataclasses.replace(record, tasks=both)
+    runs = pd.concat([make_runs(twins), make_runs(twins).assign(task="other")])
+    top = headlines.overview(record, wording.all_rows(record, summary.summarise(record, runs)))
     assert "The program of separate under another name: K=V." in top
     assert not any("Still open" in line for line in top)
     other = twins | {"placebo": twins["separate"]}  # it is no arm that the configs make the same
@@ -237,30 +253,30 @@ def lose(runs, *arms):
 
 def test_an_arm_that_fails_at_every_rate_is_worse_and_is_counted():
     """The baseline works: no edge, no further rates for anybody, and nothing left open."""
-    study, runs = make_study(), lose(make_runs(scores(0, 0, 0)), "K=V")
+    record, runs = make_study(), lose(make_runs(scores(0, 0, 0)), "K=V")
     runs = runs[~((runs.arm == "K=V") & (runs.phase == "eval"))]
     lost = rows("K=V", "eval", GRID[0], [np.nan] * 6, SEEDS, ["failed"] * 6)
     runs = pd.concat([runs, lost], ignore_index=True)
-    assert extension_needed(study, runs, "task") == []
-    row, text, top = judged(study, runs)
+    assert extension_needed(record, runs, "task") == []
+    row, text, top = judged(record, runs)
     assert row.verdict == "worse" and row.edge == "" and row.learning_rate == GRID[0]
     assert row.n_failed == 6 and row.note == "K=V failed at every rate tried (14 of 14)"
     assert any(line.endswith("K=V failed at every rate tried (14 of 14).") for line in top)
     assert not any("Still open" in line or "edge" in line for line in top)
-    assert np.isinf(evaluations(study, runs)["task", "K=V"].lead)
+    assert np.isinf(evaluations(record, runs)["task", "K=V"].lead)
 
 
 @pytest.mark.parametrize("kind", ["mean", "solve"])
 def test_arms_that_all_failed_are_not_at_the_ceiling(kind):
-    study = make_study(kind=kind, threshold=0.5 if kind == "solve" else None)
+    record = make_study(kind=kind, threshold=0.5 if kind == "solve" else None)
     data = scores(0, 0, 0)
     works = make_runs({"placebo": data.pop("placebo")})
     runs = pd.concat([lose(make_runs(data, rate=GRID[0]), "K=V", "separate"), works])
-    row, text, top = judged(study, runs)
+    row, text, top = judged(record, runs)
     assert row.verdict == "undecided (all failed)" and row.seeds_to_decide == ""
     assert "No run came through, nor did one of separate: there is nothing to compare." in text
     assert any("separate failed at every rate tried (14 of 14)" in line for line in top)
-    row, text, _ = judged(study, runs, "placebo")
+    row, text, _ = judged(record, runs, "placebo")
     assert row.verdict == ("better" if kind == "mean" else row.verdict)
     assert "separate failed at every rate tried (14 of 14)" in row.note
 
@@ -276,26 +292,27 @@ def test_step_times_carry_the_error_that_the_placebo_shows():
     ratios = {"separate": 1.0, "placebo": 0.78, "K=V": 0.9}
     costs = {"task": {arm: {"step_time_ratio": ratio} for arm, ratio in ratios.items()}}
     data = make_runs(scores(0, 0, 0))
-    table = summarise(make_study(), data, costs)
+    table = summary.summarise(make_study(), data, costs)
     assert np.allclose(table.step_time_noise, 0.22)
     assert summarise(make_study(), data).step_time_noise.isna().all()
-    study = make_study()
-    table = tables._cost_table(study, wording.task_rows(study, table, "task"))
+    record = make_study()
+    table = tables._cost_table("separate", wording.all_rows(record, table)["task"])
     shown = {row["arm"]: row["cells"][-1] for row in table["rows"]}
     assert shown == {"separate": "1.00 ×", "placebo": "0.78 × ± 0.22", "K=V": "0.90 × ± 0.22"}
 
 
 def test_arms_with_their_own_steps_are_judged_at_them():
     """A seed that never solved counts with the budget of its own arm, in tuning as well."""
-    study = make_study(kind="solve", threshold=0.5, steps_of={"K=V": 4000})
+    record = make_study(kind="solve", threshold=0.5, steps_of={"K=V": 4000})
     never = {arm: np.full(6, np.inf) for arm in ("separate", "placebo", "K=V")}
     data = dict.fromkeys(never, np.ones(6))
-    table = summarise(study, make_runs(data, steps=never)).set_index("arm")
+    table = summarise(record, make_runs(data, steps=never)).set_index("arm")
     assert table.steps_to_solve.to_dict() == {"separate": 1000, "placebo": 1000, "K=V": 4000}
     late = tuned("K=V", [0.1, 0.1, 0.1, 0.1], steps=[3000.0, 3000.0])
     late[2]["steps_to_solve"] = [2000.0, 2000.0]  # beyond the baseline's steps all are one
-    assert chosen(late, study, "K=V").learning_rate == GRID[2]
-    (said,) = [line for line in protocol(study, make_runs(data), None) if line.startswith("t:")]
+    assert chosen(late, record, "K=V").learning_rate == GRID[2]
+    lines = protocol(record, make_runs(data), wording.all_rows(record, None))
+    (said,) = [line for line in lines if line.startswith("t:")]
     assert "1,000 steps a run, 4,000 for K=V, judged at its own; " in said
 
 
@@ -320,13 +337,13 @@ def test_rate_at_the_edge_gives_no_verdict(whose):
 def test_holm_is_applied():
     """The same arm that is worse alone is undecided among seven others."""
     lone = worse_at_one_percent()
-    study = make_study(("separate", "K=V"), margin=0.001)
-    assert verdict(study, make_runs(lone)).verdict == "worse"
+    record = make_study(("separate", "K=V"), margin=0.001)
+    assert verdict(record, make_runs(lone)).verdict == "worse"
     names = [f"null{i}" for i in range(7)]
     rng = np.random.default_rng(1)
     crowd = lone | {name: lone["separate"] + rng.normal(0, 0.05, 6) for name in names}
     row = verdict(make_study(tuple(crowd), margin=0.001), make_runs(crowd))
-    alone = verdict(study, make_runs(lone))
+    alone = verdict(record, make_runs(lone))
     assert row.p_value == pytest.approx(alone.p_value)
     assert row.p_holm == pytest.approx(8 * row.p_value)
     assert row.verdict == "undecided"
@@ -335,18 +352,17 @@ def test_holm_is_applied():
 def test_later_looks_are_stricter():
     """The k-th look tests at alpha / 2**k, and planning uses the level after it."""
     data = worse_at_one_percent()
-    study = make_study(("separate", "K=V"), margin=0.001)
+    record = make_study(("separate", "K=V"), margin=0.001)
     verdict_at = {}
     for looks in ([6], [5, 6], [4, 5, 6], [3, 4, 5, 6]):
-        study["looks"] = looks
-        row = verdict(study, make_runs(data))
+        row = verdict(dataclasses.replace(record, looks=tuple(looks)), make_runs(data))
         assert row.alpha_look == 0.05 / 2 ** len(looks) and row.look == len(looks)
         verdict_at[len(looks)] = row.verdict == "worse"
         assert verdict_at[len(looks)] == (row.p_holm <= row.alpha_look)
     assert list(verdict_at.values()) == [True, True, False, False]
     noisy = make_runs(scores(0, 0.05, sd=0.1, arms=("separate", "K=V")))
-    study = make_study(("separate", "K=V"))
-    row = verdict(study, noisy)
+    record = make_study(("separate", "K=V"))
+    row = verdict(record, noisy)
     assert row.seeds_to_decide == inference.seeds_to_decide(row.sd, 6, 0.1, 1, 0.05 / 4)
 
 
@@ -381,9 +397,8 @@ def test_a_placebo_that_fails_forbids_equivalence_to_its_baseline():
     status = {"placebo": ["done"] * 5 + ["diverged"]}
     row = verdict(make_study(), make_runs(scores(0, 0, 0), status=status))
     assert row.n_diverged == 0 and row.verdict == "undecided" and "runs failed" in row.note
-    study = make_study()
-    study["placebo"] = None
-    assert verdict(study, make_runs(scores(0, 0, 0), status=status)).verdict == "equivalent"
+    record = dataclasses.replace(make_study(), placebo="none of these")
+    assert verdict(record, make_runs(scores(0, 0, 0), status=status)).verdict == "equivalent"
 
 
 @pytest.mark.parametrize(
@@ -393,11 +408,11 @@ def test_a_placebo_that_fails_forbids_equivalence_to_its_baseline():
 def test_a_difference_that_tuning_may_have_made_is_undecided(lead, rate, expected):
     """An arm that chose another rate than the baseline, by a hair, may have lost to its tuning."""
     data = worse_at_one_percent()
-    study = make_study(("separate", "K=V"), margin=0.001)
+    record = make_study(("separate", "K=V"), margin=0.001)
     runs = make_runs({"separate": data["separate"]})
     means = [0.9, 0.1 + lead, 0.1, 0.9] if rate == 4e-3 else [0.9, 0.1, 0.1 + lead, 0.9]
     tables = [*tuned("K=V", means), rows("K=V", "eval", rate, data["K=V"], SEEDS)]
-    row = verdict(study, pd.concat([runs, *tables]))
+    row = verdict(record, pd.concat([runs, *tables]))
     assert row.learning_rate == rate and row.p_holm == pytest.approx(0.0103, abs=1e-4)
     assert row.verdict == expected
     assert ("learning rates" in row.note) == (expected == "undecided")
@@ -406,26 +421,26 @@ def test_a_difference_that_tuning_may_have_made_is_undecided(lead, rate, expecte
 def test_doubt_about_tuning_is_doubt_about_the_side_that_lost():
     """A baseline with an uncertain rate does not excuse an arm that is worse than it."""
     data = worse_at_one_percent()
-    study = make_study(("separate", "K=V"), margin=0.001)
+    record = make_study(("separate", "K=V"), margin=0.001)
     close = make_runs({"separate": data["separate"]}, tune=(0.9, 0.1, 0.101, 0.9))
     sure = [*tuned("K=V", [0.9, 0.8, 0.1, 0.9])]
     worse = pd.concat([close, *sure, rows("K=V", "eval", 4e-3, data["K=V"], SEEDS)])
-    assert verdict(study, worse).verdict == "worse"
+    assert verdict(record, worse).verdict == "worse"
     better = 2 * data["separate"] - data["K=V"]
     better = pd.concat([close, *sure, rows("K=V", "eval", 4e-3, better, SEEDS)])
-    assert verdict(study, better).verdict == "undecided"
+    assert verdict(record, better).verdict == "undecided"
 
 
 @pytest.mark.parametrize("lead, expected", [(0.001, "undecided"), (0.2, "equivalent")])
 def test_equivalence_does_not_survive_doubt_about_rates(lead, expected):
     """Equal at the chosen rates is not equal at the best ones where the choice was a close one."""
     data = worse_at_one_percent()  # by 0.033 with SD 0.02
-    study = make_study(("separate", "K=V"), margin=0.06)
+    record = make_study(("separate", "K=V"), margin=0.06)
     # The arm is behind, so it is the baseline's better rate that would take it out of the margin.
     runs = make_runs({"separate": data["separate"]}, tune=(0.9, 0.1, 0.1 + lead, 0.9))
     tables = [*tuned("K=V", [0.9, 0.8, 0.1, 0.9])]
     tables += [rows("K=V", "eval", 4e-3, data["K=V"], SEEDS)]
-    row = verdict(study, pd.concat([runs, *tables]))
+    row = verdict(record, pd.concat([runs, *tables]))
     assert row.p_equivalence <= 0.025 and row.verdict == expected
 
 
@@ -437,7 +452,7 @@ def test_size_of_the_doubt():
     assert inference.tuning_regret(sd, n, 2.0, 2)[0] == 0
     needed = regret + stats.t.ppf(1 - 0.025 / 2, 5) / np.sqrt(6)
     for delta, expected in ((needed + 1e-6, False), (needed - 1e-6, True)):
-        result = {"n": n, "sd": sd, "delta": delta, "verdict": np.array(["worse"], object)}
+        result = {"n": n, "sd": sd, "delta": delta, "verdict": np.array([Verdict("worse")])}
         doubt = inference.tuning_may_explain(
             result, regret=regret, regret_base=np.zeros(1), margin=None,
             level=Level.of_look(0.05, 1), higher_is_better=False,
@@ -471,7 +486,7 @@ def test_flipping_the_metric_flips_nothing_but_signs(seed):
     runs = make_runs(data)
     mirrored = runs.assign(value=-runs.value)
     before = summarise(make_study(), runs)
-    after = summarise(make_study(higher_is_better=True, failure_value=-9.0), mirrored)
+    after = summarise(make_study(metric="accuracy", failure_value=-9.0), mirrored)
     assert list(before.verdict) == list(after.verdict)
     np.testing.assert_allclose(before.delta_low.astype(float), -after.delta_high.astype(float))
     only = runs.assign(value=np.where(runs.phase == "eval", -runs.value, runs.value))
@@ -512,14 +527,14 @@ def test_costs_are_merged():
 # --- learning rates -----------------------------------------------------------------------------
 
 
-def chosen(tables, study=None, arm="separate"):
-    return choose_rates(study or make_study(), pd.concat(tables)).loc[("task", arm)]
+def chosen(tables, record=None, arm="separate"):
+    return choose_rates(record or make_study(), pd.concat(tables)).loc[("task", arm)]
 
 
 def test_best_validation_mean_is_chosen():
     choice = chosen(tuned("separate", [0.5, 0.3, 0.1, 0.4]))
     assert choice.learning_rate == 4e-3 and choice.edge == "" and choice["mean"] == 0.1
-    up = make_study(higher_is_better=True)
+    up = make_study(metric="accuracy")
     assert chosen(tuned("separate", [0.5, 0.3, 0.1, 0.4]), up).edge == "low"
     assert chosen(tuned("separate", [0.5, 0.3, 0.1, 0.05])).edge == "high"
 
@@ -555,12 +570,12 @@ def test_a_plateau_is_no_edge_nor_is_one_of_failures():
 
 def test_extension_keeps_the_spacing_and_stops_after_two():
     """An arm at the edge extends the grid for all; interior arms ask for nothing."""
-    study = make_study(("separate", "K=V"))
+    record = make_study(("separate", "K=V"))
 
     def extend(rates, means):
         tables = tuned("separate", means, rates)
         tables += tuned("K=V", [abs(np.log(r / 3e-3)) for r in rates], rates)
-        return extension_needed(study, pd.concat(tables), "task")
+        return extension_needed(record, pd.concat(tables), "task")
 
     assert extend(GRID, [0.5, 0.1, 0.3, 0.4]) == []
     assert extend(GRID, [0.5, 0.4, 0.3, 0.1]) == [1.6e-2]
@@ -569,14 +584,14 @@ def test_extension_keeps_the_spacing_and_stops_after_two():
     assert extend([*GRID, 1.6e-2], [0.5, 0.4, 0.3, 0.1, 0.05]) == [3.2e-2]
     assert extend([2.5e-4, 5e-4, *GRID], [0.01, 0.05, 0.1, 0.3, 0.4, 0.5]) == []
     assert extend([2.5e-4, 5e-4, *GRID], [0.5, 0.4, 0.3, 0.2, 0.1, 0.05]) == [1.6e-2]
-    study["tasks"]["task"]["learning_rates"] = [1e-3]
+    record = record.with_task("task", learning_rates=(1e-3,))
     assert extend([1e-3], [0.1]) == []
 
 
 def test_both_edges_extend_at_once():
-    study = make_study(("separate", "K=V"))
+    record = make_study(("separate", "K=V"))
     tables = tuned("separate", [0.1, 0.2, 0.3, 0.4]) + tuned("K=V", [0.4, 0.3, 0.2, 0.1])
-    assert extension_needed(study, pd.concat(tables), "task") == [5e-4, 1.6e-2]
+    assert extension_needed(record, pd.concat(tables), "task") == [5e-4, 1.6e-2]
 
 
 # --- tasks that are solved or not -----------------------------------------------------------------
@@ -584,7 +599,7 @@ def test_both_edges_extend_at_once():
 
 def solve_study(n=6, arms=("separate", "K=V"), **task):
     seeds = list(range(100, 100 + n))
-    spec = {"kind": "solve", "higher_is_better": True, "threshold": 0.9, "failure_value": 0.0}
+    spec = {"kind": "solve", "metric": "accuracy", "threshold": 0.9, "failure_value": 0.0}
     return make_study(arms, seeds=seeds, **(spec | task)), seeds
 
 
@@ -594,39 +609,39 @@ def solve_runs(seeds, **solved):
 
 
 def test_solved_seeds_mcnemar_and_clopper_pearson():
-    study, seeds = solve_study(20)
+    record, seeds = solve_study(20)
     base, arm = [1] * 18 + [0] * 2, [0] * 14 + [1] * 4 + [0, 1]
     runs = solve_runs(seeds, separate=base, **{"K=V": arm})
-    row = verdict(study, runs)
+    row = verdict(record, runs)
     assert row.p_value == pytest.approx(stats.binomtest(1, 15).pvalue)
     assert row.verdict == "worse" and row.n_solved == 5 and np.isnan(row.p_equivalence)
     low, high = proportion_confint(5, 20, method="beta")
     assert (row.solve_low, row.solve_high) == pytest.approx((low, high))
     runs = solve_runs(seeds, separate=arm, **{"K=V": base})
-    assert verdict(study, runs).verdict == "better"
+    assert verdict(record, runs).verdict == "better"
 
 
 def test_six_solved_seeds_cannot_decide_and_say_how_many_would():
-    study, seeds = solve_study(6)
-    row = verdict(study, solve_runs(seeds, separate=[1] * 6, **{"K=V": [0] * 6}))
+    record, seeds = solve_study(6)
+    row = verdict(record, solve_runs(seeds, separate=[1] * 6, **{"K=V": [0] * 6}))
     assert row.p_value == pytest.approx(2 * 0.5**6) and row.verdict == "undecided"
     assert row.seeds_to_decide == "8"  # 2 * 0.5**8 <= 0.05 / 4 < 2 * 0.5**7
-    row = verdict(study, solve_runs(seeds, separate=[1] * 6, **{"K=V": [1] * 6}))
+    row = verdict(record, solve_runs(seeds, separate=[1] * 6, **{"K=V": [1] * 6}))
     assert row.verdict == "undecided" and row.seeds_to_decide == ">100"
 
 
 def test_a_run_that_failed_has_not_solved():
-    study, seeds = solve_study(6, failure_value=1.0)  # a failure value declared by mistake
+    record, seeds = solve_study(6, failure_value=1.0)  # a failure value declared by mistake
     runs = solve_runs(seeds, separate=[1] * 6, **{"K=V": [1] * 6})
     runs.loc[(runs.arm == "K=V") & (runs.seed == 100), "status"] = "diverged"
-    assert verdict(study, runs).n_solved == 5
+    assert verdict(record, runs).n_solved == 5
 
 
 def test_lower_is_better_thresholds():
-    study, seeds = solve_study(6, higher_is_better=False, threshold=0.5, failure_value=9.0)
+    record, seeds = solve_study(6, metric="loss", threshold=0.5, failure_value=9.0)
     runs = solve_runs(seeds, separate=[1] * 6, **{"K=V": [0, 0, 1, 1, 1, 1]})
     runs.loc[runs.phase == "tune", "value"] = 1 - runs.value
-    assert verdict(study, runs).n_solved == 2
+    assert verdict(record, runs).n_solved == 2
 
 
 def test_steps_to_solve_is_a_restricted_mean():
@@ -641,9 +656,3 @@ def test_steps_to_solve_is_a_restricted_mean():
     assert row.steps_to_solve_high == pytest.approx(interval.high)
     nothing = verdict(make_study(), runs)
     assert np.isnan(nothing.steps_to_solve) and np.isnan(nothing.n_solved)
-
-
-def test_a_solve_task_without_threshold_is_refused():
-    study, seeds = solve_study(6, threshold=None)
-    with pytest.raises(ValueError, match="threshold"):
-        summarise(study, solve_runs(seeds, separate=[1] * 6, **{"K=V": [1] * 6}))

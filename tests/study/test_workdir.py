@@ -1,6 +1,7 @@
 """A study's folder: every table and JSON file reads back as it was written, whatever its arms are
 called; what a notebook asks of it is right or refused in one line; and it stops when asked to."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -71,7 +72,7 @@ class Made(Population):
         return finished
 
 
-def draw(folder, study, runs, summary, task, *_args, **_options):
+def draw(folder, record, runs, results, task, *_args, **_options):
     """One small picture a task, in place of all."""
     save(new_figure(1.0, 1.0), folder / task["slug"], dpi=10)
     return None, []
@@ -92,7 +93,7 @@ def made():
 def run(folder, values=ODD, watch=None, listener=lambda news: None):
     """As the command does: study, tables, report."""
     study, workdir = Study(values), Workdir(folder)
-    record = workdir.open(study.describe()) | {"command": "make"}
+    record = dataclasses.replace(workdir.open(study.describe()), command="make")
     work = Engine(study, workdir, record, listener, watch)
     work.run()
     found, _ = page.write_outcomes(workdir, pause=work.stop_if_asked)
@@ -135,7 +136,8 @@ def test_every_json_file_is_strict_and_every_table_reads_back_equal(study, tmp_p
     assert tables == 4
     read = load_study(folder)
     pd.testing.assert_frame_equal(read.runs, work.runs, check_dtype=False, check_exact=True)
-    pd.testing.assert_frame_equal(read.summary, summary, check_dtype=False, check_exact=True)
+    words = summary.assign(verdict=summary.verdict.map(str), note=summary.note.map(str))
+    pd.testing.assert_frame_equal(read.summary, words, check_dtype=False, check_exact=True)
 
 
 def test_names_that_look_like_nothing_or_a_number_stay_names_everywhere(study):
@@ -228,7 +230,7 @@ def test_what_is_no_study_is_refused(study, tmp_path, unchecked):
         with pytest.raises(ConfigError) as refused:
             load_study(value)
         assert refused.value.field == "workdir" and "\n" not in str(refused.value)
-    assert load_study(os.fspath(study[0])).study["name"] == "null"
+    assert load_study(os.fspath(study[0])).record.name == "null"
 
 
 # --- it stops when asked to

@@ -351,8 +351,7 @@ def place(tmp_path_factory):
               "train": {"steps": 20, "report_every": 10, "batch_size": 4},
               "study": {"learning_rates": (0.001, 0.01)}}  # fmt: skip
     work = Workdir(folder / "study")
-    work.path.mkdir()
-    work.write_study(Study(config).describe())
+    work.open(Study(config).describe())
     study = load_study(folder / "study")
     params = jax.tree.map(lambda leaf: 2 * leaf, study.untrained("relation", "K=V", 3)["params"])
     flat = flax.traverse_util.flatten_dict(params, sep="/")

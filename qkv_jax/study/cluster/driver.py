@@ -7,6 +7,7 @@ rows are on the disk, whatever the scheduler says. The driver may be stopped and
 jobs go on without it.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -24,7 +25,7 @@ from qkv_jax.study.cluster.jobs import LIVE, REFUSED, STOPPED, Job, Jobs, Launch
 from qkv_jax.study.cluster.worker import PartWorkdir
 from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol.rounds import Part, rounds
-from qkv_jax.study.record import KEY
+from qkv_jax.study.record import KEY, Machine, StudyRecord
 from qkv_jax.study.run.engine import write_costs
 from qkv_jax.study.run.rows import append_runs, in_order, read_parts, run_row
 from qkv_jax.study.run.workdir import Workdir, now_text
@@ -41,7 +42,7 @@ class Driver:
     Args:
       study: what to run.
       workdir: an opened `Workdir`, held.
-      record: study.json as `Workdir.open` returned it.
+      record: as `Workdir.open` returned it.
       launcher: starts jobs.
       command: the command line that runs a part, but for `--part`.
       watch: says when to stop.
@@ -54,7 +55,7 @@ class Driver:
         self,
         study: Study,
         workdir: Workdir,
-        record: dict,
+        record: StudyRecord,
         launcher: Launcher,
         command: Sequence[str],
         watch: Watch,
@@ -78,8 +79,9 @@ class Driver:
         Raises:
           Interrupted: when the watch says so; jobs go on.
         """
-        started, before = time.monotonic(), self.record.get("seconds", 0.0)
-        self.record.setdefault("started", now_text())
+        started, before = time.monotonic(), self.record.seconds or 0.0
+        started_at = self.record.started or now_text()
+        self.record = dataclasses.replace(self.record, started=started_at)
         write_costs(self.study, self.workdir)
         try:
             self._adopt()
@@ -91,7 +93,8 @@ class Driver:
                     break
                 self._wait()
         finally:
-            self.record["seconds"] = before + time.monotonic() - started
+            seconds = before + time.monotonic() - started
+            self.record = dataclasses.replace(self.record, seconds=seconds)
             self.workdir.write_study(self.record)
 
     def _adopt(self) -> None:
@@ -237,7 +240,7 @@ class Driver:
             time.sleep(min(left, _NAP))
 
 
-def merge(workdir: Workdir, record: dict) -> None:
+def merge(workdir: Workdir, record: StudyRecord) -> None:
     """Puts the rows of all parts into runs.csv, in the order of one process, and removes the parts.
 
     Nothing is lost if this is cut off: what was merged and what was not is read as one table.
@@ -249,8 +252,8 @@ def merge(workdir: Workdir, record: dict) -> None:
     machines = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     if machines:
         devices = {device for machine in machines for device in machine["devices"]}
-        record["machine"] = machines[-1] | {"devices": sorted(devices)}
-        workdir.write_study(record)
+        machine = Machine(tuple(sorted(devices)), machines[-1]["platform"])
+        workdir.write_study(dataclasses.replace(record, machine=machine))
     rows = in_order(record, read_parts(workdir.path))
     merged, table = workdir.path / "runs.csv.merged", workdir.path / "runs.csv"
     merged.unlink(missing_ok=True)

@@ -1,9 +1,8 @@
 """How the jobs of a study are doing: `--status`, and what its driver shows while it waits."""
 
+import dataclasses
 import pathlib
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 from rich.console import Console, Group
@@ -15,7 +14,7 @@ from qkv_jax.study.cluster.driver import Driver
 from qkv_jax.study.cluster.jobs import LIVE, Job, Jobs, Launcher
 from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol.rounds import Part, rounds
-from qkv_jax.study.record import KEY
+from qkv_jax.study.record import KEY, StudyRecord
 from qkv_jax.study.run.workdir import Workdir
 
 _LISTED = 12  # jobs that are named one by one
@@ -69,7 +68,7 @@ def print_status(
       ConfigError: if there is no such study.
     """
     known = workdir.read_study()
-    record = workdir.read_same(study.describe() | {"wave": known["wave"]})
+    record = workdir.read_same(dataclasses.replace(study.describe(), wave=known.wave))
     jobs = Jobs(workdir.path)
     live = jobs.live
     states = launcher.states([job.id for job in live.values()]) if launcher and live else None
@@ -84,10 +83,10 @@ def print_status(
 
 
 def status(
-    study: Study, record: Mapping[str, Any], runs: pd.DataFrame, jobs: Jobs, path: pathlib.Path
+    study: Study, record: StudyRecord, runs: pd.DataFrame, jobs: Jobs, path: pathlib.Path
 ) -> Group:
     """Parts and runs by task and round, then the jobs that run or failed; fits into 80 columns."""
-    title = f"Study {record['name']!r}" + (", complete" if record.get("complete") else "")
+    title = f"Study {record.name!r}" + (", complete" if record.complete else "")
     table = Table(title=title, title_justify="left")
     table.add_column("task", overflow="fold")
     table.add_column("round", no_wrap=True)

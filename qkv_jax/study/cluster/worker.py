@@ -11,10 +11,12 @@ from typing import Any
 
 import pandas as pd
 
+from qkv_jax.config import as_dict
 from qkv_jax.runtime.files import held, json_text
 from qkv_jax.runtime.stopping import Watch
 from qkv_jax.study.plan import Arm, Study
 from qkv_jax.study.protocol.rounds import Part
+from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.resolved import changes, refuse_changes
 from qkv_jax.study.run.engine import Engine, this_machine
 from qkv_jax.study.run.rows import append_runs, read_runs
@@ -53,7 +55,7 @@ class PartWorkdir(Workdir):
         """Not in the folder of all waves, which jobs would clear away from under each other."""
         return self.own / super().wave_folder(task, arm, phase, first).name
 
-    def write_study(self, study: Mapping[str, Any]) -> None:
+    def write_study(self, record: StudyRecord) -> None:
         """Nothing: study.json is the driver's."""
 
 
@@ -71,5 +73,6 @@ def run_part(study: Study, path: pathlib.Path, part: Part, watch: Watch) -> None
     record = workdir.read_same(described)
     refuse_changes(changes(record, described))
     with workdir.held():
-        workdir.write(f"parts/{part.task}/{part.arm}/machine.json", json_text(this_machine()))
+        machine = json_text(as_dict(this_machine()))
+        workdir.write(f"parts/{part.task}/{part.arm}/machine.json", machine)
         Engine(study, workdir, record, lambda news: None, watch).run_part(part)

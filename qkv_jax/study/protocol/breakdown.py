@@ -8,6 +8,7 @@ import pandas as pd
 
 from qkv_jax.config import ConfigError
 from qkv_jax.study.protocol import inference
+from qkv_jax.study.record import StudyRecord
 from qkv_jax.tasks import Data, Task
 from qkv_jax.tasks.base import Breakdown
 
@@ -34,7 +35,7 @@ def read_breakdown(task: Task, data: Data, name: str) -> Breakdown | None:
 
 
 def breakdown_table(
-    study: dict, runs: pd.DataFrame, breakdowns: Mapping[str, Breakdown], examples: Examples
+    record: StudyRecord, runs: pd.DataFrame, breakdowns: Mapping[str, Breakdown], examples: Examples
 ) -> pd.DataFrame:
     """Mean and 95 % t-interval over the evaluation seeds, a row per task, arm and group.
 
@@ -43,24 +44,24 @@ def breakdown_table(
     """
     rows = []
     evaluated = runs[runs["phase"] == "eval"]
-    for task, breakdown in breakdowns.items():
-        spec = study["tasks"][task]
+    for name, breakdown in breakdowns.items():
+        task = record.tasks[name]
         groups, places = np.unique(np.asarray(breakdown.groups), return_inverse=True)
         sizes = np.bincount(places)
-        for arm in spec["arms"]:
-            mine = evaluated[(evaluated["task"] == task) & (evaluated["arm"] == arm)]
+        for arm in task.arms:
+            mine = evaluated[(evaluated["task"] == name) & (evaluated["arm"] == arm)]
             status = dict(zip(mine["seed"], mine["status"], strict=True))
-            table = np.full((len(groups), len(study["eval_seeds"])), np.nan)
-            for column, seed in enumerate(study["eval_seeds"]):
+            table = np.full((len(groups), len(record.eval_seeds)), np.nan)
+            for column, seed in enumerate(record.eval_seeds):
                 if status.get(seed, "done") != "done":
-                    table[:, column] = spec["failure_value"]
+                    table[:, column] = task.outcome.failure_value
                     continue
-                scores = examples(task, arm, [seed]) if seed in status else None
+                scores = examples(name, arm, [seed]) if seed in status else None
                 if scores is not None:
                     sums = np.bincount(places, np.asarray(scores[0], float), len(groups))
                     table[:, column] = sums / sizes
             n, mean, sd = inference.moments(table)
             low, high = inference.t_interval(mean, sd, n)
             columns = zip(groups.tolist(), n.tolist(), mean, low, high, strict=True)
-            rows += [(task, arm, breakdown.name, *values) for values in columns]
+            rows += [(name, arm, breakdown.name, *values) for values in columns]
     return pd.DataFrame(rows, columns=BREAKDOWN_COLUMNS)

@@ -26,6 +26,8 @@ from statsmodels.stats.proportion import proportion_confint
 from qkv_jax.study.protocol.rounds import rounds
 from qkv_jax.study.protocol.selection import RUN_COLUMNS
 from qkv_jax.study.protocol.summary import summarise
+from qkv_jax.study.record import ArmRecord, StudyRecord, TaskRecord
+from qkv_jax.tasks.base import Outcome
 
 OUTCOMES = ("normal", "heavy", "bimodal", "rare", "diverging", "solve")
 EFFECTS = ("none", "planted", "margin")
@@ -81,24 +83,26 @@ class Scenario:
         """[1 + arms] place in `RATES` of each arm's best rate."""
         return BEST + (np.arange(1 + self.arms) > self.arms - self.elsewhere)
 
-    def study(self) -> dict:
-        """The study.json of one simulated study."""
+    def record(self) -> StudyRecord:
+        """The record of one simulated study."""
         names = ["separate", "placebo"] + [f"arm{i}" for i in range(2, 1 + self.arms)]
         roles = ["baseline", "placebo"] + ["arm"] * (self.arms - 1)
-        task = {
-            "kind": "solve" if self.outcome == "solve" else "mean", "higher_is_better": False,
-            "metric": "loss", "margin": self.margin, "failure_value": JUMP, "steps": 100,
-            "arms": names,
-            "threshold": 0.5 if self.outcome == "solve" else None,
-            "learning_rates": RATES[DECLARED].tolist(),
-        }  # fmt: skip
-        return {
-            "baseline": "separate", "placebo": "placebo", "alpha": 0.05, "looks": [self.eval_seeds],
-            "tune_seeds": list(range(self.tune_seeds)),
-            "eval_seeds": list(range(100, 100 + self.eval_seeds)),
-            "arms": {n: {"tie": "separate", "role": r} for n, r in zip(names, roles, strict=True)},
-            "tasks": {"task": task},
-        }  # fmt: skip
+        task = TaskRecord(
+            title="task", description="", family="task", family_title="task",
+            outcome=Outcome(
+                kind="solve" if self.outcome == "solve" else "mean", metric="loss", unit="loss",
+                margin=self.margin, failure_value=JUMP,
+                threshold=0.5 if self.outcome == "solve" else None,
+            ),
+            steps=100, arms=tuple(names), learning_rates=tuple(RATES[DECLARED].tolist()),
+        )  # fmt: skip
+        return StudyRecord(
+            name="calibration", baseline="separate", placebo="placebo", alpha=0.05,
+            looks=(self.eval_seeds,), tune_seeds=tuple(range(self.tune_seeds)),
+            eval_seeds=tuple(range(100, 100 + self.eval_seeds)),
+            arms={n: ArmRecord("separate", r) for n, r in zip(names, roles, strict=True)},
+            tasks={"task": task}, wave={}, claims={}, config={},
+        )  # fmt: skip
 
 
 def _bad_rate(scenario: Scenario) -> np.ndarray:
@@ -169,7 +173,7 @@ def _table(names, phase, rate, seeds, loss, failed) -> pd.DataFrame:
 class SimulatedStudy(NamedTuple):
     """One simulated study, its summary, and the truth [1 + arms] at the chosen rates."""
 
-    study: dict
+    record: StudyRecord
     runs: pd.DataFrame
     summary: pd.DataFrame
     true_mean: np.ndarray
@@ -177,22 +181,22 @@ class SimulatedStudy(NamedTuple):
 
 def simulate_study(rng: np.random.Generator, scenario: Scenario) -> SimulatedStudy:
     """Tune, extend, evaluate and summarise one study."""
-    study = scenario.study()
-    names = list(study["arms"])
+    record = scenario.record()
+    names = list(record.arms)
     everywhere = np.tile(np.arange(len(RATES)), (len(names), 1))
     tuning = _draw(rng, scenario, everywhere, scenario.tune_seeds)
     done = [pd.DataFrame(columns=RUN_COLUMNS)]
-    for found in rounds(study, "task", lambda: pd.concat(done[1:] or done)):
+    for found in rounds(record, "task", lambda: pd.concat(done[1:] or done)):
         rates = np.array([part.rates for part in found.parts])
         places = np.abs(np.log(RATES) - np.log(rates)[..., None]).argmin(-1)  # [1 + arms, rates]
         if found.parts[0].phase == "tune":
             drawn = [np.take_along_axis(a, places[..., None], 1) for a in tuning]
-            seeds = study["tune_seeds"]
+            seeds = record.tune_seeds
         else:
-            drawn, seeds = _draw(rng, scenario, places, scenario.eval_seeds), study["eval_seeds"]
+            drawn, seeds = _draw(rng, scenario, places, scenario.eval_seeds), record.eval_seeds
         done.append(_table(names, found.parts[0].phase, places, seeds, *drawn))
     runs = pd.concat(done[1:])
-    return SimulatedStudy(study, runs, summarise(study, runs), _true_mean(scenario, places[:, 0]))
+    return SimulatedStudy(record, runs, summarise(record, runs), _true_mean(scenario, places[:, 0]))
 
 
 def _judge(scenario: Scenario, simulated: SimulatedStudy) -> list[float | bool]:
@@ -201,9 +205,9 @@ def _judge(scenario: Scenario, simulated: SimulatedStudy) -> list[float | bool]:
     arm = {name: summary[name].to_numpy()[1:] for name in summary.columns}
     best = scenario.effects()[1:]
     at_rate = true_mean[1:] - true_mean[0]
-    verdict = arm["verdict"]
-    claim = (verdict == "worse") * 1 - (verdict == "better") * 1
-    equivalent = verdict == "equivalent"
+    kinds = np.array([verdict.kind for verdict in arm["verdict"]])
+    claim = (kinds == "worse") * 1 - (kinds == "better") * 1
+    equivalent = kinds == "equivalent"
     null, apart = best == 0, np.abs(best) >= scenario.margin - 1e-9
     apart_at_rate = np.abs(at_rate) >= scenario.margin - 1e-9
     low, high = arm["delta_low"].astype(float), arm["delta_high"].astype(float)

@@ -13,34 +13,28 @@ import pandas as pd
 from qkv_jax.study.axes import is_number
 from qkv_jax.study.protocol import inference
 from qkv_jax.study.protocol.summary import seed_scores
+from qkv_jax.study.record import StudyRecord
 
 FAMILY_COLUMNS = (
     "family", "arm", "cells", "n", "mean", "ci_low", "ci_high", "delta", "delta_low", "delta_high",
 )  # fmt: skip
 Scores = Mapping[str, Mapping[str, np.ndarray]]  # {task: {arm: [S]}}
-_SAME = ("metric", "unit", "higher_is_better")
 
 
-def families(study: dict) -> dict[str, list[str]]:
+def families(record: StudyRecord) -> dict[str, list[str]]:
     """{family: its tasks} in the order of the study, for the entries that have axes."""
     found: dict[str, list[str]] = {}
-    for task, spec in study["tasks"].items():
-        if spec.get("axes"):
-            found.setdefault(spec["family"], []).append(task)
+    for name, task in record.tasks.items():
+        if task.grid is not None:
+            found.setdefault(task.grid, []).append(name)
     return found
 
 
-def family_of(study: dict, task: str) -> str | None:
-    """The family that a task is a cell of, or None for a task of its own."""
-    spec = study["tasks"][task]
-    return spec["family"] if spec.get("axes") else None
-
-
-def axis_values(study: dict, tasks: Sequence[str]) -> dict[str, list]:
+def axis_values(record: StudyRecord, tasks: Sequence[str]) -> dict[str, list]:
     """{dotted field: its values} of a family, in the order given."""
     found: dict[str, list] = {}
     for task in tasks:
-        for field, value in study["tasks"][task]["axes"].items():
+        for field, value in record.tasks[task].axes.items():
             known = found.setdefault(field, [])
             if value not in known:
                 known.append(value)
@@ -52,18 +46,21 @@ def is_numeric(values: Sequence[Any]) -> bool:
     return len(values) > 1 and all(is_number(value) for value in values)
 
 
-def family_arms(study: dict, tasks: Sequence[str]) -> list[str]:
+def family_arms(record: StudyRecord, tasks: Sequence[str]) -> list[str]:
     """The arms of a family in the study's order."""
-    present = {arm for task in tasks for arm in study["tasks"][task]["arms"]}
-    return [arm for arm in study["arms"] if arm in present]
+    present = {arm for task in tasks for arm in record.tasks[task].arms}
+    return [arm for arm in record.arms if arm in present]
 
 
-def comparable(study: dict, tasks: Sequence[str]) -> bool:
+def comparable(record: StudyRecord, tasks: Sequence[str]) -> bool:
     """Whether scores of these cells may be averaged: one metric, one unit."""
-    return len({tuple(study["tasks"][task].get(k) for k in _SAME) for task in tasks}) == 1
+    outcomes = (record.tasks[task].outcome for task in tasks)
+    return len({(outcome.metric, outcome.unit) for outcome in outcomes}) == 1
 
 
-def average(study: dict, scores: Scores, tasks: Sequence[str], arm: str) -> dict[str, float]:
+def average(
+    record: StudyRecord, scores: Scores, tasks: Sequence[str], arm: str
+) -> dict[str, float]:
     """An arm's mean over cells and its difference to the baseline's, both over seeds.
 
     Only cells that have the arm count (arms of matched size may be missing from some), and only
@@ -72,7 +69,7 @@ def average(study: dict, scores: Scores, tasks: Sequence[str], arm: str) -> dict
     Returns: cells, n, mean, ci_low, ci_high, delta, delta_low, delta_high; t-intervals at 95 %,
       NaN where not known (the baseline has no difference).
     """
-    base = study["baseline"]
+    base = record.baseline
     with_arm = [task for task in tasks if arm in scores.get(task, {})]
     found = dict.fromkeys(FAMILY_COLUMNS[4:], float("nan")) | {"cells": len(with_arm), "n": 0}
     if not with_arm:
@@ -89,13 +86,13 @@ def average(study: dict, scores: Scores, tasks: Sequence[str], arm: str) -> dict
     return found
 
 
-def family_table(study: dict, runs: pd.DataFrame) -> pd.DataFrame:
+def family_table(record: StudyRecord, runs: pd.DataFrame) -> pd.DataFrame:
     """A row per family and arm: averages over the whole grid, without verdicts."""
-    scores = seed_scores(study, runs)
+    scores = seed_scores(record, runs)
     rows = [
-        {"family": family, "arm": arm} | average(study, scores, tasks, arm)
-        for family, tasks in families(study).items()
-        if comparable(study, tasks)
-        for arm in family_arms(study, tasks)
+        {"family": family, "arm": arm} | average(record, scores, tasks, arm)
+        for family, tasks in families(record).items()
+        if comparable(record, tasks)
+        for arm in family_arms(record, tasks)
     ]
     return pd.DataFrame(rows, columns=FAMILY_COLUMNS)

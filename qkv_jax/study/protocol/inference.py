@@ -1,6 +1,6 @@
 """From scores to verdicts: the tests of one task, on plain arrays.
 
-`statistics.py` turns the table of runs into arrays [arms, seeds] and calls the functions here;
+`summary.py` turns the table of runs into arrays [arms, seeds] and calls the functions here;
 nothing below knows about DataFrames, files or learning rates. All arms are compared with one
 baseline, paired by seed, and everything is vectorised over arms. NaN marks a missing run.
 
@@ -18,18 +18,12 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
+from qkv_jax.study.protocol import verdicts
+
 CONFIDENCE = 0.95  # of every interval that is not called simultaneous
 MIN_SEEDS = 5  # fewer pairs give no verdict
 MAX_SEEDS = 100  # more than this is not planned, only called ">100"
 SD_LIMIT = 0.80  # planning uses the upper one-sided limit of the SD at this confidence
-
-# Why two arms cannot be told apart, however many seeds there are: all scores of both are one value;
-# each seed's are the same, which two programs hardly ever have; their configs say the same; or
-# neither has a run that came through.
-CEILING = "undecided (ceiling)"
-SAME_SCORES = "undecided (same scores)"
-SAME_PROGRAM = "undecided (same program)"
-ALL_FAILED = "undecided (all failed)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +127,7 @@ def compare_means(values, baseline, *, margin, level, higher_is_better, refuse_e
       margin: equivalence margin in the metric's unit, or None for no equivalence test.
       level: the `Level` of this look.
       higher_is_better: direction of the metric.
-      refuse_equivalence: [A] bool, arms that may not be called equivalent (see `statistics.py`).
+      refuse_equivalence: [A] bool, arms that may not be called equivalent (see `summary.py`).
 
     Returns:
       dict of [A] arrays: n, delta, sd, delta_low, delta_high, the simultaneous pair (Bonferroni
@@ -171,21 +165,21 @@ def compare_means(values, baseline, *, margin, level, higher_is_better, refuse_e
     verdict, seeds = [], []
     for i in range(arms):
         if n[i] == 0:
-            word = ""
+            found = verdicts.PENDING
         elif n[i] < MIN_SEEDS:
-            word = "undecided (few seeds)"
+            found = verdicts.FEW_SEEDS
         elif sd[i] == 0 and delta[i] == 0:
             paired = values[i, ~np.isnan(difference[i])]
-            word = CEILING if np.ptp(paired) <= 1e-12 * scale[i] else SAME_SCORES
+            found = verdicts.CEILING if np.ptp(paired) <= 1e-12 * scale[i] else verdicts.SAME_SCORES
         elif p_equivalence[i] <= level.alpha:
-            word = "equivalent"
+            found = verdicts.EQUIVALENT
         elif p_holm[i] <= level.alpha:
-            word = "better" if gain[i] > 0 else "worse"
+            found = verdicts.BETTER if gain[i] > 0 else verdicts.WORSE
         else:
-            word = "undecided"
-        open_ = word in ("undecided", "undecided (few seeds)")
+            found = verdicts.UNDECIDED
+        open_ = found in (verdicts.UNDECIDED, verdicts.FEW_SEEDS)
         plan = seeds_to_decide(sd[i], n[i], margin, arms, level.next_alpha) if open_ else ""
-        verdict.append(word)
+        verdict.append(found)
         seeds.append(plan)
     return {
         "n": n, "delta": delta, "sd": sd, "delta_low": low, "delta_high": high,
@@ -217,19 +211,19 @@ def compare_solved(solved, baseline, *, level):
     for i in range(arms):
         plan = ""
         if n[i] == 0:
-            word = ""
+            found = verdicts.PENDING
         elif n[i] < MIN_SEEDS:
-            word = "undecided (few seeds)"
+            found = verdicts.FEW_SEEDS
         elif p_holm[i] <= level.alpha:
-            word = "better" if gained[i] > lost[i] else "worse"
+            found = verdicts.BETTER if gained[i] > lost[i] else verdicts.WORSE
         else:
-            word = "undecided"
+            found = verdicts.UNDECIDED
             sizes = np.arange(n[i] + 1, MAX_SEEDS + 1)
             pairs = np.rint(sizes * (gained[i] + lost[i]) / n[i])
             fewer = np.floor(sizes * min(gained[i], lost[i]) / n[i])
             enough = sizes[2 * stats.binom.cdf(fewer, pairs, 0.5) <= level.next_alpha / arms]
             plan = str(enough[0]) if enough.size else f">{MAX_SEEDS}"
-        verdict.append(word)
+        verdict.append(found)
         seeds.append(plan)
     return {
         "n": n, "p_value": p, "p_holm": p_holm,
@@ -267,13 +261,14 @@ def tuning_may_explain(result, *, regret, regret_base, margin, level, higher_is_
     df, error = np.where(known, n - 1, 1), np.where(known, sd, 1.0) / np.sqrt(np.maximum(n, 1))
     beyond = np.maximum(np.abs(delta) - np.where(loss > 0, regret, regret_base), 0.0)
     p = holm(np.where(known, 2 * stats.t.sf(beyond / error, df), np.nan))
-    claim = np.isin(result["verdict"], ("better", "worse"))
+    kinds = np.array([verdict.kind for verdict in result["verdict"]])
+    claim = np.isin(kinds, ("better", "worse"))
     lost = claim & (p > level.alpha)
     if margin is not None:
         sides = [(margin - regret + loss) / error, (margin - regret_base - loss) / error]
         tested = ~np.isnan(result["p_equivalence"])
         p = holm(np.where(tested, stats.t.sf(sides, df).max(0), np.nan))
-        lost |= (result["verdict"] == "equivalent") & (p > level.alpha)
+        lost |= (kinds == "equivalent") & (p > level.alpha)
     return lost & ((regret > 0) | (regret_base > 0))
 
 

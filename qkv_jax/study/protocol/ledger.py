@@ -10,30 +10,34 @@ test: it is read off every seed.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from qkv_jax.study.claims import Claim, Evidence
-from qkv_jax.study.protocol import inference
+from qkv_jax.study.protocol import inference, verdicts
 from qkv_jax.study.protocol.inference import Level
-from qkv_jax.study.protocol.summary import evaluations, lost_words, program_of
+from qkv_jax.study.protocol.summary import evaluations
+from qkv_jax.study.protocol.verdicts import Note, Notes, What
 from qkv_jax.study.rates import same_rate
+from qkv_jax.study.record import StudyRecord
 
-FOR, AGAINST, OPEN = "for", "against", "open"
+Outcome = Literal["for", "against", "open"]  # of a piece of evidence, for its claim
+FOR, AGAINST, OPEN = get_args(Outcome)
 LEDGER_COLUMNS = (
     "claim", "evidence", "control", "task", "arm", "against", "expect", "outcome", "finding", "n",
     "effect", "effect_low", "effect_high", "margin", "unit", "p_value", "p_holm", "p_equivalence",
     "seeds_to_decide", "note",
 )  # fmt: skip
-# What `inference.compare_means` calls its arms, said of an effect, which may be of anything.
+# What a verdict of `inference.compare_means` comes to, said of an effect, which may be of anything.
 _FINDINGS = {"worse": "positive", "better": "negative", "equivalent": "within the margin"}
-# What each finding says of each expectation; any other leaves it open.
-_POSITIVE = {"positive": FOR, "negative": AGAINST, "within the margin": AGAINST}
-_NEGATIVE = {"positive": AGAINST, "negative": FOR, "within the margin": AGAINST}
+# What each kind of verdict says of each expectation; any other leaves it open.
+_POSITIVE = {"worse": FOR, "better": AGAINST, "equivalent": AGAINST}
+_NEGATIVE = {"worse": AGAINST, "better": FOR, "equivalent": AGAINST}
 _OUTCOMES = {
     "worse": _POSITIVE, "above": _POSITIVE, "better": _NEGATIVE, "below": _NEGATIVE,
-    "equivalent": {"positive": AGAINST, "negative": AGAINST, "within the margin": FOR},
+    "equivalent": {"worse": AGAINST, "better": AGAINST, "equivalent": FOR},
 }  # fmt: skip
 
 # (task, arm) -> test scores [seeds, examples], or None.
@@ -48,7 +52,7 @@ class Judgement:
 
     claim: str
     text: str
-    verdict: str
+    verdict: Literal["supported", "refuted", "depends", "undecided"]
     why: str
 
 
@@ -60,18 +64,19 @@ class _Effect:
     minus: np.ndarray
     margin: float
     unit: str
-    notes: list[str]
+    notes: list[Note]
     level: float | None = None  # to be reached by every seed: no test
     regret_down: float = 0.0  # how much lower the effect may be at the best learning rates
     regret_up: float = 0.0
     error: float = 0.0  # squared standard error that the test set leaves
     failed: bool = False
     edge: bool = False
-    alike: list[str] = dataclasses.field(default_factory=list)  # why no test could tell, by task
+    # Why no test could tell, by task; None where one can.
+    alike: list[verdicts.Verdict | None] = dataclasses.field(default_factory=list)
 
 
 def write_ledger(
-    study: dict,
+    record: StudyRecord,
     claims: Mapping[str, Claim],
     runs: pd.DataFrame,
     examples: Examples,
@@ -81,7 +86,7 @@ def write_ledger(
     """All tests and what they come to.
 
     Args:
-      study, runs: study.json and runs.csv.
+      record, runs: study.json and runs.csv.
       claims: of `read_claims`.
       examples, measured: see the types.
       groups: {task: the group of each test example}, where there are such.
@@ -91,13 +96,13 @@ def write_ledger(
       the metric's unit; p-values are adjusted over the whole ledger.
     """
     named = [(key, name, e) for key, claim in claims.items() for name, e in claim.evidence.items()]
-    sources = _Sources(study, runs, examples, groups, measured)
+    sources = _Sources(record, runs, examples, groups, measured)
     effects = [_effect(entry, sources) for *_, entry in named]
-    level = Level.of_look(study["alpha"], max(len(study.get("looks", ())), 1))
+    level = Level.of_look(record.alpha, record.look)
     tests = iter(_test([effect for effect in effects if effect.level is None], level))
     rows = [
         _row(key, name, entry, effect, next(tests) if effect.level is None else _check(effect),
-             study)
+             record)
         for (key, name, entry), effect in zip(named, effects, strict=True)
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=LEDGER_COLUMNS)
@@ -110,21 +115,20 @@ def write_ledger(
 class _Sources:
     """Where effects come from."""
 
-    study: dict
+    record: StudyRecord
     runs: pd.DataFrame
     examples: Examples
     groups: Mapping[str, Sequence[int]]
     measured: Measured
 
     def __post_init__(self):
-        object.__setattr__(self, "tables", evaluations(self.study, self.runs))
+        object.__setattr__(self, "tables", evaluations(self.record, self.runs))
 
 
 def _effect(entry: Evidence, sources: _Sources) -> _Effect:
-    spec = sources.study["tasks"][entry.task]
-    margin = entry.margin or spec["margin"]
-    zero = np.zeros(len(sources.study["eval_seeds"]))
-    effect = _Effect(zero, zero, margin, spec["unit"], [])
+    outcome = sources.record.tasks[entry.task].outcome
+    zero = np.zeros(len(sources.record.eval_seeds))
+    effect = _Effect(zero, zero, entry.margin or outcome.margin, outcome.unit, [])
     for task, sign in zip(entry.tasks, (1, -1), strict=False):
         if entry.measure:
             _add_measure(effect, entry, task, sign, sources)
@@ -142,45 +146,43 @@ def _add_measure(effect: _Effect, entry: Evidence, task: str, sign: int, sources
     effect.unit = ""
     if entry.null is not None and not np.isnan(untrained).all():
         # A reader must see whether training has any part in it.
-        values = [f"{np.nanmean(some):.2f}" for some in (trained, untrained)]
-        effect.notes.append(f"{values[0]} on {task}, {values[1]} before training")
+        values = np.nanmean(trained), task, np.nanmean(untrained)
+        effect.notes.append(Note(What.BEFORE_TRAINING, values))
     _note_failures(effect, task, (entry.arm,), sources)
 
 
 def _add_level(effect: _Effect, entry: Evidence, sources) -> None:
     run = sources.tables[entry.task, entry.arm]
-    better = 1 if sources.study["tasks"][entry.task]["higher_is_better"] else -1
+    better = 1 if sources.record.tasks[entry.task].higher_is_better else -1
     _add(effect, run.values, np.full_like(run.values, entry.level), better)
     effect.level = entry.level
 
 
-def _add_difference(effect: _Effect, entry: Evidence, task: str, sign: int, sources) -> None:
+def _add_difference(effect: _Effect, entry: Evidence, name: str, sign: int, sources) -> None:
     """The cost of the arm over its rival on one task, added or taken off."""
-    study, spec = sources.study, sources.study["tasks"][task]
-    pair = entry.arm, entry.against or study["baseline"]
-    arm, rival = (sources.tables[task, name] for name in pair)
-    better = 1 if spec["higher_is_better"] else -1
+    record, task = sources.record, sources.record.tasks[name]
+    pair = entry.arm, entry.against or record.baseline
+    arm, rival = (sources.tables[name, each] for each in pair)
+    better = 1 if task.higher_is_better else -1
     if entry.near is None:
         _add(effect, rival.values, arm.values, sign * better)
-        parts = [[sources.examples(task, name) for name in pair]]
+        parts = [[sources.examples(name, each) for each in pair]]
     else:
-        groups = np.asarray(sources.groups[task])
+        groups = np.asarray(sources.groups[name])
         parts = []
         for chosen, turn in ((groups >= entry.far, 1), (groups <= entry.near, -1)):
-            scores = [sources.examples(task, name) for name in pair]
+            scores = [sources.examples(name, each) for each in pair]
             parts.append([None if s is None else s[:, chosen] for s in scores])
             means = [_mean(run, s) for run, s in zip((arm, rival), parts[-1], strict=True)]
             _add(effect, means[1], means[0], sign * better * turn)
-    _note_failures(effect, task, pair, sources)
-    twins = len({program_of(spec, name) for name in pair}) == 1
-    all_failed = arm.lost and rival.lost
-    effect.alike.append(
-        inference.SAME_PROGRAM if twins else inference.ALL_FAILED if all_failed else ""
-    )
+    _note_failures(effect, name, pair, sources)
+    twins = len({task.program_of(each) for each in pair}) == 1
+    lost_both = verdicts.ALL_FAILED if arm.lost and rival.lost else None
+    effect.alike.append(verdicts.SAME_PROGRAM if twins else lost_both)
     effect.error += sum(np.nan_to_num(inference.sampling_error(*part)) ** 2 for part in parts)
     # No doubt where both sides chose alike: what one may have lost, so has the other.
     if not same_rate(arm.rate, rival.rate):
-        lost = [_regret(run, arm.values - rival.values, sources, task) for run in (arm, rival)]
+        lost = [_regret(run, arm.values - rival.values, sources, name) for run in (arm, rival)]
         down, up = lost if sign > 0 else lost[::-1]
         effect.regret_down += down
         effect.regret_up += up
@@ -200,7 +202,7 @@ def _mean(run, scores: np.ndarray | None) -> np.ndarray:
 
 
 def _note_failures(effect: _Effect, task: str, arms: Sequence[str], sources) -> None:
-    placebo = sources.study.get("placebo")
+    placebo = sources.record.placebo
     involved = [*arms, *[placebo] * ((task, placebo) in sources.tables)]
     if any(np.isin(sources.tables[task, arm].status, ("diverged", "failed")).any()
            for arm in involved):  # fmt: skip
@@ -208,15 +210,15 @@ def _note_failures(effect: _Effect, task: str, arms: Sequence[str], sources) -> 
     if any(sources.tables[task, arm].edge for arm in arms):
         effect.edge = True
     for arm in arms:
-        if sources.tables[task, arm].lost:
-            effect.notes.append(lost_words(arm, sources.tables[task, arm].lost))
+        if lost := sources.tables[task, arm].lost:
+            effect.notes.append(Note(What.LOST, (arm, lost, lost)))
 
 
 def _regret(run, difference: np.ndarray, sources, task: str) -> float:
     """What an arm's choice of learning rate may have cost it, see `tuning_regret`."""
-    baseline = sources.tables[task, sources.study["baseline"]].values
+    baseline = sources.tables[task, sources.record.baseline].values
     others = [
-        sources.tables[task, arm].values - baseline for arm in sources.study["tasks"][task]["arms"]
+        sources.tables[task, arm].values - baseline for arm in sources.record.tasks[task].arms
     ]
     n, _, sd = inference.moments(np.stack([difference, *others]))
     return float(inference.tuning_regret(sd, n, run.lead, run.seeds)[0])
@@ -227,11 +229,13 @@ def _check(effect: _Effect) -> dict:
     over = effect.plus - effect.minus
     n, delta, _ = inference.moments(over)
     seen = over[~np.isnan(over)]
-    word = "undecided (few seeds)" if n < inference.MIN_SEEDS else "undecided"
+    verdict = verdicts.FEW_SEEDS if n < inference.MIN_SEEDS else verdicts.UNDECIDED
     if n >= inference.MIN_SEEDS and len({*(seen >= 0)}) == 1:
-        word = "positive" if seen[0] >= 0 else "negative"
+        verdict = verdicts.WORSE if seen[0] >= 0 else verdicts.BETTER
     blank = dict.fromkeys(("delta_low", "delta_high", "p_value", "p_holm", "p_equivalence"), np.nan)
-    return {"finding": word, "n": n, "delta": delta / effect.margin, "seeds_to_decide": "", **blank}
+    return blank | {
+        "verdict": verdict, "n": n, "delta": delta / effect.margin, "seeds_to_decide": "",
+    }  # fmt: skip
 
 
 def _test(effects: list[_Effect], level: Level) -> list[dict]:
@@ -252,30 +256,43 @@ def _test(effects: list[_Effect], level: Level) -> list[dict]:
         regret_base=np.array([e.regret_up for e in effects]) / margins,
         margin=1.0, level=level, higher_is_better=False,
     )  # fmt: skip
-    found = result.pop("verdict")
-    result["finding"] = found = np.array([_FINDINGS.get(w, w) for w in found], object)
+    found = result["verdict"]
     for i, effect in enumerate(effects):
         if doubtful[i]:
-            effect.notes.append(
-                f"would be '{found[i]}', but for doubt about the choice of learning rates"
-            )
-            found[i] = "undecided"
+            effect.notes.append(Note(What.DOUBT, (_finding(found[i]),)))
+            found[i] = verdicts.UNDECIDED
         if effect.failed:
-            effect.notes.append("runs failed, which rules out 'equivalent'")
+            effect.notes.append(Note(What.FAILED_NOT_EQUIVALENT))
         if coarse[i]:
-            effect.notes.append("margin is under twice the sampling error of the test set")
+            effect.notes.append(Note(What.COARSE))
         if effect.edge:
-            effect.notes.append("a best learning rate is at the edge of the grid")
-            found[i] = "undecided (edge)"
+            effect.notes.append(Note(What.EDGE_OF_SOME))
+            found[i] = verdicts.EDGE
         if effect.alike and all(effect.alike) and result["n"][i]:
             found[i] = effect.alike[0]
             result["seeds_to_decide"][i] = ""
     return [{key: column[i] for key, column in result.items()} for i in range(len(effects))]
 
 
-def _row(key: str, name: str, entry: Evidence, effect: _Effect, test: dict, study: dict) -> dict:
-    finding = test["finding"]
-    against = "" if entry.measure else entry.against or study["baseline"]
+def _finding(verdict: verdicts.Verdict) -> str:
+    return _FINDINGS.get(verdict.kind) or str(verdict)
+
+
+def read_finding(cell: str) -> verdicts.Verdict:
+    """The verdict on an effect that a cell of claims.csv stands for.
+
+    Raises:
+      ConfigError: if it stands for none.
+    """
+    kinds = {finding: kind for kind, finding in _FINDINGS.items()}
+    return verdicts.Verdict.read(kinds.get(cell, cell))
+
+
+def _row(
+    key: str, name: str, entry: Evidence, effect: _Effect, test: dict, record: StudyRecord
+) -> dict:
+    verdict = test["verdict"]
+    against = "" if entry.measure else entry.against or record.baseline
     if entry.level is not None:
         against = f"{entry.level:g}"
     elif entry.measure:
@@ -283,14 +300,14 @@ def _row(key: str, name: str, entry: Evidence, effect: _Effect, test: dict, stud
     return {
         "claim": key, "evidence": name, "control": entry.control,
         "task": " − ".join(entry.tasks), "arm": entry.arm, "against": against,
-        "expect": entry.expect, "outcome": _OUTCOMES[entry.expect].get(finding, OPEN),
-        "finding": finding, "n": test["n"], "effect": test["delta"] * effect.margin,
+        "expect": entry.expect, "outcome": _OUTCOMES[entry.expect].get(verdict.kind, OPEN),
+        "finding": _finding(verdict), "n": test["n"], "effect": test["delta"] * effect.margin,
         "effect_low": test["delta_low"] * effect.margin,
         "effect_high": test["delta_high"] * effect.margin,
         "margin": effect.margin, "unit": effect.unit,
         "p_value": test["p_value"], "p_holm": test["p_holm"],
         "p_equivalence": test["p_equivalence"], "seeds_to_decide": test["seeds_to_decide"],
-        "note": "; ".join(effect.notes),
+        "note": Notes(effect.notes),
     }  # fmt: skip
 
 

@@ -11,13 +11,13 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
 from qkv_jax.config import ConfigError
 from qkv_jax.study.protocol import selection
-from qkv_jax.study.record import KEY
+from qkv_jax.study.record import KEY, StudyRecord
 
 Phase = Literal["tune", "eval"]
 Rates = dict[str, tuple[float, ...]]  # by arm
@@ -41,46 +41,46 @@ class Stage:
     name: str
     phase: Phase
     doing: str
-    rates: Callable[[Mapping[str, Any], pd.DataFrame], Rates]
-    seeds: Callable[[Mapping[str, Any]], Sequence[Sequence[int]]]
+    rates: Callable[[StudyRecord, pd.DataFrame], Rates]
+    seeds: Callable[[StudyRecord], Sequence[Sequence[int]]]
     repeats: bool = False
 
 
-def _of_all(record: Mapping[str, Any], rates: Sequence[float]) -> Rates:
-    ((_, task),) = record["tasks"].items()
-    return dict.fromkeys(task["arms"], tuple(rates)) if rates else {}
+def _of_all(record: StudyRecord, rates: Sequence[float]) -> Rates:
+    ((_, task),) = record.tasks.items()
+    return dict.fromkeys(task.arms, tuple(rates)) if rates else {}
 
 
-def declared(record: Mapping[str, Any], rows: pd.DataFrame) -> Rates:
+def declared(record: StudyRecord, rows: pd.DataFrame) -> Rates:
     """The grid of the task."""
-    ((_, task),) = record["tasks"].items()
-    return _of_all(record, task["learning_rates"])
+    ((_, task),) = record.tasks.items()
+    return _of_all(record, task.learning_rates)
 
 
-def beyond(record: Mapping[str, Any], rows: pd.DataFrame) -> Rates:
+def beyond(record: StudyRecord, rows: pd.DataFrame) -> Rates:
     """What a grid is extended by where some arm's best rate is at its edge."""
-    ((name, _),) = record["tasks"].items()
+    (name,) = record.tasks
     return _of_all(record, selection.extension_needed(record, rows, name))
 
 
-def chosen(record: Mapping[str, Any], rows: pd.DataFrame) -> Rates:
+def chosen(record: StudyRecord, rows: pd.DataFrame) -> Rates:
     """Each arm's best."""
-    ((name, task),) = record["tasks"].items()
+    ((name, task),) = record.tasks.items()
     if rows.empty:
         return _of_all(record, (math.nan,))
     rates = selection.choose_rates(record, rows)["learning_rate"]
-    return {arm: (float(rates[name, arm]),) for arm in task["arms"]}
+    return {arm: (float(rates[name, arm]),) for arm in task.arms}
 
 
-def tuning_seeds(record: Mapping[str, Any]) -> list[list[int]]:
-    return [list(record["tune_seeds"])]
+def tuning_seeds(record: StudyRecord) -> Sequence[Sequence[int]]:
+    return [record.tune_seeds]
 
 
-def seeds_by_look(record: Mapping[str, Any]) -> list[list[int]]:
+def seeds_by_look(record: StudyRecord) -> Sequence[Sequence[int]]:
     """The evaluation seeds that each look at the study has added."""
-    seeds = record["eval_seeds"]
-    looks = record.get("looks") or [len(seeds)]
-    return [seeds[start:end] for start, end in zip((0, *looks[:-1]), looks, strict=True)]
+    looks = record.looks or (len(record.eval_seeds),)
+    starts = (0, *looks[:-1])
+    return [record.eval_seeds[start:end] for start, end in zip(starts, looks, strict=True)]
 
 
 # A stage that repeats is asked again at most so often: for each side of a grid, every extension.
@@ -133,14 +133,14 @@ class Part:
     def phase(self) -> Phase:
         return self.stage.phase
 
-    def blocks(self, record: Mapping[str, Any]) -> list[list[tuple[float, int]]]:
+    def blocks(self, record: StudyRecord) -> list[list[tuple[float, int]]]:
         """Its runs, (learning rate, seed), in the order in which they are run."""
         blocks = self.stage.seeds(record)
         return [[(rate, seed) for rate in self.rates for seed in seeds] for seeds in blocks]
 
-    def waves(self, record: Mapping[str, Any]) -> list[list[tuple[float, int]]]:
+    def waves(self, record: StudyRecord) -> list[list[tuple[float, int]]]:
         """Its runs by what is trained at once; a wave always has the same members."""
-        size = record["wave"]["size"]
+        size = record.wave["size"]
         return [
             block[start : start + size]
             for block in self.blocks(record)
@@ -151,7 +151,7 @@ class Part:
         """What tells the row of a run from others, see `record.KEY`."""
         return (self.task, self.arm, self.phase, float(rate), seed)
 
-    def keys(self, record: Mapping[str, Any]) -> list[tuple]:
+    def keys(self, record: StudyRecord) -> list[tuple]:
         """The keys of its rows in runs.csv."""
         return [self.key(*run) for block in self.blocks(record) for run in block]
 
@@ -166,17 +166,17 @@ class Round:
 
 
 def rounds(
-    record: Mapping[str, Any], task: str, read: Callable[[], pd.DataFrame]
+    record: StudyRecord, task: str, read: Callable[[], pd.DataFrame]
 ) -> Iterator[Round]:
     """The rounds of a task, as far as its runs say what they are: the last one given is the first
     that lacks a run, or else the last of all, and then the task is done.
 
     Args:
-      record: the dict of study.json.
+      record: of the study.
       read: gives rows of runs, of this task or of all; asked anew after a round that lacks some, so
         that whoever runs them is given the next round.
     """
-    alone = {**record, "tasks": {task: record["tasks"][task]}}
+    alone = record.only(task)
     seen: list[tuple] = []
     whole = pd.DataFrame(columns=selection.RUN_COLUMNS)
     for stage in STAGES:
@@ -217,9 +217,9 @@ def _missing(keys: Mapping[Part, Sequence[tuple]], places: Mapping) -> tuple[Par
     return tuple(part for part, own in keys.items() if any(key not in places for key in own))
 
 
-def expected(record: Mapping[str, Any], task: str) -> list[Round]:
+def expected(record: StudyRecord, task: str) -> list[Round]:
     """The rounds that a task has whatever comes out of its runs."""
-    alone = {**record, "tasks": {task: record["tasks"][task]}}
+    alone = record.only(task)
     none = pd.DataFrame(columns=selection.RUN_COLUMNS)
     found = ((stage, stage.rates(alone, none)) for stage in STAGES if not stage.repeats)
     return [
@@ -228,6 +228,6 @@ def expected(record: Mapping[str, Any], task: str) -> list[Round]:
     ]
 
 
-def wave_count(record: Mapping[str, Any], parts: Sequence[Part]) -> int:
+def wave_count(record: StudyRecord, parts: Sequence[Part]) -> int:
     """How many waves parts of rounds are."""
     return sum(len(part.waves(record)) for part in parts)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from qkv_jax.study.rates import is_among, same_rate
+from qkv_jax.study.record import StudyRecord, TaskRecord
 
 RUN_COLUMNS = (
     "task", "arm", "phase", "learning_rate", "seed", "status", "value", "steps_to_solve",
@@ -33,19 +34,19 @@ class _Run(NamedTuple):
     steps_to_solve: float
 
 
-def _by_arm(study: dict, runs: pd.DataFrame) -> dict[tuple, list[_Run]]:
+def _by_arm(record: StudyRecord, runs: pd.DataFrame) -> dict[tuple, list[_Run]]:
     """Runs by (task, arm, phase); a run that did not finish takes its task's failure value."""
     table: dict[tuple, list[_Run]] = {}
     if runs is None or not len(runs):
         return table
     columns = (runs[name].to_list() for name in RUN_COLUMNS)
     for task, arm, phase, rate, seed, status, value, steps in zip(*columns, strict=True):
-        if task not in study["tasks"]:
+        if task not in record.tasks:
             continue
         if status != "done" or value is None or not math.isfinite(value):
             # A "done" run with a value that is no number has failed all the same.
             status = "failed" if status == "done" else status
-            value, steps = study["tasks"][task]["failure_value"], math.inf
+            value, steps = record.tasks[task].outcome.failure_value, math.inf
         elif steps is None or math.isnan(steps):
             steps = math.inf
         run = _Run(float(rate), seed, status, float(value), float(steps))
@@ -53,24 +54,19 @@ def _by_arm(study: dict, runs: pd.DataFrame) -> dict[tuple, list[_Run]]:
     return table
 
 
-def _grid(task: dict, tuned: dict[str, list[_Run]]) -> list[float]:
+def _grid(task: TaskRecord, tuned: dict[str, list[_Run]]) -> list[float]:
     """All rates of a task, ascending: those declared and those run beyond them."""
-    rates = [float(rate) for rate in task["learning_rates"]]
+    rates = [float(rate) for rate in task.learning_rates]
     for run in {run.learning_rate for runs in tuned.values() for run in runs}:
         if not is_among(run, rates):
             rates.append(run)
     return sorted(rates)
 
 
-def steps_of(task: dict, arm: str) -> int:
-    """The steps of a run: the task's, or an arm's own."""
-    return task.get("steps_of", {}).get(arm, task["steps"])
-
-
-def _choose(task: dict, arm: str, tuned: list[_Run], grid: list[float]) -> _Choice | None:
+def _choose(task: TaskRecord, arm: str, tuned: list[_Run], grid: list[float]) -> _Choice | None:
     """Best rate of one arm: mean, then steps to solve, then the lower rate."""
-    sign = -1.0 if task["higher_is_better"] else 1.0
-    budget = steps_of(task, arm)
+    sign = -1.0 if task.higher_is_better else 1.0
+    budget = task.steps_for(arm)
     scores = []
     for place, rate in enumerate(grid):
         runs = [run for run in tuned if same_rate(run.learning_rate, rate)]
@@ -100,19 +96,19 @@ def _choose(task: dict, arm: str, tuned: list[_Run], grid: list[float]) -> _Choi
     return _Choice(grid[place], edge, best[3], lead, best[5])
 
 
-def _choices(study: dict, table: dict) -> dict[tuple[str, str], _Choice]:
+def _choices(record: StudyRecord, table: dict) -> dict[tuple[str, str], _Choice]:
     chosen = {}
-    for name, task in study["tasks"].items():
-        tuned = {arm: table.get((name, arm, "tune"), []) for arm in task["arms"]}
+    for name, task in record.tasks.items():
+        tuned = {arm: table.get((name, arm, "tune"), []) for arm in task.arms}
         grid = _grid(task, tuned)
-        for arm in task["arms"]:
+        for arm in task.arms:
             choice = _choose(task, arm, tuned[arm], grid)
             if choice is not None:
                 chosen[name, arm] = choice
     return chosen
 
 
-def choose_rates(study: dict, runs: pd.DataFrame) -> pd.DataFrame:
+def choose_rates(record: StudyRecord, runs: pd.DataFrame) -> pd.DataFrame:
     """The learning rate of every arm of every task, from its tuning runs (validation data).
 
     Returns: a DataFrame indexed by (task, arm), an arm without tuning runs left out:
@@ -120,7 +116,7 @@ def choose_rates(study: dict, runs: pd.DataFrame) -> pd.DataFrame:
       has been tuned on, else "" (always "" for a grid of one rate); `mean`, the validation mean
       there. Runs that diverged or failed count with the task's failure value.
     """
-    chosen = _choices(study, _by_arm(study, runs))
+    chosen = _choices(record, _by_arm(record, runs))
     index = pd.MultiIndex.from_tuples(list(chosen), names=["task", "arm"]) if chosen else None
     if index is None:
         index = pd.MultiIndex.from_arrays([[], []], names=["task", "arm"])
@@ -128,23 +124,23 @@ def choose_rates(study: dict, runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, index=index, columns=["learning_rate", "edge", "mean"])
 
 
-def extension_needed(study: dict, runs: pd.DataFrame, task: str) -> list[float]:
-    """Rates to run next, on every arm of `task`, because some arm's best rate is at the edge.
+def extension_needed(record: StudyRecord, runs: pd.DataFrame, name: str) -> list[float]:
+    """Rates to run next, on every arm of a task, because some arm's best rate is at the edge.
 
     One rate is added on each side that needs it, with the geometric spacing of the declared grid
     and four significant digits, at most `MAX_EXTENSIONS` times a side.
 
     Returns: ascending rates; empty when the tuning of this task is complete.
     """
-    spec = study["tasks"][task]
-    declared = sorted(float(rate) for rate in spec["learning_rates"])
+    task = record.tasks[name]
+    declared = sorted(float(rate) for rate in task.learning_rates)
     if len(declared) < 2:
         return []
-    table = _by_arm(study, runs)
-    tuned = {arm: table.get((task, arm, "tune"), []) for arm in spec["arms"]}
-    grid = _grid(spec, tuned)
+    table = _by_arm(record, runs)
+    tuned = {arm: table.get((name, arm, "tune"), []) for arm in task.arms}
+    grid = _grid(task, tuned)
     extra = [rate for rate in grid if not is_among(rate, declared)]
-    choices = (_choose(spec, arm, runs, grid) for arm, runs in tuned.items())
+    choices = (_choose(task, arm, runs, grid) for arm, runs in tuned.items())
     edges = {choice.edge for choice in choices if choice is not None}
     ratio = (declared[-1] / declared[0]) ** (1 / (len(declared) - 1))
     new = []

@@ -1,7 +1,7 @@
 """The protocol of a study on its table of runs: choose rates, extend grids, summarise.
 
-Pure functions from (study, runs) to tables; `study` is the dict of study.json and `runs` the
-DataFrame of runs.csv. The tests themselves are in `inference.py`. Every number of a report comes
+Pure functions from (record, runs) to tables: study.json as a `StudyRecord` and the DataFrame of
+runs.csv. The tests themselves are in `inference.py`. Every number of a report comes
 from here, and `calibration.py` sends thousands of simulated studies through the same functions,
 which is why the inner loops run over plain arrays and not over DataFrames.
 """
@@ -15,10 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from qkv_jax.study.protocol import inference
+from qkv_jax.study.protocol import inference, verdicts
 from qkv_jax.study.protocol.inference import Level
-from qkv_jax.study.protocol.selection import _by_arm, _Choice, _choices, steps_of
+from qkv_jax.study.protocol.selection import _by_arm, _Choice, _choices
+from qkv_jax.study.protocol.verdicts import Note, Notes, What
 from qkv_jax.study.rates import same_rate
+from qkv_jax.study.record import StudyRecord
 
 COSTS = (
     "params", "attention_params", "flops_per_token", "kv_cache_bytes_per_token", "step_time_ratio",
@@ -31,9 +33,6 @@ COLUMNS = (
     "delta_low_simultaneous", "delta_high_simultaneous", "seeds_to_decide", "sampling_error",
     "steps_to_solve_low", "steps_to_solve_high", "n_failed", "look", "alpha_look", "note", NOISE,
 )  # fmt: skip
-LOST = "failed at every rate tried"
-
-
 
 
 class Evaluated(NamedTuple):
@@ -48,29 +47,8 @@ class Evaluated(NamedTuple):
     lost: int  # the number of all its runs, tuning included, if every one failed; else 0
 
 
-
-
-
-
-
-
-
-
-def program_of(task: dict, arm: str) -> str:
-    """The first arm of the task that is the same program, as the configs say; mostly itself."""
-    return task.get("same_program", {}).get(arm, arm)
-
-
-
-
-
-
-
-
-
-
 def summarise(
-    study: dict,
+    record: StudyRecord,
     runs: pd.DataFrame,
     costs: dict | None = None,
     examples: Callable[[str, str], np.ndarray | None] | None = None,
@@ -78,11 +56,11 @@ def summarise(
     """One row per task and arm: outcome, difference from the baseline, verdict, cost.
 
     Evaluates what there is: missing runs leave an arm with fewer seeds (n, and the verdict
-    "undecided (few seeds)" under five), an arm without evaluation runs has n = 0, NaN and
-    verdict "". Only runs at the chosen rate and on the seeds of the current look are read.
+    `FEW_SEEDS` under five), an arm without evaluation runs has n = 0, NaN and the verdict
+    `PENDING`. Only runs at the chosen rate and on the seeds of the current look are read.
 
     Args:
-      study, runs: study.json and runs.csv.
+      record, runs: study.json and runs.csv.
       costs: {task: {arm: {...}}}, merged in; NaN where absent.
       examples: (task, arm) -> per-example test scores [seeds, examples], or None.
 
@@ -91,25 +69,26 @@ def summarise(
       95 % intervals, `delta_*_simultaneous` hold for all arms of the task at the level of the
       look; p_holm and p_equivalence are Holm-adjusted and are to be compared with `alpha_look`.
       `step_time_noise` is how far the placebo's `step_time_ratio` is from the 1 that it must be.
-      `seeds_to_decide` is text: "" (does not apply), a number, or ">100".
+      `seeds_to_decide` is text: "" (does not apply), a number, or ">100". `verdict` is a `Verdict`
+      and `note` `Notes`.
     """
-    table = _by_arm(study, runs)
-    chosen = _choices(study, table)
-    level = Level.of_look(study["alpha"], max(len(study.get("looks", ())), 1))
+    table = _by_arm(record, runs)
+    chosen = _choices(record, table)
+    level = Level.of_look(record.alpha, record.look)
     rows = []
-    for task in study["tasks"]:
-        rows += _summarise_task(study, task, table, chosen, level, costs, examples)
+    for name in record.tasks:
+        rows += _summarise_task(record, name, table, chosen, level, costs, examples)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def evaluations(study: dict, runs: pd.DataFrame) -> dict[tuple[str, str], Evaluated]:
+def evaluations(record: StudyRecord, runs: pd.DataFrame) -> dict[tuple[str, str], Evaluated]:
     """{(task, arm): the evaluation runs of this look}, as `summarise` reads them."""
-    table = _by_arm(study, runs)
-    chosen = _choices(study, table)
+    table = _by_arm(record, runs)
+    chosen = _choices(record, table)
     found = {}
-    for name, task in study["tasks"].items():
-        values, _, status, rates = _evaluations(study, name, table, chosen)
-        for row, arm in enumerate(task["arms"]):
+    for name, task in record.tasks.items():
+        values, _, status, rates = _evaluations(record, name, table, chosen)
+        for row, arm in enumerate(task.arms):
             choice = rates[arm]
             found[name, arm] = Evaluated(
                 values[row], status[row], choice.learning_rate, choice.edge, choice.lead,
@@ -118,25 +97,25 @@ def evaluations(study: dict, runs: pd.DataFrame) -> dict[tuple[str, str], Evalua
     return found
 
 
-def seed_scores(study: dict, runs: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
+def seed_scores(record: StudyRecord, runs: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
     """{task: {arm: [S] scores of the evaluation seeds of this look}}."""
-    scores: dict[str, dict[str, np.ndarray]] = {name: {} for name in study["tasks"]}
-    for (task, arm), evaluated in evaluations(study, runs).items():
+    scores: dict[str, dict[str, np.ndarray]] = {name: {} for name in record.tasks}
+    for (task, arm), evaluated in evaluations(record, runs).items():
         scores[task][arm] = evaluated.values
     return scores
 
 
-def _evaluations(study, name, table, chosen):
+def _evaluations(record, name, table, chosen):
     """Scores, steps to solve and status [A, S] of a task's evaluation runs, and {arm: _Choice}."""
-    task = study["tasks"][name]
-    arms = list(task["arms"])
-    seeds = {seed: place for place, seed in enumerate(study["eval_seeds"])}
+    task = record.tasks[name]
+    arms = list(task.arms)
+    seeds = {seed: place for place, seed in enumerate(record.eval_seeds)}
     values = np.full((len(arms), len(seeds)), np.nan)
     steps, status, rates = values.copy(), np.full(values.shape, "", object), {}
     for row, arm in enumerate(arms):
         evaluated = table.get((name, arm, "eval"), [])
         # A grid of one rate may skip tuning: then the runs themselves say what was chosen.
-        only = {run.learning_rate for run in evaluated} or set(task["learning_rates"])
+        only = {run.learning_rate for run in evaluated} or set(task.learning_rates)
         fallback = _Choice(only.pop() if len(only) == 1 else math.nan, "", math.nan, math.inf, 1)
         rates[arm] = chosen.get((name, arm), fallback)
         for run in evaluated:
@@ -147,11 +126,6 @@ def _evaluations(study, name, table, chosen):
     return values, steps, status, rates
 
 
-def lost_words(arm: str, runs: int) -> str:
-    """What is said of an arm of which every run failed."""
-    return f"{arm} {LOST} ({runs} of {runs})"
-
-
 def _lost(table, name, arm, status) -> int:
     """How many runs an arm has, evaluation with the status that is given, if every one failed."""
     evaluated = [word for word in status if word]
@@ -159,10 +133,10 @@ def _lost(table, name, arm, status) -> int:
     return len(words) if evaluated and "done" not in words else 0
 
 
-def _summarise_task(study, name, table, chosen, level, costs, examples) -> list[dict]:
-    task = study["tasks"][name]
-    arms, base = list(task["arms"]), study["baseline"]
-    values, steps, status, rates = _evaluations(study, name, table, chosen)
+def _summarise_task(record, name, table, chosen, level, costs, examples) -> list[dict]:
+    task = record.tasks[name]
+    arms, base = list(task.arms), record.baseline
+    values, steps, status, rates = _evaluations(record, name, table, chosen)
 
     n, mean, sd = inference.moments(values)
     low, high = inference.t_interval(mean, sd, n)
@@ -171,31 +145,31 @@ def _summarise_task(study, name, table, chosen, level, costs, examples) -> list[
         "n_diverged": (status == "diverged").sum(1), "n_failed": (status == "failed").sum(1),
     }  # fmt: skip
     solved = None
-    if task.get("threshold") is not None:
-        sign = 1 if task["higher_is_better"] else -1
+    if task.outcome.threshold is not None:
+        sign = 1 if task.higher_is_better else -1
         # Not the value alone: a failure value may lie beyond the threshold by mistake.
-        solved = (status == "done") & (sign * values >= sign * task["threshold"])
+        solved = (status == "done") & (sign * values >= sign * task.outcome.threshold)
         solved = np.where(np.isnan(values), np.nan, solved)
         columns["n_solved"] = n_solved = np.nansum(solved, 1)
         columns["solve_low"], columns["solve_high"] = inference.solve_interval(n_solved, n)
-        budgets = np.array([steps_of(task, arm) for arm in arms])
+        budgets = np.array([task.steps_for(arm) for arm in arms])
         restricted = inference.restricted_steps(steps, budgets)
         for key, column in zip(("", "_low", "_high"), restricted, strict=True):
             columns["steps_to_solve" + key] = column
     # The placebo is the baseline's program, so its step times differ by noise alone.
-    placebo = ((costs or {}).get(name) or {}).get(study.get("placebo")) or {}
+    placebo = ((costs or {}).get(name) or {}).get(record.placebo) or {}
     ratio = placebo.get("step_time_ratio")
     noise = math.nan if ratio is None else abs(ratio - 1)
     rows = []
     for row, arm in enumerate(arms):
-        spec = study["arms"][arm]
+        entry = record.arms[arm]
         cost = ((costs or {}).get(name) or {}).get(arm) or {}
         rows.append(
             dict(
-                task=name, arm=arm, tie=spec["tie"], role=spec["role"], baseline=base,
+                task=name, arm=arm, tie=entry.tie, role=entry.role, baseline=base,
                 learning_rate=rates[arm].learning_rate, edge=rates[arm].edge,
-                margin=task.get("margin"), look=level.look, alpha_look=level.alpha, note="",
-                seeds_to_decide="", verdict="baseline" if arm == base else "",
+                margin=task.outcome.margin, look=level.look, alpha_look=level.alpha, note=Notes(),
+                seeds_to_decide="", verdict=verdicts.BASELINE if arm == base else verdicts.PENDING,
                 **{key: column[row] for key, column in columns.items()},
                 **{key: math.nan if cost.get(key) is None else cost[key] for key in COSTS},
                 step_time_noise=noise,
@@ -204,21 +178,21 @@ def _summarise_task(study, name, table, chosen, level, costs, examples) -> list[
     others = [row for row, arm in enumerate(arms) if arm != base]
     if base in arms and others:
         lost = [_lost(table, name, arm, status[row]) for row, arm in enumerate(arms)]
-        _compare(study, name, rows, others, rates, values, solved, level, examples, lost)
+        _compare(record, name, rows, others, rates, values, solved, level, examples, lost)
     return rows
 
 
-def _compare(study, name, rows, others, rates, values, solved, level, examples, lost) -> None:
+def _compare(record, name, rows, others, rates, values, solved, level, examples, lost) -> None:
     """Fills the comparison columns of the rows `others`, in place."""
-    task, base = study["tasks"][name], study["baseline"]
-    home = list(task["arms"]).index(base)
-    margin = task.get("margin") if task["kind"] == "mean" else None
-    notes: list[list[str]] = [[] for _ in others]
+    task, base = record.tasks[name], record.baseline
+    home = list(task.arms).index(base)
+    margin = None if task.solving else task.outcome.margin
+    notes: list[list[Note]] = [[] for _ in others]
     refuse = np.zeros(len(others), bool)
     reference = examples(name, base) if examples is not None else None
     failed = [rows[row]["n_diverged"] + rows[row]["n_failed"] for row in others]
     failed_base = rows[home]["n_diverged"] + rows[home]["n_failed"]
-    placebos = [rows[row]["arm"] == study.get("placebo") for row in others]
+    placebos = [rows[row]["arm"] == record.placebo for row in others]
     failed_placebo = any(np.compress(placebos, failed))
     for i, row in enumerate(others):
         if reference is not None:
@@ -226,22 +200,21 @@ def _compare(study, name, rows, others, rates, values, solved, level, examples, 
             rows[row]["sampling_error"] = error
             if margin is not None and margin < 2 * error:
                 refuse[i] = True
-                notes[i].append("margin is under twice the sampling error of the test set")
+                notes[i].append(Note(What.COARSE))
         if failed[i] or failed_base or failed_placebo:
             # Rare failures make the mean's t-distribution a fiction just where it matters. The
             # placebo is the baseline again: if it can fail, so can the baseline.
             refuse[i] = refuse[i] or margin is not None
             if not lost[row]:
-                out = ", which rules out 'equivalent'" if margin else ""
-                notes[i].append(f"runs failed{out}")
+                notes[i].append(Note(What.FAILED_NOT_EQUIVALENT if margin else What.FAILED))
         for place in (row, home):
             if lost[place]:
-                notes[i].append(lost_words(rows[place]["arm"], lost[place]))
+                notes[i].append(Note(What.LOST, (rows[place]["arm"], lost[place], lost[place])))
     result = inference.compare_means(
         values[others], values[home], margin=margin, level=level,
-        higher_is_better=task["higher_is_better"], refuse_equivalence=refuse,
+        higher_is_better=task.higher_is_better, refuse_equivalence=refuse,
     )  # fmt: skip
-    if task["kind"] == "mean":
+    if not task.solving:
         own = [rates[rows[row]["arm"]] for row in others]
         # No doubt where both sides chose alike: what one may have lost, so has the other.
         alike = [same_rate(arm.learning_rate, rates[base].learning_rate) for arm in own]
@@ -255,34 +228,32 @@ def _compare(study, name, rows, others, rates, values, solved, level, examples, 
         )  # fmt: skip
         doubtful = inference.tuning_may_explain(
             result, regret=regret, regret_base=regret_base, margin=margin, level=level,
-            higher_is_better=task["higher_is_better"],
+            higher_is_better=task.higher_is_better,
         )  # fmt: skip
         for i in np.flatnonzero(doubtful):
-            word, result["verdict"][i] = result["verdict"][i], "undecided"
-            notes[i].append(f"would be '{word}', but for doubt about the choice of learning rates")
+            notes[i].append(Note(What.DOUBT, (result["verdict"][i],)))
+            result["verdict"][i] = verdicts.UNDECIDED
     pairs = result.pop("n")
-    if task["kind"] == "solve":
-        if solved is None:
-            raise ValueError(f"task {name!r} has outcome 'solve' but no threshold")
-        alike = result["verdict"] == inference.SAME_SCORES
+    if task.solving:
+        alike = result["verdict"] == verdicts.SAME_SCORES
         result.update(inference.compare_solved(solved[others], solved[home], level=level))
         result.pop("n")
-        alike &= result["verdict"] == "undecided"
-        result["verdict"][alike] = inference.SAME_SCORES
+        alike &= result["verdict"] == verdicts.UNDECIDED
+        result["verdict"][alike] = verdicts.SAME_SCORES
         result["seeds_to_decide"][alike] = ""
     for i, row in enumerate(others):
         rows[row].update({key: column[i] for key, column in result.items()})
         if pairs[i] and (rates[base].edge or rates[rows[row]["arm"]].edge):
-            whose = "" if rates[rows[row]["arm"]].edge else "the baseline's "
-            notes[i].append(f"{whose}best learning rate is at the edge of the grid")
+            own = rates[rows[row]["arm"]].edge
+            notes[i].append(Note(What.EDGE if own else What.EDGE_OF_BASELINE))
             if pairs[i] >= inference.MIN_SEEDS:
-                rows[row].update(verdict="undecided (edge)", seeds_to_decide="")
-        twin = program_of(task, rows[row]["arm"]) == program_of(task, base)
+                rows[row].update(verdict=verdicts.EDGE, seeds_to_decide="")
+        twin = task.program_of(rows[row]["arm"]) == task.program_of(base)
         if pairs[i] and (twin or (lost[row] and lost[home])):
-            reason = inference.SAME_PROGRAM if twin else inference.ALL_FAILED
-            rows[row].update(verdict=reason, seeds_to_decide="")
-        if 0 < pairs[i] < len(study["eval_seeds"]):
-            notes[i].append(f"{pairs[i]} of {len(study['eval_seeds'])} seeds so far")
-        if len(task["learning_rates"]) < 2:
-            notes[i].append("one learning rate, not tuned")
-        rows[row]["note"] = "; ".join(notes[i])
+            found = verdicts.SAME_PROGRAM if twin else verdicts.ALL_FAILED
+            rows[row].update(verdict=found, seeds_to_decide="")
+        if 0 < pairs[i] < len(record.eval_seeds):
+            notes[i].append(Note(What.SO_FAR, (pairs[i], len(record.eval_seeds))))
+        if len(task.learning_rates) < 2:
+            notes[i].append(Note(What.UNTUNED))
+        rows[row]["note"] = Notes(notes[i])

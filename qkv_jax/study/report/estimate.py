@@ -8,6 +8,7 @@ from qkv_jax.output import formats
 from qkv_jax.study.arms import same_programs
 from qkv_jax.study.plan import Study, TaskPlan
 from qkv_jax.study.protocol.rounds import Part, expected, wave_count
+from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.run.engine import Progress as News
 from qkv_jax.training import costs
 
@@ -73,7 +74,7 @@ def print_plan(study: Study, console: Console | None = None) -> None:
     """Prints the runs, compilations and estimated time of every task, and of all."""
     console = console or Console()
     record = study.describe()
-    shape = record["wave"]
+    shape = record.wave
     table = Table(title=f"Study {study.file.name!r}: what would be run", title_justify="left")
     # Names give way where the terminal is narrow, numbers never.
     table.add_column("task", overflow="fold")
@@ -113,11 +114,11 @@ def _to_know(study: Study) -> list[str]:
     return [f"{formats.join(tasks)}: {line}" for line, tasks in found.items()]
 
 
-def _parts(record: dict, plan: TaskPlan) -> list[Part]:
+def _parts(record: StudyRecord, plan: TaskPlan) -> list[Part]:
     return [part for found in expected(record, plan.name) for part in found.parts]
 
 
-def _plan_row(record: dict, plan: TaskPlan) -> tuple:
+def _plan_row(record: StudyRecord, plan: TaskPlan) -> tuple:
     """Arms, tuning runs, evaluation runs, steps, compilations, minutes."""
     runs, seconds = {"tune": 0, "eval": 0}, 0.0
     arms = {arm.name: arm for arm in plan.arms}
@@ -125,7 +126,7 @@ def _plan_row(record: dict, plan: TaskPlan) -> tuple:
         arm = arms[part.arm]
         runs[part.phase] += len(part.keys(record))
         steps = wave_count(record, [part]) * arm.replica.config.steps
-        seconds += steps * _step_seconds(plan, arm) * record["wave"]["packing"]
+        seconds += steps * _step_seconds(plan, arm) * record.wave["packing"]
     programs = len({arm.replica for arm in plan.arms})
     minutes = (seconds + programs * _SECONDS_A_COMPILATION) / 60
     steps = plan.baseline.replica.config.steps
@@ -147,7 +148,7 @@ def _step_flops(plan: TaskPlan, arm) -> float:
     return 3 * flops * arm.replica.config.batch_size  # backward costs twice the forward
 
 
-def _petaflops(record: dict, study: Study) -> float:
+def _petaflops(record: StudyRecord, study: Study) -> float:
     """Of training, for machines other than the one that minutes are estimated for."""
     total = 0.0
     for plan in study.tasks:

@@ -4,41 +4,44 @@ import collections
 
 from qkv_jax.output import formats
 from qkv_jax.study.protocol import grids
+from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
 from qkv_jax.study.report.sentences import Finding
 
 DETAILED = 6  # more cells than these are shown with fewer figures each
 
 
-def family_context(study: dict, summary, table, family: str, slug: str) -> dict:
+def family_context(
+    record: StudyRecord, results: wording.Results, table, family: str, slug: str
+) -> dict:
     """The family for the templates. `table`: `grids.family_table` of the study."""
-    tasks = grids.families(study)[family]
-    spec = study["tasks"][tasks[0]]
-    rows = {task: wording.task_rows(study, summary, task) for task in tasks}
-    axes = grids.axis_values(study, tasks)
+    tasks = grids.families(record)[family]
+    task = record.tasks[tasks[0]]
+    rows = {name: results[name] for name in tasks}
+    axes = grids.axis_values(record, tasks)
     return {
         "name": family,
-        "title": spec["family_title"],
+        "title": task.family_title,
         "slug": slug,
         "tasks": tasks,
-        "spec": {"chance": None, "threshold": None, "unit": None} | spec,
-        "direction": wording.better_words(spec),
-        "margin": spec["margin"] if spec["kind"] == "mean" else None,
+        "record": task,
+        "direction": wording.better_words(task),
+        "margin": None if task.solving else task.outcome.margin,
         "axes": {field: ", ".join(map(_value, values)) for field, values in axes.items()},
-        "findings": family_findings(study, rows),
-        "published": list(_published(study, tasks)),
-        "table": _table(study, rows, table[table["family"] == family].set_index("arm")),
+        "findings": family_findings(record, rows),
+        "published": list(task.published),
+        "table": _table(record, rows, table[table["family"] == family].set_index("arm")),
         "brief": len(tasks) > DETAILED,
     }
 
 
-def family_findings(study: dict, rows: dict) -> list[Finding]:
+def family_findings(record: StudyRecord, rows: wording.Results) -> list[Finding]:
     """Arms grouped by how their verdicts are spread over the cells; the placebo last."""
-    base, cells = study["baseline"], len(rows)
+    base, cells = record.baseline, len(rows)
     counts = verdict_counts(rows)
     found: list[Finding] = []
     for group, prefix in ((0, ""), (1, "Controls and matched arms: ")):
-        mine = [a for a in counts if a != base and _group(study, a) == group]
+        mine = [a for a in counts if a != base and record.arms[a].group == group]
         for kind in ("better", "equivalent", "worse", "undecided", "pending"):
             arms = [a for a in mine if set(counts[a]) == {kind}]
             if arms:
@@ -54,7 +57,7 @@ def family_findings(study: dict, rows: dict) -> list[Finding]:
             text = f"{prefix}differing between the {cells} cells: {named}."
             found.append(Finding("mixed", text[0].upper() + text[1:], tuple(mixed)))
     for arm in counts:
-        if _group(study, arm) == 2:
+        if record.arms[arm].group == 2:
             kind = next(iter(counts[arm])) if len(counts[arm]) == 1 else "mixed"
             text = f"The {arm} ({base} against itself) came out {_spread(counts[arm])}."
             if {"better", "worse"} & set(counts[arm]):
@@ -69,12 +72,12 @@ _SAID = {
 }  # fmt: skip
 
 
-def verdict_counts(rows: dict) -> dict[str, collections.Counter]:
-    """{arm: {family of verdicts: number of cells}} of {task: `wording.task_rows`}."""
+def verdict_counts(rows: wording.Results) -> dict[str, collections.Counter]:
+    """{arm: {kind of verdict: number of cells}} of the rows of some tasks."""
     counts: dict[str, collections.Counter] = {}
     for cell in rows.values():
         for arm, row in cell.items():
-            counts.setdefault(arm, collections.Counter())[wording.kind(row["verdict"])] += 1
+            counts.setdefault(arm, collections.Counter())[row["verdict"].kind] += 1
     return counts
 
 
@@ -94,30 +97,22 @@ def _spread(counter) -> str:
     return formats.join(parts)
 
 
-def _group(study, arm) -> int:
-    return wording.role_group({"role": study["arms"][arm]["role"]})
-
-
-def _published(study, tasks) -> dict:
-    return study["tasks"][tasks[0]].get("published") or {}
-
-
 def _value(value) -> str:
     return str(value) if not isinstance(value, float) else f"{value:g}"
 
 
-def _table(study, rows, averages) -> dict:
+def _table(record, rows, averages) -> dict:
     """Arms by cells, before them the mean over the grid and what others published."""
     tasks = list(rows)
-    spec, base = study["tasks"][tasks[0]], study["baseline"]
-    digits, published = wording.decimals(spec), _published(study, tasks)
+    task, base = record.tasks[tasks[0]], record.baseline
+    digits, published = wording.decimals(task.outcome.margin), task.published
     counts = verdict_counts(rows)
-    arms = sorted(grids.family_arms(study, tasks), key=lambda arm: _group(study, arm))
+    arms = sorted(grids.family_arms(record, tasks), key=lambda arm: record.arms[arm].group)
     body = []
     for arm in arms:
         mean = averages.loc[arm].to_dict() if arm in averages.index else {}
         body.append({
-            "arm": arm, "group": _group(study, arm), "role": study["arms"][arm]["role"],
+            "arm": arm, "group": record.arms[arm].group, "role": record.arms[arm].role,
             "base": arm == base,
             "verdicts": counted_signs(counts[arm]),
             "grid": [
@@ -126,23 +121,23 @@ def _table(study, rows, averages) -> dict:
                 formats.bracket(mean, "delta", "delta_low", "delta_high", digits, signed=True),
             ],
             "published": [formats.number(column.get(arm), 3) for column in published.values()],
-            "cells": [_cell(study["tasks"][task], rows[task].get(arm), digits) for task in tasks],
+            "cells": [_cell(record.tasks[name], rows[name].get(arm), digits) for name in tasks],
         })  # fmt: skip
     return {
-        "cells": [study["tasks"][task]["cell"].split(", ") for task in tasks],
+        "cells": [record.tasks[name].cell.split(", ") for name in tasks],
         "published": list(published),
         "averaged": len(averages) > 0,
         "rows": body,
     }
 
 
-def _cell(spec, row, digits) -> dict:
+def _cell(task, row, digits) -> dict:
     """Mean, verdict mark, and the difference (the seeds solved, where that is the outcome)."""
     if row is None or not row.get("n"):
         return {"mean": formats.MISSING, "change": "", "kind": "pending"}
-    kind = wording.kind(row["verdict"])
+    kind = row["verdict"].kind
     change = f"{wording.SIGNS[kind]} " if kind not in ("baseline", "pending") else ""
-    if spec["kind"] == "solve":
+    if task.solving:
         change += f"{row.get('n_solved', 0):.0f}/{row['n']:.0f}"
     elif kind != "baseline":
         change += formats.number(row.get("delta"), digits, signed=True)

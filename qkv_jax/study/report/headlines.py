@@ -3,30 +3,31 @@
 import itertools
 
 from qkv_jax.output import formats
-from qkv_jax.study.protocol import inference
-from qkv_jax.study.protocol.summary import LOST
+from qkv_jax.study.protocol.verdicts import SAME_PROGRAM, Note, Verdict, What
+from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
 from qkv_jax.study.report.sentences import is_tie
 
+_SAID = (What.FAILED, What.EDGE, What.EDGE_OF_BASELINE)  # of an arm, in a warning of its own
 _NAMED = 8  # changes that the page names; study.json has all
 
 
-def overview(study: dict, summary) -> list[str]:
+def overview(record: StudyRecord, results: wording.Results) -> list[str]:
     """The answer in short, then what holds across tasks for the arms that are no controls."""
-    tasks = list(study["tasks"])
-    lines = _answer(study, summary)
+    tasks = list(record.tasks)
+    lines = _answer(record, results)
     if len(tasks) < 2:
         return lines
-    verdicts_of: dict[str, list[str]] = {}
-    for task in tasks:
-        for arm, row in wording.task_rows(study, summary, task).items():
+    verdicts_of: dict[str, list[Verdict]] = {}
+    for name in tasks:
+        for arm, row in results[name].items():
             if row["role"] == "arm":
                 verdicts_of.setdefault(arm, []).append(row["verdict"])
-    kinds = {arm: list(map(wording.kind, words)) for arm, words in verdicts_of.items()}
+    kinds = {arm: [verdict.kind for verdict in given] for arm, given in verdicts_of.items()}
     everywhere = {arm: k for arm, k in kinds.items() if len(k) == len(tasks)}
-    count, nouns = formats.small(len(tasks)), wording.task_words(study)
+    count, nouns = formats.small(len(tasks)), wording.task_words(record)
     on, noun = ("in", "cell") if nouns == "cells" else ("on", "task")
-    base = study["baseline"]
+    base = record.baseline
     for kind, words in (("equivalent", f"equivalent to {base}"), ("worse", f"worse than {base}"),
                         ("better", f"better than {base}")):  # fmt: skip
         arms = [arm for arm, k in everywhere.items() if set(k) == {kind}]
@@ -34,7 +35,7 @@ def overview(study: dict, summary) -> list[str]:
             lines.append(f"{on.title()} all {count} {nouns} {words}: {formats.join(arms)}.")
     if not any("better" in k for k in kinds.values()):
         lines.append(f"No arm was shown to be better than {base} {on} any {noun}.")
-    same = [arm for arm, words in verdicts_of.items() if set(words) == {inference.SAME_PROGRAM}]
+    same = [arm for arm, given in verdicts_of.items() if set(given) == {SAME_PROGRAM}]
     if same:
         lines.append(f"The program of {base} under another name: {formats.join(same)}.")
     undecided = [
@@ -47,22 +48,21 @@ def overview(study: dict, summary) -> list[str]:
     return lines
 
 
-def _answer(study, summary) -> list[str]:
+def _answer(record, results) -> list[str]:
     """Whether three copies of the input do what separate projections do, by the verdicts."""
     titles: dict[str, list[str]] = {}
-    for task in study["tasks"]:
-        for row in wording.task_rows(study, summary, task).values():
-            overrides = study["arms"][row["arm"]].get("overrides") or {}
-            plain = row["role"] == "arm" and wording.only_tie(overrides)
+    for name in record.tasks:
+        for row in results[name].values():
+            plain = row["role"] == "arm" and record.arms[row["arm"]].plain_tie
             if plain and is_tie(row, "copies"):
-                titles.setdefault(wording.kind(row["verdict"]), []).append(task)
+                titles.setdefault(row["verdict"].kind, []).append(name)
     titles.pop("pending", None)
     if not titles:
         return []
-    base = study["baseline"]
+    base = record.baseline
     said = {"worse": "worse", "better": "better", "equivalent": "equivalent within the margin",
             "undecided": "undecided"}  # fmt: skip
-    named = {k: formats.join(wording.places(study, tasks)) for k, tasks in titles.items()}
+    named = {k: formats.join(wording.places(record, tasks)) for k, tasks in titles.items()}
     places = formats.join([f"{said[k]} on {text}" for k, text in named.items()])
     if "worse" in titles:
         does = "separate projections do" if base == "separate" else f"“{base}” does"
@@ -76,19 +76,19 @@ def _answer(study, summary) -> list[str]:
     return [f"{start}. Equating all of X, Q, K and V came out {places}."]
 
 
-def warnings(study: dict, runs, summary) -> list[str]:
+def warnings(record: StudyRecord, runs, results: wording.Results) -> list[str]:
     """What the reader must know first: failures, rates at the edge, too few seeds, other notes.
 
     What holds alike in several cells of a grid is said once."""
     found: dict[tuple[str, str], list[str]] = {}  # (family, what): tasks
 
-    def note(task, text):
-        found.setdefault((study["tasks"][task].get("family", task), text), []).append(task)
+    def note(name, text):
+        found.setdefault((record.tasks[name].family, text), []).append(name)
 
-    for task, spec in study["tasks"].items():
-        for text in spec.get("data_notes") or ():
-            note(task, text)
-        rows = wording.task_rows(study, summary, task)
+    for name, task in record.tasks.items():
+        for text in task.data_notes or ():
+            note(name, text)
+        rows = results[name]
         bad = [
             f"{a} ({wording.failures(r)} of {r.get('n', 0):.0f})"
             for a, r in rows.items()
@@ -96,40 +96,40 @@ def warnings(study: dict, runs, summary) -> list[str]:
         ]
         if bad:
             note(
-                task,
+                name,
                 "evaluation runs diverged or failed and count with the value "
-                f"{spec['failure_value']:g}: {formats.join(bad)}.",
+                f"{task.outcome.failure_value:g}: {formats.join(bad)}.",
             )
-        tuning = runs[(runs["task"] == task) & (runs["phase"] == "tune")]
+        tuning = runs[(runs["task"] == name) & (runs["phase"] == "tune")]
         lost = tuning[tuning["status"] != "done"].groupby("arm").size()
         if len(lost):
-            named = [f"{arm} ({lost[arm]})" for arm in spec["arms"] if arm in lost.index]
-            note(task, f"tuning runs that diverged or failed: {formats.join(named)}.")
+            named = [f"{arm} ({lost[arm]})" for arm in task.arms if arm in lost.index]
+            note(name, f"tuning runs that diverged or failed: {formats.join(named)}.")
         edge = [f"{arm} ({row['edge']} end)" for arm, row in rows.items() if row.get("edge")]
         if edge:
             note(
-                task,
+                name,
                 f"the best learning rate is at the edge of the grid for {formats.join(edge)}; "
                 "the true optimum may lie beyond, so there is no verdict.",
             )
-        noted: dict[str, list[str]] = {}
+        noted: dict[Note, list[str]] = {}
         for arm, row in rows.items():
-            for said in filter(None, str(row.get("note", "")).split("; ")):
-                if "edge" not in said and said != "runs failed":
-                    noted.setdefault(said, []).append(arm)
-        for said, arms in noted.items():
+            for remark in row.get("note", ()):
+                if remark.what not in _SAID:
+                    noted.setdefault(remark, []).append(arm)
+        for remark, arms in noted.items():
             # Who failed is in the words; it stands in the rows of all that are compared with it.
-            of = "" if LOST in said else f": {formats.join(arms)}"
-            note(task, f"{said}{of}.")
+            of = "" if remark.what is What.LOST else f": {formats.join(arms)}"
+            note(name, f"{remark}{of}.")
     return [
-        f"{formats.join(wording.places(study, tasks))}: {text}"
+        f"{formats.join(wording.places(record, tasks))}: {text}"
         for (_, text), tasks in found.items()
-    ] + _changed_packages(study) + _accepted(study)
+    ] + _changed_packages(record) + _accepted(record)
 
 
-def _changed_packages(study) -> list[str]:
+def _changed_packages(record) -> list[str]:
     """Packages that were others at a later start: the runs of one table were not made alike."""
-    starts = [start["packages"] for start in study.get("versions", ())]
+    starts = [start.packages for start in record.versions]
     names = [n for n in (starts[0] if starts else ()) if len({s.get(n) for s in starts}) > 1]
     if not names:
         return []
@@ -142,14 +142,14 @@ def _in_turn(versions) -> list[str]:
     return [str(version) for version, _ in itertools.groupby(versions)]
 
 
-def _accepted(study) -> list[str]:
+def _accepted(record) -> list[str]:
     """Configs that became others, by a default or a version, where going on was asked for."""
     lines = []
-    for entry in study.get("accepted", ()):
-        said = [f"{c['field']} was {c['before']!r}, then {c['now']!r}" for c in entry["changes"]]
+    for entry in record.accepted:
+        said = [f"{c.field} was {c.before!r}, then {c.now!r}" for c in entry.changes]
         more = f"; and {len(said) - _NAMED} more, see study.json" if len(said) > _NAMED else ""
         lines.append(
-            f"From {entry['at']} on, models or training were others than before, which was "
+            f"From {entry.at} on, models or training were others than before, which was "
             f"accepted: {'; '.join(said[:_NAMED])}{more}."
         )
     return lines

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qkv_jax.output import formats
+from qkv_jax.study.protocol.ledger import read_finding
 from qkv_jax.study.report import wording
 from qkv_jax.study.run.workdir import Workdir
 
@@ -36,7 +37,8 @@ def ledger_context(workdir: pathlib.Path) -> list[dict] | None:
 
 def _evidence(row: dict) -> dict:
     """One line of the table of evidence."""
-    digits = wording.decimals({"margin": row["margin"]})
+    found = read_finding(row["finding"])
+    digits = wording.decimals(row["margin"])
     effect = formats.bracket(row, "effect", "effect_low", "effect_high", digits, signed=True)
     relation = f"{row['expect']} than" if row["expect"] in ("worse", "better") else (
         "equivalent to" if row["expect"] == "equivalent" else row["expect"]
@@ -52,13 +54,9 @@ def _evidence(row: dict) -> dict:
         "p": wording.p_value(row["p_holm"]),
         "p_equivalence": wording.p_value(row["p_equivalence"]),
         "seeds": formats.integer(row["n"]),
-        "note": "; ".join(filter(None, (_word(row["finding"]), row["note"]))),
+        # What a finding adds to the outcome is why it is open.
+        "note": "; ".join(filter(None, (str(found) if found.reason else "", row["note"]))),
     }
-
-
-def _word(finding: str) -> str:
-    """What a finding adds to the outcome: why it is open."""
-    return finding if finding.startswith("undecided (") else ""
 
 
 def console_ledger(ledger: list[dict], width: int | None = None) -> Table:

@@ -1,35 +1,35 @@
 """How a study was measured, in sentences: budget, seeds, tests, what the intervals leave out."""
 
 from qkv_jax.output import formats
-from qkv_jax.study.protocol.grids import families, family_of
+from qkv_jax.study.protocol.grids import families
 from qkv_jax.study.rates import is_among
+from qkv_jax.study.record import StudyRecord, TaskRecord
 from qkv_jax.study.report import wording
 
 
-def protocol(study: dict, runs, summary) -> list[str]:
+def protocol(record: StudyRecord, runs, results: wording.Results) -> list[str]:
     """The paragraphs of "How this was measured", from the study's own settings and runs."""
-    base, specs = study["baseline"], study["tasks"]
-    kinds = {spec["kind"] for spec in specs.values()}
-    looks = study.get("looks") or [len(study["eval_seeds"])]
-    level = study["alpha"] * 2.0 ** -len(looks)
+    base, tasks = record.baseline, record.tasks
+    solving = {task.solving for task in tasks.values()}
+    level = record.alpha * 2.0**-record.look
     lines = [
         "Tuning. Every arm, the baseline and the placebo included, had the same learning rates on "
-        f"the same tuning seeds ({_seeds(study['tune_seeds'])}); the rate with the best mean on "
+        f"the same tuning seeds ({_seeds(record.tune_seeds)}); the rate with the best mean on "
         "validation data was taken, runs that diverged or failed counted in. Where an arm's best "
         "rate was at the end of the grid, the grid was extended for every arm of that task, at "
         "most twice a side; an arm that is still at the edge gets no verdict."
     ]
-    grids = families(study)
-    alone = [task for task in specs if family_of(study, task) is None]
-    lines += [_tuning(study, runs, summary, task) for task in alone]
-    lines += [_tuning_of_grid(study, runs, summary, tasks) for tasks in grids.values()]
+    grids = families(record)
+    alone = [name for name, task in tasks.items() if task.grid is None]
+    lines += [_tuning(record, runs, results, name) for name in alone]
+    lines += [_tuning_of_grid(record, runs, results, cells) for cells in grids.values()]
     lines.append(
-        f"Evaluation. {len(study['eval_seeds'])} fresh seeds ({_seeds(study['eval_seeds'])}), the "
+        f"Evaluation. {len(record.eval_seeds)} fresh seeds ({_seeds(record.eval_seeds)}), the "
         f"same for every arm, on test data at the final step. Arms are paired with {base} by "
         "seed: at one seed the parameters that two arms share start equal and batches come in "
         "the same order."
     )
-    if "mean" in kinds:
+    if False in solving:
         lines.append(
             "Differences in the mean. 95 % t-intervals of the paired differences; p by the paired "
             "t-test, adjusted after Holm over the arms of the task. Equivalence is claimed where "
@@ -37,15 +37,15 @@ def protocol(study: dict, runs, summary) -> list[str]:
             "within the margin that the task declares; it is tried first, so that an arm can "
             "differ detectably and yet be equivalent."
         )
-    if "solve" in kinds:
+    if True in solving:
         lines.append(
             "Solving. Share of seeds that reach the threshold with Clopper-Pearson intervals; p by "
             "the exact McNemar test, adjusted after Holm. Steps to solve are means restricted at "
             "the budget: a seed that never solved the task counts with the whole budget."
         )
     lines.append(
-        f"Looks. This is look {len(looks)} at the data; the k-th look tests at α·2⁻ᵏ, here "
-        f"{level:g} (α = {study['alpha']:g}), so that seeds may be added later. Simultaneous "
+        f"Looks. This is look {record.look} at the data; the k-th look tests at α·2⁻ᵏ, here "
+        f"{level:g} (α = {record.alpha:g}), so that seeds may be added later. Simultaneous "
         "intervals hold for all arms of a task at that level."
     )
     if grids:
@@ -55,18 +55,16 @@ def protocol(study: dict, runs, summary) -> list[str]:
             "describe the grid as it was chosen and carry no verdict: the tests, and the "
             "adjustment after Holm, are those of each cell."
         )
-    if study.get("placebo"):
-        lines.append(
-            f"Placebo. {base} a second time, with other initial values and tuned on its own. By "
-            f"chance it comes out better or worse in at most one {'cell' if grids else 'study'} in "
-            "twenty."
-        )
+    lines.append(
+        f"Placebo. {base} a second time, with other initial values and tuned on its own. By chance "
+        f"it comes out better or worse in at most one {'cell' if grids else 'study'} in twenty."
+    )
     lines.append(
         "What the intervals leave out. They are conditional on the chosen learning rate and on "
         "this test set; they speak of new seeds, not of new data or another rate."
-        + _sampling(study, summary)
+        + _sampling(record, results)
     )
-    lines += _failed(study, runs)
+    lines += _failed(record, runs)
     lines.append(
         "Costs. Parameters, FLOPs and cache are counted from the model; step time, where shown, "
         f"was measured on this machine as a ratio to {base}'s; ± is by how much that of the "
@@ -83,57 +81,59 @@ def _seeds(seeds) -> str:
     return ", ".join(map(str, seeds)) or "none"
 
 
-def _tuning(study, runs, summary, task) -> str:
-    spec = study["tasks"][task]
-    tuning = runs[(runs["task"] == task) & (runs["phase"] == "tune")]
+def _tuning(record, runs, results, name) -> str:
+    task = record.tasks[name]
+    tuning = runs[(runs["task"] == name) & (runs["phase"] == "tune")]
     tried = sorted(set(tuning["learning_rate"]))
-    extra = [r for r in tried if not is_among(r, spec["learning_rates"])]
+    extra = [r for r in tried if not is_among(r, task.learning_rates)]
     budget = sorted(set(tuning.groupby("arm").size()))
-    text = f"{spec['title']}: learning rates {', '.join(map(wording.rate, spec['learning_rates']))}"
+    text = f"{task.title}: learning rates {', '.join(map(wording.rate, task.learning_rates))}"
     if extra:
         text += f", extended by {', '.join(map(wording.rate, extra))}"
     text += f"; {' or '.join(map(str, budget)) or 'no'} tuning runs per arm"
-    text += f"; {spec['steps']:,} steps a run{_own_steps(spec)}"
-    rows = wording.task_rows(study, summary, task).values()
+    text += f"; {task.steps:,} steps a run{_own_steps(task)}"
+    rows = results[name].values()
     at_edge = [row["arm"] for row in rows if row.get("edge")]
     text += f"; at the edge: {formats.join(at_edge)}" if at_edge else "; no arm at the edge"
-    if spec["kind"] == "solve":
-        return text + f"; outcome: solved at {spec['threshold']:g} {spec['metric']}."
-    margin = f"{spec['margin']:g} {wording.unit_words(spec)}" if spec.get("margin") else "none"
-    return text + f"; outcome: mean {spec['metric']}, equivalence margin {margin}."
+    return f"{text}; outcome: {_outcome(task)}."
 
 
-def _tuning_of_grid(study, runs, summary, tasks) -> str:
+def _tuning_of_grid(record, runs, results, tasks) -> str:
     """The same of all cells of a grid, in one paragraph."""
-    spec = study["tasks"][tasks[0]]
+    task = record.tasks[tasks[0]]
     tuning = runs[runs["task"].isin(tasks) & (runs["phase"] == "tune")]
     budget = sorted(set(tuning.groupby(["task", "arm"]).size()))
-    steps = sorted({study["tasks"][task]["steps"] for task in tasks})
+    steps = sorted({record.tasks[name].steps for name in tasks})
     extended, at_edge = 0, []
-    for task in tasks:
-        tried = tuning[tuning["task"] == task]["learning_rate"].unique()
-        extended += any(not is_among(r, spec["learning_rates"]) for r in tried)
-        rows = wording.task_rows(study, summary, task).values()
+    for name in tasks:
+        tried = tuning[tuning["task"] == name]["learning_rate"].unique()
+        extended += any(not is_among(r, task.learning_rates) for r in tried)
+        rows = results[name].values()
         named = formats.join([row["arm"] for row in rows if row.get("edge")])
-        at_edge += [f"{named} ({study['tasks'][task]['cell']})"] if named else []
-    rates = ", ".join(map(wording.rate, spec["learning_rates"]))
-    text = f"{spec['family_title']}, {len(tasks)} cells, each tuned on its own: "
+        at_edge += [f"{named} ({record.tasks[name].cell})"] if named else []
+    rates = ", ".join(map(wording.rate, task.learning_rates))
+    text = f"{task.family_title}, {len(tasks)} cells, each tuned on its own: "
     text += f"learning rates {rates}"
     text += f", extended in {extended} of the cells" if extended else ""
     text += f"; {' or '.join(map(str, budget)) or 'no'} tuning runs per arm and cell"
-    own = dict.fromkeys(_own_steps(study["tasks"][task]) for task in tasks)
+    own = dict.fromkeys(_own_steps(record.tasks[name]) for name in tasks)
     text += f"; {' or '.join(f'{n:,}' for n in steps)} steps a run{''.join(own)}"
     text += f"; at the edge: {formats.join(at_edge)}" if at_edge else "; no arm at the edge"
-    if spec["kind"] == "solve":
-        return text + f"; outcome: solved at {spec['threshold']:g} {spec['metric']}."
-    margin = f"{spec['margin']:g} {wording.unit_words(spec)}" if spec.get("margin") else "none"
-    return text + f"; outcome: mean {spec['metric']}, equivalence margin {margin}."
+    return f"{text}; outcome: {_outcome(task)}."
 
 
-def _own_steps(spec) -> str:
+def _outcome(task: TaskRecord) -> str:
+    outcome = task.outcome
+    if task.solving:
+        return f"solved at {outcome.threshold:g} {outcome.metric}"
+    unit = wording.unit_words(task)
+    return f"mean {outcome.metric}, equivalence margin {outcome.margin:g} {unit}"
+
+
+def _own_steps(task: TaskRecord) -> str:
     """Arms that train for another number of steps than the baseline, and are judged at theirs."""
     by_steps: dict[int, list[str]] = {}
-    for arm, steps in spec.get("steps_of", {}).items():
+    for arm, steps in task.steps_of.items():
         by_steps.setdefault(steps, []).append(arm)
     return "".join(
         f", {n:,} for {formats.join(arms)}, judged at {'its' if len(arms) == 1 else 'their'} own"
@@ -141,15 +141,15 @@ def _own_steps(spec) -> str:
     )
 
 
-def _sampling(study, summary) -> str:
-    largest: dict[str, tuple[float, dict]] = {}
-    for task, spec in study["tasks"].items():
-        rows = wording.task_rows(study, summary, task).values()
+def _sampling(record, results) -> str:
+    largest: dict[str, tuple[float, TaskRecord]] = {}
+    for name, task in record.tasks.items():
+        rows = results[name].values()
         errors = [row["sampling_error"] for row in rows if row.get("sampling_error") is not None]
         if errors:
-            title = spec["title"] if family_of(study, task) is None else spec["family_title"]
-            known = largest.get(title, (0.0, spec))[0]
-            largest[title] = max(known, *errors), spec
+            title = task.title if task.grid is None else task.family_title
+            known = largest.get(title, (0.0, task))[0]
+            largest[title] = max(known, *errors), task
     if not largest:
         return ""
     parts = [f"{t} {error:.2g} {wording.unit_words(s)}" for t, (error, s) in largest.items()]
@@ -159,16 +159,16 @@ def _sampling(study, summary) -> str:
     )
 
 
-def _failed(study, runs) -> list[str]:
+def _failed(record, runs) -> list[str]:
     bad = runs[runs["status"] != "done"]
     if not len(bad):
         return ["Failures. No run diverged or failed."]
     counts = bad.groupby(["phase", "status"]).size()
     phases = {"tune": "tuning", "eval": "evaluation"}
     named = [f"{n} {phases.get(p, p)} runs {status}" for (p, status), n in counts.items()]
-    title = lambda task, spec: spec["title" if family_of(study, task) is None else "family_title"]
+    title = lambda task: task.title if task.grid is None else task.family_title
     values = "; ".join(dict.fromkeys(
-        f"{title(task, spec)} {spec['failure_value']:g}" for task, spec in study["tasks"].items()
+        f"{title(task)} {task.outcome.failure_value:g}" for task in record.tasks.values()
     ))  # fmt: skip
     return [
         f"Failures. Of {len(runs):,} runs, {formats.join(named)}. They are never dropped, but take "

@@ -1,8 +1,8 @@
 """Writes the report of a study: one self-contained web page, the same as Markdown, the figures.
 
-Everything that needs judgement is elsewhere: verdicts in `statistics.py`, sentences in
-`sentences.py` and `headlines.py`, figures in `report_figures.py`, families of tasks in
-`report_family.py`. Here the pieces are put in order for the templates.
+Everything that needs judgement is elsewhere: verdicts in `protocol/summary.py`, sentences in
+`sentences.py` and `headlines.py`, figures in `figures/`, families of tasks in `grids.py`. Here
+the pieces are put in order for the templates.
 """
 
 import collections
@@ -16,8 +16,9 @@ import jinja2
 
 from qkv_jax.output import formats
 from qkv_jax.runtime.files import named, write_whole
-from qkv_jax.study.protocol.grids import families, family_of, family_table
+from qkv_jax.study.protocol.grids import families, family_table
 from qkv_jax.study.protocol.summary import seed_scores
+from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import headlines, sentences, wording
 from qkv_jax.study.report.figures.catalogue import draw_family, draw_task
 from qkv_jax.study.report.grids import counted_signs, family_context, verdict_counts
@@ -40,8 +41,6 @@ _BRIEF = ("forest", "solving", "by-group")
 # all would take many minutes, and no page could show them.
 _MANY = 24
 _VERDICTS = {"mean": ("forest",), "solve": ("solving",)}
-# Of a study whose jobs are under way, or that was killed at its start.
-_UNKNOWN = {"platform": "unknown", "devices": [], "started": formats.MISSING, "command": ""}
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
@@ -66,7 +65,7 @@ def write_outcomes(
 
 def write_report(
     workdir: pathlib.Path,
-    study: dict,
+    record: StudyRecord,
     runs,
     summary,
     curve: Callable,
@@ -78,8 +77,8 @@ def write_report(
 
     Args:
       workdir: an existing folder; breakdown.csv and the ledger in it are shown, if there are any.
-      study, runs, summary: the dict of study.json, the runs, and `statistics.summarise` of them.
-        An unfinished study is reported as far as it goes, under a banner.
+      record, runs, summary: the study, its runs, and `summarise` of them. An unfinished study
+        is reported as far as it goes, under a banner.
       curve: (task, arm, phase, learning_rate, seed) -> DataFrame(step, value) or None.
       dpi: resolution of the PNG files.
       pause: is called before each task and page; whoever wants to stop may raise there.
@@ -89,19 +88,20 @@ def write_report(
     workdir = pathlib.Path(workdir)
     folder = workdir / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    context = _context(study, runs, summary)
+    results = wording.all_rows(record, summary)
+    context = _context(record, runs, results)
     context |= {"ledger": ledger_context(workdir), "ledger_signs": LEDGER_SIGNS}
     groups = Workdir(workdir).table("breakdown.csv")
     for task in context["tasks"]:
         pause()
         table = None if groups is None else groups[groups["task"] == task["name"]]
         task["lattice"], task["figures"] = draw_task(
-            folder, study, runs, summary, task, curve, table, dpi, only=_wanted(context, task)
+            folder, record, runs, results, task, curve, table, dpi, only=_wanted(context, task)
         )
-    scores = seed_scores(study, runs) if context["families"] else {}
+    scores = seed_scores(record, runs) if context["families"] else {}
     for family in context["families"]:
         pause()
-        family["figures"] = draw_family(folder, study, summary, scores, family, dpi)
+        family["figures"] = draw_family(folder, record, results, scores, family, dpi)
     for kind in ("md", "html"):
         pause()
         text = _environment().get_template(f"report.{kind}.jinja").render(context)
@@ -112,7 +112,7 @@ def write_report(
 def _wanted(context: dict, task: dict) -> tuple[str, ...] | None:
     """The figures that a task has, None for all."""
     if len(context["tasks"]) > _MANY:
-        return _VERDICTS[task["spec"]["kind"]]
+        return _VERDICTS[task["record"].outcome.kind]
     return _BRIEF if task["family"] is not None and task["family"]["brief"] else None
 
 
@@ -151,53 +151,53 @@ def markdown(text) -> str:
     return re.sub(r"([\\`*_|#\[\]~$])", r"\\\1", text).replace("\n", " ")
 
 
-def _context(study, runs, summary) -> dict:
-    slugs = _slugs([*study["tasks"], *families(study)])
+def _context(record, runs, results) -> dict:
+    slugs = _slugs([*record.tasks, *families(record)])
     grids = {
-        name: family_context(study, summary, family_table(study, runs), name, slugs[place])
-        for place, name in enumerate(families(study), len(study["tasks"]))
+        name: family_context(record, results, family_table(record, runs), name, slugs[place])
+        for place, name in enumerate(families(record), len(record.tasks))
     }
     tasks = [
-        _task(study, summary, name) | {"slug": slug, "family": grids.get(family_of(study, name))}
-        for name, slug in zip(study["tasks"], slugs, strict=False)
+        _task(record, results, name) | {"slug": slug, "family": grids.get(record.tasks[name].grid)}
+        for name, slug in zip(record.tasks, slugs, strict=False)
     ]
     for family in grids.values():
         family["members"] = [task for task in tasks if task["family"] is family]
         for task in family["members"]:
-            counts = verdict_counts({"": wording.task_rows(study, summary, task["name"])})
+            counts = verdict_counts({"": results[task["name"]]})
             task["verdicts"] = counted_signs(sum(counts.values(), collections.Counter()))
     return {
-        "study": _UNKNOWN | study,
-        "packages": (study.get("versions") or [{"packages": {}}])[-1]["packages"],
-        "warnings": headlines.warnings(study, runs, summary) + _left_out(tasks),
-        "overview": headlines.overview(study, summary),
+        "record": record,
+        "packages": record.versions[-1].packages if record.versions else {},
+        "warnings": headlines.warnings(record, runs, results) + _left_out(tasks),
+        "overview": headlines.overview(record, results),
         "tasks": tasks,
         "families": list(grids.values()),
         "sections": _sections(tasks),
         "size": _size(tasks, grids),
-        "protocol": protocol(study, runs, summary),
+        "protocol": protocol(record, runs, results),
         "number_of_runs": f"{len(runs):,}",
-        "duration": _duration(study.get("seconds")),
-        "config": json.dumps(study.get("config"), indent=2, default=str, ensure_ascii=False),
-        "resolved": _resolved(study),
-        "arms": study["arms"],
+        "duration": _duration(record.seconds),
+        "config": json.dumps(record.config, indent=2, default=str, ensure_ascii=False),
+        "resolved": _resolved(record),
+        "arms": record.arms,
         "signs": wording.SIGNS,
     }
 
 
-def _resolved(study) -> str:
+def _resolved(record) -> str:
     """A line for each arm of each task: all of the baseline's config, of others what differs."""
-    if len(study["tasks"]) > _MANY:  # study.json has them
+    if len(record.tasks) > _MANY:  # study.json has them
         return ""
     lines = []
-    for task, spec in study["tasks"].items():
-        for arm, config in spec.get("resolved", {}).items():
+    for name, task in record.tasks.items():
+        for arm, config in (task.resolved or {}).items():
             fields = [
                 f"{part}.{field}={json.dumps(value, ensure_ascii=False)}"
                 for part, values in config.items()
                 for field, value in values.items()
             ]
-            lines.append(f"{task} / {arm}: {', '.join(fields) or 'the same'}")
+            lines.append(f"{name} / {arm}: {', '.join(fields) or 'the same'}")
     return "\n".join(lines)
 
 
@@ -240,23 +240,22 @@ def _duration(seconds) -> str:
     )  # fmt: skip
 
 
-def _task(study, summary, name) -> dict:
-    spec, rows = study["tasks"][name], wording.task_rows(study, summary, name)
-    spec = {"chance": None, "threshold": None, "unit": None} | spec
-    table = _solve_table(spec, rows) if spec["kind"] == "solve" else _mean_table(spec, rows)
+def _task(record, results, name) -> dict:
+    task, rows = record.tasks[name], results[name]
+    table = _solve_table(task, rows) if task.solving else _mean_table(task, rows)
     # Of a family's cells the published numbers stand beside the mean over the grid.
-    published = {} if spec.get("axes") else spec.get("published") or {}
+    published = task.published if task.grid is None else {}
     _add_published(table, published)
-    _add_references(table, spec)
-    notes = {a: study["arms"][a]["note"] for a in rows if study["arms"][a].get("note")}
-    notes |= {r["name"]: r["note"] for r in spec.get("references") or () if r["note"]}
+    _add_references(table, task)
+    notes = {arm: record.arms[arm].note for arm in rows if record.arms[arm].note}
+    notes |= {r.name: r.note for r in task.references or () if r.note}
     return {
         "name": name,
-        "spec": spec,
-        "direction": wording.better_words(spec),
-        "findings": sentences.task_findings(study, summary, name),
+        "record": task,
+        "direction": wording.better_words(task),
+        "findings": sentences.task_findings(record, results, name),
         "table": table,
         "published": list(published),
-        "costs": _cost_table(study, rows),
+        "costs": _cost_table(record.baseline, rows),
         "notes": notes,
     }

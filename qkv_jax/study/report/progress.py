@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from qkv_jax.study.plan import Study
+from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report.estimate import _Workload
 from qkv_jax.study.report.ledger import console_ledger, ledger_context
 from qkv_jax.study.report.terminal import console_table
@@ -75,7 +76,7 @@ class Display:
         parts = [self.bar]
         if self.engine:
             record = self.engine.record
-            parts = [console_table(_only(record, news.task), self.summary), "", self.bar]
+            parts = [console_table(record.only(news.task), self.summary), "", self.bar]
         self.live.update(Group(*parts), refresh=True)
 
     def _print_line(self, news: News) -> None:
@@ -95,7 +96,7 @@ class Display:
         return f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left"
 
 
-def print_end(record: dict, summary: pd.DataFrame, path: pathlib.Path) -> None:
+def print_end(record: StudyRecord, summary: pd.DataFrame, path: pathlib.Path) -> None:
     """The whole table, the time, and where the report lies."""
     console = Console()
     averages = Workdir(path.parent).table("families.csv")
@@ -103,9 +104,5 @@ def print_end(record: dict, summary: pd.DataFrame, path: pathlib.Path) -> None:
     ledger = ledger_context(path.parent)
     if ledger:
         console.print("", console_ledger(ledger, console.width))
-    minutes = record.get("seconds", 0.0) / 60
+    minutes = (record.seconds or 0.0) / 60
     console.print(f"\n{minutes:.1f} minutes. Report: {path}", soft_wrap=True)
-
-
-def _only(record: dict, task: str) -> dict:
-    return {**record, "tasks": {task: record["tasks"][task]}}

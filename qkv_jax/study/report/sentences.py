@@ -7,14 +7,15 @@ undecided arm is one for which neither a difference nor equivalence could be sho
 import dataclasses
 
 from qkv_jax.output import formats
-from qkv_jax.study.protocol import inference
+from qkv_jax.study.protocol.verdicts import UNDECIDED
+from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
 from qkv_jax.tie import Tie, TieError
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One sentence, the arms it speaks of, and the family of its verdict for the chip."""
+    """One sentence, the arms it speaks of, and the kind of its verdict for the chip."""
 
     kind: str
     text: str
@@ -26,21 +27,21 @@ _ORDER = ("better", "equivalent", "worse", "undecided")
 _SINGLY = 2  # up to so many arms of one verdict have a sentence each
 
 
-def task_findings(study: dict, summary, task: str) -> list[Finding]:
+def task_findings(record: StudyRecord, results: wording.Results, name: str) -> list[Finding]:
     """All findings of a task: the four made one, the other arms by verdict, controls, placebo."""
-    spec, rows = study["tasks"][task], wording.task_rows(study, summary, task)
-    baseline = rows.pop(study["baseline"], None)
+    task, rows = record.tasks[name], dict(results[name])
+    baseline = rows.pop(record.baseline, None)
     found = []
     if baseline is None:
         return found
     copies = [a for a, r in rows.items() if r["role"] == "arm" and is_tie(r, "copies")]
-    found += [arm_finding(study, spec, rows[arm], baseline) for arm in copies]
+    found += [arm_finding(record, task, rows[arm], baseline) for arm in copies]
     rest = {a: r for a, r in rows.items() if a not in copies}
-    found += _grouped(study, spec, rest, 0, baseline, "")
-    found += _grouped(study, spec, rest, 1, baseline, "Control: ")
+    found += _grouped(record, task, rest, 0, baseline, "")
+    found += _grouped(record, task, rest, 1, baseline, "Control: ")
     for row in rest.values():
-        if wording.role_group(row) == 2:
-            found.append(placebo_finding(study, spec, row, baseline))
+        if row["group"] == 2:
+            found.append(placebo_finding(record, task, row, baseline))
     return found
 
 
@@ -52,21 +53,21 @@ def is_tie(row: dict, tie: str) -> bool:
         return False
 
 
-def _grouped(study, spec, rows, group, baseline, prefix):
-    rows = [row for row in rows.values() if wording.role_group(row) == group]
-    words = list(dict.fromkeys(row["verdict"] for row in rows))
+def _grouped(record, task, rows, group, baseline, prefix):
+    rows = [row for row in rows.values() if row["group"] == group]
+    given = dict.fromkeys(row["verdict"] for row in rows)
     order = {kind: place for place, kind in enumerate(_ORDER)}
     found = []
-    for word in sorted(words, key=lambda w: order.get(wording.kind(w), 9)):
-        same = [row for row in rows if row["verdict"] == word]
-        if len(same) <= _SINGLY and wording.kind(word) != "pending":
-            found += [arm_finding(study, spec, row, baseline, prefix) for row in same]
+    for verdict in sorted(given, key=lambda verdict: order.get(verdict.kind, 9)):
+        same = [row for row in rows if row["verdict"] == verdict]
+        if len(same) <= _SINGLY and verdict.kind != "pending":
+            found += [arm_finding(record, task, row, baseline, prefix) for row in same]
         else:
-            found.append(_group_finding(study, spec, same, word, baseline, prefix))
+            found.append(_group_finding(record, task, same, verdict, baseline, prefix))
     return found
 
 
-def subject(study: dict, row: dict) -> str:
+def subject(record: StudyRecord, row: dict) -> str:
     """How a sentence names an arm: "equating all of X, Q, K and V (copies)", "tying K=V"."""
     arm = row["arm"]
     if row["role"] != "arm" or not is_tie(row, arm):
@@ -79,17 +80,17 @@ def subject(study: dict, row: dict) -> str:
     return f"tying {arm}"
 
 
-def arm_finding(study, spec, row, baseline, prefix="") -> Finding:
+def arm_finding(record, task, row, baseline, prefix="") -> Finding:
     """The sentence about one arm."""
-    kind = wording.kind(row["verdict"])
-    who = prefix + subject(study, row)
-    solving = spec["kind"] == "solve"
+    kind = row["verdict"].kind
+    who = prefix + subject(record, row)
+    solving = task.solving
     tell = _pending if kind == "pending" else _solve_sentence if solving else _mean_sentence
-    text = tell(study, spec, row, baseline, who)
+    text = tell(record, task, row, baseline, who)
     return Finding(kind, text[0].upper() + text[1:], (row["arm"],))
 
 
-def _pending(study, spec, row, baseline, who):
+def _pending(record, task, row, baseline, who):
     return f"{who}: no result."
 
 
@@ -98,25 +99,25 @@ def _pairs(row) -> str:
     return f"{seeds:.0f} paired seed{'' if seeds == 1 else 's'}"
 
 
-def _amount(spec, row):
+def _amount(task, row):
     """("costs" or "gains", the size, the interval), all counted towards that word."""
-    digits = wording.decimals(spec)
-    cost = wording.cost(row, spec)
+    digits = wording.decimals(task.outcome.margin)
+    cost = wording.cost(row, task)
     sign = -1 if cost < 0 else 1
     ends = row.get("delta_low"), row.get("delta_high")
     span = ""
     if None not in ends:
-        turn = sign * (-1 if spec["higher_is_better"] else 1)
+        turn = sign * (-1 if task.higher_is_better else 1)
         low, high = sorted(turn * end for end in ends)
         span = formats.interval(low, high, digits)
     return ("gains" if cost < 0 else "costs"), formats.number(abs(cost), digits), span
 
 
-def _mean_sentence(study, spec, row, baseline, who):
+def _mean_sentence(record, task, row, baseline, who):
     if row.get("delta") is None:
         return f"{who}: {row['verdict']}, without a difference to report."
-    verb, size, span = _amount(spec, row)
-    unit, base, kind = wording.unit_words(spec), study["baseline"], wording.kind(row["verdict"])
+    verb, size, span = _amount(task, row)
+    unit, base, kind = wording.unit_words(task), record.baseline, row["verdict"].kind
     interval = f"95 % interval {span}" if span else "no interval: all seeds differ alike"
     detail = f"{interval}; {row['verdict']}, Holm {wording.p_equals(row.get('p_holm'))}"
     if kind in ("better", "worse"):
@@ -134,28 +135,26 @@ def _mean_sentence(study, spec, row, baseline, who):
             text += f" A difference was shown as well (Holm {holm}), but a smaller one than that."
         return text
     text = f"{who}: measured {measured} {size} {unit} ({detail}, {_pairs(row)})."
-    return text + " " + _undecided(study, spec, row)
+    return text + " " + _undecided(record, task, row)
 
 
-def _undecided(study, spec, row) -> str:
+_REASONS = {
+    "same program": "This is the program of {base} under another name: there is nothing to decide.",
+    "same scores": "The same numbers as {base} at every seed: is it the same program?",
+    "ceiling": "Every seed of both, {base} too, scored one value: this task cannot tell.",
+    "all failed": "No run came through, nor did one of {base}: there is nothing to compare.",
+    "edge": "A best learning rate lies at the edge of the grid, so no verdict is given.",
+    "few seeds": "Fewer than five paired seeds allow no verdict.",
+}
+
+
+def _undecided(record, task, row) -> str:
     """Why there is no verdict, and what it would take."""
-    word = row["verdict"]
-    base = study["baseline"]
-    if word == inference.SAME_PROGRAM:
-        return f"This is the program of {base} under another name: there is nothing to decide."
-    if word == inference.SAME_SCORES:
-        return f"The same numbers as {base} at every seed: is it the same program?"
-    if word == inference.CEILING:
-        return f"Every seed of both, {base} too, scored one value: this task cannot tell."
-    if word == inference.ALL_FAILED:
-        return f"No run came through, nor did one of {base}: there is nothing to compare."
-    if "edge" in word:
-        return "A best learning rate lies at the edge of the grid, so no verdict is given."
-    if "few" in word:
-        return "Fewer than five paired seeds allow no verdict."
+    if row["verdict"].reason:
+        return _REASONS[row["verdict"].reason].format(base=record.baseline)
     seeds = wording.seeds_words(row)
     plan = f"; it would take {seeds} to decide" if seeds else ""
-    if spec["kind"] == "solve" or not row.get("margin"):
+    if task.solving:
         return f"No difference could be shown, which does not mean that there is none{plan}."
     return f"Neither a difference nor equivalence could be shown{plan}."
 
@@ -164,42 +163,42 @@ def _solved(row) -> str:
     return f"{row.get('n_solved', 0):.0f} of {row.get('n', 0):.0f}"
 
 
-def _solve_sentence(study, spec, row, baseline, who):
+def _solve_sentence(record, task, row, baseline, who):
     span = ""
     if "solve_low" in row and "solve_high" in row:
         low, high = round(100 * row["solve_low"]), round(100 * row["solve_high"])
         span = f"95 % interval {low} to {high} %; "
     p = wording.p_equals(row.get("p_holm"))
     text = (
-        f"{who} solves the task on {_solved(row)} seeds, {study['baseline']} on "
+        f"{who} solves the task on {_solved(row)} seeds, {record.baseline} on "
         f"{_solved(baseline)} ({span}{row['verdict']}, exact McNemar test, Holm {p})."
     )
-    if wording.kind(row["verdict"]) == "undecided":
-        text += " " + _undecided(study, spec, row)
+    if row["verdict"].kind == "undecided":
+        text += " " + _undecided(record, task, row)
     return text
 
 
-def _group_finding(study, spec, rows, word, baseline, prefix):
+def _group_finding(record, task, rows, verdict, baseline, prefix):
     """Several arms of one verdict in one sentence, those that cost most last."""
-    kind, base, count = wording.kind(word), study["baseline"], formats.small(len(rows))
-    unit = wording.unit_words(spec)
+    kind, base, count = verdict.kind, record.baseline, formats.small(len(rows))
+    unit = wording.unit_words(task)
     metric = unit.removeprefix("in ")
-    rows = sorted(rows, key=lambda row: wording.cost(row, spec) or 0)
-    named = "; ".join(_item(spec, row, kind) for row in rows)
+    rows = sorted(rows, key=lambda row: wording.cost(row, task) or 0)
+    named = "; ".join(_item(task, row, kind) for row in rows)
     arms = tuple(row["arm"] for row in rows)
     p = [row["p_holm"] for row in rows if row.get("p_holm") is not None]
     largest = f"Holm {wording.p_equals(max(p)).replace('=', '≤')}" if p else ""
-    gains = any((wording.cost(row, spec) or 0) < 0 for row in rows)
+    gains = any((wording.cost(row, task) or 0) < 0 for row in rows)
     negative = " (negative: a gain)" if gains else ""
     what = "controls and matched arms" if prefix else "arms"
     if kind == "pending":
         text = f"{prefix}no result for {formats.join(arms)}."
-    elif spec["kind"] == "solve":
+    elif task.solving:
         of = f"{base}: {_solved(baseline)} seeds solve the task"
         if kind in ("better", "worse"):
-            text = f"{count} {what} are {word} than {base} at solving ({of}; {largest}): {named}."
+            text = f"{count} {what} are {kind} than {base} at solving ({of}; {largest}): {named}."
         else:
-            text = f"{count} {what} are {word} ({of}): {named}. {_why_group(study, spec, rows)}"
+            text = f"{count} {what} are {verdict} ({of}): {named}. {_why_group(record, task, rows)}"
     elif kind in ("better", "worse"):
         verb = "cost" if kind == "worse" else "gain"
         text = (
@@ -214,28 +213,27 @@ def _group_finding(study, spec, rows, word, baseline, prefix):
         )
     else:
         text = (
-            f"{count} {what} are {word}; measured cost{negative} in {metric} with 95 % intervals: "
-            f"{named}. "
-            f"{_why_group(study, spec, rows)}"
+            f"{count} {what} are {verdict}; measured cost{negative} in {metric} with 95 % "
+            f"intervals: {named}. {_why_group(record, task, rows)}"
         )
     return Finding(kind, text[0].upper() + text[1:], arms)
 
 
-def _why_group(study, spec, rows):
+def _why_group(record, task, rows):
     row = {k: v for k, v in rows[0].items() if k != "seeds_to_decide"}
-    return _undecided(study, spec, row)
+    return _undecided(record, task, row)
 
 
-def _item(spec, row, kind):
+def _item(task, row, kind):
     """"Q=K 0.021 (0.010 to 0.032)", or "copies 0 of 6", with the seeds it would take."""
     seeds = wording.seeds_words(row) if kind == "undecided" else ""
     seeds = f", {seeds} would decide" if seeds else ""
-    if spec["kind"] == "solve":
+    if task.solving:
         return f"{row['arm']} {_solved(row)}{seeds}"
     if row.get("delta") is None:
         return row["arm"]
-    digits, cost = wording.decimals(spec), wording.cost(row, spec)
-    turn = -1 if spec["higher_is_better"] else 1
+    digits, cost = wording.decimals(task.outcome.margin), wording.cost(row, task)
+    turn = -1 if task.higher_is_better else 1
     if kind == "better":
         turn, cost = -turn, -cost
     ends = row.get("delta_low"), row.get("delta_high")
@@ -246,27 +244,27 @@ def _item(spec, row, kind):
     return f"{row['arm']} {formats.number(cost, digits)}{span}"
 
 
-def placebo_finding(study, spec, row, baseline) -> Finding:
+def placebo_finding(record, task, row, baseline) -> Finding:
     """The placebo's verdict and what it means for the rest."""
-    kind, word, base = wording.kind(row["verdict"]), row["verdict"], study["baseline"]
+    kind, base = row["verdict"].kind, record.baseline
     who = f"The {row['arm']} ({base} against itself, with other initial values)"
     if kind == "pending":
         return Finding(kind, f"{who} has no result.", (row["arm"],))
-    if spec["kind"] == "solve":
+    if task.solving:
         size = f"{_solved(row)} seeds solved, against {_solved(baseline)}"
     else:
-        digits = wording.decimals(spec)
+        digits = wording.decimals(task.outcome.margin)
         size = f"difference {formats.number(row.get('delta'), digits, signed=True)}"
-        size += f" {wording.unit_words(spec)}"
+        size += f" {wording.unit_words(task)}"
     if kind == "equivalent":
         end = "as it should"
     elif kind in ("better", "worse"):
         end = "as happens by chance in at most one study in twenty: read the rest with care"
-    elif word == "undecided":
+    elif row["verdict"] == UNDECIDED:
         end = "as it may: no difference was shown"
         seeds = wording.seeds_words(row)
-        if row.get("margin") and spec["kind"] == "mean":
+        if not task.solving:
             end += ", though it would take " + seeds + " to show equivalence" if seeds else ""
     else:
         end = "so it says nothing about the method here"
-    return Finding(kind, f"{who} came out {word} ({size}), {end}.", (row["arm"],))
+    return Finding(kind, f"{who} came out {row['verdict']} ({size}), {end}.", (row["arm"],))

@@ -2,6 +2,7 @@
 
 from qkv_jax.output import formats
 from qkv_jax.study.protocol.summary import NOISE
+from qkv_jax.study.record import TaskRecord
 from qkv_jax.study.report import wording
 
 
@@ -12,14 +13,14 @@ def _add_published(table, published) -> None:
         row["cells"] += [formats.number(column.get(row["arm"]), 3) for column in published.values()]
 
 
-def _add_references(table, spec) -> None:
+def _add_references(table, task: TaskRecord) -> None:
     """Rows of other methods' scores, under a task's arms."""
     place = next(i for i, head in enumerate(table["head"]) if head.startswith("mean "))
-    for reference in spec.get("references") or ():
+    for reference in task.references or ():
         cells = [""] * len(table["head"])
-        cells[place] = formats.number(reference["value"], wording.decimals(spec))
+        cells[place] = formats.number(reference.value, wording.decimals(task.outcome.margin))
         table["rows"].append({
-            "arm": reference["name"], "group": 3, "role": "reference", "cells": cells,
+            "arm": reference.name, "group": 3, "role": "reference", "cells": cells,
             "verdict": "", "kind": "reference",
         })  # fmt: skip
 
@@ -28,13 +29,13 @@ def _rows(rows, cells) -> list[dict]:
     return [
         {
             "arm": arm,
-            "group": wording.role_group(row),
+            "group": row["group"],
             "role": row["role"],
             "cells": cells(row),
-            "verdict": row["verdict"] or "no result",
-            "kind": wording.kind(row["verdict"]),
+            "verdict": str(row["verdict"]) or "no result",
+            "kind": row["verdict"].kind,
         }
-        for arm, row in sorted(rows.items(), key=lambda item: wording.role_group(item[1]))
+        for arm, row in sorted(rows.items(), key=lambda item: item[1]["group"])
     ]
 
 
@@ -52,9 +53,9 @@ def _plan(row) -> str:
     return str(row.get("seeds_to_decide", ""))
 
 
-def _mean_table(spec, rows) -> dict:
-    digits = wording.decimals(spec)
-    timed = spec.get("threshold") is not None  # then seeds can solve the task, if not decide it
+def _mean_table(task: TaskRecord, rows) -> dict:
+    digits = wording.decimals(task.outcome.margin)
+    timed = task.outcome.threshold is not None  # then seeds can solve the task, if not decide it
 
     def cells(row):
         solved = [f"{row.get('n_solved', 0):.0f} of {_seeds(row)}", wording.steps_to_solve(row)]
@@ -67,15 +68,15 @@ def _mean_table(spec, rows) -> dict:
         ]  # fmt: skip
 
     head = [
-        "rate", f"mean {spec['metric']} [95 %]", "difference [95 %]", "p (Holm)",
+        "rate", f"mean {task.outcome.metric} [95 %]", "difference [95 %]", "p (Holm)",
         "p (equivalence)", *(["seeds solved", "steps to solve"] if timed else ["seeds"]),
         "seeds to decide",
     ]  # fmt: skip
     return {"head": head, "rows": _rows(rows, cells)}
 
 
-def _solve_table(spec, rows) -> dict:
-    digits = wording.decimals(spec)
+def _solve_table(task: TaskRecord, rows) -> dict:
+    digits = wording.decimals(task.outcome.margin)
 
     def cells(row):
         get = row.get
@@ -91,13 +92,13 @@ def _solve_table(spec, rows) -> dict:
         return [_rate(row), share, steps, mean, p, _seeds(row), _plan(row)]
 
     head = [
-        "rate", "seeds solved [95 %]", "steps to solve [95 %]", f"mean {spec['metric']}",
+        "rate", "seeds solved [95 %]", "steps to solve [95 %]", f"mean {task.outcome.metric}",
         "p (Holm)", "seeds", "seeds to decide",
     ]  # fmt: skip
     return {"head": head, "rows": _rows(rows, cells)}
 
 
-def _cost_table(study, rows) -> dict | None:
+def _cost_table(baseline: str, rows) -> dict | None:
     """Costs with their change against the baseline; None if none is known."""
     columns = {
         "params": "parameters",
@@ -109,7 +110,7 @@ def _cost_table(study, rows) -> dict | None:
     timed = any(row.get("step_time_ratio") is not None for row in rows.values())
     if not (shown or timed):
         return None
-    base = rows.get(study["baseline"], {})
+    base = rows.get(baseline, {})
 
     def cell(row, column):
         value, reference = row.get(column), base.get(column)

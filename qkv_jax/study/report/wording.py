@@ -1,4 +1,4 @@
-"""How results are put into words: numbers, units, verdicts, and a task's rows as plain dicts.
+"""How results are put into words: numbers, units, verdicts, and the rows of arms as plain dicts.
 
 Everything that shows results (figures, page, console) takes them from here, so that the same number
 is printed the same way everywhere and a verdict is never rephrased into something stronger.
@@ -7,8 +7,14 @@ is printed the same way everywhere and a verdict is never rephrased into somethi
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from qkv_jax.output.formats import MISSING, PENDING, integer, known
+from qkv_jax.study.protocol import verdicts
+from qkv_jax.study.record import StudyRecord, TaskRecord
+
+# {task: {arm: {column: value}}}: the summary as sentences, tables and figures take it.
+Results = dict[str, dict[str, dict[str, Any]]]
 
 # Two ways beside colour to tell verdicts apart: a sign and a word.
 SIGNS = {
@@ -22,58 +28,38 @@ SIGNS = {
 }
 
 
-def kind(verdict) -> str:
-    """The family of a verdict: better, worse, equivalent, undecided, baseline or pending."""
-    word = str(verdict).split(" ")[0] if known(verdict) else ""
-    return word if word in SIGNS else "pending"
+def all_rows(record: StudyRecord, summary) -> Results:
+    """The rows of the summary as {task: {arm: {column: value}}}, in the record's order.
 
-
-def reason(verdict: str) -> str:
-    """Why a verdict is open, "edge" of "undecided (edge)"; empty where it does not say."""
-    return verdict.partition(" (")[2].removesuffix(")")
-
-
-
-
-def task_rows(study: dict, summary, task: str) -> dict[str, dict]:
-    """Rows of one task as {arm: {column: value}}, in the study's order.
-
-    Arms that the summary lacks (a study under way) come out with nothing but name, tie and role;
-    columns that are missing or NaN are left out, so `row.get(column)` is None for "not known".
+    Arms that the summary lacks (a study under way) come out with nothing but name, tie, role, group
+    and verdict; columns that are missing or NaN are left out, so `row.get(column)` is None for "not
+    known".
     """
     found = {}
-    if summary is not None and len(summary):
-        part = summary[summary["task"] == task]
-        for record in part.to_dict("records"):
-            found[record["arm"]] = {c: v for c, v in record.items() if known(v)}
-    rows = {}
-    for arm in study["tasks"][task]["arms"]:
-        spec = study["arms"][arm]
-        base = {"arm": arm, "tie": spec["tie"], "role": spec["role"], "task": task}
-        rows[arm] = base | found.get(arm, {})
-        rows[arm].setdefault("verdict", "")
-    return rows
+    for row in [] if summary is None else summary.to_dict("records"):
+        found[row["task"], row["arm"]] = {c: v for c, v in row.items() if known(v)}
+    results: Results = {}
+    for name, task in record.tasks.items():
+        results[name] = {}
+        for arm in task.arms:
+            entry = record.arms[arm]
+            base = {
+                "arm": arm, "tie": entry.tie, "role": entry.role, "group": entry.group,
+                "task": name, "verdict": verdicts.PENDING,
+            }  # fmt: skip
+            results[name][arm] = base | found.get((name, arm), {})
+    return results
 
 
-def role_group(row: dict) -> int:
-    """0 baseline and arms, 1 controls and arms of matched size, 2 the placebo."""
-    return {"control": 1, "matched": 1, "placebo": 2}.get(row["role"], 0)
-
-
-def cost(row: dict, spec: dict) -> float | None:
+def cost(row: dict, task: TaskRecord) -> float | None:
     """The difference to the baseline, positive where the arm is worse."""
     delta = row.get("delta")
-    return None if delta is None else (-delta if spec["higher_is_better"] else delta)
+    return None if delta is None else (-delta if task.higher_is_better else delta)
 
 
-def decimals(spec: dict) -> int:
-    """Digits after the point for scores of a task: one more than the margin needs."""
-    margin = spec.get("margin")
-    if not margin or margin <= 0:
-        return 3
+def decimals(margin: float) -> int:
+    """Digits after the point for scores of a task: one more than its margin needs."""
     return min(6, max(2, math.ceil(-math.log10(margin)) + 1))
-
-
 
 
 def p_value(p) -> str:
@@ -100,10 +86,6 @@ def rate(value) -> str:
     return re.sub(r"e([+-])0*(\d)", lambda m: f"e{m[1].replace('+', '')}{m[2]}", text)
 
 
-
-
-
-
 def steps_to_solve(row) -> str:
     """The mean over seeds, cut at the budget: a lower bound where some seeds did not get there."""
     steps = integer(row.get("steps_to_solve"))
@@ -111,43 +93,38 @@ def steps_to_solve(row) -> str:
     return f"≥{steps}" if unsolved else steps
 
 
-
-
-
-
-def places(study: dict, tasks: Sequence[str]) -> list[str]:
+def places(record: StudyRecord, tasks: Sequence[str]) -> list[str]:
     """Tasks as a sentence names them: titles, the cells of one grid counted together."""
     grids: dict[str, list[str]] = {}
-    for task, spec in study["tasks"].items():
-        if spec.get("axes"):
-            grids.setdefault(spec["family"], []).append(task)
+    for name, task in record.tasks.items():
+        if task.grid is not None:
+            grids.setdefault(task.grid, []).append(name)
     named: dict[str, str] = {}
-    for task in tasks:
-        spec = study["tasks"][task]
-        grid = grids.get(spec.get("family"), []) if spec.get("axes") else []
+    for name in tasks:
+        task = record.tasks[name]
+        grid = grids.get(task.grid, [])
         mine = [cell for cell in grid if cell in tasks]
-        text = spec["title"]
+        text = task.title
         if len(mine) > 1:
             count = f"all {len(grid)}" if len(mine) == len(grid) else f"{len(mine)} of {len(grid)}"
-            text = f"{count} cells of {spec['family_title']}"
-        named.setdefault(spec["family"] if grid else task, text)
+            text = f"{count} cells of {task.family_title}"
+        named.setdefault(task.family if grid else name, text)
     return list(named.values())
 
 
-def task_words(study: dict) -> str:
+def task_words(record: StudyRecord) -> str:
     """What the study's comparisons are called: "tasks", "cells" of grids, or both."""
-    gridded = [bool(spec.get("axes")) for spec in study["tasks"].values()]
+    gridded = [task.grid is not None for task in record.tasks.values()]
     return "cells" if all(gridded) else "tasks and cells" if any(gridded) else "tasks"
 
 
-def unit_words(spec: dict) -> str:
+def unit_words(task: TaskRecord) -> str:
     """The unit as it reads after a number in a sentence."""
-    unit = spec.get("unit") or spec["metric"]
-    return "in accuracy" if unit == "accuracy" else unit.replace("/", " per ")
+    return "in accuracy" if task.unit == "accuracy" else task.unit.replace("/", " per ")
 
 
-def better_words(spec: dict) -> str:
-    return "higher is better" if spec["higher_is_better"] else "lower is better"
+def better_words(task: TaskRecord) -> str:
+    return "higher is better" if task.higher_is_better else "lower is better"
 
 
 def seeds_words(row: dict) -> str:
@@ -164,19 +141,3 @@ def seeds_words(row: dict) -> str:
 def failures(row: dict) -> int:
     """Evaluation runs that diverged or failed."""
     return int(row.get("n_diverged", 0)) + int(row.get("n_failed", 0))
-
-
-
-
-
-
-
-
-def only_tie(overrides: dict) -> bool:
-    """Whether {"tie": …}, {"model.tie": …} or {"model": {"tie": …}} is all that is overridden."""
-    return all(
-        only_tie(value) if isinstance(value, dict) else str(key).split(".")[-1] == "tie"
-        for key, value in overrides.items()
-    )
-
-

@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -20,11 +20,12 @@ from qkv_jax.study.measures import MEASURE_COLUMNS, measure
 from qkv_jax.study.plan import Arm, Study, TaskPlan
 from qkv_jax.study.protocol.breakdown import read_breakdown
 from qkv_jax.study.protocol.rounds import Part, expected, rounds, wave_count
-from qkv_jax.study.record import KEY
+from qkv_jax.study.record import KEY, Machine, Start, StudyRecord
 from qkv_jax.study.run.outcomes import summary_of
 from qkv_jax.study.run.rows import run_row
 from qkv_jax.study.run.workdir import Workdir, now_text
 from qkv_jax.tasks import Data, Task
+from qkv_jax.tasks.base import Reference
 from qkv_jax.training import costs
 from qkv_jax.training.identity import check_same_data
 from qkv_jax.training.population import DeviceData, Finished, Population, Run
@@ -52,17 +53,15 @@ class Progress:
 Listener = Callable[[Progress], None]
 
 
-def this_machine() -> dict:
-    """What study.json says of the machine."""
-    devices = [str(device) for device in jax.local_devices()]
-    return {"devices": devices, "platform": jax.default_backend()}
+def this_machine() -> Machine:
+    """The devices of this process."""
+    return Machine(tuple(str(device) for device in jax.local_devices()), jax.default_backend())
 
 
-def this_software(record: Mapping[str, Any]) -> dict:
-    """What study.json says of packages: `versions`, one entry for each start, in order."""
+def this_start() -> Start:
+    """The packages of this process."""
     packages = {"qkv_jax": qkv_jax.__version__, "python": platform.python_version()}
-    packages |= {name: version(name) for name in _PACKAGES}
-    return {"versions": [*record.get("versions", ()), {"at": now_text(), "packages": packages}]}
+    return Start(now_text(), packages | {name: version(name) for name in _PACKAGES})
 
 
 def write_costs(study: Study, workdir: Workdir) -> None:
@@ -80,7 +79,7 @@ class Engine:
     Args:
       study: what to run.
       workdir: an opened `Workdir`.
-      record: study.json as `Workdir.open` returned it.
+      record: as `Workdir.open` returned it.
       listener: hears of progress.
       watch: says when to save a wave under way and when to stop.
     """
@@ -89,7 +88,7 @@ class Engine:
         self,
         study: Study,
         workdir: Workdir,
-        record: dict,
+        record: StudyRecord,
         listener: Listener,
         watch: Watch | None = None,
     ):
@@ -100,13 +99,12 @@ class Engine:
         self.populations: dict[Any, Population] = {}
         self._loaded: tuple[Task, Data, DeviceData] | None = None
         self.progress = Progress()
-        self._started, self._before = time.monotonic(), record.get("seconds", 0.0)
-        self.record = {
-            **record,
-            **this_software(record),
-            **(record.get("machine") or this_machine()),
-            "started": record.get("started") or now_text(),
-        }
+        self._started, self._before = time.monotonic(), record.seconds or 0.0
+        machine = record.machine or this_machine()
+        self.record = dataclasses.replace(
+            record, versions=(*record.versions, this_start()), devices=machine.devices,
+            platform=machine.platform, started=record.started or now_text(),
+        )  # fmt: skip
 
     def run(self) -> None:
         """Runs what is missing; what it comes to is left to `outcomes.write_tables`.
@@ -137,7 +135,7 @@ class Engine:
                         self._tell(part, arm_finished=True)
             self.populations.clear()  # compiled programs and data of this task
             self._write_measures(plan)
-        self.record["complete"] = True
+        self.record = dataclasses.replace(self.record, complete=True)
         self.workdir.write_study(self.record)
 
     def run_part(self, part: Part) -> None:
@@ -210,12 +208,12 @@ class Engine:
         """Takes note of what the data of all tasks are, before anything is trained on any."""
         for plan in self.study.tasks:
             self.stop_if_asked()
-            facts, spec = self.study.facts(plan), self.record["tasks"][plan.name]
+            facts = self.study.facts(plan)
             self._check_same(plan, facts.fingerprint)
-            spec |= facts.record
+            self.record = self.record.with_task(plan.name, **facts.kept)
 
     def _check_same(self, plan: TaskPlan, fingerprint: dict) -> None:
-        known = self.record["tasks"][plan.name].get("data")
+        known = self.record.tasks[plan.name].data
         check_same_data(known, fingerprint, f"tasks.{plan.name}", "this study")
 
     def _on_devices(self, plan: TaskPlan) -> DeviceData:
@@ -233,22 +231,22 @@ class Engine:
         on_devices = self._on_devices(plan)
         data = self._loaded[1]
         self.workdir.write_breakdown(plan.name, read_breakdown(plan.task, data, plan.name))
-        spec = self.record["tasks"][plan.name]
-        if "references" not in spec:
-            spec["references"] = self._references(plan, data)
+        if self.record.tasks[plan.name].references is None:
+            references = self._references(plan, data)
+            self.record = self.record.with_task(plan.name, references=references)
             self.workdir.write_study(self.record)
         return on_devices
 
-    def _references(self, plan: TaskPlan, data: Data) -> list[dict]:
+    def _references(self, plan: TaskPlan, data: Data) -> tuple[Reference, ...]:
         """Other methods' scores, worked out once for all cells with the same data."""
         for other in self.study.tasks:
-            known = self.record["tasks"][other.name].get("references")
+            known = self.record.tasks[other.name].references
             if known is not None and other.task == plan.task:
                 return known
-        return [
-            dataclasses.asdict(reference) | {"value": float(reference.value)}
+        return tuple(
+            dataclasses.replace(reference, value=float(reference.value))
             for reference in plan.task.references(data)
-        ]
+        )
 
     def _add(self, rows: list[dict]) -> None:
         self.workdir.append_runs(rows)
@@ -267,7 +265,8 @@ class Engine:
             raise self.watch.interruption()
 
     def _write_time(self) -> None:
-        self.record["seconds"] = self._before + time.monotonic() - self._started
+        seconds = self._before + time.monotonic() - self._started
+        self.record = dataclasses.replace(self.record, seconds=seconds)
         self.workdir.write_study(self.record)
 
     def _train(
@@ -300,7 +299,7 @@ class Engine:
     def _population(self, arm: Arm, data: DeviceData) -> Population:
         # The placebo is the baseline's program with another salt: no second compilation.
         if arm.replica not in self.populations:
-            packing = self.record["wave"]["packing"]
+            packing = self.record.wave["packing"]
             self.populations[arm.replica] = Population(arm.replica, data, packing=packing)
         return self.populations[arm.replica]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from qkv_jax.config import ConfigError, build
+from qkv_jax.config import ConfigError
 from qkv_jax.runtime.files import json_text
 from qkv_jax.study.claims import Claim
 from qkv_jax.study.measures import MEASURE_COLUMNS, lookup
@@ -19,6 +19,7 @@ from qkv_jax.study.protocol.breakdown import breakdown_table
 from qkv_jax.study.protocol.grids import families, family_table
 from qkv_jax.study.protocol.ledger import write_ledger
 from qkv_jax.study.protocol.summary import summarise
+from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.run.workdir import Workdir
 
 Pause = Callable[[], None]
@@ -28,7 +29,7 @@ Pause = Callable[[], None]
 class Outcome:
     """A study and what it has come to: study.json, runs.csv and summary.csv."""
 
-    record: dict
+    record: StudyRecord
     runs: pd.DataFrame
     summary: pd.DataFrame
 
@@ -53,23 +54,20 @@ def write_tables(workdir: Workdir, pause: Pause = lambda: None) -> Outcome:
     pause()
     if families(record):
         workdir.write("families.csv", family_table(record, runs).to_csv(index=False))
-    breakdowns = workdir.breakdowns(record["tasks"])
+    breakdowns = workdir.breakdowns(record.tasks)
     if breakdowns:
         table = breakdown_table(record, runs, breakdowns, examples)
         workdir.write("breakdown.csv", table.to_csv(index=False))
     pause()
-    claims = {
-        key: build(Claim, entry, f"claims.{key}")
-        for key, entry in (record.get("claims") or {}).items()
-    }
-    if claims and record["complete"]:
+    claims = record.claims
+    if claims and record.complete:
         groups = {task: breakdown.groups for task, breakdown in breakdowns.items()}
         _check_groups(claims, groups, workdir)
         measures = workdir.table("measures.csv")
         if measures is None:
             measures = pd.DataFrame(columns=MEASURE_COLUMNS)
         table, judgements = write_ledger(
-            record, claims, runs, examples, groups, lookup(measures, record["eval_seeds"])
+            record, claims, runs, examples, groups, lookup(measures, record.eval_seeds)
         )
         workdir.write("claims.csv", table.to_csv(index=False))
         judged = [dataclasses.asdict(judgement) for judgement in judgements]
@@ -79,42 +77,41 @@ def write_tables(workdir: Workdir, pause: Pause = lambda: None) -> Outcome:
 
 def summary_of(
     workdir: Workdir,
-    record: dict,
+    record: StudyRecord,
     runs: pd.DataFrame,
     task: str | None = None,
     pause: Pause = lambda: None,
 ) -> pd.DataFrame:
     """The summary of what has been run so far, of one task alone if it is named."""
     if task is not None:
-        record = {**record, "tasks": {task: record["tasks"][task]}}
+        record = record.only(task)
     return summarise(record, runs, _costs(workdir, record, runs), _examples(workdir, record, pause))
 
 
-def _examples(workdir: Workdir, record: dict, pause: Pause) -> Callable:
+def _examples(workdir: Workdir, record: StudyRecord, pause: Pause) -> Callable:
     """(task, arm, seeds or all) -> test scores [seeds, examples] or None. Tables of many tasks ask
     for many, so this is where one may stop."""
 
     def find(task: str, arm: str, seeds: Sequence[int] | None = None) -> Any:
         pause()
-        return workdir.examples(task, arm, record["eval_seeds"] if seeds is None else seeds)
+        return workdir.examples(task, arm, record.eval_seeds if seeds is None else seeds)
 
     return find
 
 
-def _costs(workdir: Workdir, record: dict, runs: pd.DataFrame) -> dict:
+def _costs(workdir: Workdir, record: StudyRecord, runs: pd.DataFrame) -> dict:
     """costs.json with the step times measured so far, as ratios to the baseline's."""
     file = workdir.path / "costs.json"
     if not file.exists():
         raise ConfigError("workdir", str(workdir.path), "holds no costs.json; run the study on")
     table = json.loads(file.read_text(encoding="utf-8"))
     seconds = runs.groupby(["task", "arm"])["seconds"].median()
-    for task, spec in record["tasks"].items():
-        baseline, *_ = spec["arms"]
-        reference = seconds.get((task, baseline))
-        for arm in spec["arms"]:
-            own = seconds.get((task, arm))
+    for name, task in record.tasks.items():
+        reference = seconds.get((name, task.baseline))
+        for arm in task.arms:
+            own = seconds.get((name, arm))
             both = own is not None and reference is not None
-            table[task][arm]["step_time_ratio"] = own / reference if both else None
+            table[name][arm]["step_time_ratio"] = own / reference if both else None
     return table
 
 

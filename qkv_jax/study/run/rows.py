@@ -20,7 +20,7 @@ from qkv_jax.config import ConfigError
 from qkv_jax.runtime.files import named
 from qkv_jax.study.plan import Arm, TaskPlan
 from qkv_jax.study.protocol.rounds import rounds
-from qkv_jax.study.record import KEY, RUN_COLUMNS
+from qkv_jax.study.record import KEY, RUN_COLUMNS, StudyRecord
 from qkv_jax.training.population import Finished, Run
 
 _TYPES = {
@@ -77,22 +77,22 @@ def read_parts(folder: pathlib.Path) -> pd.DataFrame:
     return read_runs(files).drop_duplicates(list(KEY), ignore_index=True)
 
 
-def in_order(record: Mapping[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
+def in_order(record: StudyRecord, runs: pd.DataFrame) -> pd.DataFrame:
     """The runs in the order in which one process goes about a study: look by look, task by task,
     round by round, arm by arm. Rows of what the study does not have come last.
 
-    Args: record: the dict of study.json.
+    Args: record: of the study.
     """
     places: dict[tuple, tuple] = {}
     by_task = dict(iter(runs.groupby("task", sort=False)))
-    for number, task in enumerate(record["tasks"]):
+    for number, task in enumerate(record.tasks):
         mine = by_task.get(task, runs[:0])
         for turn, found in enumerate(rounds(record, task, lambda mine=mine: mine)):
             for place, part in enumerate(found.parts):
                 for look, block in enumerate(part.blocks(record)):
                     for which, run in enumerate(block):
                         places[part.key(*run)] = (look, number, turn, place, which)
-    last = (len(record.get("looks", ())) + 1,)
+    last = (len(record.looks) + 1,)
     keys = list(runs[list(KEY)].itertuples(index=False, name=None))
     order = sorted(range(len(keys)), key=lambda row: (places.get(keys[row], last), keys[row]))
     return runs.iloc[order].reset_index(drop=True)

@@ -41,7 +41,7 @@ from qkv_jax.config import ConfigError, first_difference
 from qkv_jax.runtime.events import Events
 from qkv_jax.runtime.files import held, json_text, others, write_whole
 from qkv_jax.study.plan import Arm
-from qkv_jax.study.record import FORMAT
+from qkv_jax.study.record import FORMAT, Accepted, StudyRecord, TaskRecord
 from qkv_jax.study.resolved import changes, refuse_changes
 from qkv_jax.study.run.rows import append_runs, read_parts
 from qkv_jax.study.run.tables import read_checked, read_file, read_table
@@ -49,7 +49,11 @@ from qkv_jax.tasks.base import Breakdown
 from qkv_jax.training.identity import check_same_data
 from qkv_jax.training.population import Finished, Run
 
-_KEYS = {"format", "baseline", "tasks", "arms", "config"}  # study.json has these, among others
+# Fields of a record that the config and the machine determine, each time anew.
+_ASKED = (
+    "name", "baseline", "placebo", "alpha", "tune_seeds", "eval_seeds", "wave", "arms", "claims",
+    "config",
+)  # fmt: skip
 
 
 class Workdir:
@@ -79,8 +83,8 @@ class Workdir:
         if not self.path.is_dir() or others(self.path, self.study_file.name):
             raise ConfigError("workdir", str(self.path), "holds other files; name a new folder")
 
-    def open(self, study: Mapping[str, Any]) -> dict:
-        """Starts the folder, or picks up the same study where it stopped; returns study.json.
+    def open(self, asked: StudyRecord) -> StudyRecord:
+        """Starts the folder, or picks up the same study where it stopped; the record of it.
 
         A finished study may be given more evaluation seeds: that is another look at it.
 
@@ -92,33 +96,29 @@ class Workdir:
         self._refuse_other_files()
         if not self.study_file.exists():
             self.path.mkdir(parents=True, exist_ok=True)
-            started = {**study, "looks": [len(study["eval_seeds"])], "complete": False}
+            started = dataclasses.replace(asked, looks=(len(asked.eval_seeds),))
             self.write_study(started)
             return started
-        known = self.read_same(study)
-        refuse_changes(changes(known, study))
-        before, now = known["looks"][-1], len(study["eval_seeds"])
+        known = self.read_same(asked)
+        refuse_changes(changes(known, asked))
+        before, now = known.looks[-1], len(asked.eval_seeds)
         if now < before:
             allowed = f"the study in {self.path} has {before}; seeds can only be added"
             raise ConfigError("study.eval_seeds", now, allowed)
-        if now > before and not known["complete"]:
+        if now > before and not known.complete:
             allowed = f"finish the study in {self.path} with {before} seeds first, then add more"
             raise ConfigError("study.eval_seeds", now, allowed)
-        looks = known["looks"] if now == before else [*known["looks"], now]
-        resumed = {
-            **known,
-            **study,
-            "looks": looks,
-            "complete": known["complete"] and now == before,
-        }
-        for task, spec in known["tasks"].items():  # worked out from the data, once
-            for name in ("references", "data", "data_notes"):
-                if name in spec:
-                    resumed["tasks"][task].setdefault(name, spec[name])
+        resumed = dataclasses.replace(
+            known,
+            looks=known.looks if now == before else (*known.looks, now),
+            complete=known.complete and now == before,
+            tasks={n: _with_facts(task, known.tasks[n]) for n, task in asked.tasks.items()},
+            **{name: getattr(asked, name) for name in _ASKED},
+        )
         self.write_study(resumed)
         return resumed
 
-    def accept_changes(self, study: Mapping[str, Any]) -> None:
+    def accept_changes(self, asked: StudyRecord) -> None:
         """Takes note of what the configs of the study in this folder, if there is one, are resolved
         to now, and that this is another thing than at its start: `open` then goes on with it.
 
@@ -127,43 +127,42 @@ class Workdir:
         """
         if not self.study_file.exists():
             return
-        known = self.read_same(study)
-        if changed := changes(known, study):
-            entry = {"at": now_text(), "changes": [change._asdict() for change in changed]}
-            known["accepted"] = [*known.get("accepted", ()), entry]
-            for task, spec in known["tasks"].items():
-                spec["resolved"] = study["tasks"][task]["resolved"]
-            self.write_study(known)
+        known = self.read_same(asked)
+        if changed := changes(known, asked):
+            accepted = *known.accepted, Accepted(now_text(), tuple(changed))
+            for name, task in asked.tasks.items():
+                known = known.with_task(name, resolved=task.resolved)
+            self.write_study(dataclasses.replace(known, accepted=accepted))
 
-    def read_same(self, study: Mapping[str, Any]) -> dict:
-        """study.json of the same study, on the same data as far as they are known, started on the
+    def read_same(self, asked: StudyRecord) -> StudyRecord:
+        """The record of the same study, on the same data as far as they are known, started on the
         same devices.
 
         Raises:
           ConfigError: if it is another one.
         """
         known = self.read_study()
-        if _identity(known) != _identity(study):
-            different = first_difference(_identity(known), _identity(study))
+        if _identity(known) != _identity(asked):
+            different = first_difference(_identity(known), _identity(asked))
             allowed = f"holds another study ({different}); name another folder"
             raise ConfigError("workdir", str(self.path), allowed)
-        for task, spec in study["tasks"].items():
-            before = known["tasks"][task].get("data")
-            check_same_data(before, spec.get("data"), f"tasks.{task}", f"the study in {self.path}")
-        if known["wave"] != study["wave"]:
+        for name, task in asked.tasks.items():
+            before = known.tasks[name].data
+            check_same_data(before, task.data, f"tasks.{name}", f"the study in {self.path}")
+        if known.wave != asked.wave:
             # Other waves give other sums: the tables would no longer be those of one study.
             allowed = (
-                f"was started with waves of {known['wave']}, this machine makes {study['wave']}; "
+                f"was started with waves of {known.wave}, this machine makes {asked.wave}; "
                 "use the same devices and packing"
             )
             raise ConfigError("workdir", str(self.path), allowed)
         return known
 
-    def read_study(self) -> dict:
-        """study.json.
+    def read_study(self) -> StudyRecord:
+        """What study.json says.
 
         Raises:
-          ConfigError: if there is none or it cannot be read.
+          ConfigError: if there is none or it cannot be read; naming the field that is at fault.
         """
         try:
             found = json.loads(self.study_file.read_text(encoding="utf-8"))
@@ -172,16 +171,19 @@ class Workdir:
             raise ConfigError("workdir", str(self.path), allowed) from None
         except ValueError as error:
             raise ConfigError(str(self.study_file), "damaged JSON", str(error)) from None
-        if not isinstance(found, dict) or not _KEYS.issubset(found):
-            allowed = f"a study's has the fields {', '.join(sorted(_KEYS))}"
-            raise ConfigError(str(self.study_file), "other JSON", allowed)
+        if not isinstance(found, dict) or "format" not in found:
+            raise ConfigError(str(self.study_file), "other JSON", "a study's has the field format")
         if found["format"] != FORMAT:
             allowed = f"was written by another version of qkv_jax; this one reads format {FORMAT}"
             raise ConfigError(f"{self.study_file}: format", found["format"], allowed)
-        return _with_starts(found)
+        try:
+            return StudyRecord.read(found)
+        except ConfigError as error:
+            field = f"{self.study_file}: {error.field}"
+            raise ConfigError(field, error.given, error.allowed) from None
 
-    def write_study(self, study: Mapping[str, Any]) -> None:
-        self.write("study.json", json_text(study))
+    def write_study(self, record: StudyRecord) -> None:
+        self.write("study.json", json_text(record.as_dict()))
 
     def runs(self) -> pd.DataFrame:
         """runs.csv, and what jobs of a cluster have appended to files of their own, without last
@@ -292,23 +294,19 @@ def now_text() -> str:
     return datetime.datetime.now().isoformat(timespec="seconds")
 
 
-def _with_starts(study: dict) -> dict:
-    """With `versions` as a list of starts; it was one entry, and changes stood beside it."""
-    versions = study.get("versions", [])
-    if isinstance(versions, list):
-        return study
-    starts = study.pop("starts", None) or [{"at": study.get("started"), "versions": versions}]
-    study["versions"] = [{"at": start["at"], "packages": start["versions"]} for start in starts]
-    return study
-
-
 def _curve_name(task: str, arm: str, phase: str, learning_rate: float, seed: int) -> str:
     return f"curves/{task}/{arm}/{phase}_lr{learning_rate:g}_seed{seed}.csv"
 
 
-def _identity(study: Mapping[str, Any]) -> Any:
+def _with_facts(task: TaskRecord, known: TaskRecord) -> TaskRecord:
+    """With what was worked out from the data, once."""
+    names = [name for name in ("references", "data", "data_notes") if getattr(task, name) is None]
+    return dataclasses.replace(task, **{name: getattr(known, name) for name in names})
+
+
+def _identity(record: StudyRecord) -> Any:
     """What makes two studies the same: all of the config but the number of evaluation seeds."""
-    config = json.loads(json_text(study["config"]))
+    config = json.loads(json_text(record.config))
     config["study"].pop("eval_seeds", None)
     config.setdefault("claims", {})  # studies from before there were any
-    return {"format": study["format"], **config}
+    return config

@@ -6,6 +6,7 @@ from qkv_jax.output import formats, style
 from qkv_jax.output.style import LINES, data_uri
 from qkv_jax.study.axes import short_names
 from qkv_jax.study.protocol import grids
+from qkv_jax.study.record import StudyRecord, TaskRecord
 from qkv_jax.study.report import wording
 from qkv_jax.study.report.figures.cost_quality import cost_quality
 from qkv_jax.study.report.figures.curves import learning_curves, learning_rates
@@ -17,86 +18,86 @@ from qkv_jax.study.report.figures.lines import by_group, scaling, scaling_by_arm
 MOST_NAMED = len(LINES) + 1  # arms beside the baseline, placebo included, in one panel
 
 
-def draw_task(folder, study, runs, summary, task, curve, table, dpi, *, only=None):
+def draw_task(folder, record: StudyRecord, runs, results, task, curve, table, dpi, *, only=None):
     """Draws the figures of one task: (the lattice or None, the others).
 
     Args:
-      task: the task as the templates get it; table: its rows of breakdown.csv, or None.
+      results: `wording.all_rows`; task: the task as the templates get it; table: its rows of
+        breakdown.csv, or None.
       only: keys of the figures wanted; all by default.
     """
-    name, spec, base = task["name"], task["spec"], study["baseline"]
-    title, band = spec["title"], "mean and range over the seeds"
-    results = "; ".join(_spoken(spec, row) for row in
-                        wording.task_rows(study, summary, name).values())  # fmt: skip
+    name, kept, base = task["name"], task["record"], record.baseline
+    title, band = kept.title, "mean and range over the seeds"
+    spoken = "; ".join(_spoken(kept, row) for row in results[name].values())
     wanted = []
-    if name in lattice_tasks(study):
+    if name in lattice_tasks(record):
         caption = (
             "The lattice of ties: the 15 ways of equating X, Q, K and V. A line joins two ties of "
             "which the lower equates one thing more. Colour and number show the result, border "
             "and word the verdict; hollow boxes are not in this study."
         )
-        wanted.append(("lattice", lambda: lattice(study, summary, [name]), caption))
-    if spec["kind"] == "solve":
+        wanted.append(("lattice", lambda: lattice(record, results, [name]), caption))
+    if kept.solving:
         caption = (
             "Seeds that solve the task (Clopper-Pearson intervals) and steps to do so (mean cut "
             "at the budget). The verdict is that of the exact McNemar test on solving."
         )
-        wanted.append(("solving", lambda: solving(study, summary, name), caption))
+        wanted.append(("solving", lambda: solving(record, results, name), caption))
     caption = (
         f"Differences to {base}, paired by seed. Thick: 95 % interval; thin: simultaneous for all "
         "arms at the level of this look; no bar where seeds do not vary. Hollow marks: controls "
         "and placebo. "
-        + ("The verdict is on solving, not on this difference." if spec["kind"] == "solve"
+        + ("The verdict is on solving, not on this difference." if kept.solving
            else "Shaded: the equivalence margin.")
     )  # fmt: skip
-    wanted.append(("forest", lambda: forest(study, summary, name), caption))
+    wanted.append(("forest", lambda: forest(record, results, name), caption))
     if table is not None and len(table):
         by = table["by"].iloc[0]
-        caption = f"Test {spec['metric']} by {by}: mean and 95 % interval over the seeds."
-        draw = functools.partial(by_group, study, summary, name, table)
+        caption = f"Test {kept.outcome.metric} by {by}: mean and 95 % interval over the seeds."
+        draw = functools.partial(by_group, record, name, table)
         wanted.append(("by-group", draw, caption))
     caption = (
         "Quality against learning rate in the tuning runs, on validation data. Dots: seeds; line: "
         f"their mean; ring: the rate chosen; grey: {base}; crosses: diverged or failed."
     )
-    draw = functools.partial(learning_rates, study, runs, summary, name)
+    draw = functools.partial(learning_rates, record, runs, results, name)
     wanted.append(("learning-rates", draw, caption))
     caption = f"Learning curves of the evaluation runs, {band}; grey: {base}."
-    lines = [reference["name"] for reference in spec.get("references") or ()]
+    lines = [reference.name for reference in kept.references or ()]
     if lines:
         caption += f" Dash-dotted, where in range: {formats.join(lines)} (on test data)."
-    draw = functools.partial(learning_curves, study, summary, name, curve)
+    draw = functools.partial(learning_curves, record, results, name, curve)
     wanted.append(("learning-curves", draw, caption))
     caption = (
         "Cost against quality. Filled and joined: arms that no other beats in one without being "
         "worse in the other, by the measured means; whether a difference is real, the marks say."
     )
-    draw = functools.partial(cost_quality, study, summary, name)
+    draw = functools.partial(cost_quality, record, results, name)
     wanted.append(("cost", draw, caption))
     drawn = {}
     for key, draw, caption in wanted:
         if only is not None and key not in only:
             continue
         alt = f"{title}: {key.replace('-', ' ')}. "
-        alt += results if key in ("lattice", "forest", "solving") else caption
+        alt += spoken if key in ("lattice", "forest", "solving") else caption
         picture = _embed(folder, draw(), key, task["slug"], caption, alt, dpi)
         if picture is not None:
             drawn[key] = picture
     return drawn.pop("lattice", None), list(drawn.values())
 
 
-def draw_family(folder, study, summary, scores, family, dpi) -> list[dict]:
+def draw_family(folder, record: StudyRecord, results, scores, family, dpi) -> list[dict]:
     """Scaling curves for the axes that are numbers, a table of differences for the others.
 
     Two axes are shown whole, one along x and one by panels; of more axes each is drawn along x with
     the mean over the rest.
     """
-    tasks, title, base = family["tasks"], family["title"], study["baseline"]
-    if not grids.comparable(study, tasks):
+    tasks, title, base = family["tasks"], family["title"], record.baseline
+    if not grids.comparable(record, tasks):
         return []
-    values = {f: v for f, v in grids.axis_values(study, tasks).items() if len(v) > 1}
+    values = {f: v for f, v in grids.axis_values(record, tasks).items() if len(v) > 1}
     numeric = [field for field, given in values.items() if grids.is_numeric(given)]
-    arms = [arm for arm in grids.family_arms(study, tasks) if arm != base]
+    arms = [arm for arm in grids.family_arms(record, tasks) if arm != base]
     pictures = []
     named = {field: name.replace("_", " ") for field, name in short_names(values).items()}
     two = len(values) == 2
@@ -115,20 +116,20 @@ def draw_family(folder, study, summary, scores, family, dpi) -> list[dict]:
         )  # fmt: skip
         if len(arms) > MOST_NAMED:
             caption += " Named: the arms that differ most."
-        figure = scaling(study, summary, scores, tasks, field, by)
+        figure = scaling(record, results, scores, tasks, field, by)
         pictures.append((f"scaling-{named[field]}", figure, caption))
         if len(arms) > MOST_NAMED:
             caption = (
                 f"The same, a panel an arm: difference to {base} against {named[field]}{rest}"
                 + (f", a line for every value of {named[by]}" if by else "") + "."
             )  # fmt: skip
-            figure = scaling_by_arm(study, summary, scores, tasks, field, by)
+            figure = scaling_by_arm(record, results, scores, tasks, field, by)
             pictures.append((f"arms-{named[field]}", figure, caption))
     if len(numeric) < len(values):
         caption = f"Differences to {base} by {formats.join(list(named.values()))}"
-        averaged = any(len(cells) > 1 for cells in heat_columns(study, tasks).values())
+        averaged = any(len(cells) > 1 for cells in heat_columns(record, tasks).values())
         caption += ", the mean over the axes not shown." if averaged else ", with verdict marks."
-        pictures.append(("grid", heat(study, summary, scores, tasks), caption))
+        pictures.append(("grid", heat(record, results, scores, tasks), caption))
     embedded = [
         _embed(folder, figure, formats.slug(key), family["slug"], text, f"{title}: {text}", dpi)
         for key, figure, text in pictures
@@ -148,9 +149,10 @@ def _embed(folder, figure, key, slug, caption, alt, dpi) -> dict | None:
     }  # fmt: skip
 
 
-def _spoken(spec, row) -> str:
-    if spec["kind"] == "solve":
+def _spoken(task: TaskRecord, row) -> str:
+    if task.solving:
         value = f"{row.get('n_solved', 0):.0f} of {row.get('n', 0):.0f} seeds"
     else:
-        value = formats.number(row.get("delta"), wording.decimals(spec), signed=True)
-    return f"{row['arm']} {value} {row['verdict'] or 'no result'}"
+        digits = wording.decimals(task.outcome.margin)
+        value = formats.number(row.get("delta"), digits, signed=True)
+    return f"{row['arm']} {value} {str(row['verdict']) or 'no result'}"

@@ -4,6 +4,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from qkv_jax.output import formats, style
+from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
 
 COSTS = {
@@ -15,13 +16,13 @@ COSTS = {
 
 
 @style.styled
-def cost_quality(study: dict, summary, task: str):
+def cost_quality(record: StudyRecord, results: wording.Results, name: str):
     """Mean test score against what an arm costs, non-dominated arms filled and joined by a line.
 
     Two panels: the KV cache, and parameters; a cost that is the same for all arms is left out.
     Returns: the figure, or None if nothing can be shown.
     """
-    spec, rows = study["tasks"][task], wording.task_rows(study, summary, task)
+    task, rows = record.tasks[name], results[name]
     rows = {a: r for a, r in rows.items() if r["role"] != "placebo" and r.get("mean") is not None}
     panels = []
     for column in COSTS:
@@ -39,13 +40,13 @@ def cost_quality(study: dict, summary, task: str):
         box = ((left + i * (plot + gap)) / width, bottom / total, plot / width, height / total)
         axes = figure.add_axes(box, sharey=first)
         points = [(r[column], r["mean"], a) for a, r in rows.items() if r.get(column) is not None]
-        _scatter(axes, points, rows, spec, plot, height)
+        _scatter(axes, points, rows, task, plot, height)
         axes.set_xlabel(COSTS[column])
         if first is None:
-            unit = spec.get("unit") or spec["metric"]
-            arrow = "↑" if spec["higher_is_better"] else "↓"
-            axes.set_ylabel(f"mean test {spec['metric']} ({unit}), {arrow} better"
-                            if unit != spec["metric"] else f"mean test {unit}, {arrow} better")
+            unit, metric = task.unit, task.outcome.metric
+            arrow = "↑" if task.higher_is_better else "↓"
+            axes.set_ylabel(f"mean test {metric} ({unit}), {arrow} better"
+                            if unit != metric else f"mean test {unit}, {arrow} better")
             first = axes
         else:
             axes.tick_params(labelleft=False)
@@ -54,7 +55,7 @@ def cost_quality(study: dict, summary, task: str):
 
 
 def _verdict_legend(figure, rows, x):
-    kinds = [k for k in style.MARKERS if k in {wording.kind(row["verdict"]) for row in rows}]
+    kinds = [k for k in style.MARKERS if k in {row["verdict"].kind for row in rows}]
     handles = [
         Line2D([], [], ls="", marker=style.MARKERS[k], ms=6, mfc="white", mew=1.2,
                mec=style.COLOURS[k], label=k)
@@ -83,7 +84,7 @@ def non_dominated(points, higher_is_better: bool) -> list[str]:
     ]
 
 
-def _scatter(axes, points, rows, spec, width, height):
+def _scatter(axes, points, rows, task, width, height):
     scores = [y for _, y, _ in points]
     low, high = min(scores), max(scores)
     room = 0.06 * (high - low) or 0.05
@@ -91,7 +92,7 @@ def _scatter(axes, points, rows, spec, width, height):
     costs = sorted({x for x, _, _ in points})
     span = costs[-1] - costs[0]
     axes.set_xlim(costs[0] - 0.06 * span, costs[-1] + 0.36 * span)
-    front = non_dominated(points, spec["higher_is_better"])
+    front = non_dominated(points, task.higher_is_better)
     best = sorted((x, y) for x, y, arm in points if arm in front)
     axes.plot(*zip(*best, strict=True), color="#9fb3c1", lw=1.2, zorder=1, drawstyle="steps-post")
     columns: list[list] = []
@@ -106,7 +107,7 @@ def _scatter(axes, points, rows, spec, width, height):
         column.sort(key=lambda p: p[1])
         spread = style.spread([y for _, y, _ in column], 0.155 * inch, low - room, high + room)
         for (x, y, arm), at in zip(column, spread, strict=True):
-            kind = wording.kind(rows[arm]["verdict"])
+            kind = rows[arm]["verdict"].kind
             colour, on_front = style.COLOURS[kind], arm in front
             axes.plot(x, y, style.MARKERS[kind], ms=6.5, mfc=colour if on_front else "white",
                       mec=colour, mew=1.2, zorder=3)  # fmt: skip

@@ -9,24 +9,25 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from qkv_jax.output import formats, style
 from qkv_jax.study.rates import same_rate
+from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
 
 _MOST_POINTS = 400  # of a band: more than a panel has pixels across
 
 
-def _panels(study, rows):
+def _panels(rows):
     """The arms in the order of the panels: as in the study, the placebo last."""
-    return sorted(rows, key=lambda arm: wording.role_group(rows[arm]))
+    return sorted(rows, key=lambda arm: rows[arm]["group"])
 
 
 def _colour(row):
-    return style.COLOURS[wording.kind(row["verdict"])]
+    return style.COLOURS[row["verdict"].kind]
 
 
 def _title(axes, arm, row):
-    kind = wording.kind(row["verdict"])
+    kind = row["verdict"].kind
     sign = "" if kind in ("pending", "baseline") else f" {wording.SIGNS[kind]}"
-    style_ = "italic" if wording.role_group(row) else "normal"
+    style_ = "italic" if row["group"] else "normal"
     weight = "bold" if kind == "baseline" else "normal"
     size = 8 if len(arm) <= 17 else 7
     axes.set_title(
@@ -35,10 +36,10 @@ def _title(axes, arm, row):
     )  # fmt: skip
 
 
-def _score_label(spec, stage):
-    unit = spec.get("unit") or spec["metric"]
-    name = spec["metric"] if unit == spec["metric"] else f"{spec['metric']} ({unit})"
-    arrow = "↑" if spec["higher_is_better"] else "↓"
+def _score_label(task, stage):
+    unit, metric = task.unit, task.outcome.metric
+    name = metric if unit == metric else f"{metric} ({unit})"
+    arrow = "↑" if task.higher_is_better else "↓"
     return f"{stage} {name}, {arrow} better"
 
 
@@ -52,28 +53,28 @@ def _limits(values, pad=0.06):
 
 
 @style.styled
-def learning_rates(study: dict, runs, summary, task: str):
+def learning_rates(record: StudyRecord, runs, results: wording.Results, name: str):
     """Validation score of the tuning runs against the learning rate, a panel an arm.
 
     A dot is a seed, the line joins the means, the ring marks the rate that was chosen, the grey
     line is the baseline. A run that diverged or failed is a cross at the rim of the panel.
     """
-    spec, rows = study["tasks"][task], wording.task_rows(study, summary, task)
-    runs = runs[(runs["task"] == task) & (runs["phase"] == "tune")]
-    order = _panels(study, rows)
+    task, rows = record.tasks[name], results[name]
+    runs = runs[(runs["task"] == name) & (runs["phase"] == "tune")]
+    order = _panels(rows)
     done = runs[runs["status"] == "done"]
     figure, axes = style.grid(len(order))
     means = {arm: part.groupby("learning_rate")["value"].mean() for arm, part in
              runs[runs["arm"].isin(order)].groupby("arm")}  # fmt: skip
     limits = _limits(done["value"]) or (0.0, 1.0)
-    rates = sorted(set(spec["learning_rates"]) | set(runs["learning_rate"]))
-    worst = limits[0] if spec["higher_is_better"] else limits[1]
+    rates = sorted(set(task.learning_rates) | set(runs["learning_rate"]))
+    worst = limits[0] if task.higher_is_better else limits[1]
     # Before anything is drawn: a grid of one rate has no width to scale to.
     axes[0].set(xscale="log", xlim=(rates[0] / 1.5, rates[-1] * 1.5), ylim=limits)
     for axis, arm in zip(axes, order, strict=True):
-        _rate_panel(axis, runs[runs["arm"] == arm], means, arm, study, rows[arm], worst)
+        _rate_panel(axis, runs[runs["arm"] == arm], means, arm, record, rows[arm], worst)
         if rows[arm].get("edge"):
-            y, side = (0.04, "bottom") if spec["higher_is_better"] else (0.96, "top")
+            y, side = (0.04, "bottom") if task.higher_is_better else (0.96, "top")
             axis.text(
                 0.97, y, "at the edge", transform=axis.transAxes, ha="right", va=side, fontsize=7,
                 color=style.VERMILLION,
@@ -88,12 +89,12 @@ def learning_rates(study: dict, runs, summary, task: str):
         axis.yaxis.set_major_locator(MaxNLocator(4))
         axis.tick_params(axis="x", labelsize=7)
     figure.supxlabel("learning rate (log scale)", fontsize=9, y=0.02)
-    figure.supylabel(_score_label(spec, "validation"), fontsize=9, x=0.005)
+    figure.supylabel(_score_label(task, "validation"), fontsize=9, x=0.005)
     return figure
 
 
-def _rate_panel(axis, part, means, arm, study, row, worst):
-    baseline = study["baseline"]
+def _rate_panel(axis, part, means, arm, record, row, worst):
+    baseline = record.baseline
     if arm != baseline and baseline in means:
         axis.plot(means[baseline].index, means[baseline], color="#bcc5cc", lw=1.4, zorder=1)
     colour = _colour(row)
@@ -115,37 +116,38 @@ def _rate_panel(axis, part, means, arm, study, row, worst):
 
 
 @style.styled
-def learning_curves(study: dict, summary, task: str, curve):
+def learning_curves(record: StudyRecord, results: wording.Results, name: str, curve):
     """Validation score against the step in the evaluation runs: mean and range over the seeds.
 
     Args: curve: callable (task, arm, phase, learning_rate, seed) -> DataFrame(step, value) or None.
     Returns: the figure, or None if there are no curves.
     """
-    spec, rows = study["tasks"][task], wording.task_rows(study, summary, task)
+    task, rows = record.tasks[name], results[name]
     bands = {}
     for arm, row in rows.items():
-        band = _band(study, task, arm, row, curve)
+        band = _band(record, name, arm, row, curve)
         if band is not None:
             bands[arm] = band
     if not bands:
         return None
-    order = [arm for arm in _panels(study, rows) if arm in bands]
+    order = [arm for arm in _panels(rows) if arm in bands]
     figure, axes = style.grid(len(order))
     for axis, arm in zip(axes, order, strict=True):
-        baseline = bands.get(study["baseline"])
-        if arm != study["baseline"] and baseline is not None:
+        baseline = bands.get(record.baseline)
+        if arm != record.baseline and baseline is not None:
             axis.plot(baseline[0], baseline[1], color="#aab4bc", lw=1.3, zorder=2)
         step, mean, low, high = bands[arm]
         colour = _colour(rows[arm])
         axis.fill_between(step, low, high, color=colour, alpha=0.22, lw=0, zorder=1)
         axis.plot(step, mean, color=colour, lw=1.4, zorder=3)
-        if spec.get("threshold") is not None:
-            axis.axhline(spec["threshold"], color=style.FAINT, lw=0.8, ls=(0, (3, 2)), zorder=0)
-        for reference in spec.get("references") or ():
-            axis.axhline(reference["value"], color=style.PURPLE, lw=0.9, ls=(0, (5, 2, 1, 2)))
+        threshold = task.outcome.threshold
+        if threshold is not None:
+            axis.axhline(threshold, color=style.FAINT, lw=0.8, ls=(0, (3, 2)), zorder=0)
+        for reference in task.references or ():
+            axis.axhline(reference.value, color=style.PURPLE, lw=0.9, ls=(0, (5, 2, 1, 2)))
         _title(axis, arm, rows[arm])
         axis.grid(axis="y")
-    axes[0].set_ylim(*_curve_limits(spec, bands))
+    axes[0].set_ylim(*_curve_limits(task, bands))
     last = max(band[0][-1] for band in bands.values())
     axes[0].set_xlim(0, last)
     for axis in axes:
@@ -156,7 +158,7 @@ def learning_curves(study: dict, summary, task: str, curve):
         for tick, side in zip(ticks, ("left", "center", "right"), strict=True):
             tick.label1.set_horizontalalignment(side)  # so that neighbours do not touch
     figure.supxlabel("training step", fontsize=9, y=0.02)
-    figure.supylabel(_score_label(spec, "validation"), fontsize=9, x=0.005)
+    figure.supylabel(_score_label(task, "validation"), fontsize=9, x=0.005)
     return figure
 
 
@@ -164,12 +166,12 @@ def _step_label(x, _):
     return f"{x:,.0f}" if x < 10_000 else formats.count(x)
 
 
-def _band(study, task, arm, row, curve):
+def _band(record, name, arm, row, curve):
     """(steps, mean, lowest, highest) over the evaluation seeds; None if no seed has a curve."""
     found = []
     rate = row.get("learning_rate")
-    for seed in study["eval_seeds"] if rate is not None else ():
-        frame = curve(task, arm, "eval", rate, seed)
+    for seed in record.eval_seeds if rate is not None else ():
+        frame = curve(name, arm, "eval", rate, seed)
         if frame is not None and len(frame):
             found.append(frame.set_index("step")["value"])
     if not found:
@@ -198,12 +200,12 @@ def _thin(steps, mean, low, high):
     return last, means, np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts)
 
 
-def _curve_limits(spec, bands):
+def _curve_limits(task, bands):
     """The whole range for a share; for a loss the first fifth of training is left off the top.
 
     All losses start at the same height, which would flatten the differences of interest.
     """
-    if spec["higher_is_better"] or spec["kind"] == "solve":
+    if task.higher_is_better or task.solving:
         return _limits([v for band in bands.values() for v in (*band[2], *band[3])])
     values = []
     for step, mean, low, high in bands.values():

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter
 
 from qkv_jax.output import formats, style
-from qkv_jax.study.protocol.selection import steps_of
+from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
 
 _ROW, _GAP = 0.27, 0.2  # inches: height of a row, extra room before controls and placebo
@@ -14,11 +14,11 @@ _ROW, _GAP = 0.27, 0.2  # inches: height of a row, extra room before controls an
 
 def _ladder(rows: dict, with_baseline: bool):
     """Heights of the rows, top down: ([(arm, y)], total height, y of the separating lines)."""
-    arms = sorted(rows, key=lambda arm: wording.role_group(rows[arm]))
+    arms = sorted(rows, key=lambda arm: rows[arm]["group"])
     arms = [a for a in arms if with_baseline or rows[a]["role"] != "baseline"]
     places, lines, y, group = [], [], 0.0, None
     for arm in arms:
-        new = wording.role_group(rows[arm])
+        new = rows[arm]["group"]
         if group is not None and new != group:
             lines.append(y - (_ROW - _GAP) / 2)
             y -= _GAP
@@ -33,7 +33,7 @@ def _arm_labels(axes, places, rows):
     labels = axes.set_yticklabels([formats.shorten(arm) for arm, _ in places])
     for label, (arm, _) in zip(labels, places, strict=True):
         label.set(color=style.INK, fontsize=8.5)
-        if wording.role_group(rows[arm]):
+        if rows[arm]["group"]:
             label.set(fontstyle="italic", color=style.SOFT)
         if rows[arm]["role"] == "baseline":
             label.set_fontweight("bold")
@@ -42,12 +42,12 @@ def _arm_labels(axes, places, rows):
 
 
 @style.styled
-def forest(study: dict, summary, task: str):
+def forest(record: StudyRecord, results: wording.Results, name: str):
     """Differences to the baseline: 95 % intervals thick, simultaneous ones thin, margin shaded.
 
     Returns: the figure, or None if no arm has a difference yet.
     """
-    spec, rows = study["tasks"][task], wording.task_rows(study, summary, task)
+    task, rows = record.tasks[name], results[name]
     places, height, lines = _ladder(rows, with_baseline=False)
     shown = [rows[arm] for arm, _ in places if rows[arm].get("delta") is not None]
     if not shown:
@@ -57,7 +57,7 @@ def forest(study: dict, summary, task: str):
     width, total = left + plot + right, top + height + bottom
     figure = style.new_figure(width, total)
     axes = figure.add_axes((left / width, bottom / total, plot / width, height / total))
-    digits, margin = wording.decimals(spec), spec.get("margin") or 0
+    digits, margin = wording.decimals(task.outcome.margin), task.outcome.margin
     axes.axvspan(-margin, margin, color="#e3efe9", lw=0, zorder=0)
     axes.axvline(0, color=style.INK, lw=1, zorder=1)
     note = _forest_scale(axes, shown, margin)
@@ -66,13 +66,13 @@ def forest(study: dict, summary, task: str):
                   clip_on=False, transform=axes.get_yaxis_transform())  # fmt: skip
     columns = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8}
     axes.text(1.03, _ROW, "difference [95 % interval]", color=style.SOFT, **columns)
-    head = "verdict" if spec["kind"] == "mean" else "verdict (on solving)"
+    head = "verdict (on solving)" if task.solving else "verdict"
     axes.text(1.49, _ROW, head, color=style.SOFT, **columns)
-    key = "thick: 95 %, thin: simultaneous" + (f", shaded: margin ±{margin:g}" if margin else "")
+    key = "thick: 95 %, thin: simultaneous" + f", shaded: margin ±{margin:g}"
     axes.text(0, _ROW, key, color=style.SOFT, **columns)
     for arm, y in places:
         row = rows[arm]
-        kind = wording.kind(row["verdict"])
+        kind = row["verdict"].kind
         colour = style.COLOURS[kind]
         if row.get("delta") is None:
             axes.text(1.03, y, "no result yet", color=style.FAINT, **columns)
@@ -82,7 +82,7 @@ def forest(study: dict, summary, task: str):
                   color=colour, lw=1, zorder=2, solid_capstyle="butt")  # fmt: skip
         axes.plot((row.get("delta_low", row["delta"]), row.get("delta_high", row["delta"])),
                   (y, y), color=colour, lw=3.2, zorder=3, solid_capstyle="butt")  # fmt: skip
-        hollow = bool(wording.role_group(row))
+        hollow = bool(row["group"])
         axes.plot(row["delta"], y, style.MARKERS[kind], ms=5.5, mfc="white" if hollow else colour,
                   mec=colour if hollow else "white", mew=1.2 if hollow else 0.7, zorder=4)
         low, high = row.get("delta_low"), row.get("delta_high")
@@ -95,12 +95,12 @@ def forest(study: dict, summary, task: str):
     axes.set_ylim(-height + _ROW / 2, _ROW / 2)
     _arm_labels(axes, places, rows)
     axes.grid(axis="x")
-    unit = spec.get("unit") or spec["metric"]
-    ends = ("worse ←  ", "  → better") if spec["higher_is_better"] else ("better ←  ", "  → worse")
+    unit = task.unit
+    ends = ("worse ←  ", "  → better") if task.higher_is_better else ("better ←  ", "  → worse")
     for end, side in zip(ends, ("right", "left"), strict=True):
         axes.annotate(end, (0, 0), (0, -0.3 * 72), xycoords=axes.get_xaxis_transform(), ha=side,
                       textcoords="offset points", va="center", fontsize=8.5)  # fmt: skip
-    label = f"difference to {study['baseline']} ({unit}){note}"
+    label = f"difference to {record.baseline} ({unit}){note}"
     axes.set_xlabel(label, fontsize=8.5, labelpad=16)
     return figure
 
@@ -119,7 +119,7 @@ def _forest_scale(axes, shown, margin) -> str:
     low = min([0, -margin] + [row.get("delta_low_simultaneous", row["delta"]) for row in shown])
     high = max([0, margin] + [row.get("delta_high_simultaneous", row["delta"]) for row in shown])
     low, high = max(1.1 * low, -limit), min(1.1 * high, limit)
-    if not margin or limit <= 20 * margin:
+    if limit <= 20 * margin:
         axes.set_xlim(low, high)
         return ""
     linear = 2 * margin
@@ -140,9 +140,9 @@ def _digits(x) -> tuple[int]:
 
 
 @style.styled
-def solving(study: dict, summary, task: str):
+def solving(record: StudyRecord, results: wording.Results, name: str):
     """Share of seeds that reach the threshold, and steps to reach it, with 95 % intervals."""
-    spec, rows = study["tasks"][task], wording.task_rows(study, summary, task)
+    task, rows = record.tasks[name], results[name]
     places, height, lines = _ladder(rows, with_baseline=True)
     left = min(1.9, max(style.text_width(formats.shorten(arm), 8.5) for arm, _ in places) + 0.1)
     plot, gap, right, top, bottom = 2.7, 0.75, 1.6, 0.35, 0.6
@@ -154,7 +154,7 @@ def solving(study: dict, summary, task: str):
     )
     for arm, y in places:
         row = rows[arm]
-        kind = wording.kind(row["verdict"])
+        kind = row["verdict"].kind
         look = {"color": style.COLOURS[kind], "zorder": 3}
         marker = style.MARKERS[kind]
         n = row.get("n", 0)
@@ -170,8 +170,10 @@ def solving(study: dict, summary, task: str):
             steps.plot(ends, (y, y), lw=2.4, **look)
             steps.plot(row["steps_to_solve"], y, marker, ms=6, mec="white", mew=0.7,
                        clip_on=False, **look)  # fmt: skip
-        verdict = f"{wording.SIGNS[kind]} {row['verdict']}" if row["verdict"] else formats.PENDING
-        steps.text(1.05, y, verdict, transform=steps.get_yaxis_transform(), va="center",
+        text = formats.PENDING
+        if kind != "pending":
+            text = f"{wording.SIGNS[kind]} {row['verdict']}"
+        steps.text(1.05, y, text, transform=steps.get_yaxis_transform(), va="center",
                    fontsize=8, color=style.COLOURS[kind], fontweight="bold")  # fmt: skip
     for axes in (share, steps):
         axes.set_ylim(-height + _ROW / 2, _ROW / 2)
@@ -184,21 +186,13 @@ def solving(study: dict, summary, task: str):
     share.set_xlim(0, 1)
     share.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
     share.set_xlabel("seeds that solve the task")
-    budgets = {steps_of(spec, arm) for arm in rows}
+    budgets = {task.steps_for(arm) for arm in rows}
     steps.set_xlim(0, max(budgets) * 1.02)
     for budget in budgets:
         steps.axvline(budget, color=style.FAINT, ls=(0, (3, 2)), lw=0.9)
     steps.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     steps.locator_params(axis="x", nbins=5)
-    steps.set_xlabel(f"steps to solve (mean, cut at {spec['steps']:,})")
+    steps.set_xlabel(f"steps to solve (mean, cut at {task.steps:,})")
     return figure
-
-
-
-
-
-
-
-
 
 

@@ -1,9 +1,11 @@
 """Arms by values of an axis that is no scale, such as positions: coloured differences."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from qkv_jax.output import formats, style
 from qkv_jax.study.protocol import grids
+from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
 from qkv_jax.study.report.figures.lattice import colour_map, colour_norm
 
@@ -12,25 +14,26 @@ _CELL, _ROW = 0.95, 0.36  # inches, at least
 
 
 @style.styled
-def heat(study: dict, summary, scores, tasks: Sequence[str]):
+def heat(record: StudyRecord, results: wording.Results, scores, tasks: Sequence[str]):
     """A row an arm, a column a cell: difference to the cell's baseline and its verdict mark.
 
     With more cells than fit, the columns are the values of the axes that are no scale, averaged
     over the rest and without marks. Returns the figure, or None if there is nothing to show.
     """
-    spec = study["tasks"][tasks[0]] | {"kind": "mean"}
-    base, arms = study["baseline"], grids.family_arms(study, tasks)
-    arms.sort(key=lambda arm: wording.role_group({"role": study["arms"][arm]["role"]}))
+    task = record.tasks[tasks[0]]
+    # Of a task that is solved or not, the means are shown here.
+    task = dataclasses.replace(task, outcome=dataclasses.replace(task.outcome, kind="mean"))
+    base, arms = record.baseline, grids.family_arms(record, tasks)
+    arms.sort(key=lambda arm: record.arms[arm].group)
     arms = [base, *(arm for arm in arms if arm != base)]
-    columns = heat_columns(study, tasks)
-    rows = {t: wording.task_rows(study, summary, t) for t in tasks}
-    found = {(arm, label): grids.average(study, scores, cells, arm)
+    columns = heat_columns(record, tasks)
+    found = {(arm, label): grids.average(record, scores, cells, arm)
              for label, cells in columns.items() for arm in arms}  # fmt: skip
     deltas = {key: got["delta"] for key, got in found.items() if formats.known(got["delta"])}
     if not deltas:
         return None
-    norm = colour_norm(deltas, spec)
-    digits = wording.decimals(spec)
+    norm = colour_norm(deltas, task)
+    digits = wording.decimals(task.outcome.margin)
     left = max(style.text_width(formats.shorten(arm), 8.5) for arm in arms) + 0.1
     heads = {label: label.split(", ") for label in columns}
     top = 0.35 + 0.15 * max(map(len, heads.values()))
@@ -41,8 +44,8 @@ def heat(study: dict, summary, scores, tasks: Sequence[str]):
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.axis("off")
-    unit = spec.get("unit") or spec["metric"]
-    axes.text(0, height - 0.02, f"difference to {base} ({unit}), {wording.better_words(spec)}; "
+    unit = task.unit
+    axes.text(0, height - 0.02, f"difference to {base} ({unit}), {wording.better_words(task)}; "
               f"first row: mean of {base}; pale: undecided", va="top", fontsize=8,
               color=style.SOFT)  # fmt: skip
     for i, label in enumerate(columns):
@@ -50,7 +53,7 @@ def heat(study: dict, summary, scores, tasks: Sequence[str]):
                   ha="center", va="bottom", fontsize=7.5, linespacing=1.15)  # fmt: skip
     for j, arm in enumerate(arms):
         y = height - top - (j + 1) * _ROW
-        role = study["arms"][arm]["role"]
+        role = record.arms[arm].role
         axes.text(left - 0.08, y + _ROW / 2, formats.shorten(arm), ha="right", va="center",
                   fontsize=8.5, fontweight="bold" if arm == base else "normal",
                   fontstyle="normal" if role in ("arm", "baseline") else "italic")  # fmt: skip
@@ -60,9 +63,9 @@ def heat(study: dict, summary, scores, tasks: Sequence[str]):
             if arm != base:
                 text = formats.number(got["delta"], digits, signed=True)
                 if formats.known(got["delta"]):
-                    face = colour_map(spec)(norm(got["delta"]))
-                if len(cells) == 1 and arm in rows[cells[0]]:
-                    kind = wording.kind(rows[cells[0]][arm]["verdict"])
+                    face = colour_map(task)(norm(got["delta"]))
+                if len(cells) == 1 and arm in results[cells[0]]:
+                    kind = results[cells[0]][arm]["verdict"].kind
                     text = f"{wording.SIGNS[kind]} {text}"
                     if kind == "undecided" and face != "white":
                         face = tuple(1 - 0.35 * (1 - part) for part in face)
@@ -75,17 +78,17 @@ def heat(study: dict, summary, scores, tasks: Sequence[str]):
     return figure
 
 
-def heat_columns(study: dict, tasks: Sequence[str]) -> dict[str, list[str]]:
+def heat_columns(record: StudyRecord, tasks: Sequence[str]) -> dict[str, list[str]]:
     """{heading: its cells}: one each, or those that agree in the axes that are no scale."""
     if len(tasks) <= _MOST_COLUMNS:
-        return {study["tasks"][task]["cell"]: [task] for task in tasks}
-    values = grids.axis_values(study, tasks)
+        return {record.tasks[name].cell: [name] for name in tasks}
+    values = grids.axis_values(record, tasks)
     kept = [f for f, given in values.items() if len(given) > 1 and not grids.is_numeric(given)]
     columns: dict[str, list[str]] = {}
-    for task in tasks:
-        spec = study["tasks"][task]
-        labels = dict(zip(spec["axes"], spec["cell"].split(", "), strict=True))
-        columns.setdefault(", ".join(labels[field] for field in kept), []).append(task)
+    for name in tasks:
+        task = record.tasks[name]
+        labels = dict(zip(task.axes, task.cell.split(", "), strict=True))
+        columns.setdefault(", ".join(labels[field] for field in kept), []).append(name)
     return columns
 
 

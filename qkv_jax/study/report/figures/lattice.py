@@ -4,6 +4,7 @@ from matplotlib.colors import AsinhNorm, Normalize
 from matplotlib.patches import FancyBboxPatch
 
 from qkv_jax.output import formats, style
+from qkv_jax.study.record import StudyRecord, TaskRecord
 from qkv_jax.study.report import wording
 from qkv_jax.tie import Tie, TieError
 
@@ -28,52 +29,51 @@ def covering_pairs() -> list[tuple[str, str]]:
     ]
 
 
-def lattice_nodes(study: dict, task: str) -> dict[str, str]:
+def lattice_nodes(record: StudyRecord, name: str) -> dict[str, str]:
     """{canonical tie: arm} for the task's arms that differ from each other in the tie alone."""
     nodes = {}
-    for arm in study["tasks"][task]["arms"]:
-        spec = study["arms"][arm]
-        plain = wording.only_tie(spec.get("overrides") or {})
-        if spec["role"] not in ("baseline", "arm") or not plain:
+    for arm in record.tasks[name].arms:
+        entry = record.arms[arm]
+        if not entry.plain_tie:
             continue
         try:
-            nodes.setdefault(str(Tie.parse(spec["tie"])), arm)
+            nodes.setdefault(str(Tie.parse(entry.tie)), arm)
         except TieError:  # a schedule of ties
             continue
     return nodes
 
 
-def lattice_tasks(study: dict) -> list[str]:
+def lattice_tasks(record: StudyRecord) -> list[str]:
     """The tasks with enough nodes (three) for a lattice to say something."""
-    return [task for task in study["tasks"] if len(lattice_nodes(study, task)) >= 3]
+    return [name for name in record.tasks if len(lattice_nodes(record, name)) >= 3]
 
 
 @style.styled
-def lattice(study: dict, summary, tasks: list[str] | None = None):
+def lattice(record: StudyRecord, results: wording.Results, tasks: list[str] | None = None):
     """One panel per task: a box per tie with its difference to the baseline and its verdict.
 
-    Args: study, summary: as in the contract of a study; tasks: by default `lattice_tasks`.
+    Args: results: `wording.all_rows`; tasks: by default `lattice_tasks`.
     """
-    tasks = lattice_tasks(study) if tasks is None else tasks
+    tasks = lattice_tasks(record) if tasks is None else tasks
     panel_width = 7 * _STEP_X + 0.95
     panel_height = 3 * _STEP_Y + _HEIGHT + 0.8
     figure = style.new_figure(panel_width, panel_height * len(tasks))
-    for i, task in enumerate(tasks):
+    for i, name in enumerate(tasks):
         bottom = 1 - (i + 1) / len(tasks)
         axes = figure.add_axes((0, bottom, 1, 1 / len(tasks)))
         axes.set(xlim=(0, panel_width), ylim=(0, panel_height))
         axes.axis("off")
-        _panel(figure, axes, study, summary, task, panel_width, panel_height)
+        _panel(figure, axes, record, results, name, panel_width, panel_height)
     return figure
 
 
-def _panel(figure, axes, study, summary, task, width, height):
-    spec, rows = study["tasks"][task], wording.task_rows(study, summary, task)
-    nodes = lattice_nodes(study, task)
-    values = {tie: _value(rows[arm], rows[study["baseline"]], spec) for tie, arm in nodes.items()}
-    norm = colour_norm(values, spec)
-    axes.text(0.08, height - 0.1, spec["title"], va="top", fontsize=10.5, fontweight="bold")
-    axes.text(0.08, height - 0.33, _subtitle(study, spec), va="top", fontsize=8, color=style.SOFT)
+def _panel(figure, axes, record, results, name, width, height):
+    task, rows = record.tasks[name], results[name]
+    nodes = lattice_nodes(record, name)
+    values = {tie: _value(rows[arm], rows[record.baseline], task) for tie, arm in nodes.items()}
+    norm = colour_norm(values, task)
+    axes.text(0.08, height - 0.1, task.title, va="top", fontsize=10.5, fontweight="bold")
+    axes.text(0.08, height - 0.33, _subtitle(record, task), va="top", fontsize=8, color=style.SOFT)
 
     place = {}
     for level, ties in enumerate(ROWS):
@@ -90,16 +90,16 @@ def _panel(figure, axes, study, summary, task, width, height):
         axes.plot((x0, x1), ends, color=colour, lw=line, zorder=1 + inside)
     for tie, at in place.items():
         arm = nodes.get(tie)
-        _node(axes, at, tie, rows.get(arm), values.get(tie), norm, spec)
-    _scale(figure, axes, norm, spec, width, height)
+        _node(axes, at, tie, rows.get(arm), values.get(tie), norm, task)
+    _scale(figure, axes, norm, task, width, height)
 
 
-def _node(axes, at, tie, row, value, norm, spec):
+def _node(axes, at, tie, row, value, norm, task):
     x, y = at
-    kind = "absent" if row is None else wording.kind(row["verdict"])
+    kind = "absent" if row is None else row["verdict"].kind
     face, ink = "white", style.INK
     if row is not None and kind != "baseline" and value is not None:
-        face = colour_map(spec)(norm(value))
+        face = colour_map(task)(norm(value))
         red, green, blue, _ = face
         if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5:
             ink = "white"
@@ -124,65 +124,63 @@ def _node(axes, at, tie, row, value, norm, spec):
         return
     text = {"ha": "center", "va": "center", "color": ink, "zorder": 4}
     axes.text(x, y + 0.18, tie, fontsize=8.5, fontweight="bold", **text)
-    axes.text(x, y + 0.005, _shown(row, spec), fontsize=9, **text)
+    axes.text(x, y + 0.005, _shown(row, task), fontsize=9, **text)
     word = f"{wording.SIGNS[kind]} {kind}" if kind != "pending" else "no result"
     axes.text(x, y - 0.175, word, fontsize=7.5, **text)
 
 
-def _value(row, baseline, spec):
+def _value(row, baseline, task):
     """What the colour shows: the share solved less the baseline's, or the difference of means."""
-    if spec["kind"] == "solve":
+    if task.solving:
         if not (row.get("n") and baseline.get("n")):
             return None
         return row.get("n_solved", 0) / row["n"] - baseline.get("n_solved", 0) / baseline["n"]
     return row.get("delta")
 
 
-def _shown(row, spec):
-    if spec["kind"] == "solve":
+def _shown(row, task):
+    if task.solving:
         return f"{row.get('n_solved', 0):.0f}/{row['n']:.0f}" if row.get("n") else formats.PENDING
-    if wording.kind(row["verdict"]) == "baseline":
-        return formats.number(row.get("mean"), wording.decimals(spec))
+    if row["verdict"].kind == "baseline":
+        return formats.number(row.get("mean"), wording.decimals(task.outcome.margin))
     if row.get("delta") is None:
         return formats.PENDING
-    return formats.number(row["delta"], wording.decimals(spec), signed=True)
+    return formats.number(row["delta"], wording.decimals(task.outcome.margin), signed=True)
 
 
-def _subtitle(study, spec):
-    if spec["kind"] == "solve":
-        return f"seeds that solve the task; colour: share less that of {study['baseline']}"
-    unit = spec.get("unit") or spec["metric"]
-    baseline = study["baseline"]
-    return f"difference to {baseline} in {unit}, {wording.better_words(spec)}"
+def _subtitle(record, task):
+    if task.solving:
+        return f"seeds that solve the task; colour: share less that of {record.baseline}"
+    return f"difference to {record.baseline} in {task.unit}, {wording.better_words(task)}"
 
 
-def colour_norm(values, spec):
+def colour_norm(values, task):
     """Symmetric about zero; near white within the margin and logarithmic well beyond it."""
-    if spec["kind"] == "solve":
+    if task.solving:
         return Normalize(-1, 1)
-    margin = spec.get("margin") or 0
+    margin = task.outcome.margin
     largest = max((abs(v) for v in values.values() if v is not None), default=0)
     limit = max(largest, 2 * margin) or 1.0
-    if margin and limit > 5 * margin:
+    if limit > 5 * margin:
         return AsinhNorm(linear_width=margin, vmin=-limit, vmax=limit)
     return Normalize(-limit, limit)
 
 
-def _scale(figure, axes, norm, spec, width, height):
+def _scale(figure, axes, norm, task, width, height):
     """The colour bar, its better end named, ticks at the ends, the margin and zero."""
     panel = axes.get_position()
     x, y, w, h = width - 3.05, height - 0.27, 2.6, 0.11
     box = (x / width, panel.y0 + panel.height * y / height, w / width, panel.height * h / height)
     bar = figure.add_axes(box)
     steps = 120
-    bar.imshow([range(steps + 1)], aspect="auto", cmap=colour_map(spec))
-    limit, margin = norm.vmax, spec.get("margin") or 0
+    bar.imshow([range(steps + 1)], aspect="auto", cmap=colour_map(task))
+    limit, margin = norm.vmax, task.outcome.margin
     wide = isinstance(norm, AsinhNorm)
     ticks = [-limit, 0, limit]
-    if margin and spec["kind"] == "mean":
+    if not task.solving:
         ticks += [-margin, margin] if norm(margin) - 0.5 > 0.1 and wide else []
     ticks.sort()
-    digits = 0 if spec["kind"] == "solve" else 2 if limit < 10 else 1
+    digits = 0 if task.solving else 2 if limit < 10 else 1
     labels = [formats.number(t, digits, signed=True) if t else "0" for t in ticks]
     bar.set_xticks([norm(t) * steps for t in ticks])
     bar.set_xticklabels(labels, fontsize=6.5)
@@ -190,16 +188,16 @@ def _scale(figure, axes, norm, spec, width, height):
     bar.tick_params(length=2, pad=1)
     for spine in bar.spines.values():
         spine.set_visible(False)
-    left, right = ("worse", "better") if _higher(spec) else ("better", "worse")
+    left, right = ("worse", "better") if _higher(task) else ("better", "worse")
     end = {"va": "center", "fontsize": 7, "color": style.SOFT}
     axes.text(x - 0.06, y + h / 2, left, ha="right", **end)
     axes.text(x + w + 0.06, y + h / 2, right, ha="left", **end)
 
 
-def colour_map(spec: dict):
+def colour_map(task: TaskRecord):
     """The diverging map, turned so that blue is the better end whichever way the metric runs."""
-    return style.DIVERGING.reversed() if _higher(spec) else style.DIVERGING
+    return style.DIVERGING.reversed() if _higher(task) else style.DIVERGING
 
 
-def _higher(spec: dict) -> bool:
-    return spec["kind"] == "solve" or spec["higher_is_better"]
+def _higher(task: TaskRecord) -> bool:
+    return task.solving or task.higher_is_better

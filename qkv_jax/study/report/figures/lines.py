@@ -4,8 +4,6 @@ Some lines can be read in one panel, two dozen cannot: with more arms than `styl
 differ most are named and the rest lie behind them in grey, and every arm has a panel of its own.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.lines import Line2D
@@ -13,29 +11,29 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from qkv_jax.output import formats, style
 from qkv_jax.study.protocol import grids
-from qkv_jax.study.report import wording
+from qkv_jax.study.record import StudyRecord
 
 _COLUMNS = ("mean", "ci_low", "ci_high"), ("delta", "delta_low", "delta_high")
 _DARK_TO_LIGHT = 0.05, 0.82  # of the colour map of ordered values
 
 
 @style.styled
-def scaling(study: dict, summary, scores, tasks: Sequence[str], field: str, by: str | None = None):
+def scaling(record: StudyRecord, results, scores, tasks, field: str, by: str | None = None):
     """Mean and difference to the baseline against an axis, a line an arm.
 
     Args:
-      scores: `statistics.seed_scores`; tasks: the cells of the family.
+      results: `wording.all_rows`; scores: `seed_scores`; tasks: the cells of the family.
       field: the axis along x, numbers. by: an axis whose values have a column of panels each; the
         cells that are left over are averaged.
 
     Returns: the figure, or None if there are no scores yet.
     """
-    lines, columns = _series(study, summary, scores, tasks, field, by)
+    lines, columns = _series(record, results, scores, tasks, field, by)
     if not any(pair[0] for column in lines.values() for pair in column.values()):
         return None
-    spec, arms = study["tasks"][tasks[0]], grids.family_arms(study, tasks)
-    gaps = {arm: abs(grids.average(study, scores, tasks, arm)["delta"]) for arm in arms}
-    looks = _looks(study, arms, gaps)
+    task, arms = record.tasks[tasks[0]], grids.family_arms(record, tasks)
+    gaps = {arm: abs(grids.average(record, scores, tasks, arm)["delta"]) for arm in arms}
+    looks = _looks(record, arms, gaps)
     side_by_side = by is None
     figure, panels = _panels(len(columns), side_by_side, _label_room(looks))
     for (row, column), axes in panels.items():
@@ -43,15 +41,15 @@ def scaling(study: dict, summary, scores, tasks: Sequence[str], field: str, by: 
         pairs = lines[columns[column]].items()
         shown = {arm: pair[row] for arm, pair in pairs if pair[row] is not None}
         if row == 1:
-            margin = spec.get("margin") or 0
+            margin = task.outcome.margin
             axes.axhspan(-margin, margin, color=style.MARGIN, lw=0, zorder=0)
             axes.axhline(0, color=style.INK, lw=1.2, zorder=1)
         for arm, line in shown.items():
             _draw(axes, line, looks[arm])
         if column == 0:
-            unit = spec.get("unit") or spec["metric"]
-            arrow = "↑" if spec["higher_is_better"] else "↓"
-            difference = f"difference to {study['baseline']} ({unit})"
+            unit = task.unit
+            arrow = "↑" if task.higher_is_better else "↓"
+            difference = f"difference to {record.baseline} ({unit})"
             axes.set_ylabel(f"{difference if row else f'mean test {unit}'}, {arrow} better")
         if by is not None and row == 0:
             axes.set_title(f"{_name(by)} = {_value_text(columns[column])}", loc="left", pad=5)
@@ -68,22 +66,22 @@ def scaling(study: dict, summary, scores, tasks: Sequence[str], field: str, by: 
 
 @style.styled
 def scaling_by_arm(
-    study: dict, summary, scores, tasks: Sequence[str], field: str, by: str | None = None
+    record: StudyRecord, results, scores, tasks, field: str, by: str | None = None
 ):
     """Difference to the baseline against an axis, a panel an arm, a line a value of `by`.
 
     For studies with more arms than one panel can name. Returns None if nothing can be shown.
     """
-    lines, columns = _series(study, summary, scores, tasks, field, by)
-    spec = study["tasks"][tasks[0]]
-    base = study["baseline"]
-    arms = [a for a in grids.family_arms(study, tasks) if a != base]
+    lines, columns = _series(record, results, scores, tasks, field, by)
+    task = record.tasks[tasks[0]]
+    base = record.baseline
+    arms = [a for a in grids.family_arms(record, tasks) if a != base]
     arms = [a for a in arms if any(lines[c].get(a, (None, None))[1] for c in columns)]
     if not arms:
         return None
     figure, panels = style.grid(len(arms), header=0.25 if by else 0.0, left=0.75)
     colours = _ordered_colours(len(columns))
-    margin = spec.get("margin") or 0
+    margin = task.outcome.margin
     for axes, arm in zip(panels, arms, strict=True):
         axes.axhspan(-margin, margin, color=style.MARGIN, lw=0, zorder=0)
         axes.axhline(0, color=style.INK, lw=1, zorder=1)
@@ -91,7 +89,7 @@ def scaling_by_arm(
             line = lines[column].get(arm, (None, None))[1]
             if line is not None:
                 _draw(axes, line, {"color": colour, "ls": "-"}, size=3.5)
-        _arm_title(axes, arm, study["arms"][arm]["role"])
+        _arm_title(axes, arm, record.arms[arm].role)
         axes.grid(axis="y")
     every = [pair[1].x for c in columns for pair in lines[c].values() if pair[1] is not None]
     for axes in panels:
@@ -103,27 +101,27 @@ def scaling_by_arm(
                    for v, c in zip(columns, colours, strict=True)]  # fmt: skip
         figure.legend(handles=handles, loc="upper left", ncols=min(len(handles), 5),
                       bbox_to_anchor=(0.03, 1), borderaxespad=0.1, handlelength=1.4)  # fmt: skip
-    unit = spec.get("unit") or spec["metric"]
-    arrow = "↑" if spec["higher_is_better"] else "↓"
+    unit = task.unit
+    arrow = "↑" if task.higher_is_better else "↓"
     figure.supxlabel(_name(field), fontsize=9, y=0.02)
     figure.supylabel(f"difference to {base} ({unit}), {arrow} better", fontsize=9, x=0.003)
     return figure
 
 
 @style.styled
-def by_group(study: dict, summary, task: str, table):
+def by_group(record: StudyRecord, name: str, table):
     """Test score by group of examples, a line an arm with its 95 % band, and chance.
 
     Args: table: the rows of breakdown.csv of this task. Returns None if there are no scores.
     """
-    spec = study["tasks"][task]
+    task = record.tasks[name]
     table = table[table["mean"].notna()]
     lines = {arm: _Line.of(part, "group") for arm, part in table.groupby("arm", sort=False)}
-    arms = [arm for arm in spec["arms"] if arm in lines]
+    arms = [arm for arm in task.arms if arm in lines]
     if not arms:
         return None
-    name = str(table["by"].iloc[0])
-    looks = _looks(study, arms)
+    by = str(table["by"].iloc[0])
+    looks = _looks(record, arms)
     # A panel an arm as soon as a line would have to go without its name.
     alone = len(arms) <= len(style.LINES) + 2
     if alone:
@@ -132,14 +130,14 @@ def by_group(study: dict, summary, task: str, table):
         panels = [figure.add_axes((0.75 / width, 0.55 / height, 5.4 / width, 3.1 / height))]
     else:
         figure, panels = style.grid(len(arms))
-    chance = spec.get("chance")
+    chance = task.outcome.chance
     ends = np.concatenate([line.heights[:, 0] for line in lines.values()])
     # A loss of chance level may lie so far above that it would flatten what is to be seen.
     near = chance is not None and (
-        spec["higher_is_better"] or chance - ends.max() <= 1.5 * np.ptp(ends)
+        task.higher_is_better or chance - ends.max() <= 1.5 * np.ptp(ends)
     )
     for axes, arm in zip(panels, arms, strict=False):
-        shown = {a: lines[a] for a in (arms if alone else dict.fromkeys((study["baseline"], arm)))
+        shown = {a: lines[a] for a in (arms if alone else dict.fromkeys((record.baseline, arm)))
                  if a in lines}  # fmt: skip
         for other, line in shown.items():
             look = looks[other] if alone else {"color": style.BLUE, "ls": "-"}
@@ -155,16 +153,16 @@ def by_group(study: dict, summary, task: str, table):
         axes.yaxis.set_major_locator(MaxNLocator(5 if alone else 4))
         axes.xaxis.set_major_locator(MaxNLocator(8 if alone else 4, integer=True))
         if not alone:
-            _arm_title(axes, arm, study["arms"][arm]["role"])
-    unit = spec.get("unit") or spec["metric"]
-    arrow = "↑" if spec["higher_is_better"] else "↓"
+            _arm_title(axes, arm, record.arms[arm].role)
+    unit = task.unit
+    arrow = "↑" if task.higher_is_better else "↓"
     label = f"mean test {unit}, {arrow} better"
     if alone:
-        panels[0].set_xlabel(name)
+        panels[0].set_xlabel(by)
         panels[0].set_ylabel(label)
         _name_ends(panels[0], lines, looks)
     else:
-        figure.supxlabel(name, fontsize=9, y=0.02)
+        figure.supxlabel(by, fontsize=9, y=0.02)
         figure.supylabel(label, fontsize=9, x=0.005)
     return figure
 
@@ -188,26 +186,24 @@ class _Line:
         return cls(table[column], table[list(_COLUMNS[0])])
 
 
-def _series(study, summary, scores, tasks, field, by):
+def _series(record, results, scores, tasks, field, by):
     """({value of `by`: {arm: (line of means, line of differences)}}, the values of `by`)."""
-    values = grids.axis_values(study, tasks)
+    values = grids.axis_values(record, tasks)
     columns = [None] if by is None else values[by]
     hashable = [_value_text(column) for column in columns]
-    verdicts = {}
-    if summary is not None and len(summary):
-        keys = zip(summary["task"], summary["arm"], strict=True)
-        verdicts = dict(zip(keys, summary["verdict"], strict=True))
     found = {}
     for column, key in zip(columns, hashable, strict=True):
         found[key] = {}
-        for arm in grids.family_arms(study, tasks):
+        for arm in grids.family_arms(record, tasks):
             points: tuple[list, list] = ([], [])
             for x in sorted(values[field]):
-                cells = [t for t in tasks if study["tasks"][t]["axes"][field] == x
-                         and (by is None or study["tasks"][t]["axes"][by] == column)]  # fmt: skip
-                got = grids.average(study, scores, cells, arm)
-                alone = len(cells) == 1
-                kind = wording.kind(verdicts.get((cells[0], arm))) if alone else None
+                cells = [t for t in tasks if record.tasks[t].axes[field] == x
+                         and (by is None or record.tasks[t].axes[by] == column)]  # fmt: skip
+                got = grids.average(record, scores, cells, arm)
+                kind = None
+                if len(cells) == 1:
+                    only = results[cells[0]].get(arm)
+                    kind = only["verdict"].kind if only else "pending"
                 for row, names in enumerate(_COLUMNS):
                     if np.isfinite(got[names[0]]):
                         points[row].append((x, [got[name] for name in names], kind))
@@ -218,18 +214,18 @@ def _series(study, summary, scores, tasks, field, by):
     return found, hashable
 
 
-def _looks(study, arms, gaps=None) -> dict[str, dict]:
+def _looks(record, arms, gaps=None) -> dict[str, dict]:
     """Colour and dash of every arm. Of more arms than colours, those with the smallest gaps to the
     baseline are `bare`: grey, thin, unnamed."""
-    base, colours = study["baseline"], list(style.LINES)
+    base, colours = record.baseline, list(style.LINES)
     looks = {}
-    order = sorted(arms, key=lambda a: wording.role_group({"role": study["arms"][a]["role"]}))
-    others = [arm for arm in order if arm != base and study["arms"][arm]["role"] != "placebo"]
+    order = sorted(arms, key=lambda a: record.arms[a].group)
+    others = [arm for arm in order if arm != base and record.arms[arm].role != "placebo"]
     if gaps is not None and len(others) > len(colours):
         others.sort(key=lambda arm: -np.nan_to_num(gaps[arm]))
     chosen = set(others[: len(colours)])
     for arm in order:
-        role = study["arms"][arm]["role"]
+        role = record.arms[arm].role
         if arm == base:
             looks[arm] = {"color": style.INK, "ls": "-", "lw": 1.8}
         elif role == "placebo" and len(arms) <= len(style.LINES) + 2:
