@@ -14,7 +14,7 @@ from qkv_jax import arguments
 from qkv_jax.arrays import require_array
 from qkv_jax.config import ConfigError, require_choice, settle, shown
 from qkv_jax.model.config import ModelConfig
-from qkv_jax.tasks import Batch, Data, Task
+from qkv_jax.tasks import Batch, Task
 from qkv_jax.training.state import (
     Moments,
     TrainConfig,
@@ -135,8 +135,9 @@ class Replica:
         sums, _ = jax.lax.scan(add, zeros, microbatches)
         return jax.tree.map(lambda total: total / parts, sums)
 
-    def schedule(self, seed: Array, step: Array, data: Data) -> Any:
-        """The entries of the next `report_every` batches: a tree with that leading axis.
+    def schedule(self, seed: Array, step: Array, train: Any) -> Any:
+        """The entries of the next `report_every` batches: a tree with that leading axis. `train` is
+        that of the task's data.
 
         A program of its own: it depends on seed and step only, so all arms of a task share it, and
         random draws take longer to compile than a small model.
@@ -144,13 +145,13 @@ class Replica:
         _require_scalar("seed", seed, "int")
         _require_scalar("step", step, "int")
         key, config = purpose_key(seed, "data"), self.config
-        return self.task.schedule(data, key, step, config.report_every, config.batch_size)
+        return self.task.schedule(train, key, step, config.report_every, config.batch_size)
 
     def train(
         self,
         state: TrainState,
         schedule: Any,
-        data: Data,
+        train: Any,
         *,
         axis_name: str | None = None,
         place: Callable[[Batch], Batch] = lambda batch: batch,
@@ -161,7 +162,7 @@ class Replica:
         """
 
         def step(state, entry):
-            batch = place(self.task.batch(data, entry))
+            batch = place(self.task.batch(train, entry))
             return self.train_step(state, batch, axis_name=axis_name)
 
         state, metrics = jax.lax.scan(step, state, schedule)

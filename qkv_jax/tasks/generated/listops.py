@@ -154,8 +154,8 @@ class ListOps(Generated):
 
     def references(self, data):
         """The answer that is the most frequent in validation."""
-        counts = np.bincount(np.asarray(data["validation"]["targets"]), minlength=_DIGITS)
-        right = np.asarray(data["test"]["targets"]) == counts.argmax()
+        counts = np.bincount(np.asarray(data.validation["targets"]), minlength=_DIGITS)
+        right = np.asarray(data.test["targets"]) == counts.argmax()
         return (Reference("most frequent answer", float(right.mean())),)
 
     def breakdown(self, test):
