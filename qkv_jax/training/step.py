@@ -103,8 +103,9 @@ class Replica:
         loss, gradients = self.gradients(state.params, batch, key)
         if axis_name is not None:
             loss, gradients = jax.lax.pmean((loss, gradients), axis_name)
-        updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
-        rate = state.learning_rate * rate_schedule(self.config)(state.step)
+        with jax.numpy_dtype_promotion("standard"):  # Optax calculates with numbers of steps
+            updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
+            rate = state.learning_rate * rate_schedule(self.config)(state.step)
         return state.replace(
             params=jax.tree.map(lambda p, u: p - rate * u, state.params, updates),
             opt_state=opt_state,

@@ -156,7 +156,7 @@ class ImageTask(Task):
 
     def _normalised(self, batch, train):
         """Pixels to about zero mean and unit variance."""
-        mean, std = self.moments or (train["mean"], train["std"])
+        mean, std = self.moments or (train[name][None, None, None] for name in ("mean", "std"))
         inputs = (batch["images"].astype(jnp.float32) / 255 - mean) / std
         return {"inputs": inputs, "targets": batch["targets"]}
 

@@ -137,7 +137,7 @@ class MaskedBytes(Task):
 
     def batch(self, train, entry):
         if "starts" in entry:
-            windows = train[entry["starts"][:, None] + jnp.arange(self.length)]
+            windows = train[entry["starts"][:, None] + jnp.arange(self.length)[None]]
         else:
             windows = entry["windows"]
         return self.mask(windows.astype(jnp.int32), entry["places"])
