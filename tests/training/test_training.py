@@ -226,7 +226,8 @@ def test_without_a_gradient_only_decay_moves_a_parameter():
     config = TrainConfig(weight_decay=0.25)
     optimizer = make_optimizer(config, ("key",))
     zeros = jax.tree.map(jnp.zeros_like, TREE)
-    updates, _ = optimizer.update(zeros, optimizer.init(TREE), TREE)
+    with jax.numpy_dtype_promotion("standard"):  # Optax, as in `train_step`
+        updates, _ = optimizer.update(zeros, optimizer.init(TREE), TREE)
     for name, update in leaves(updates).items():
         kernel = name in ("layer_0/attention/query/kernel", "layer_0/mlp/key/kernel")
         assert (update == (0.25 if kernel else 0.0)).all(), name
@@ -245,8 +246,9 @@ def test_the_first_update_is_that_of_clipped_adam():
         gradients = jax.tree.map(
             lambda a, s=step: jnp.cos(jnp.arange(a.size) + s).reshape(a.shape), TREE
         )
-        update, states[0] = ours.update(gradients, states[0], TREE)
-        expected, states[1] = theirs.update(gradients, states[1], TREE)
+        with jax.numpy_dtype_promotion("standard"):  # Optax, as in `train_step`
+            update, states[0] = ours.update(gradients, states[0], TREE)
+            expected, states[1] = theirs.update(gradients, states[1], TREE)
         # optax has the minus of descent in its rate, ours is in the step.
         assert_close(update, jax.tree.map(jnp.negative, expected), 1e-5)
 
