@@ -63,7 +63,6 @@ def _population_and_alone(width: int, length: int, batch: int) -> list[Callable[
     replica = Replica(ModelConfig(width=width), task, config)
     population = Population(replica, DeviceData(task.load()), packing=_PACKING.value)
     runs = [Run(3e-3, seed) for seed in range(population.wave_size)]
-    data: dict = {}
     train, schedule = jax.jit(replica.train), jax.jit(replica.schedule)
     states = [jax.device_put(replica.init(run.seed, run.learning_rate)) for run in runs]
     wave = population.start(runs)
@@ -76,7 +75,7 @@ def _population_and_alone(width: int, length: int, batch: int) -> list[Callable[
 
     def alone() -> None:
         for lane, state in enumerate(states):
-            states[lane], metrics = train(state, schedule(state.seed, state.step, data), data)
+            states[lane], metrics = train(state, schedule(state.seed, state.step, None), None)
             jax.block_until_ready(metrics)
 
     together(), alone()

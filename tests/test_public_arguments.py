@@ -405,8 +405,8 @@ REPLICA = step.Replica(SMALL, TASK, TRAIN)
 @functools.cache
 def begun():
     data = zeros(TASK.load)
-    entry = zeros(lambda: jax.tree.map(lambda a: a[0], REPLICA.schedule(0, 0, data)))
-    return zeros(lambda: REPLICA.init(0, 0.1)), zeros(TASK.batch, data, entry), data
+    entry = zeros(lambda: jax.tree.map(lambda a: a[0], REPLICA.schedule(0, 0, None)))
+    return zeros(lambda: REPLICA.init(0, 0.1)), zeros(TASK.batch, None, entry), data
 
 
 def replica_cases():
@@ -430,8 +430,8 @@ def replica_cases():
     yield Case(traced(REPLICA.gradients),
                {"params": now.params, "batch": batch, "key": jax.random.key(0)},
                {"batch": no_batch}, of=REPLICA.gradients, free=("params", "key"))  # fmt: skip
-    yield Case(traced(REPLICA.schedule), {"seed": 0, "step": 0, "data": data},
-               {"seed": seeds, "step": seeds}, of=REPLICA.schedule, free=("data",))  # fmt: skip
+    yield Case(traced(REPLICA.schedule), {"seed": 0, "step": 0, "train": None},
+               {"seed": seeds, "step": seeds}, of=REPLICA.schedule, free=("train",))  # fmt: skip
     yield Case(traced(REPLICA.evaluate), {"params": now.params, "batch": batch},
                {"batch": no_batch}, of=REPLICA.evaluate, free=("params",))  # fmt: skip
 
@@ -445,7 +445,7 @@ def population_cases():
     yield Case(
         population.DeviceData,
         {"data": data, "devices": devices},
-        {"data": [None, {}, [1], {"validation": batch}, data | {"test": {}}],
+        {"data": [None, {}, [1], {"validation": batch}, data._replace(test={})],
          "devices": [[], [0], ["cpu"]]},
     )  # fmt: skip
     yield Case(

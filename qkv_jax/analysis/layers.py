@@ -106,10 +106,10 @@ def _affine(scheme: Scheme, params: Mapping, config: ModelConfig) -> tuple[list,
     # Unit vectors and zero tell the map; drawn vectors, whether that is all there is to it.
     roles = heads_of(jnp.concatenate([jnp.eye(config.width), jnp.zeros((1, config.width))]))
     biases = [role[-1] for role in roles]
-    kernels = [role[:-1] - role[-1] for role in roles]
+    kernels = [role[:-1] - role[-1:] for role in roles]
     x = jax.random.normal(jax.random.key(0), (4, config.width))
     for seen, kernel, bias in zip(heads_of(x), kernels, biases, strict=True):
-        expected = jnp.einsum("td,dnh->tnh", x, kernel) + bias
+        expected = jnp.einsum("td,dnh->tnh", x, kernel) + bias[None]
         if jnp.abs(seen - expected).max() > _AFFINE * jnp.abs(expected).max():
             allowed = "its queries, keys and values are not x W + b: no matrix stands for them"
             raise ConfigError("scheme", config.scheme, allowed)

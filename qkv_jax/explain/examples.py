@@ -133,7 +133,7 @@ def task_example(task: Task, number: int) -> Example:
     """
     arguments.instance("task", task, Task)
     try:
-        data = task.load()["validation"]
+        data = task.load().validation
     except ConfigError as error:
         raise error.under("task.options") from None
     total = len(data["inputs"])

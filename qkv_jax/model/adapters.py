@@ -66,7 +66,7 @@ class Diag(Adapter):
     @nn.compact
     def __call__(self, heads):
         diagonal = self.param("diagonal", nn.initializers.ones, heads.shape[-2:])
-        return heads * diagonal.astype(heads.dtype)
+        return heads * diagonal[None, None].astype(heads.dtype)
 
 
 @register_adapter("head")

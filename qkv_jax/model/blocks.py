@@ -46,8 +46,11 @@ MLPS = {name: functools.partial(Mlp, activation=name) for name in ACTIVATIONS} |
 NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
 
 
-def _norm(config: ModelConfig, name: str, dtype) -> nn.Module:
-    return NORMS[config.norm](epsilon=config.norm_epsilon, dtype=dtype, name=name)
+def normed(config: ModelConfig, name: str, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    """x through a norm of the config's kind, a submodule of that name."""
+    norm = NORMS[config.norm](epsilon=config.norm_epsilon, dtype=x.dtype, name=name)
+    with jax.numpy_dtype_promotion("standard"):  # Flax takes means in float32 at least
+        return norm(x)
 
 
 def attention_of(config: ModelConfig, tie: Tie, name: str | None = None) -> MultiHeadAttention:
@@ -88,11 +91,11 @@ class Block(nn.Module):
         mlp = MLPS[config.mlp](config.hidden, name="mlp")
         drop = nn.Dropout(config.dropout, deterministic=not train)
         for part in (functools.partial(attention, mask=mask, places=places), mlp):
-            norm = _norm(config, "mlp_norm" if part is mlp else "attention_norm", x.dtype)
+            name = "mlp_norm" if part is mlp else "attention_norm"
             if config.norm_position == "pre":
-                x = x + drop(part(norm(x)))
+                x = x + drop(part(normed(config, name, x)))
             else:
-                x = norm(x + drop(part(x)))
+                x = normed(config, name, x + drop(part(x)))
         return x
 
 

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from qkv_jax import arguments
@@ -58,7 +59,7 @@ def attend(
     if reason := unsupported(implementation, query.dtype.name, query.shape[-1], here):
         raise ConfigError("implementation", implementation, reason)
     if scale is not None and jnp.ndim(scale):  # jax.nn.dot_product_attention takes a number
-        query, scale = query * scale[:, None].astype(query.dtype), 1.0
+        query, scale = query * scale[None, None, :, None].astype(query.dtype), 1.0
     if implementation == "einsum":
         options = {"bias": bias, "mask": mask, "is_causal": is_causal, "scale": scale}
         return aggregate(attention_weights(query, key, **options), value)
@@ -68,7 +69,8 @@ def attend(
         mask = None if mask is None else fill(mask)
     options = {"scale": scale, "is_causal": is_causal, "implementation": implementation}
     try:
-        output = jax.nn.dot_product_attention(query, key, value, bias, mask, **options)
+        with jax.numpy_dtype_promotion("standard"):  # jax.nn adds a bias in a format of its own
+            output = jax.nn.dot_product_attention(query, key, value, bias, mask, **options)
     except NotImplementedError as error:  # of cuDNN: sizes that it has no kernel for
         raise ConfigError("implementation", implementation, f"has no kernel: {error}") from None
     if mask is None:  # with the causal mask alone every query sees at least the first key
@@ -132,9 +134,9 @@ def attention_weights(
     check_scores(sizes, bias, mask, is_causal, scale)
     batch, length, num_heads, head_dim = query.shape
     scale = head_dim**-0.5 if scale is None else scale
-    scale = scale[:, None].astype(query.dtype) if jnp.ndim(scale) else scale
+    scale = scale[None, None, :, None].astype(query.dtype) if jnp.ndim(scale) else scale
     grouped = (query * scale).reshape(batch, length, key.shape[2], -1, head_dim)
-    precise = jnp.promote_types(query.dtype, jnp.float32)
+    precise = np.promote_types(query.dtype, np.float32)
     scores = jnp.einsum("btkgh,bskh->bkgts", grouped, key, preferred_element_type=precise)
     scores = scores.reshape(batch, num_heads, length, key.shape[1])
     if bias is not None:

@@ -23,7 +23,7 @@ from qkv_jax.config import (
     require_kinds,
     require_positive,
 )  # fmt: skip
-from qkv_jax.model.blocks import BLOCKS, _norm
+from qkv_jax.model.blocks import BLOCKS, normed
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.masks import visible
 from qkv_jax.model.positions import AddPositions
@@ -84,7 +84,7 @@ class Encoder(nn.Module):
             require_below("read", read, sizes["T"])
         x = x.astype(config.dtype)
         if config.embedding_norm:
-            x = _norm(config, "embedding_norm", x.dtype)(x)
+            x = normed(config, "embedding_norm", x)
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
         mask = None
         if padding is not None:
@@ -101,7 +101,7 @@ class Encoder(nn.Module):
             x = jnp.take_along_axis(x, read[:, :, None], axis=1)
         x = x[:, 0] if self.readout == "class" else x
         if config.norm_position == "pre":
-            x = _norm(config, "norm", x.dtype)(x)
+            x = normed(config, "norm", x)
         if self.classes:
             x = nn.Dense(self.classes, dtype=x.dtype, name="readout")(x)
         return x.astype(jnp.float32)  # the loss is not to be rounded

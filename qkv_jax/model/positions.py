@@ -62,6 +62,7 @@ def rotate(
     else:
         axes = "#B T" if x.ndim == 4 else "T"
         require_array("places", places, axes, "int", {"B": x.shape[0], "T": x.shape[-3]})
+    places = places[(None,) * (x.ndim - 2 - places.ndim)]
     angles = _angles(places, x.shape[-1] // 2)[..., None, :]
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     first, second = jnp.split(x, 2, axis=-1)
@@ -80,7 +81,7 @@ def relative_buckets(offsets: Int[Array, "*B T S"]) -> Int[Array, "*B T S"]:
     distance = jnp.abs(offsets)
     growth = jnp.log(jnp.maximum(distance, 1) / exact) / np.log(_MAX_DISTANCE / exact)
     far = jnp.minimum(exact + (growth * (half - exact)).astype(jnp.int32), half - 1)
-    return jnp.where(distance < exact, distance, far) + half * (offsets > 0)
+    return jnp.where(distance < exact, distance, far) + half * (offsets > 0).astype(offsets.dtype)
 
 
 def alibi_slopes(num_heads: int) -> Float[np.ndarray, " N"]:
@@ -119,7 +120,7 @@ class AddPositions(nn.Module):
             require_array("places", places, "#B T", "int", sizes)
         length, width = x.shape[-2:]
         if self.kind == "sinusoidal":
-            table = _waves(jnp.arange(length) if places is None else places, width)
+            table = _waves(jnp.arange(length)[None] if places is None else places, width)
             return x + (2**0.5 * EMBEDDING_STD * table).astype(x.dtype)
         if self.kind == "learned":
             if places is None and length > self.max_length:
@@ -128,7 +129,7 @@ class AddPositions(nn.Module):
             init = nn.initializers.normal(EMBEDDING_STD)
             table = self.param("embedding", init, (self.max_length, width))
             if places is None:
-                return x + table[:length].astype(x.dtype)
+                return x + table[None, :length].astype(x.dtype)
             require_below("places", places, self.max_length)
             return x + table[places].astype(x.dtype)
         return x
@@ -204,8 +205,8 @@ class Positions2D(nn.Module):
 def _interleaved(places: Int[Array, " T"], channels: int) -> Float[Array, "T C"]:
     """Sine, cosine, sine, ... of ever longer waves; `channels` may be odd."""
     waves = _BASE ** (-2 * (jnp.arange(channels) // 2) / channels)
-    angles = places[:, None] * waves[None, :]
-    return jnp.where(jnp.arange(channels) % 2 == 0, jnp.sin(angles), jnp.cos(angles))
+    angles = places[:, None].astype(waves.dtype) * waves[None, :]
+    return jnp.where(jnp.arange(channels)[None] % 2 == 0, jnp.sin(angles), jnp.cos(angles))
 
 
 def _waves(places: Int[Array, "*B T"], width: int) -> Float[Array, "*B T D"]:
@@ -216,4 +217,4 @@ def _waves(places: Int[Array, "*B T"], width: int) -> Float[Array, "*B T D"]:
 
 def _angles(places: Int[Array, "*B T"], pairs: int) -> Float[Array, "*B T pairs"]:
     frequencies = _BASE ** (-jnp.arange(pairs) / max(pairs, 1))
-    return places[..., None] * frequencies
+    return places[..., None].astype(frequencies.dtype) * frequencies[(None,) * places.ndim]

@@ -60,7 +60,7 @@ class HeadProjection(nn.Module):
         heads = (x @ kernel.reshape(x.shape[-1], -1)).reshape(*x.shape[:-1], *kernel.shape[1:])
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, kernel.shape[1:])
-            heads += self._own(bias).astype(x.dtype)
+            heads += self._own(bias)[None, None].astype(x.dtype)
         return heads
 
     def _own(self, parameter):
@@ -81,7 +81,7 @@ class OutputProjection(nn.Module):
         out = heads.reshape(*heads.shape[:-2], -1) @ flat
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            out += bias.astype(heads.dtype)
+            out += bias[None, None].astype(heads.dtype)
         return out
 
 

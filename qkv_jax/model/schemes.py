@@ -14,6 +14,7 @@ import difflib
 import importlib
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -173,8 +174,9 @@ class Scheme(nn.Module):
         """What the scores see; places count from 0 by default."""
         query, key, value = self.heads(projected)
         if self.qk_norm:
-            query = self.query_norm(query).astype(query.dtype)
-            key = self.key_norm(key).astype(key.dtype)
+            with jax.numpy_dtype_promotion("standard"):  # Flax takes means in float32 at least
+                query = self.query_norm(query).astype(query.dtype)
+                key = self.key_norm(key).astype(key.dtype)
         if self.positions == "rotary":
             query, key = rotate(query, places), rotate(key, key_places)
         return QKV(query, key, value)

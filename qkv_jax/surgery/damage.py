@@ -26,13 +26,13 @@ from qkv_jax.surgery.impose import METHODS, check, impose, spread, tied
 from qkv_jax.surgery.rotary import Turns
 from qkv_jax.survey.activations import Feed, gather
 from qkv_jax.survey.subjects import of_pretrained, task_feeds
+from qkv_jax.tasks.base import eval_blocks
 from qkv_jax.tasks.sources import Stamp
 from qkv_jax.tasks.streaming import next_batches
 from qkv_jax.tie import Tie
 from qkv_jax.training.step import Replica
 
 EXAMPLES = 256  # of a task, from which the moments of the layers' inputs are taken
-_BLOCK = 256  # test examples a call
 _TOKENS = 20_000
 Variables = dict[str, Any]
 
@@ -117,14 +117,11 @@ def patient_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) ->
     encoder, variables = runs.run_model(folder, step)
     replica = runs.run_replica(folder)
     data, outcome = replica.task.load(), replica.task.outcome
-    training = {name: x for name, x in data.items() if name not in ("validation", "test")}
     feeds, _ = task_feeds(encoder, replica.task, EXAMPLES)
 
     def measure(changed: Encoder, params: Variables) -> tuple[float, ...]:
         evaluate = _evaluate(_with(replica, changed), replica.task.stamp())
-        test = data["test"]
-        starts = range(0, len(test["targets"]), _BLOCK)
-        blocks = (jax.tree.map(lambda a, s=s: a[s : s + _BLOCK], test) for s in starts)
+        blocks = eval_blocks(data.test)
         scores = [np.asarray(evaluate(params["params"], block)) for block in blocks]
         return (float(np.concatenate(scores).astype(np.float64).mean()),)
 
@@ -139,12 +136,12 @@ def patient_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) ->
         state = again.init(seed, learning_rate)
         state = state.replace(params=jax.tree.map(jnp.asarray, params["params"]))
         state = state.replace(opt_state=again.optimizer.init(state.params))
-        stream = again.task.stream(training, seed, config.batch_size)
+        stream = again.task.stream(data.train, seed, config.batch_size)
         train, schedule = jax.jit(again.train), jax.jit(again.schedule)
         for _ in range(0, config.steps, every):
-            entries = schedule(state.seed, state.step, training)
+            entries = schedule(state.seed, state.step, data.train)
             entries = entries | next_batches(stream, every) if stream else entries
-            state, _ = train(state, entries, training)
+            state, _ = train(state, entries, data.train)
         return {"params": state.params}, learning_rate
 
     return Patient(

@@ -85,7 +85,8 @@ def _optimizer(rate, steps: int) -> optax.GradientTransformation:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _step(encoder: Encoder, steps: int, rate, params, state, *batch):
     loss = lambda params: _distance(encoder, params, *batch)[0]
-    updates, state = _optimizer(rate, steps).update(jax.grad(loss)(params), state, params)
+    with jax.numpy_dtype_promotion("standard"):  # Optax calculates with numbers of steps
+        updates, state = _optimizer(rate, steps).update(jax.grad(loss)(params), state, params)
     return optax.apply_updates(params, updates), state
 
 

@@ -127,7 +127,7 @@ def task_feeds(encoder: Encoder, task: Task, most: int) -> tuple[list[Feed], str
     arguments.instance("task", task, Task)
     arguments.whole("most", most, 1)
     try:
-        data = task.load()["validation"]
+        data = task.load().validation
     except ConfigError as error:
         raise error.under("task.options") from None
     total = len(data["inputs"])

@@ -9,11 +9,12 @@ import abc
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
@@ -27,8 +28,44 @@ from qkv_jax.tasks.streaming import BatchStream
 # A batch is a dict of arrays: `inputs` and `targets`; optionally `padding` [B, T], true at real
 # tokens, and `read` [B, R], the places whose outputs are wanted (all, if absent).
 Batch = dict[str, Array]
-# Whatever `load` returns; `validation` and `test` in it are batches of whole splits.
-Data = dict[str, Any]
+HeldOut = Literal["validation", "test"]
+EVAL_BLOCK = 256  # examples per call of evaluate, so that long sequences fit
+
+
+class Data(NamedTuple):
+    """A task's three splits, as a tree of NumPy or JAX arrays.
+
+    Attributes:
+      validation, test: batches of the whole split.
+      train: whatever the task's `stream`, `schedule` and `batch` read; None where training
+        examples are generated, or all of them streamed from the host.
+    """
+
+    validation: dict[str, Any]
+    test: dict[str, Any]
+    train: Any = None
+
+    @property
+    def held_out(self) -> dict[HeldOut, dict[str, Any]]:
+        """The splits that nothing is trained on, by name."""
+        return {"validation": self.validation, "test": self.test}
+
+
+def eval_blocks(split: dict[str, Any], size: int = EVAL_BLOCK) -> list[dict[str, Any]]:
+    """A held-out split cut into blocks of `size` examples; the last one holds what is left."""
+    starts = range(0, split["targets"].shape[0], size)
+    return [jax.tree.map(lambda a, s=s: a[s : s + size], split) for s in starts]
+
+
+def equal_blocks(split: dict[str, Any], size: int = EVAL_BLOCK) -> list[tuple[dict[str, Any], int]]:
+    """The same as NumPy arrays, each block with its number of examples: the last one is filled up
+    with its last example, so that all have one shape and evaluation one trace."""
+    blocks = []
+    for block in eval_blocks(jax.tree.map(np.asarray, split), size):
+        count = len(block["targets"])
+        rows = np.minimum(np.arange(size), count - 1)
+        blocks.append((jax.tree.map(lambda a, rows=rows: a[rows], block), count))
+    return blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,17 +165,21 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def schedule(
-        self, data: Data, key: PRNGKeyArray, first: Int[Array, ""], steps: int, batch_size: int
+        self, train: Any, key: PRNGKeyArray, first: Int[Array, ""], steps: int, batch_size: int
     ) -> Any:
         """What tells the batches of steps `first` .. `first + steps - 1` apart: a tree of arrays
-        whose leading axis is `steps`; cheap, computed once for many steps. Pure, inside jit."""
+        whose leading axis is `steps`; cheap, computed once for many steps. Pure, inside jit.
+
+        Args:
+          train: of the data, as for `batch` and `stream`.
+        """
 
     @abc.abstractmethod
-    def batch(self, data: Data, entry: Any) -> Batch:
+    def batch(self, train: Any, entry: Any) -> Batch:
         """The training batch of one entry of the schedule. Pure, inside jit."""
 
-    def stream(self, data: Data, seed: int, batch_size: int) -> BatchStream | None:
-        """Training data that `load` left on the host, for one seed; None if all are in `data`.
+    def stream(self, train: Any, seed: int, batch_size: int) -> BatchStream | None:
+        """Training data that `load` left on the host, for one seed; None if `train` holds all.
 
         An entry of the schedule is then a dict that holds a batch of the stream as well.
         """
@@ -184,7 +225,9 @@ class Task(abc.ABC):
           ConfigError: naming a file that cannot be read.
         """
         files = {fingerprint.name_of(path): fingerprint.of_file(path) for path in self.sources()}
-        return {"files": files, "splits": {n: fingerprint.of_split(x) for n, x in data.items()}}
+        there = {name: split for name, split in data._asdict().items() if split is not None}
+        splits = {name: fingerprint.of_split(split) for name, split in there.items()}
+        return {"files": files, "splits": splits}
 
     def notes(self, data: Data) -> tuple[str, ...]:
         """Sentences on the data that whoever reads results should know: plans and reports print

@@ -25,15 +25,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from qkv_jax.config import ConfigError, require_positive, settle
 from qkv_jax.model.blocks import BLOCKS
 from qkv_jax.tasks import Batch, Data
+from qkv_jax.tasks.base import EVAL_BLOCK, HeldOut, equal_blocks
 from qkv_jax.tasks.streaming import BatchStream, next_batches
 from qkv_jax.training.rules import AXES, DEFAULT_RULES, parse_rules, partition
-from qkv_jax.training.single import Split
 from qkv_jax.training.state import TrainState
 from qkv_jax.training.step import Metrics, Replica
 
 BATCH = PartitionSpec(("data", "fsdp"))  # how the leading axis of a batch is cut
 _REST = -1
-_EVAL_BLOCK = 256  # examples a call of evaluate, at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,19 +151,19 @@ class MeshProgram:
         return jax.tree.map(described, shapes, self.shardings)
 
     def stream(self, seed: int) -> BatchStream | None:
-        stream = self.replica.task.stream(self._training, seed, self.replica.config.batch_size)
+        stream = self.replica.task.stream(self._train_data, seed, self.replica.config.batch_size)
         return stream.share(*self._share) if stream else None
 
     def advance(self, state: TrainState, stream: BatchStream | None) -> tuple[TrainState, Metrics]:
-        schedule: Any = self._schedule(state.seed, state.step, self._training)
+        schedule: Any = self._schedule(state.seed, state.step, self._train_data)
         if stream:
             schedule |= self._place_rows(next_batches(stream, self.replica.config.report_every))
-        state, metrics = self.train(state, schedule, self._training)
+        state, metrics = self.train(state, schedule, self._train_data)
         # Programs that run ahead of each other on virtual CPU devices can starve one another's
         # collectives of threads, for ever.
         return jax.block_until_ready((state, metrics))
 
-    def scores(self, state: TrainState, split: Split) -> np.ndarray:
+    def scores(self, state: TrainState, split: HeldOut) -> np.ndarray:
         blocks = [
             np.asarray(self._evaluate(state.params, block))[:real]
             for block, real in self._held_out[split]
@@ -174,20 +173,19 @@ class MeshProgram:
     def shapes(self) -> tuple[TrainState, Any, Any]:
         """The arguments of `train` as shapes with shardings: to compile it without the devices."""
         state = self.abstract()
-        training = {name: x for name, x in self._data.items() if name not in _HELD_OUT}
-        data = self._described(training, PartitionSpec())
-        schedule = jax.eval_shape(self.replica.schedule, state.seed, state.step, data)
+        train = self._described(self._data.train, PartitionSpec())
+        schedule = jax.eval_shape(self.replica.schedule, state.seed, state.step, train)
         schedule = self._described(schedule, PartitionSpec())
         config = self.replica.config
-        stream = self.replica.task.stream(training, 0, config.batch_size)
+        stream = self.replica.task.stream(self._data.train, 0, config.batch_size)
         if stream:
             rows = next_batches(stream, config.report_every)
             schedule |= self._described(rows, PartitionSpec(None, *BATCH))
-        return state, schedule, data
+        return state, schedule, train
 
-    def _train(self, state, schedule, data):
+    def _train(self, state, schedule, train):
         with self._activations_by_rows():
-            return self.replica.train(state, schedule, data, place=self._by_rows)
+            return self.replica.train(state, schedule, train, place=self._by_rows)
 
     def _evaluate_rows(self, params, batch):
         with self._activations_by_rows():
@@ -242,23 +240,18 @@ class MeshProgram:
             raise ConfigError("train.batch_size", config.batch_size, allowed)
 
     @functools.cached_property
-    def _training(self) -> Data:
+    def _train_data(self) -> Any:
         """The training data on every device."""
-        training = {name: x for name, x in self._data.items() if name not in _HELD_OUT}
-        return self._place_whole(training)
+        return self._place_whole(self._data.train)
 
     @functools.cached_property
-    def _held_out(self) -> dict[str, list[tuple[Batch, int]]]:
+    def _held_out(self) -> dict[HeldOut, list[tuple[Batch, int]]]:
         """Validation and test, in blocks that the mesh divides, each with its real examples."""
-        size = self._rows * math.ceil(_EVAL_BLOCK / self._rows)
-        blocks: dict[str, list[tuple[Batch, int]]] = {name: [] for name in _HELD_OUT}
-        for name, found in blocks.items():
-            total = self._data[name]["targets"].shape[0]
-            for start in range(0, total, size):
-                rows = np.minimum(start + np.arange(size), total - 1)
-                block = jax.tree.map(lambda a, rows=rows: np.asarray(a)[rows], self._data[name])
-                found.append((self._place_whole(block), min(size, total - start)))
-        return blocks
+        size = self._rows * math.ceil(EVAL_BLOCK / self._rows)
+        return {
+            name: [(self._place_whole(block), real) for block, real in equal_blocks(split, size)]
+            for name, split in self._data.held_out.items()
+        }
 
     @property
     def _share(self) -> tuple[int, int]:
@@ -300,6 +293,3 @@ class MeshProgram:
         sharding = NamedSharding(self.mesh, spec)
         describe = lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding)
         return jax.tree.map(describe, tree)
-
-
-_HELD_OUT = ("validation", "test")

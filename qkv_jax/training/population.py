@@ -26,6 +26,7 @@ from qkv_jax.config import (
 )
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks import Data, Task
+from qkv_jax.tasks.base import HeldOut, equal_blocks
 from qkv_jax.tasks.streaming import BatchStream, next_batches
 from qkv_jax.training.state import TrainConfig, TrainState
 from qkv_jax.training.step import Replica
@@ -36,7 +37,6 @@ PACKING = {"cpu": 1, "gpu": 8, "tpu": 8}
 _SERIAL = itertools.count()
 # The columns of a wave's curves, and their types.
 _CURVES = {"loss": np.float32, "value": np.float64, "diverged": np.bool_}
-_EVAL_BLOCK = 256  # examples a call of evaluate: one shape for validation and test
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,22 +91,22 @@ class DeviceData:
     """A task's data on every device of a population: one copy for all arms.
 
     Attributes:
-      training: what the task's schedules and batches read.
+      train: what the task's schedules and batches read.
       blocks: validation and test, cut into blocks of one size, each with its number of examples.
     """
 
     def __init__(self, data: Data, devices: Sequence[jax.Device] | None = None):
-        for name in ("validation", "test"):
-            if not isinstance(data, Mapping) or "targets" not in data.get(name, ()):
+        for name, split in arguments.instance("data", data, Data).held_out.items():
+            if not isinstance(split, Mapping) or "targets" not in split:
                 raise ConfigError("data", shown(data), f"needs {name!r}, a batch with targets")
         self.devices = _devices(devices)
         layout = _layout(self.devices)
         everywhere = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec())
         put = functools.partial(jax.device_put, device=everywhere)
-        held_out = ("validation", "test")
-        self.training = put({name: x for name, x in data.items() if name not in held_out})
+        self.train = put(data.train)
         self.blocks = {
-            name: [(put(block), real) for block, real in _blocks(data[name])] for name in held_out
+            name: [(put(block), real) for block, real in equal_blocks(split)]
+            for name, split in data.held_out.items()
         }
 
 
@@ -220,7 +220,7 @@ class Population:
         task, batch_size = self.replica.task, self.replica.config.batch_size
         # The rates of a grid share their seeds, and so their data.
         made = {
-            seed: task.stream(self.data.training, seed, batch_size)
+            seed: task.stream(self.data.train, seed, batch_size)
             for seed in {run.seed for run in wave}
         }
         return None if None in made.values() else [made[r.seed] for r in self._filled(wave)]
@@ -229,12 +229,12 @@ class Population:
         self, state: TrainState, streams: list[BatchStream] | None = None
     ) -> tuple[TrainState, Any]:
         """`report_every` steps of every replica; the state that is passed in is used up."""
-        schedule = self._schedule(state.seed, state.step, self.data.training)
+        schedule = self._schedule(state.seed, state.step, self.data.train)
         if streams:
             steps = self.replica.config.report_every
             drawn = {stream: next_batches(stream, steps) for stream in set(streams)}
             schedule |= self._place([drawn[stream] for stream in streams])
-        return self._train(state, schedule, self.data.training)
+        return self._train(state, schedule, self.data.train)
 
     def _filled(self, wave: Sequence[Run]) -> list[Run]:
         """As many runs as a wave holds: the last one fills what is empty."""
@@ -266,7 +266,7 @@ class Population:
         jax.block_until_ready(self._evaluate(state.params, self.data.blocks["validation"][0][0]))
         self._compiled = True
 
-    def _scores(self, params: Any, split: str) -> list[tuple[jax.Array, int]]:
+    def _scores(self, params: Any, split: HeldOut) -> list[tuple[jax.Array, int]]:
         return [(self._evaluate(params, block), real) for block, real in self.data.blocks[split]]
 
 
@@ -301,17 +301,6 @@ def _traced_once(function: Callable) -> Callable:
     # chex tells functions apart by name and place; each population counts for itself.
     once.__name__ = f"{function.__name__} of population {next(_SERIAL)}"
     return chex.assert_max_traces(once, n=1)
-
-
-def _blocks(split: dict) -> list[tuple[dict, int]]:
-    """A split cut into blocks of one size, each with its number of real examples."""
-    total = split["targets"].shape[0]
-    blocks = []
-    for start in range(0, total, _EVAL_BLOCK):
-        rows = np.minimum(start + np.arange(_EVAL_BLOCK), total - 1)
-        block = jax.tree.map(lambda a, rows=rows: np.asarray(a)[rows], split)
-        blocks.append((block, min(_EVAL_BLOCK, total - start)))
-    return blocks
 
 
 def _join(blocks: list[tuple[jax.Array, int]]) -> np.ndarray:

@@ -11,12 +11,11 @@ import jax
 import numpy as np
 
 from qkv_jax.config import ConfigError
+from qkv_jax.tasks import Data
 from qkv_jax.training.step import Replica
 
-_HELD_OUT = ("validation", "test")
 
-
-def first_batch(replica: Replica, data: Any) -> Any:
+def first_batch(replica: Replica, data: Data) -> Any:
     """The shapes of a training batch, as a tree of `jax.ShapeDtypeStruct`s.
 
     Args:
@@ -26,19 +25,18 @@ def first_batch(replica: Replica, data: Any) -> Any:
       ConfigError: if there is no such batch.
     """
     task, size = replica.task, replica.config.batch_size
-    training = {name: x for name, x in data.items() if name not in _HELD_OUT}
 
-    def draw(seed, step, training, rows):
-        entry = jax.tree.map(lambda leaf: leaf[0], replica.schedule(seed, step, training))
-        return task.batch(training, entry | rows if stream else entry)
+    def draw(seed, step, train, rows):
+        entry = jax.tree.map(lambda leaf: leaf[0], replica.schedule(seed, step, train))
+        return task.batch(train, entry | rows if stream else entry)
 
     with _in_one_line("batch_size", size):
-        stream = task.stream(training, 0, size)
+        stream = task.stream(data.train, 0, size)
         rows = next(stream) if stream else {}
-        return jax.eval_shape(draw, np.uint32(0), np.int32(0), training, rows)
+        return jax.eval_shape(draw, np.uint32(0), np.int32(0), data.train, rows)
 
 
-def rehearse(replica: Replica, batch: Any, data: Any) -> None:
+def rehearse(replica: Replica, batch: Any, data: Data) -> None:
     """Traces initial values, a step, and the evaluation of both splits.
 
     Args:
@@ -51,10 +49,10 @@ def rehearse(replica: Replica, batch: Any, data: Any) -> None:
     with _in_one_line("model and train", _chosen(replica.model) | _chosen(replica.config)):
         state = jax.eval_shape(replica.init, np.uint32(0), np.float32(0))
         jax.eval_shape(replica.train_step, state, batch)
-        for split in _HELD_OUT:
-            scores = jax.eval_shape(replica.evaluate, state.params, data[split])
+        for name, split in data.held_out.items():
+            scores = jax.eval_shape(replica.evaluate, state.params, split)
             if not scores.size:  # an average of nothing
-                raise ConfigError("task", split, "has no examples")
+                raise ConfigError("task", name, "has no examples")
 
 
 def rehearse_model(replica: Replica, batch: Any) -> None:

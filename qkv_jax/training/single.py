@@ -4,21 +4,19 @@
 where the state lies and how it advances. `training.mesh` has the other one, sharded over devices.
 """
 
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
 from qkv_jax.tasks import Data
+from qkv_jax.tasks.base import HeldOut, eval_blocks
 from qkv_jax.tasks.streaming import BatchStream, next_batches
 from qkv_jax.training.state import TrainState
 from qkv_jax.training.step import Replica
 
-Split = Literal["validation", "test"]
 Reported = dict[str, Array]
-
-_EVAL_BLOCK = 256  # examples a call, so that long sequences fit
 
 
 @runtime_checkable
@@ -40,7 +38,7 @@ class Program(Protocol):
         """`report_every` steps as one call; the state that is passed in is used up. The metrics are
         means over the steps: `loss`, `gradient_norm`, and `diverged` as in the state."""
 
-    def scores(self, state: TrainState, split: Split) -> np.ndarray:
+    def scores(self, state: TrainState, split: HeldOut) -> np.ndarray:
         """The outcome's metric of every example of a split, [examples]."""
 
 
@@ -55,8 +53,7 @@ class LoneProgram:
     def __init__(self, replica: Replica, data: Data):
         replica.check_platform()
         self.replica = replica
-        self._held_out = {name: data[name] for name in ("validation", "test")}
-        self._training = {name: x for name, x in data.items() if name not in self._held_out}
+        self._data = data
         self._train = jax.jit(replica.train, donate_argnums=0)
         self._schedule = jax.jit(replica.schedule)
         self._evaluate = jax.jit(replica.evaluate)
@@ -72,23 +69,15 @@ class LoneProgram:
         )
 
     def stream(self, seed: int) -> BatchStream | None:
-        return self.replica.task.stream(self._training, seed, self.replica.config.batch_size)
+        return self.replica.task.stream(self._data.train, seed, self.replica.config.batch_size)
 
     def advance(self, state: TrainState, stream: BatchStream | None) -> tuple[TrainState, Reported]:
-        schedule: Any = self._schedule(state.seed, state.step, self._training)
+        schedule: Any = self._schedule(state.seed, state.step, self._data.train)
         if stream:
             schedule |= next_batches(stream, self.replica.config.report_every)
-        return self._train(state, schedule, self._training)
+        return self._train(state, schedule, self._data.train)
 
-    def scores(self, state: TrainState, split: Split) -> np.ndarray:
-        examples = self._held_out[split]
-        total = examples["targets"].shape[0]
-        blocks = [
-            np.asarray(
-                self._evaluate(
-                    state.params, jax.tree.map(lambda a, s=s: a[s : s + _EVAL_BLOCK], examples)
-                )
-            )
-            for s in range(0, total, _EVAL_BLOCK)
-        ]
-        return np.concatenate(blocks)
+    def scores(self, state: TrainState, split: HeldOut) -> np.ndarray:
+        # Blocks are as they are cut: a small split filled up would cost a whole block per report.
+        blocks = eval_blocks(self._data.held_out[split])
+        return np.concatenate([np.asarray(self._evaluate(state.params, b)) for b in blocks])

@@ -14,7 +14,7 @@ from qkv_jax import arguments
 from qkv_jax.arrays import require_array
 from qkv_jax.config import ConfigError, settle, shown
 from qkv_jax.model.config import ModelConfig
-from qkv_jax.tasks import Batch, Data, Task
+from qkv_jax.tasks import Batch, Task
 from qkv_jax.training.state import (
     Moments,
     TrainConfig,
@@ -102,8 +102,9 @@ class Replica:
         loss, gradients = self.gradients(state.params, batch, key)
         if axis_name is not None:
             loss, gradients = jax.lax.pmean((loss, gradients), axis_name)
-        updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
-        rate = state.learning_rate * rate_schedule(self.config)(state.step)
+        with jax.numpy_dtype_promotion("standard"):  # Optax calculates with numbers of steps
+            updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
+            rate = state.learning_rate * rate_schedule(self.config)(state.step)
         return state.replace(
             params=jax.tree.map(lambda p, u: p - rate * u, state.params, updates),
             opt_state=opt_state,
@@ -134,8 +135,9 @@ class Replica:
         sums, _ = jax.lax.scan(add, zeros, microbatches)
         return jax.tree.map(lambda total: total / parts, sums)
 
-    def schedule(self, seed: Array, step: Array, data: Data) -> Any:
-        """The entries of the next `report_every` batches: a tree with that leading axis.
+    def schedule(self, seed: Array, step: Array, train: Any) -> Any:
+        """The entries of the next `report_every` batches: a tree with that leading axis. `train` is
+        that of the task's data.
 
         A program of its own: it depends on seed and step only, so all arms of a task share it, and
         random draws take longer to compile than a small model.
@@ -143,13 +145,13 @@ class Replica:
         _require_scalar("seed", seed, "int")
         _require_scalar("step", step, "int")
         key, config = purpose_key(seed, "data"), self.config
-        return self.task.schedule(data, key, step, config.report_every, config.batch_size)
+        return self.task.schedule(train, key, step, config.report_every, config.batch_size)
 
     def train(
         self,
         state: TrainState,
         schedule: Any,
-        data: Data,
+        train: Any,
         *,
         axis_name: str | None = None,
         place: Callable[[Batch], Batch] = lambda batch: batch,
@@ -160,7 +162,7 @@ class Replica:
         """
 
         def step(state, entry):
-            batch = place(self.task.batch(data, entry))
+            batch = place(self.task.batch(train, entry))
             return self.train_step(state, batch, axis_name=axis_name)
 
         state, metrics = jax.lax.scan(step, state, schedule)

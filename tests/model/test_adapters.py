@@ -72,7 +72,8 @@ def test_an_adapter_acts_on_the_projected_heads(spec):
     module = layer("Q=K=V", adapters={"query": spec}, positions="rotary", use_bias=True)
     params = stirred(init(module))
     seen, own = probes(module, params), params["query_adapter"]
-    flat = X @ params["query"]["kernel"].reshape(WIDTH, -1) + params["query"]["bias"].ravel()
+    flat = X @ params["query"]["kernel"].reshape(WIDTH, -1)
+    flat += params["query"]["bias"].reshape(1, 1, -1)
     heads = np.asarray(flat.reshape(2, LENGTH, HEADS, HEAD_DIM))
     matrix = {
         "diag": lambda: np.stack([np.diag(row) for row in own["diagonal"]]),
@@ -140,7 +141,7 @@ def test_one_from_outside(unchecked):
     class Shift(Adapter):
         @nn.compact
         def __call__(self, heads):
-            return heads + self.param("shift", nn.initializers.ones, heads.shape[-2:])
+            return heads + self.param("shift", nn.initializers.ones, heads.shape[-2:])[None, None]
 
     try:
         module = layer("Q=K", adapters={"query": "shift"})

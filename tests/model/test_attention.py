@@ -21,9 +21,8 @@ from tests.support.untied import TIES, assert_close, draw, leaves, sum_over_role
 WIDTH, HEADS, HEAD_DIM, LENGTH = 8, 2, 4, 5
 X, CONTEXT = draw(1, 2, LENGTH, WIDTH), draw(2, 2, LENGTH + 2, WIDTH)
 # A mask under which every query sees something, and no two see the same.
-MASK = jnp.asarray(np.random.default_rng(0).random((2, 1, LENGTH, LENGTH)) < 0.6) | jnp.eye(
-    LENGTH, dtype=bool
-)
+MASK = jnp.asarray(np.random.default_rng(0).random((2, 1, LENGTH, LENGTH)) < 0.6)
+MASK |= jnp.eye(LENGTH, dtype=bool)[None, None]
 GROUPED = ("separate", "K=V", "Q=X", "Q=X,K=V")  # ties that allow fewer key/value heads
 
 
@@ -40,7 +39,7 @@ def objective(module, **options):
 
     def loss(params, *inputs):
         out = module.apply({"params": params}, *inputs, **options)
-        return (jnp.sin(out + jnp.arange(out.size).reshape(out.shape)) * out).sum()
+        return (jnp.sin(out + jnp.arange(out.size, dtype=jnp.float32).reshape(out.shape)) * out).sum()
 
     return loss
 
@@ -231,7 +230,7 @@ def test_a_bias_that_hides_a_whole_row_leaves_it_finite(implementation):
 def test_padding_and_additive_masks_are_not_mistaken_for_a_mask(implementation, jit, unchecked):
     """With as many examples as tokens and heads, so that every one of them would broadcast. The
     same numbers as a bias are right."""
-    x, keep = draw(0, 4, 4, 16), jnp.arange(4) < jnp.asarray([[4], [2], [3], [1]])
+    x, keep = draw(0, 4, 4, 16), jnp.arange(4)[None] < jnp.asarray([[4], [2], [3], [1]])
     module = MultiHeadAttention(4, implementation=implementation)
     params = init(module, x)
     run = lambda **options: module.apply({"params": params}, x, **options)
@@ -295,7 +294,7 @@ def test_cudnn_is_given_masks_and_biases_of_full_length(monkeypatch):
     monkeypatch.setattr("qkv_jax.model.dot_product.unsupported", lambda *_: None)
     monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
     query, key = (draw(0, 2, n, HEADS, 8).astype(jnp.bfloat16) for n in (4, 6))
-    mask, bias = jnp.arange(6) < jnp.asarray([[3], [6]]), draw(1, 1, 1, 1, 6)
+    mask, bias = jnp.arange(6)[None] < jnp.asarray([[3], [6]]), draw(1, 1, 1, 1, 6)
     options = {"mask": mask[:, None, None], "bias": bias}
     out = attend(query, key, key, implementation="cudnn", **options)
     monkeypatch.undo()
@@ -549,7 +548,8 @@ def test_biases_of_projections_are_shared_with_their_kernels():
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
     seen = probes(module, params)
     np.testing.assert_array_equal(seen["query"], seen["key"])
-    flat = X @ params["query"]["kernel"].reshape(WIDTH, -1) + params["query"]["bias"].reshape(-1)
+    flat = X @ params["query"]["kernel"].reshape(WIDTH, -1)
+    flat += params["query"]["bias"].reshape(1, 1, -1)
     np.testing.assert_allclose(seen["query"].reshape(X.shape), flat, atol=1e-5)
 
 

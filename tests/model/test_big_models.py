@@ -22,8 +22,8 @@ REPLICA = Replica(MODEL, TASK, CONFIG)
 
 def after_five_steps(replica):
     state = replica.init(1, 1e-2)
-    schedule = jax.jit(replica.schedule)(state.seed, state.step, {})
-    return jax.jit(replica.train)(state, schedule, {})
+    schedule = jax.jit(replica.schedule)(state.seed, state.step, None)
+    return jax.jit(replica.train)(state, schedule, None)
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ def train_some(replica, steps, seed=0):
     state, losses = replica.init(seed, replica.config.learning_rate), []
     run = jax.jit(replica.train)
     for _ in range(steps):
-        state, metrics = run(state, replica.schedule(state.seed, state.step, {}), {})
+        state, metrics = run(state, replica.schedule(state.seed, state.step, None), None)
         losses.append(float(metrics["loss"]))
     return np.asarray(losses), state
 

@@ -198,12 +198,13 @@ def test_the_norm_comes_before_rotation_and_spares_values():
     seen = {name: value[0] for name, value in sown["intermediates"]["probes"].items()}
     raw = (X @ params["query"]["kernel"].reshape(WIDTH, -1)).reshape(2, LENGTH, HEADS, -1)
     assert_close(seen["value"], raw)
-    unit = raw / np.sqrt((np.asarray(raw) ** 2).mean(-1, keepdims=True) + 1e-6)
+    unit = np.asarray(raw) / np.sqrt((np.asarray(raw) ** 2).mean(-1, keepdims=True) + 1e-6)
     for name in ("query", "key"):
-        scaled = jnp.asarray(unit * params[f"{name}_norm"]["scale"], jnp.float32)
+        scale = np.asarray(params[f"{name}_norm"]["scale"])
+        scaled = jnp.asarray(unit * scale, jnp.float32)
         assert_close(seen[name], rotate(scaled), 1e-4)
         # The scale differs between coordinates, so that the other order is another layer.
-        other = rotate(jnp.asarray(unit, jnp.float32)) * params[f"{name}_norm"]["scale"]
+        other = np.asarray(rotate(jnp.asarray(unit, jnp.float32))) * scale
         assert not np.allclose(seen[name], other, atol=1e-2)
 
 
@@ -267,7 +268,8 @@ def test_rms_norms_have_no_mean_and_no_bias():
 def test_swiglu_is_a_gated_layer():
     module = SwiGlu(3)
     params = stirred(module.init(jax.random.key(0), X)["params"])
-    dense = lambda name, x: np.asarray(x) @ params[name]["kernel"] + params[name]["bias"]
+    own = jax.tree.map(np.asarray, params)
+    dense = lambda name, x: np.asarray(x) @ own[name]["kernel"] + own[name]["bias"]
     gate = dense("gate", X)
     expected = dense("down", gate / (1 + np.exp(-gate)) * dense("up", X))
     np.testing.assert_allclose(module.apply({"params": params}, X), expected, atol=1e-5)

@@ -33,7 +33,15 @@ from qkv_jax.study.run import engine as engine_module
 from qkv_jax.study.run.engine import Engine
 from qkv_jax.study.run.outcomes import write_tables
 from qkv_jax.study.run.workdir import Workdir
-from qkv_jax.tasks.base import REGISTRY, Breakdown, Outcome, Reference, Task, keys_schedule
+from qkv_jax.tasks.base import (
+    REGISTRY,
+    Breakdown,
+    Data,
+    Outcome,
+    Reference,
+    Task,
+    keys_schedule,
+)
 from qkv_jax.training.population import Finished, Population
 from tests.support.synthetic_study import Anything, make_family
 
@@ -68,12 +76,13 @@ class First(Task):
 
     def load(self):
         inputs = np.zeros((4, self.length), np.int32)
-        return dict.fromkeys(("validation", "test"), {"inputs": inputs, "targets": inputs})
+        split = {"inputs": inputs, "targets": inputs}
+        return Data(validation=split, test=split)
 
-    def schedule(self, data, key, first, steps, batch_size):
+    def schedule(self, train, key, first, steps, batch_size):
         return keys_schedule(key, first, steps)
 
-    def batch(self, data, entry):
+    def batch(self, train, entry):
         inputs = jnp.zeros((4, self.length), int)
         return {"inputs": inputs, "targets": inputs}
 

@@ -253,7 +253,7 @@ def measured(trained=None, **model):
     config = ModelConfig(width=16, heads=2, positions="learned", **model)
     replica = Replica(config, task, TrainConfig())
     params = replica.init_params(3) if trained is None else trained(replica.init_params(3))
-    return measure(replica, 3, 0, params, task.load()["test"], MEASURES)
+    return measure(replica, 3, 0, params, task.load().test, MEASURES)
 
 
 def test_measures_where_the_answer_is_known():

@@ -222,7 +222,7 @@ def test_the_kept_model_scores_what_the_table_says(finished):
     """The tables, the per-example scores and the parameters belong to the same run."""
     study = load_study(finished)
     plan = Study(VALUES).tasks[0]
-    test = plan.task.load()["test"]
+    test = plan.task.load().test
     for row in study.runs[study.runs["phase"] == "eval"].itertuples():
         if row.seed > 1:
             continue

@@ -210,8 +210,8 @@ def test_a_fingerprint_tells_data_apart_and_not_where_they_lie(kind, source, tmp
         digest = hashlib.sha256(content).hexdigest()
         assert file == {"bytes": len(content), "sha256": digest}
     assert set(found["splits"]) == {"train", "validation", "test"}
-    for name in ("validation", "test"):
-        assert found["splits"][name]["rows"] == len(data[name]["targets"])
+    for name, split in data.held_out.items():
+        assert found["splits"][name]["rows"] == len(split["targets"])
     if kind not in ("masked_bytes", "masked_tokens"):
         assert len(found["classes"]) == task.classes
     shutil.copytree(tmp_path / "here", tmp_path / "copy")
@@ -487,8 +487,8 @@ def test_labels_of_images_are_numbered_as_they_occur(tmp_path):
     task = make_task("idx", options)
     data = task.load()
     assert (task.classes, task.outcome.failure_value, task.labels) == (2, 0.5, (0, 255))
-    assert set(data["train"]["targets"].tolist()) == {0, 1}
-    assert data["test"]["targets"].tolist() == [0, 1] * 4
+    assert set(data.train["targets"].tolist()) == {0, 1}
+    assert data.test["targets"].tolist() == [0, 1] * 4
     assert task.fingerprint(data)["classes"] == [0, 255]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from qkv_jax.config import ConfigError
 from qkv_jax.model.config import ModelConfig
-from qkv_jax.tasks import make_task
+from qkv_jax.tasks import Data, make_task
 from qkv_jax.training.state import model_inputs
 
 SPLITS = ("train", "validation", "test")
@@ -282,7 +282,7 @@ def test_keys_and_queries_are_distinct_and_follow_the_pairs(case):
 def test_the_reference_of_recall_guesses_the_most_frequent_value(case):
     """By hand: how often the value that is shown most is an answer; well below all of them."""
     task, test = draw(case, "test")
-    (reference,) = task.references({"test": test})
+    (reference,) = task.references(Data(None, test))
     best = []
     for _, tokens, _, answers in examples(case, "test"):
         shown = tokens[1:16:2] if case == "interleaved" else [value for _, value in tokens[:8]]
@@ -318,11 +318,11 @@ def test_the_encoder_answers_what_is_asked(case):
 def test_a_schedule_under_jit_is_the_examples_of_its_keys():
     """Under jit and vmap, step by step, to the bit: what `generate` gives alone."""
     task = make_task(*CASES["content"])
-    draws = jax.jit(lambda key: task.schedule({}, key, jnp.int32(5), 2, SIZE))
+    draws = jax.jit(lambda key: task.schedule(None, key, jnp.int32(5), 2, SIZE))
     schedule = draws(jax.random.key(3))
     for step in range(2):
         alone = task.generate(jax.random.fold_in(jax.random.key(3), 5 + step), SIZE, "train")
-        entry = task.batch({}, jax.tree.map(lambda x, step=step: x[step], schedule))
+        entry = task.batch(None, jax.tree.map(lambda x, step=step: x[step], schedule))
         jax.tree.map(np.testing.assert_array_equal, entry, alone)
 
 

@@ -158,12 +158,12 @@ def test_digits_are_those_of_scikit_learn():
     """All 1797, each in one split, of the sizes stated, 16 levels of grey."""
     task = make_task("digits", {"validation_examples": 100, "test_examples": 200})
     data = task.load()
-    assert {n: len(data[n]["targets"]) for n in data} == {
+    assert {name: len(split["targets"]) for name, split in data._asdict().items()} == {
         "train": 1497, "validation": 100, "test": 200,
     }  # fmt: skip
-    counts = sum(np.bincount(data[name]["targets"]) for name in data)
+    counts = sum(np.bincount(split["targets"]) for split in data)
     assert counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
-    levels = np.unique(data["train"]["images"])
+    levels = np.unique(data.train["images"])
     np.testing.assert_allclose(levels / 255 * 16, np.arange(17), atol=0.04)
 
 
@@ -207,23 +207,23 @@ def test_a_class_of_one_stays_in_training():
 def test_another_seed_holds_out_other_images(folder):
     """And the test set is the published one whatever the seed."""
     first, second = (idx_task(folder, split_seed=seed).load() for seed in (0, 1))
-    assert not np.array_equal(first["validation"]["targets"], second["validation"]["targets"])
+    assert not np.array_equal(first.validation["targets"], second.validation["targets"])
     # Normalised by another training set, so equal but for scale.
     for data in (first, second):
-        images = np.asarray(data["test"]["inputs"] * data["train"]["std"] + data["train"]["mean"])
+        images = np.asarray(data.test["inputs"] * data.train["std"] + data.train["mean"])
         published = read_idx_folder(str(folder)).test
         np.testing.assert_allclose(images * 255, published.images, atol=1e-3)
-        np.testing.assert_array_equal(data["test"]["targets"], published.labels)
+        np.testing.assert_array_equal(data.test["targets"], published.labels)
 
 
 def test_validation_images_are_not_trained_on(folder):
     """12 of 40 random images, 3 of each of the 4 classes."""
     data = idx_task(folder).load()
-    images = np.asarray(data["validation"]["inputs"] * data["train"]["std"] + data["train"]["mean"])
+    images = np.asarray(data.validation["inputs"] * data.train["std"] + data.train["mean"])
     held_out = {image.tobytes() for image in np.round(images * 255).astype(np.uint8)}
-    trained = {image.tobytes() for image in data["train"]["images"]}
+    trained = {image.tobytes() for image in data.train["images"]}
     assert (len(held_out), len(trained)) == (12, 28) and not held_out & trained
-    assert np.bincount(data["validation"]["targets"]).tolist() == [3] * 4
+    assert np.bincount(data.validation["targets"]).tolist() == [3] * 4
 
 
 def test_moments_are_those_of_the_training_images():
@@ -269,7 +269,7 @@ def test_augmentation_depends_on_seed_and_step_and_leaves_the_order_alone(folder
     and the rows are those of a task that does not crop."""
     plain, cropped = idx_task(folder), idx_task(folder, augment="crop_flip")
     data = cropped.load()
-    program = lambda task: jax.jit(lambda key, first: task.schedule(data, key, first, 3, 8))
+    program = lambda task: jax.jit(lambda key, first: task.schedule(data.train, key, first, 3, 8))
     draw = program(cropped)
     whole, later, other = draw(KEY, 0), draw(KEY, 2), draw(jax.random.key(1), 0)
     assert set(whole) == {"rows", "crops", "flips"}
@@ -284,17 +284,17 @@ def test_only_training_images_are_augmented(folder):
     """Held-out images are equal with and without; the batches are the cropped and mirrored rows."""
     plain, cropped = idx_task(folder), idx_task(folder, augment="crop_flip")
     data, other = (jax.tree.map(jnp.asarray, task.load()) for task in (plain, cropped))
-    for name in ("validation", "test"):
-        np.testing.assert_array_equal(data[name]["inputs"], other[name]["inputs"])
+    for ours, theirs in zip(data.held_out.values(), other.held_out.values(), strict=True):
+        np.testing.assert_array_equal(ours["inputs"], theirs["inputs"])
     rows = np.array([5, 0, 7, 3, 9, 27, 11, 1])
     entry = {"rows": jnp.asarray(rows), **augmentation.draw(KEY, 8)}
-    raw = jnp.asarray(data["train"]["images"][rows])
+    raw = jnp.asarray(data.train["images"][rows])
     images = augmentation.flip(augmentation.crop(raw, entry["crops"]), entry["flips"])
-    expected = (np.asarray(images) / 255 - data["train"]["mean"]) / data["train"]["std"]
-    batch = cropped.batch(data, entry)
+    expected = (np.asarray(images) / 255 - data.train["mean"]) / data.train["std"]
+    batch = cropped.batch(data.train, entry)
     np.testing.assert_allclose(batch["inputs"], expected, atol=1e-5)
-    np.testing.assert_array_equal(batch["targets"], data["train"]["targets"][rows])
-    untouched = plain.batch(data, {"rows": entry["rows"]})
+    np.testing.assert_array_equal(batch["targets"], data.train["targets"][rows])
+    untouched = plain.batch(data.train, {"rows": entry["rows"]})
     assert not np.allclose(untouched["inputs"], expected)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from qkv_jax.config import ConfigError
 from qkv_jax.model.config import ModelConfig
-from qkv_jax.tasks import make_task
+from qkv_jax.tasks import Data, make_task
 from qkv_jax.tasks.generated.listops import OPERATORS
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
@@ -194,7 +194,7 @@ def test_the_reference_is_the_most_frequent_answer():
     """That of validation, on test."""
     task, test = draw("default", "test")
     validation = draw("default", "validation")[1]
-    (reference,) = task.references({"validation": validation, "test": test})
+    (reference,) = task.references(Data(validation, test))
     frequent = collections.Counter(validation["targets"].tolist()).most_common(1)[0][0]
     shares = {answer: np.mean(test["targets"] == answer) for answer in range(10)}
     assert reference.value == pytest.approx(shares[frequent])
@@ -231,7 +231,7 @@ def test_a_tiny_encoder_learns_from_padded_expressions():
 
     @jax.jit
     def run(state, test):
-        state, metrics = replica.train(state, schedule, {})
+        state, metrics = replica.train(state, schedule, None)
         return metrics, replica.evaluate(state.params, test)
 
     metrics, scores = run(state, draw("default", "test")[1])

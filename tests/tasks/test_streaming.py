@@ -128,16 +128,15 @@ def test_text_above_the_limit_is_streamed_out_of_its_training_part(text):
         text_task(text, device_limit_bytes=1799),
     )
     data, lean = resident.load(), streamed.load()
-    assert resident.stream(data, 0, 4) is None and "train" not in lean
-    for name in ("validation", "test"):
-        jax.tree.map(np.testing.assert_array_equal, data[name], lean[name])
+    assert resident.stream(data.train, 0, 4) is None and lean.train is None
+    jax.tree.map(np.testing.assert_array_equal, data.held_out, lean.held_out)
     entries = jax.tree.map(
-        np.asarray, streamed.schedule(lean, jax.random.key(0), jnp.int32(0), 2, 4)
+        np.asarray, streamed.schedule(lean.train, jax.random.key(0), jnp.int32(0), 2, 4)
     )
-    entries |= next_batches(streamed.stream(lean, 0, 4), 2)
+    entries |= next_batches(streamed.stream(lean.train, 0, 4), 2)
     whole = text.read_bytes()
     for step in range(2):
-        batch = streamed.batch(lean, {n: jnp.asarray(x[step]) for n, x in entries.items()})
+        batch = streamed.batch(lean.train, {n: jnp.asarray(x[step]) for n, x in entries.items()})
         rows = np.arange(4)[:, None]
         windows = batch["inputs"].at[rows, batch["read"]].set(batch["targets"])
         places = [whole.find(np.asarray(w).astype(np.uint8).tobytes()) for w in windows]
@@ -149,13 +148,13 @@ def test_images_above_the_limit_are_streamed_out_of_the_training_split(images):
     """24 of 30 images, with their labels, the moments of all 24, and no image that is held out."""
     resident, streamed = image_task(images), image_task(images, device_limit_bytes=24 * 16 - 1)
     data, lean = resident.load(), streamed.load()
-    assert set(lean["train"]) == {"mean", "std"} and resident.stream(data, 0, 4) is None
+    assert set(lean.train) == {"mean", "std"} and resident.stream(data.train, 0, 4) is None
     for name in ("mean", "std"):
-        np.testing.assert_array_equal(lean["train"][name], data["train"][name])
-    batches = next_batches(streamed.stream(lean, 0, 4), 6)
+        np.testing.assert_array_equal(lean.train[name], data.train[name])
+    batches = next_batches(streamed.stream(lean.train, 0, 4), 6)
     numbers, labels = batches["images"][..., 0, 0, 0].ravel(), batches["targets"].ravel()
     np.testing.assert_array_equal(labels, numbers % 2)
-    assert set(numbers) == set(data["train"]["images"][:, 0, 0, 0]) and len(set(numbers)) == 24
+    assert set(numbers) == set(data.train["images"][:, 0, 0, 0]) and len(set(numbers)) == 24
 
 
 # --- training
@@ -189,14 +188,14 @@ def test_a_lone_run_goes_on_from_its_checkpoint_and_its_place_in_the_data(text, 
     def go_on(stream):
         state = checkpoints.restore(like, 2)
         for _ in range(2):
-            entries = schedule(state.seed, state.step, {}) | next_batches(stream, 2)
-            state, _ = train(state, entries, {})
+            entries = schedule(state.seed, state.step, None) | next_batches(stream, 2)
+            state, _ = train(state, entries, None)
         return state
 
-    stream = task.stream({}, 5, TRAIN.batch_size)
+    stream = task.stream(None, 5, TRAIN.batch_size)
     stream.set_state(checkpoints.notes(2)["stream"])
     whole, restored = checkpoints.restore(like, 6), go_on(stream)
     jax.tree.map(np.testing.assert_array_equal, whole.params, restored.params)
-    other = go_on(task.stream({}, 5, TRAIN.batch_size))
+    other = go_on(task.stream(None, 5, TRAIN.batch_size))
     assert not np.array_equal(whole.params["readout"]["kernel"], other.params["readout"]["kernel"])
     checkpoints.close()

@@ -55,15 +55,14 @@ def generator(kind, split, size):
     return lambda seed: draw(np.uint32(seed))
 
 
-def batches(task, data, seed, first, steps, size):
+def batches(task, train, seed, first, steps, size):
     """Training batches of some steps, one after the other: leaves [steps, ...]."""
 
-    def draw(key, first, training):
-        entries = task.schedule(training, key, first, steps, size)
-        return jax.lax.map(lambda entry: task.batch(training, entry), entries)
+    def draw(key, first, train):
+        entries = task.schedule(train, key, first, steps, size)
+        return jax.lax.map(lambda entry: task.batch(train, entry), entries)
 
-    training = {name: x for name, x in data.items() if name == "train"}
-    return jax.jit(draw)(jax.random.key(seed), jnp.int32(first), training)
+    return jax.jit(draw)(jax.random.key(seed), jnp.int32(first), train)
 
 
 def checksums(task, batch):
@@ -98,7 +97,7 @@ def test_generated_splits_are_disjoint_at_every_key(kind, seed):
 def test_what_is_trained_on_is_the_train_split():
     """The batches that training sees carry the checksums of training, all of them."""
     task = make_task("reverse", GENERATED["reverse"])
-    sums = checksums(task, batches(task, {}, seed=3, first=0, steps=8, size=32))
+    sums = checksums(task, batches(task, None, seed=3, first=0, steps=8, size=32))
     assert set(sums.ravel()) == set(range(2, task.classes))
 
 
@@ -119,9 +118,8 @@ def test_held_out_data_are_the_same_every_time(kind, masked_bytes):
     """Validation and test belong to the task: no seed enters, two loads are equal to the bit."""
     task = masked_bytes if kind == "masked_bytes" else make_task(kind, GENERATED[kind])
     first, second = task.load(), task.load()
-    for split in ("validation", "test"):
-        jax.tree.map(np.testing.assert_array_equal, first[split], second[split])
-    assert not np.array_equal(first["validation"]["targets"][:50], first["test"]["targets"][:50])
+    jax.tree.map(np.testing.assert_array_equal, first.held_out, second.held_out)
+    assert not np.array_equal(first.validation["targets"][:50], first.test["targets"][:50])
 
 
 def test_text_splits_are_disjoint_by_position(text, masked_bytes):
@@ -133,9 +131,9 @@ def test_text_splits_are_disjoint_by_position(text, masked_bytes):
         "validation": (len(whole) - 2 * held_out, len(whole) - held_out),
         "test": (len(whole) - held_out, len(whole)),
     }
-    drawn = batches(masked_bytes, data, seed=0, first=0, steps=4, size=64)
+    drawn = batches(masked_bytes, data.train, seed=0, first=0, steps=4, size=64)
     windows = {"train": unmask(jax.tree.map(np.concatenate, drawn))}
-    windows |= {split: unmask(data[split]) for split in ("validation", "test")}
+    windows |= {name: unmask(split) for name, split in data.held_out.items()}
     for split, (low, high) in bounds.items():
         places = [whole.find(row.astype(np.uint8).tobytes()) for row in windows[split]]
         assert min(places) >= low
@@ -149,10 +147,10 @@ def test_every_file_gives_its_own_end_to_the_held_out_splits(text, tmp_path):
     other.write_bytes(bytes(4096))
     task = make_task("masked_bytes", {"files": (str(text), str(other)), "length": 16})
     data = task.load()
-    for split in ("validation", "test"):
-        zeros = (unmask(data[split]) == 0).all(axis=1)
+    for split in data.held_out.values():
+        zeros = (unmask(split) == 0).all(axis=1)
         assert zeros.any() and not zeros.all()
-    assert len(data["train"]) == 2 * (4096 - 2 * 204)
+    assert len(data.train) == 2 * (4096 - 2 * 204)
 
 
 @pytest.mark.parametrize(("length", "wanted", "size"), [(16, 99, 1000), (8, 5, 41), (8, 1, 50)])
@@ -186,9 +184,9 @@ def test_mnist_splits_are_disjoint_and_balanced(mnist):
     task, data = mnist
     sizes = {"train": 350, "validation": 50, "test": 100}
     for split, per_class in sizes.items():
-        assert (np.bincount(data[split]["targets"]) == [per_class] * 10).all()
-    shown = task.batch(data, {"rows": np.arange(3500)})
-    images = [shown["inputs"], *(data[split]["inputs"] for split in ("validation", "test"))]
+        assert (np.bincount(getattr(data, split)["targets"]) == [per_class] * 10).all()
+    shown = task.batch(data.train, {"rows": np.arange(3500)})
+    images = [shown["inputs"], *(split["inputs"] for split in data.held_out.values())]
     hashes = [{np.asarray(image).tobytes() for image in part} for part in images]
     assert not (hashes[0] & hashes[1] or hashes[0] & hashes[2] or hashes[1] & hashes[2])
     assert sum(map(len, hashes)) == 5000
@@ -197,7 +195,7 @@ def test_mnist_splits_are_disjoint_and_balanced(mnist):
 def test_mnist_is_normalised_alike_in_all_splits(mnist):
     """Training and held-out pixels pass through the same map: about mean 0 and deviation 1."""
     task, data = mnist
-    parts = [task.batch(data, {"rows": np.arange(500)})["inputs"], data["test"]["inputs"]]
+    parts = [task.batch(data.train, {"rows": np.arange(500)})["inputs"], data.test["inputs"]]
     for pixels in parts:
         assert abs(float(np.mean(pixels))) < 0.05
         assert abs(float(np.std(pixels)) - 1) < 0.05
@@ -320,13 +318,11 @@ def test_batches_depend_on_the_seed_and_the_step_only(kind, masked_bytes, mnist)
         task = masked_bytes if kind == "masked_bytes" else make_task(kind, GENERATED[kind])
         data = task.load()
 
-    training = {name: x for name, x in data.items() if name == "train"}
-
     def program(every, steps, tie):
         model = ModelConfig(tie=tie, width=16, heads=2)
         config = TrainConfig(steps=steps, report_every=every, batch_size=4)
         schedule = jax.jit(Replica(model, task, config).schedule)
-        return lambda seed, first: schedule(np.uint32(seed), np.int32(first), training)
+        return lambda seed, first: schedule(np.uint32(seed), np.int32(first), data.train)
 
     def equal(some, others):
         pairs = zip(jax.tree.leaves(some), jax.tree.leaves(others), strict=True)

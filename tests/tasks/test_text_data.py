@@ -112,11 +112,11 @@ def test_masked_tokens_are_learned_from_training_texts_alone(tmp_path):
     task, data, texts = parts["same"]
     assert (task.outcome.unit, task.classes) == ("nats/token", 300)
     assert np.isclose(task.outcome.failure_value, np.log(300))
-    np.testing.assert_array_equal(data["train"], parts["end"][1]["train"])
-    assert not np.array_equal(data["train"][:300], parts["start"][1]["train"][:300])
+    np.testing.assert_array_equal(data.train, parts["end"][1].train)
+    assert not np.array_equal(data.train[:300], parts["start"][1].train[:300])
     decode = train_byte_pairs((base[:3600].tobytes(),), 300).decode
     assert decode(texts["test"][0]) == base[3800:].tobytes()
-    batch = data["test"]
+    batch = data.test
     rows = np.arange(len(batch["inputs"]))[:, None]
     windows = np.asarray(batch["inputs"].at[rows, batch["read"]].set(batch["targets"]))
     assert (np.asarray(batch["inputs"]) == 300).sum() == batch["read"].size
@@ -319,8 +319,8 @@ def test_tokens_are_cut_padded_and_marked(table):
     """A class token and 9 bytes: longer texts lose their end, padding is no byte and not seen."""
     task = make_task("text_classification", {"files": (table,), "length": 9})
     data, splits = task.load(), task.splits()
-    for name in ("validation", "test"):
-        batch = jax.tree.map(np.asarray, data[name])
+    for name, split in data.held_out.items():
+        batch = jax.tree.map(np.asarray, split)
         assert batch["padding"].shape == (len(batch["targets"]), task.max_length)
         for i, text in enumerate(splits[name].texts):
             kept = text.encode()[:9]
@@ -334,16 +334,16 @@ def test_batches_are_the_rows_of_the_schedule(table):
     """Tokens, padding and targets of the training texts that are named; 21 at a time are asked for
     two steps ahead, and every text comes once in them."""
     task = make_task("text_classification", {"files": (table,), "length": 40})
-    data = jax.tree.map(jnp.asarray, task.load())
-    draw = jax.jit(lambda data: task.schedule(data, jax.random.key(0), jnp.int32(0), 2, 21))
-    rows = np.asarray(draw(data)["rows"])
+    train = jax.tree.map(jnp.asarray, task.load().train)
+    draw = jax.jit(lambda train: task.schedule(train, jax.random.key(0), jnp.int32(0), 2, 21))
+    rows = np.asarray(draw(train)["rows"])
     assert sorted(rows.ravel()) == list(range(42))
-    batch = jax.tree.map(np.asarray, task.batch(data, {"rows": rows[1]}))
-    train = task.splits()["train"]
+    batch = jax.tree.map(np.asarray, task.batch(train, {"rows": rows[1]}))
+    texts = task.splits()["train"]
     for place, row in enumerate(rows[1]):
         tokens = batch["inputs"][place][batch["padding"][place, 1:]]
-        assert tokens.astype(np.uint8).tobytes().decode() == train.texts[row]
-        assert task.classes_in_order[batch["targets"][place]] == train.labels[row]
+        assert tokens.astype(np.uint8).tobytes().decode() == texts.texts[row]
+        assert task.classes_in_order[batch["targets"][place]] == texts.labels[row]
 
 
 def test_byte_pairs_of_texts_are_learned_from_training_texts_alone(tmp_path):
@@ -354,17 +354,17 @@ def test_byte_pairs_of_texts_are_learned_from_training_texts_alone(tmp_path):
     task = make_task("text_classification", options)
     data, train = task.load(), task.splits()["train"]
     tokenizer = train_byte_pairs(tuple(text.encode() for text in train.texts), 280)
-    for row, text in zip(data["train"]["tokens"], train.texts, strict=True):
+    for row, text in zip(data.train["tokens"], train.texts, strict=True):
         tokens = row[row < 280]
         assert text.encode().startswith(tokenizer.decode(tokens)) and tokens.max() >= 256
-    assert np.asarray(data["test"]["inputs"]).max() < 256  # no pair of them was seen in training
+    assert np.asarray(data.test["inputs"]).max() < 256  # no pair of them was seen in training
 
 
 def test_padding_does_not_reach_the_logits(table):
     """Whatever stands in padded places, the answer is the same; in a real place it is not."""
     task = make_task("text_classification", {"files": (table,), "length": 64})
     encoder = task.encoder(ModelConfig(layers=1, width=8, heads=2))
-    batch = jax.tree.map(lambda a: jnp.asarray(a[:4]), task.load()["test"])
+    batch = jax.tree.map(lambda a: jnp.asarray(a[:4]), task.load().test)
     logits, seen = jax.jit(encoder.apply), model_inputs(batch)
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), **seen)
     draw = np.random.default_rng(0).normal
@@ -382,7 +382,7 @@ def test_references_are_scored_on_the_same_test_set(table):
     """The majority class has its share there; words that give the label away are found by the bag
     of words, and labels that mean nothing are not."""
     task = make_task("text_classification", {"files": (table,)})
-    majority, bag = task.references({})
+    majority, bag = task.references(None)
     assert (majority.name, bag.name) == ("most frequent class", "TF-IDF + logistic regression")
     assert np.isclose(majority.value, 8 / 12) and "negative" in majority.note
     assert bag.value == 1.0 and "C = " in bag.note
@@ -407,7 +407,7 @@ def test_texts_without_words_have_no_bag_of_words(tmp_path):
     """The only reference is then the larger class; the study goes on."""
     rows = [("!" * (1 + i % 5), "ab"[i % 2]) for i in range(30)]
     file = write_table(tmp_path / "marks.csv", rows)
-    (only,) = make_task("text_classification", {"files": (file,)}).references({})
+    (only,) = make_task("text_classification", {"files": (file,)}).references(None)
     assert only.name == "most frequent class"
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qkv_jax.model.config import ModelConfig
-from qkv_jax.tasks import make_task
+from qkv_jax.tasks import Data, make_task
 from qkv_jax.training.population import DeviceData, Population, Run, wave_shape
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
@@ -124,7 +124,7 @@ def test_values_are_those_of_the_whole_validation_split(pair):
     against the encoder applied by itself."""
     for done in pair:
         for split, measured in (("validation", done.value[-1]), ("test", done.scores)):
-            batch = TASK.load()[split]
+            batch = TASK.load().held_out[split]
             scores = np.asarray(REPLICA.evaluate(done.params, batch), np.float64)
             expected = scores.mean() if split == "validation" else scores
             np.testing.assert_allclose(measured, expected, atol=1e-6)
@@ -133,7 +133,7 @@ def test_values_are_those_of_the_whole_validation_split(pair):
 def test_splits_longer_than_a_block_are_scored_whole(population):
     """Three hundred examples take two blocks; every example is counted once, in order."""
     numbers = {"inputs": np.arange(300)[:, None], "targets": np.arange(300)}
-    held_out = DeviceData({"validation": numbers, "test": numbers}).blocks["test"]
+    held_out = DeviceData(Data(numbers, numbers)).blocks["test"]
     assert [real for _, real in held_out] == [256, 44]
     seen = np.concatenate([np.asarray(block["targets"])[:real] for block, real in held_out])
     np.testing.assert_array_equal(seen, np.arange(300))
@@ -145,7 +145,7 @@ def test_a_population_agrees_with_a_lone_run(pair):
     state = REPLICA.init(A.seed, A.learning_rate)
     train, schedule, losses = jax.jit(REPLICA.train), jax.jit(REPLICA.schedule), []
     for _ in range(5):
-        state, metrics = train(state, schedule(state.seed, state.step, {}), {})
+        state, metrics = train(state, schedule(state.seed, state.step, None), None)
         losses.append(float(metrics["loss"]))
     np.testing.assert_allclose(pair[0].train_loss, losses, rtol=1e-5)
 

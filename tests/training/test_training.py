@@ -65,7 +65,7 @@ def train(program, state, stack=lambda tree: tree):
     """Losses [steps, ...] and parameters after all steps of a compiled `Replica.train`."""
     losses = []
     for step in range(TRAIN.steps):
-        state, metrics = program(state, stack(entries(step)), {})
+        state, metrics = program(state, stack(entries(step)), None)
         losses.append(np.asarray(metrics["loss"]))
     return np.stack(losses), state.params
 
@@ -77,7 +77,7 @@ def entries(step):
 
 @functools.cache
 def _both_seeds():
-    return jax.jit(jax.vmap(lambda seed, step: REPLICA.schedule(seed, step, {})))
+    return jax.jit(jax.vmap(lambda seed, step: REPLICA.schedule(seed, step, None)))
 
 
 @functools.cache
@@ -160,9 +160,9 @@ def test_the_learning_rate_is_an_array_of_the_state():
     schedule = jax.tree.map(lambda a: a[0], entries(0))
     moved = {}
     for rate in (1e-3, 2e-3, 0.0):
-        after, _ = program(state.replace(learning_rate=jnp.float32(rate)), schedule, {})
+        after, _ = program(state.replace(learning_rate=jnp.float32(rate)), schedule, None)
         moved[rate] = jax.tree.map(lambda p, old: np.asarray(p - old), after.params, state.params)
-    program(initial_states()[1].replace(learning_rate=jnp.float32(0.5)), schedule, {})
+    program(initial_states()[1].replace(learning_rate=jnp.float32(0.5)), schedule, None)
     assert_close(jax.tree.map(lambda a: a / 2, moved[2e-3]), moved[1e-3], 1e-3)
     assert max(np.abs(leaf).max() for leaf in leaves(moved[1e-3]).values()) > 1e-5
     assert all((leaf == 0).all() for leaf in leaves(moved[0.0]).values())
@@ -226,7 +226,8 @@ def test_without_a_gradient_only_decay_moves_a_parameter():
     config = TrainConfig(weight_decay=0.25)
     optimizer = make_optimizer(config, ("key",))
     zeros = jax.tree.map(jnp.zeros_like, TREE)
-    updates, _ = optimizer.update(zeros, optimizer.init(TREE), TREE)
+    with jax.numpy_dtype_promotion("standard"):  # Optax, as in `train_step`
+        updates, _ = optimizer.update(zeros, optimizer.init(TREE), TREE)
     for name, update in leaves(updates).items():
         kernel = name in ("layer_0/attention/query/kernel", "layer_0/mlp/key/kernel")
         assert (update == (0.25 if kernel else 0.0)).all(), name
@@ -245,8 +246,9 @@ def test_the_first_update_is_that_of_clipped_adam():
         gradients = jax.tree.map(
             lambda a, s=step: jnp.cos(jnp.arange(a.size) + s).reshape(a.shape), TREE
         )
-        update, states[0] = ours.update(gradients, states[0], TREE)
-        expected, states[1] = theirs.update(gradients, states[1], TREE)
+        with jax.numpy_dtype_promotion("standard"):  # Optax, as in `train_step`
+            update, states[0] = ours.update(gradients, states[0], TREE)
+            expected, states[1] = theirs.update(gradients, states[1], TREE)
         # optax has the minus of descent in its rate, ours is in the step.
         assert_close(update, jax.tree.map(jnp.negative, expected), 1e-5)
 
@@ -257,8 +259,8 @@ def test_frozen_sources_stay_as_initialised():
     model = dataclasses.replace(MODEL, tie="separate", frozen=("query", "value"))
     replica = Replica(model, REPLICA.task, config)
     start = replica.init(0, 1e-2)
-    schedule = jax.jit(replica.schedule)(start.seed, start.step, {})
-    end, _ = jax.jit(replica.train)(start, schedule, {})
+    schedule = jax.jit(replica.schedule)(start.seed, start.step, None)
+    end, _ = jax.jit(replica.train)(start, schedule, None)
     before, after = leaves(start.params), leaves(end.params)
     assert int(end.step) == 10
     for name, leaf in before.items():
@@ -341,7 +343,7 @@ def test_checkpoints_hold_the_run_at_their_steps(finished):
     encoder, variables = load_run(folder, step=0)
     jax.tree.map(np.testing.assert_array_equal, variables["params"], replica.init_params(5))
     encoder, variables = load_run(folder)
-    test = replica.task.load()["test"]
+    test = replica.task.load().test
     logits = encoder.apply(variables, **model_inputs(test))
     assert np.isclose(float(replica.task.score(logits, test).mean()), result["test"], atol=1e-6)
     _, middle = load_run(folder, step=100)
@@ -365,7 +367,7 @@ def test_a_tied_parameter_is_still_tied_after_training_and_restoring(finished):
         replica.init_params(5)["layer_0"]["attention"]["key"]["kernel"],
         atol=1e-2,
     )
-    inputs = model_inputs(replica.task.load()["test"])
+    inputs = model_inputs(replica.task.load().test)
     _, seen = encoder.apply(variables, **inputs, mutable=["intermediates"])
     probes = seen["intermediates"]["layer_0"]["attention"]["probes"]
     np.testing.assert_array_equal(probes["key"][0], probes["value"][0])

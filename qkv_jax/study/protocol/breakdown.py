@@ -23,10 +23,10 @@ def read_breakdown(task: Task, data: Data, name: str) -> Breakdown | None:
     Raises:
       ConfigError: if there is not one group an example.
     """
-    found = task.breakdown({field: jnp.asarray(x) for field, x in data["test"].items()})
+    found = task.breakdown({field: jnp.asarray(x) for field, x in data.test.items()})
     if found is None:
         return None
-    examples = len(data["test"]["targets"])
+    examples = len(data.test["targets"])
     groups = np.asarray(found.groups)
     if groups.shape != (examples,):
         allowed = f"must hold one whole number for each of the {examples} test examples"

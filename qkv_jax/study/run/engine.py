@@ -198,7 +198,7 @@ class Engine:
                 self.stop_if_asked()
                 params = self.workdir.params(plan.name, arm.name, seed)
                 names = dict.fromkeys(wanted[arm.name])
-                found = measure(arm.replica, seed, arm.salt, params, self._loaded[1]["test"], names)
+                found = measure(arm.replica, seed, arm.salt, params, self._loaded[1].test, names)
                 for name, (trained, untrained) in found.items():
                     values = (plan.name, arm.name, seed, name, trained, untrained)
                     rows.append(dict(zip(MEASURE_COLUMNS, values, strict=True)))

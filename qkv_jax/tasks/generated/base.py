@@ -89,16 +89,18 @@ class Generated(Task):
         raise NotImplementedError
 
     def load(self) -> Data:
-        sizes = {"validation": self.validation_examples, "test": self.test_examples}
         draw = lambda split, size: _draw(self, jax.random.key(_EVAL_KEYS[split]), size, split)
-        return {split: draw(split, size) for split, size in sizes.items()}
+        return Data(
+            validation=draw("validation", self.validation_examples),
+            test=draw("test", self.test_examples),
+        )
 
-    def schedule(self, data, key, first, steps, batch_size):
+    def schedule(self, train, key, first, steps, batch_size):
         # All batches at once: drawn one by one in the loop, they cost a third of a small step.
         draw = lambda key: self.generate(key, batch_size, "train")
         return jax.vmap(draw)(keys_schedule(key, first, steps))
 
-    def batch(self, data, entry):
+    def batch(self, train, entry):
         return entry
 
 

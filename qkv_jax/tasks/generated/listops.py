@@ -102,7 +102,7 @@ class ListOps(Generated):
             jax.random.randint(count, shape, 2, self.arguments + 1),
             jax.random.randint(digit, shape, 0, _DIGITS),
         )
-        levels = jnp.arange(self.depth)
+        levels = jnp.arange(self.depth)[None]
         at = lambda level: levels == level[:, None]
 
         def step(state, draw):
@@ -115,9 +115,9 @@ class ListOps(Generated):
             fits = used + count + 1 <= self.length
             opens = argument & nests & (level + 1 < self.depth) & fits
             token = jnp.where(argument, digit, jnp.where(ends, _END, _PAD))
-            left = left - (at(level) & argument[:, None])
+            left = left - (at(level) & argument[:, None]).astype(jnp.int32)
             left = jnp.where(at(level + 1) & opens[:, None], count[:, None], left)
-            state = left, level + opens - ends, used + jnp.where(opens, count + 1, 0)
+            state = left, level + opens.astype(jnp.int32) - ends.astype(jnp.int32), used + jnp.where(opens, count + 1, 0)
             return state, jnp.where(opens, operator, token)
 
         root, arguments = draws[1][0], draws[2][0]
@@ -128,7 +128,7 @@ class ListOps(Generated):
 
     def evaluate(self, tokens: Int[Array, "B T"]) -> Int[Array, " B"]:
         """The value of expressions that nest at most `depth` operators."""
-        levels, digits = jnp.arange(self.depth), jnp.arange(_DIGITS)
+        levels, digits = jnp.arange(self.depth)[None], jnp.arange(_DIGITS)[None]
         at = lambda level: levels == level[:, None]
 
         def step(state, token):
@@ -139,12 +139,13 @@ class ListOps(Generated):
             here = jnp.where(at(level)[:, :, None], tally, 0).sum(1)
             operator = jnp.where(at(level), open_operators, 0).sum(-1)
             value = jnp.where(ends, _apply(operator, here), token)
-            level = level + opens - ends
+            level = level + opens.astype(jnp.int32) - ends.astype(jnp.int32)
             enters = at(level) & opens[:, None]
             open_operators = jnp.where(enters, token[:, None], open_operators)
             tally = jnp.where(enters[:, :, None], 0, tally)
             gains = at(level) & (ends | (token < _DIGITS))[:, None]
-            tally = tally + (gains[:, :, None] & (digits == value[:, None])[:, None])
+            gained = gains[:, :, None] & (digits == value[:, None])[:, None]
+            tally = tally + gained.astype(jnp.int32)
             return (open_operators, tally, level, jnp.where(ends, value, state[3])), None
 
         size = tokens.shape[0]
@@ -154,8 +155,8 @@ class ListOps(Generated):
 
     def references(self, data):
         """The answer that is the most frequent in validation."""
-        counts = np.bincount(np.asarray(data["validation"]["targets"]), minlength=_DIGITS)
-        right = np.asarray(data["test"]["targets"]) == counts.argmax()
+        counts = np.bincount(np.asarray(data.validation["targets"]), minlength=_DIGITS)
+        right = np.asarray(data.test["targets"]) == counts.argmax()
         return (Reference("most frequent answer", float(right.mean())),)
 
     def breakdown(self, test):
@@ -170,7 +171,7 @@ def _apply(operator: Int[Array, " B"], tally: Int[Array, "B 10"]) -> Int[Array, 
     count, below = tally.sum(-1), jnp.cumsum(tally, axis=-1)
     ranked = lambda rank: (below <= rank[:, None]).sum(-1)  # the argument of that rank from below
     median = (ranked((count - 1) // 2) + ranked(count // 2)) // 2
-    total = (tally * jnp.arange(_DIGITS)).sum(-1) % _DIGITS
+    total = (tally * jnp.arange(_DIGITS)[None]).sum(-1) % _DIGITS
     values = jnp.stack([ranked(count - 1), ranked(0 * count), median, total], -1)
     chosen = jnp.clip(operator - _FIRST_OPERATOR, 0, len(OPERATORS) - 1)
     return jnp.take_along_axis(values, chosen[:, None], axis=1)[:, 0]

@@ -105,7 +105,7 @@ class Recall(Generated):
 
     def references(self, data):
         """What a model gets that sees the values but cannot tell which belongs to which key."""
-        test = jax.tree.map(np.asarray, data["test"])
+        test = jax.tree.map(np.asarray, data.test)
         stored = test["inputs"][:, : self.stored]
         shown = stored[:, 1::2] - self.keys if self.form == "interleaved" else stored[:, :, 1]
         likeliest = [collections.Counter(row).most_common(1)[0][0] for row in shown.tolist()]

@@ -94,7 +94,7 @@ class Relation(FixedLength):
         """For every place, the place that it names and the place whose label is asked for."""
         if self.ask == "named":
             steps = jax.random.randint(key, (size, self.length), 1, self.length)
-            named = (jnp.arange(self.length) + steps) % self.length  # anyone but oneself
+            named = (jnp.arange(self.length)[None] + steps) % self.length  # anyone but oneself
             return named, named
         order = distinct(key, size, self.length, self.length)
         if self.ask == "namer":

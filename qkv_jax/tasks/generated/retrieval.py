@@ -138,7 +138,7 @@ class Retrieval(FixedLength):
 
         The copies of `place_either` lie in the odd ones: splits stay disjoint by construction.
         """
-        places = jnp.arange(self.length)
+        places = jnp.arange(self.length)[None]
         counts = (places // (2 * distances) % 2 == 0) & (places > 0)
         first = symbols.sum(1) - jnp.where(counts, symbols, 0).sum(1)
         return symbols.at[:, 0].set(first % self.symbols)
@@ -149,7 +149,7 @@ class Retrieval(FixedLength):
         Under `content` the left ones of pairs, under `place_either` the middle ones of triples,
         such that no outer place belongs to two of them.
         """
-        places = np.arange(self.length)
+        places = np.arange(self.length)[None]
         left, right = places >= distance, places + distance < self.length
         if self.by == "place":
             return left

@@ -10,7 +10,7 @@ import importlib.util
 import math
 import pathlib
 from collections.abc import Callable, Iterable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -95,42 +95,44 @@ class ImageTask(Task):
             train |= dict(zip(("mean", "std"), pixel_moments(examples.images, rows), strict=True))
         if len(rows) * math.prod(self.shape) <= self.device_limit_bytes:
             train |= pick(examples, rows)
-        held_out = {name: pick(*splits[name]) for name in ("validation", "test")}
-        return {"train": train} | {n: self._normalised(x, train) for n, x in held_out.items()}
+        held_out = lambda name: self._normalised(pick(*splits[name]), train)
+        return Data(validation=held_out("validation"), test=held_out("test"), train=train)
 
     def fingerprint(self, data):
         found = super().fingerprint(data)
-        if "images" not in data["train"]:  # streamed: what is there are moments
-            found["splits"]["train"]["rows"] = len(self.splits()["train"][1])
-        return found
+        train = found["splits"].pop("train")
+        if "images" not in data.train:  # streamed: what is there are moments
+            train["rows"] = len(self.splits()["train"][1])
+        return found | {"splits": {"train": train} | found["splits"]}  # the order of old records
 
     def notes(self, data):
-        held_out, said = {name: self._pixels(data, name) for name in ("validation", "test")}, ()
-        for name, images in held_out.items():
-            found = overlap.count(self._pixels(data, "train"), images)
+        said = ()
+        for name, split in data.held_out.items():
+            images = self._pixels(split, data.train)
+            found = overlap.count(self._trained_on(data.train), images)
             said += overlap.sentence(name, "images", found, len(images))
         return said
 
-    def stream(self, data, seed, batch_size):
-        if "images" in data["train"]:
+    def stream(self, train, seed, batch_size):
+        if "images" in train:
             return None
         examples, rows = self.splits()["train"]
         arrays = {"images": examples.images, "targets": examples.labels}
         return BatchStream(ArrayRows(arrays, rows), seed, batch_size)
 
-    def schedule(self, data, key, first, steps, batch_size):
+    def schedule(self, train, key, first, steps, batch_size):
         entries = {}
         if self.augment != "none":
             keys = keys_schedule(jax.random.fold_in(key, augmentation.SALT), first, steps)
             drawn = jax.vmap(lambda key: augmentation.draw(key, batch_size))(keys)
             entries |= {name: drawn[name] for name in augmentation.DRAWS[self.augment]}
-        if "targets" in data["train"]:
-            examples = data["train"]["targets"].shape[0]
+        if "targets" in train:
+            examples = train["targets"].shape[0]
             entries["rows"] = epoch_schedule(key, first, steps, batch_size, examples)
         return entries
 
-    def batch(self, data, entry):
-        train, picked = data["train"], entry
+    def batch(self, train, entry):
+        picked = entry
         if "rows" in entry:
             picked = {name: train[name][entry["rows"]] for name in ("images", "targets")}
         images = picked["images"]
@@ -140,21 +142,21 @@ class ImageTask(Task):
             images = augmentation.flip(images, entry["flips"])
         return self._normalised({"images": images, "targets": picked["targets"]}, train)
 
-    def _pixels(self, data: Data, name: str) -> Iterable[bytes]:
-        """The images of a split as they were before they were normalised."""
-        train = data["train"]
-        if name != "train":
-            mean, std = self.moments or (train["mean"], train["std"])
-            levels = (np.asarray(data[name]["inputs"]) * std + mean) * 255
-            return [image.tobytes() for image in np.rint(levels).astype(np.uint8)]
+    def _pixels(self, split: dict[str, Any], train: dict[str, np.ndarray]) -> list[bytes]:
+        """The images of a held-out split as they were before they were normalised."""
+        mean, std = self.moments or (train["mean"], train["std"])
+        levels = (np.asarray(split["inputs"]) * std + mean) * 255
+        return [image.tobytes() for image in np.rint(levels).astype(np.uint8)]
+
+    def _trained_on(self, train: dict[str, np.ndarray]) -> Iterable[bytes]:
         if "images" in train:
             return (image.tobytes() for image in np.asarray(train["images"]))
-        examples, rows = self.splits()[name]
+        examples, rows = self.splits()["train"]
         return (examples.images[row].tobytes() for row in rows)
 
     def _normalised(self, batch, train):
         """Pixels to about zero mean and unit variance."""
-        mean, std = self.moments or (train["mean"], train["std"])
+        mean, std = self.moments or (train[name][None, None, None] for name in ("mean", "std"))
         inputs = (batch["images"].astype(jnp.float32) / 255 - mean) / std
         return {"inputs": inputs, "targets": batch["targets"]}
 

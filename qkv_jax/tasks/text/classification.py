@@ -134,10 +134,12 @@ class TextClassification(Task):
 
     def load(self) -> Data:
         rows = self._rows()
-        data = {name: self._batch(rows[name]) for name in ("validation", "test")}
-        if rows["train"]["tokens"].nbytes <= self.device_limit_bytes:
-            data["train"] = rows["train"]
-        return data
+        fits = rows["train"]["tokens"].nbytes <= self.device_limit_bytes
+        return Data(
+            validation=self._batch(rows["validation"]),
+            test=self._batch(rows["test"]),
+            train=rows["train"] if fits else None,
+        )
 
     def _rows(self) -> dict[str, dict[str, np.ndarray]]:
         """Tokens [N, T], padded, and targets [N] of each split."""
@@ -162,21 +164,21 @@ class TextClassification(Task):
             rows[name] = {"tokens": tokens, "targets": targets}
         return rows
 
-    def stream(self, data, seed, batch_size):
-        if "train" in data:
+    def stream(self, train, seed, batch_size):
+        if train is not None:
             return None
         rows = self._rows()["train"]
         return BatchStream(ArrayRows(rows, np.arange(len(rows["targets"]))), seed, batch_size)
 
-    def schedule(self, data, key, first, steps, batch_size):
-        if "train" not in data:
+    def schedule(self, train, key, first, steps, batch_size):
+        if train is None:
             return {}
-        examples = data["train"]["targets"].shape[0]
+        examples = train["targets"].shape[0]
         return {"rows": epoch_schedule(key, first, steps, batch_size, examples)}
 
-    def batch(self, data, entry):
+    def batch(self, train, entry):
         if "rows" in entry:
-            entry = {name: values[entry["rows"]] for name, values in data["train"].items()}
+            entry = {name: values[entry["rows"]] for name, values in train.items()}
         return self._batch(entry)
 
     def references(self, data):

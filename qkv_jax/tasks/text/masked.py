@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from qkv_jax.config import ConfigError, require_positive, require_range, settle
 from qkv_jax.model.stems import TokenStem
 from qkv_jax.tasks import overlap, sources
-from qkv_jax.tasks.base import Batch, Outcome, Task, keys_schedule, register
+from qkv_jax.tasks.base import Batch, Data, Outcome, Task, keys_schedule, register
 from qkv_jax.tasks.streaming import DEVICE_LIMIT, BatchStream, WindowRows
 from qkv_jax.tasks.text import hub_datasets
 from qkv_jax.tasks.text.files import check_utf8, read_bytes, shakespeare_files
@@ -88,17 +88,15 @@ class MaskedBytes(Task):
         places = jnp.zeros((1, self.masked_per_window), jnp.int32)
         return {"inputs": jnp.zeros((1, self.length), jnp.int32), "read": places}
 
-    def load(self):
+    def load(self) -> Data:
         texts = self.texts()
-        wanted = {"validation": self.validation_examples, "test": self.test_examples}
-        data = {
-            name: self._windows(np.concatenate(texts[name]), name, n) for name, n in wanted.items()
-        }
+        windows = lambda name, wanted: self._windows(np.concatenate(texts[name]), name, wanted)
+        validation = windows("validation", self.validation_examples)
+        test = windows("test", self.test_examples)
         if max(map(len, texts["train"])) < self.length:
             raise self._too_short("training")
-        if sum(text.nbytes for text in texts["train"]) <= self.device_limit_bytes:
-            data["train"] = np.concatenate(texts["train"])
-        return data
+        fits = sum(text.nbytes for text in texts["train"]) <= self.device_limit_bytes
+        return Data(validation, test, np.concatenate(texts["train"]) if fits else None)
 
     def sources(self):
         if self.dataset:
@@ -119,27 +117,27 @@ class MaskedBytes(Task):
                 texts[name].append(part)
         return texts
 
-    def stream(self, data, seed, batch_size):
-        if "train" in data:
+    def stream(self, train, seed, batch_size):
+        if train is not None:
             return None
         return BatchStream(WindowRows(self.texts()["train"], self.length), seed, batch_size)
 
-    def schedule(self, data, key, first, steps, batch_size):
+    def schedule(self, train, key, first, steps, batch_size):
         keys = keys_schedule(key, first, steps)
 
         def draw(key):
             place, hide = jax.random.split(key)
             entry = {"places": self.masked_places(hide, batch_size)}
-            if "train" in data:
-                last = data["train"].shape[0] - self.length
+            if train is not None:
+                last = train.shape[0] - self.length
                 entry["starts"] = jax.random.randint(place, (batch_size,), 0, last + 1)
             return entry
 
         return jax.vmap(draw)(keys)
 
-    def batch(self, data, entry):
+    def batch(self, train, entry):
         if "starts" in entry:
-            windows = data["train"][entry["starts"][:, None] + jnp.arange(self.length)]
+            windows = train[entry["starts"][:, None] + jnp.arange(self.length)[None]]
         else:
             windows = entry["windows"]
         return self.mask(windows.astype(jnp.int32), entry["places"])
@@ -157,8 +155,8 @@ class MaskedBytes(Task):
         return {"inputs": hidden, "targets": targets, "read": places}
 
     def notes(self, data):
-        splits = {name: _unmasked(data[name]) for name in ("validation", "test")}
-        texts = [data["train"]] if "train" in data else self.texts()["train"]
+        splits = {name: _unmasked(split) for name, split in data.held_out.items()}
+        texts = self.texts()["train"] if data.train is None else [data.train]
         windows = np.concatenate([*splits.values()])
         seen = np.any([overlap.occurring(windows, np.asarray(text)) for text in texts], axis=0)
         said = ()
