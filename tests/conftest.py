@@ -33,6 +33,18 @@ LONG = (
     "test_engine", "test_resume", "test_faults", "test_mesh", "test_distributed", "test_surgery",
     "test_docs",
 )  # fmt: skip
+# Tests under JAX's strict promotion of ranks and number formats, by the beginning of their path:
+# what they run says itself what is broadcast and converted. The others have not been tried.
+STRICT = ("analysis/", "model/", "surgery/", "training/test_costs", "training/test_training")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    # Around fixtures as well, and for one test: the setting is the thread's.
+    if not item.path.relative_to(pathlib.Path(__file__).parent).as_posix().startswith(STRICT):
+        return (yield)
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        return (yield)
 
 
 def pytest_collection_modifyitems(items):

@@ -39,7 +39,8 @@ def objective(module, **options):
 
     def loss(params, *inputs):
         out = module.apply({"params": params}, *inputs, **options)
-        return (jnp.sin(out + jnp.arange(out.size, dtype=jnp.float32).reshape(out.shape)) * out).sum()
+        phases = jnp.arange(out.size, dtype=jnp.float32).reshape(out.shape)
+        return (jnp.sin(out + phases) * out).sum()
 
     return loss
 

@@ -117,7 +117,8 @@ class ListOps(Generated):
             token = jnp.where(argument, digit, jnp.where(ends, _END, _PAD))
             left = left - (at(level) & argument[:, None]).astype(jnp.int32)
             left = jnp.where(at(level + 1) & opens[:, None], count[:, None], left)
-            state = left, level + opens.astype(jnp.int32) - ends.astype(jnp.int32), used + jnp.where(opens, count + 1, 0)
+            level = level + opens.astype(jnp.int32) - ends.astype(jnp.int32)
+            state = left, level, used + jnp.where(opens, count + 1, 0)
             return state, jnp.where(opens, operator, token)
 
         root, arguments = draws[1][0], draws[2][0]
