@@ -24,7 +24,7 @@ claims: $(READY)
 	$(BIN)/python -m experiments.ablate --config=configs/claims.py --workdir=runs/claims $(ARGS)
 
 test: $(TESTS) lint
-	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 # Against a real Slurm of two nodes on this machine, started for it; skipped where that cannot be.
 test-slurm: $(TESTS)
