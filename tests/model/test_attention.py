@@ -505,7 +505,7 @@ def test_probes_are_what_the_layer_computed(implementation):
     of_keys = (2, LENGTH, 1, HEAD_DIM)
     assert shapes == {
         "x": X.shape, "query": (2, LENGTH, HEADS, HEAD_DIM), "key": of_keys, "value": of_keys,
-        "attention_weights": (2, HEADS, LENGTH, LENGTH),
+        "attention_weights": (2, HEADS, LENGTH, LENGTH), "scale": (HEADS,), "mask": MASK.shape,
     }  # fmt: skip
     np.testing.assert_array_equal(seen["x"], X)
     weights = attention_weights(seen["query"], seen["key"], mask=MASK)

@@ -435,7 +435,8 @@ def test_damaged_cifar_files_are_refused_by_name(tmp_path):
          "validation_examples: given 40; nothing is left to train on: there are 40 examples"),
         ({"validation_examples": 0},
          "validation_examples: given 0; must be a whole number above 0"),
-        ({"augment": "flip"}, "augment: given 'flip'; did you mean 'crop_flip'? allowed:"),
+        ({"augment": "flip"}, "augment: given 'flip'; did you mean 'crop_flip'? allowed: "
+                              "none, crop, crop_flip"),
         ({"prefix": "qmnist-"}, "holds no qmnist-train-images-idx3-ubyte[.gz]"),
     ],
 )  # fmt: skip
