@@ -150,7 +150,7 @@ FIELDS = {"model": ModelConfig, "train": TrainConfig, "mesh": MeshConfig, "study
 # Flags of other programs.
 FOREIGN = {
     "nodes", "ntasks-per-node", "gpus-per-node", "time", "requeue", "open-mode", "signal",
-    "kill-on-bad-exit", "zone", "worker", "command",
+    "kill-on-bad-exit", "zone", "worker", "command", "plan", "help",
 }  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def flags_of(sandbox):
 
 @pytest.mark.parametrize("source", TEXTS)
 def test_every_flag_is_one_of_the_command(source, flags_of):
-    everywhere = {flag for flags in flags_of.values() for flag in flags} | {"plan", "help"} | FOREIGN
+    everywhere = {flag for flags in flags_of.values() for flag in flags} | FOREIGN
     for flag in re.findall(r"(?<![\w-])--([a-z][\w-]*)", TEXTS[source]):
         assert flag in everywhere or flag.removeprefix("no") in everywhere, flag
     text = re.sub(r" *\\\n *", " ", TEXTS[source])
@@ -202,7 +202,7 @@ def test_every_override_that_no_page_runs_is_of_a_field_of_some_config():
     kinds = [*FIELDS.items(), *(("options", task) for task in REGISTRY.values())]
     known |= {f"{part}.{field.name}" for part, kind in kinds for field in dataclasses.fields(kind)}
     for source, text in TEXTS.items():
-        for path in re.findall(r"--config\.([\w.]+\w)", text):
+        for path in re.findall(r"--config\.((?:arms\.[^.\s]+\.)?[\w.]+\w)", text):
             run = any(f"--config.{path}" in c and not any(w in c for w in EXCEPTIONS)
                       for b in (blocks(source) if source in PAGES else ()) if b.language == "bash"
                       for c in b.commands)  # fmt: skip

@@ -159,7 +159,8 @@ def test_characters_are_whole_however_a_text_is_cut(chunk, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "options", "said"),
     [
-        ("masked_bytes", {"encoding": "utf8"}, "encoding: given 'utf8'; did you mean 'utf-8'? allowed: bytes"),
+        ("masked_bytes", {"encoding": "utf8"},
+         "encoding: given 'utf8'; did you mean 'utf-8'? allowed: bytes"),
         ("masked_bytes", {"files": ("a",), "dataset": "b"},
          "dataset: given 'b'; name files or a data set, not both"),
         ("masked_tokens", {"vocabulary": 256},
