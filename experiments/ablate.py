@@ -16,7 +16,7 @@ from absl import flags
 from experiments.cli import defects, entry, launch
 from experiments.cli.paths import path_flag
 from qkv_jax.runtime.devices import use_cpu_cores
-from qkv_jax.runtime.stopping import Watch
+from qkv_jax.runtime.stopping import StopSignal
 from qkv_jax.study.config import StudyFile
 from qkv_jax.study.plan import Study
 from qkv_jax.study.report import estimate, page, progress
@@ -67,13 +67,13 @@ def _folder(name: str) -> pathlib.Path:
     return folder
 
 
-def run(study: Study, workdir: Workdir, watch: Watch) -> None:
+def run(study: Study, workdir: Workdir, watch: StopSignal) -> None:
     """Starts the study, or goes on with it, to the end."""
     record = workdir.open(launch.described(study))
     command = shlex.join(["python", "-m", "experiments.ablate", *sys.argv[1:]])
     record = dataclasses.replace(record, command=command)
     with progress.Display(study) as shown:
-        work = engine.Engine(study, workdir, record, shown.hear, watch)
+        work = engine.Engine(study, workdir, record, shown.on_progress, watch)
         shown.watch(work)
         work.run()
     outcome, path = page.write_outcomes(workdir, pause=work.stop_if_asked)

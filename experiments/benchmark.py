@@ -18,7 +18,7 @@ from experiments.cli import entry
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.runtime.devices import use_cpu_cores
 from qkv_jax.tasks import make_task
-from qkv_jax.training.population import DeviceData, Population, Run, wave_shape
+from qkv_jax.training.population import DeviceData, Population, RunSpec, wave_shape
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
 
@@ -62,7 +62,7 @@ def _population_and_alone(width: int, length: int, batch: int) -> list[Callable[
     config = TrainConfig(steps=steps, report_every=steps, batch_size=batch)
     replica = Replica(ModelConfig(width=width), task, config)
     population = Population(replica, DeviceData(task.load()), packing=_PACKING.value)
-    runs = [Run(3e-3, seed) for seed in range(population.wave_size)]
+    runs = [RunSpec(3e-3, seed) for seed in range(population.wave_size)]
     train, schedule = jax.jit(replica.train), jax.jit(replica.schedule)
     states = [jax.device_put(replica.init(run.seed, run.learning_rate)) for run in runs]
     wave = population.start(runs)

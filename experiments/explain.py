@@ -52,7 +52,7 @@ def main() -> None:
     import jax
 
     from qkv_jax.explain import examples, sources
-    from qkv_jax.explain.explanation import tell
+    from qkv_jax.explain.explanation import explain
     from qkv_jax.explain.terminal import print_walks
 
     # One example: to compile well would take longer than to compute.
@@ -67,12 +67,12 @@ def main() -> None:
     else:
         sizes = {"width": _WIDTH.value, "heads": _HEADS.value, "positions": _POSITIONS.value}
         walked = sources.random_walks(text, ties, seed=_SEED.value, **sizes)
-    telling, console = tell(walked), Console(highlight=False)
-    print_walks(console, telling)
+    explanation, console = explain(walked), Console(highlight=False)
+    print_walks(console, explanation)
     if page:
         from qkv_jax.explain.page import write_page
 
-        write_page(page, telling)
+        write_page(page, explanation)
         console.print(f"Page: {page}", soft_wrap=True, markup=False)
     else:
         console.print("--html=explain.html writes all of it as a page with figures.", style="dim")

@@ -59,32 +59,32 @@ def main() -> None:
 
     started = time.monotonic()
     logging.set_verbosity(logging.ERROR)  # Orbax warns at length of what is refused here
-    patient = _of_run() if chosen == ["run"] else _of_pretrained()
+    edited = _of_run() if chosen == ["run"] else _of_pretrained()
     methods = tuple(dict.fromkeys(_METHOD.value))
     try:
-        check(patient.encoder, tie, methods)
+        check(edited.encoder, tie, methods)
     except ConfigError as error:
         field = error.field if error.field.startswith("--") else f"--{chosen[0]}"
         raise ConfigError(field, error.given, error.allowed) from None
-    layers = _layers(patient.encoder.config.layers)
-    found, rates = _operate(patient, tie, methods, layers, folder)
+    layers = _layers(edited.encoder.config.layers)
+    found, rates = _operate(edited, tie, methods, layers, folder)
 
     from qkv_jax.surgery.page import console_table, notes, write_surgery
 
     record = {"methods": methods, "steps": _STEPS.value, "learning_rate": rates}
-    page = write_surgery(folder, patient, str(tie), found, record)
+    page = write_surgery(folder, edited, str(tie), found, record)
     console = Console(highlight=False)
-    console.print(patient.name, console_table(found, patient, str(tie)), sep="\n")
+    console.print(edited.name, console_table(found, edited, str(tie)), sep="\n")
     if _STEPS.value:
         told = ", ".join(f"{method} at {rate:g}" for method, rate in rates.items())
         console.print(f"Learning rate of further training: {told}.", markup=False)
-    for line in notes(found, patient):
+    for line in notes(found, edited):
         console.print(line, markup=False)
     seconds = time.monotonic() - started
     console.print(f"\nReport: {page} ({seconds:.0f} s)", soft_wrap=True, markup=False)
 
 
-def _operate(patient, tie: Tie, methods, layers: list[int], folder: pathlib.Path):
+def _operate(edited, tie: Tie, methods, layers: list[int], folder: pathlib.Path):
     """A row a tie of one layer or of all, before and after further training; and the learning rate
     of what was trained, by method."""
     import pandas as pd
@@ -92,7 +92,7 @@ def _operate(patient, tie: Tie, methods, layers: list[int], folder: pathlib.Path
     from qkv_jax.surgery.page import ALL, ORIGINAL
     from qkv_jax.surgery.store import save_tied
 
-    names = [metric.name for metric in patient.metrics]
+    names = [metric.name for metric in edited.metrics]
     rows, rates = [], {}
 
     def note(method: str, layers, trained: int, values) -> None:
@@ -100,29 +100,29 @@ def _operate(patient, tie: Tie, methods, layers: list[int], folder: pathlib.Path
         rows.append(row | dict(zip(names, values, strict=True)))
 
     source = pathlib.Path(_RUN.value or _PRETRAINED.value)
-    note(ORIGINAL, "", 0, patient.damage({}))
+    note(ORIGINAL, "", 0, edited.damage({}))
     for method in methods:
-        edits = patient.edits(tie, method, layers)
+        edits = edited.edits(tie, method, layers)
         for number in layers if len(layers) > 1 else ():
-            note(method, number, 0, patient.damage({number: edits[number]}))
-        note(method, ALL, 0, patient.damage(edits))
-        encoder, variables, rates[method] = patient.recover_at_rate(edits, _STEPS.value)
+            note(method, number, 0, edited.damage({number: edits[number]}))
+        note(method, ALL, 0, edited.damage(edits))
+        encoder, variables, rates[method] = edited.recover_at_rate(edits, _STEPS.value)
         if _STEPS.value:
-            note(method, ALL, _STEPS.value, patient.measure(encoder, variables))
+            note(method, ALL, _STEPS.value, edited.measure(encoder, variables))
         save_tied(folder / "models" / method, source, encoder, variables)
-    if _STEPS.value and patient.has_control:
-        note(ORIGINAL, "", _STEPS.value, patient.measure(*patient.recover({}, _STEPS.value)))
+    if _STEPS.value and edited.has_control:
+        note(ORIGINAL, "", _STEPS.value, edited.measure(*edited.recover({}, _STEPS.value)))
     return pd.DataFrame(rows), rates
 
 
 def _of_run():
-    from qkv_jax.surgery.damage import patient_of_run
+    from qkv_jax.surgery.damage import model_of_run
 
-    return patient_of_run(pathlib.Path(_RUN.value), 1e-3 if _RATE.value is None else _RATE.value)
+    return model_of_run(pathlib.Path(_RUN.value), 1e-3 if _RATE.value is None else _RATE.value)
 
 
 def _of_pretrained():
-    from qkv_jax.surgery.damage import patient_of_pretrained
+    from qkv_jax.surgery.damage import model_of_pretrained
     from qkv_jax.survey import texts
 
     if _TEXTS.value is None:
@@ -132,7 +132,7 @@ def _of_pretrained():
     if len(some) < 4:
         raise ConfigError("--texts", _TEXTS.value, "must hold 4 texts at least")
     folder = pathlib.Path(_PRETRAINED.value)
-    return patient_of_pretrained(folder, some, _RATE.value, bool(_UNKNOWN.value))
+    return model_of_pretrained(folder, some, _RATE.value, bool(_UNKNOWN.value))
 
 
 def _tie() -> Tie:

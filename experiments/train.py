@@ -30,7 +30,7 @@ from qkv_jax.runtime import distributed
 from qkv_jax.runtime.devices import use_virtual_devices
 from qkv_jax.tasks import Data, options_class
 from qkv_jax.training.checkpoint import replica_of
-from qkv_jax.training.loop import Keep, train_run
+from qkv_jax.training.loop import CheckpointPolicy, train_run
 from qkv_jax.training.mesh import MeshConfig, MeshProgram
 from qkv_jax.training.pmap import PmapProgram
 from qkv_jax.training.single import LoneProgram, Program
@@ -88,7 +88,7 @@ def main() -> None:
     file = build(TrainFile, values)
     check_plain(as_dict(values))
     replica = replica_of(values)
-    keep = Keep(file.checkpoint_steps, file.checkpoint_every, file.checkpoints_kept)
+    keep = CheckpointPolicy(file.checkpoint_steps, file.checkpoint_every, file.checkpoints_kept)
     mesh = file.mesh
     if watch is None:
         found = estimate.look(replica, mesh, _COMPILE_ONLY.value)

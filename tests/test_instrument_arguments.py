@@ -55,13 +55,13 @@ def world(tmp_path_factory):
     feeds = [activations.Feed(tokens, 1)]
     found = activations.gather(encoder, variables, feeds, np.random.default_rng(0), 9)
     subject = subjects.Subject("a", "b", encoder, variables, feeds, None, "", {})
-    moments = fit.Moments(np.zeros(4), np.eye(4))
-    patient = damage.Patient("a", encoder, variables, (), None, None, layers, (moments,), False)
+    moments = fit.InputMoments(np.zeros(4), np.eye(4))
+    edited = damage.EditedModel("a", encoder, variables, (), None, None, layers, (moments,), False)
     task = make_task("relation", {"length": 4, "validation_examples": 4, "test_examples": 4})
     return {
         "place": place, "bert": bert, "vit": vit, "encoder": encoder, "variables": variables,
         "task": task, "tokens": tokens, "layers": layers, "feeds": feeds, "flows": found,
-        "subject": subject, "moments": moments, "patient": patient,
+        "subject": subject, "moments": moments, "edited": edited,
     }  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def of_survey(w):
 
 def of_surgery(w):
     encoder, variables, layer = w["encoder"], w["variables"], w["layers"][0]
-    tie, place, patient = Tie.parse("K=V"), w["place"], w["patient"]
+    tie, place, edited = Tie.parse("K=V"), w["place"], w["edited"]
     wide = layer._replace(query=np.ones((5, 2, 2), np.float32))
     no_edits = [None, 3, [layer], {1: layer}, {-1: layer}, {"0": layer}, {0: None}, {0: wide}]
     no_variables = [None, 3, {}, {"params": {}}, variables["params"]]
@@ -156,27 +156,27 @@ def of_surgery(w):
     yield impose.impose, {"layer": layer, "tie": tie, "method": "fit", "moments": w["moments"],
                           "kv_heads": 2, "turns": None}, {
         "layer": NO_MODEL, "tie": NO_TIE, "method": no_method,
-        "moments": [3, "x", fit.Moments(np.zeros(3), np.eye(3))],
+        "moments": [3, "x", fit.InputMoments(np.zeros(3), np.eye(3))],
         "kv_heads": [0, -1, 3, 1.0, True, "2"], "turns": [3, "x", {}]}  # fmt: skip
     for function in (impose.tied, impose.spread):
         yield function, {"encoder": encoder, "variables": variables, "edits": {0: layer}}, {
             "encoder": NO_MODEL, "variables": no_variables, "edits": no_edits}  # fmt: skip
-    yield fit.Moments.of, {"tokens": np.ones((3, 4))}, {
+    yield fit.InputMoments.of, {"tokens": np.ones((3, 4))}, {
         "tokens": [None, 3, [[1.0]], np.ones(3), np.ones((0, 3)), np.ones((2, 2)) > 0,
                    np.full((2, 2), np.nan)]}  # fmt: skip
     no_names = [*NO_NAMED, {"a": "the cat"}]
-    yield damage.patient_of_run, {"folder": place, "learning_rate": 0.1, "seed": 0}, {
+    yield damage.model_of_run, {"folder": place, "learning_rate": 0.1, "seed": 0}, {
         "folder": NO_PATH, "learning_rate": [*NO_RATE, None], "seed": NO_SEED}  # fmt: skip
-    yield damage.patient_of_pretrained, {
+    yield damage.model_of_pretrained, {
         "folder": w["bert"].folder, "texts": {"a": "the cat", "b": "it went"},
         "learning_rate": 0.1, "allow_unknown": False,
     }, {"folder": NO_PATH, "texts": no_names, "learning_rate": NO_RATE,
         "allow_unknown": NO_FLAG}  # fmt: skip
-    yield patient.edits, {"tie": tie, "method": "fit", "numbers": [0]}, {
+    yield edited.edits, {"tie": tie, "method": "fit", "numbers": [0]}, {
         "tie": NO_TIE, "method": no_method,
         "numbers": [None, 3, "0", [1], [-1], [0.0], [True], ["0"]]}  # fmt: skip
-    yield patient.damage, {"edits": {}}, {"edits": no_edits}
-    for function in (patient.recover, patient.recover_at_rate):
+    yield edited.damage, {"edits": {}}, {"edits": no_edits}
+    for function in (edited.recover, edited.recover_at_rate):
         yield function, {"edits": {}, "steps": 0}, {
             "edits": no_edits, "steps": [-1, 1.0, True, "2", None]}  # fmt: skip
     new = lambda **given: store.save_tied(**given)

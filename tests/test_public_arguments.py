@@ -381,7 +381,9 @@ def config_cases():
         {"data": axis, "fsdp": axis, "tensor": axis, "rules": ["x", [], None, 3], "by": word},
     )
     yield fields_of(
-        loop.Keep, {}, {"steps": [3, "3", (1.5,), None], "every": [-1, 1.5, "2"], "last": count}
+        loop.CheckpointPolicy,
+        {},
+        {"steps": [3, "3", (1.5,), None], "every": [-1, 1.5, "2"], "last": count},
     )
     yield fields_of(
         distributed.Processes,
@@ -391,7 +393,7 @@ def config_cases():
         also=("--",),
     )  # fmt: skip
     yield fields_of(
-        population.Run,
+        population.RunSpec,
         {"learning_rate": 0.1, "seed": 3, "salt": 1},
         {"learning_rate": above, "seed": NO_SEED, "salt": NO_SEED},
     )
@@ -453,7 +455,7 @@ def population_cases():
         {"replica": REPLICA, "data": on_devices, "packing": 1},
         {"replica": [None, SMALL], "data": [None, data], "packing": NO_COUNT[:5]},
     )
-    one, known = population.Run(0.1, 0), population.Population(REPLICA, on_devices, 1)
+    one, known = population.RunSpec(0.1, 0), population.Population(REPLICA, on_devices, 1)
     known._init_cache[one.seed, one.salt] = begun()[0]
     yield Case(
         known.start,

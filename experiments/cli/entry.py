@@ -6,7 +6,7 @@ the rest (`config_file.py`).
 
 What nobody foresaw is one line as well, with exit code 1 and the details in a file (`defects.py`).
 
-Commands that can go on where they stopped ask for a `Watch` here: SIGTERM, SIGINT, SIGHUP and a
+Commands that can go on where they stopped ask for a `StopSignal`: SIGTERM, SIGINT, SIGHUP and a
 time limit end them with exit code 75 (EX_TEMPFAIL, "try again") once what they have is saved.
 """
 
@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from experiments.cli import config_file, defects
 from experiments.cli.outlets import long_work, open_outlets
 from qkv_jax.config import ConfigError, nearest
-from qkv_jax.runtime.stopping import Interrupted, Watch
+from qkv_jax.runtime.stopping import Interrupted, StopSignal
 
 BAD_INPUT, DEFECT = 2, 1
 _HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull", "--helpxml")
@@ -90,7 +90,7 @@ def config_flag(default: str, cls: type) -> Callable[[], ConfigDict]:
     return lambda: _config
 
 
-def watch_flags() -> Callable[[], Watch]:
+def watch_flags() -> Callable[[], StopSignal]:
     """Defines --max_hours and --checkpoint_minutes; returns what makes the watch that they and the
     signals of this process govern."""
     hours = flags.DEFINE_float(
@@ -103,8 +103,8 @@ def watch_flags() -> Callable[[], Watch]:
         lower_bound=0.0,
     )
 
-    def make() -> Watch:
-        watch = Watch(minutes.value, hours.value)
+    def make() -> StopSignal:
+        watch = StopSignal(minutes.value, hours.value)
         long_work()
 
         def handle(number: int, _frame: Any) -> None:

@@ -87,10 +87,10 @@ class _Outlet(io.FileIO):
                 select.select((), (self,), ())  # a pipe that does not block, and is full just now
         except OSError as error:
             self._is_gone = True
-            self._tell(error)
+            self._report(error)
         return memoryview(data).nbytes
 
-    def _tell(self, error: OSError) -> None:
+    def _report(self, error: OSError) -> None:
         if self._name == "stderr":
             return
         if _work_is_long:

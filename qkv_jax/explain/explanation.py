@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from qkv_jax.explain.remarks import answers, compared, remarks_on
-from qkv_jax.explain.sources import Walked
+from qkv_jax.explain.sources import Walks
 from qkv_jax.explain.steps import Step, steps_of
-from qkv_jax.explain.walk import Walk
+from qkv_jax.explain.walk import Trace
 
 QUESTION = "Are Q, K and V copies of X here?"
 
 
-class Telling(NamedTuple):
+class Explanation(NamedTuple):
     """What `remarks` and `steps` make of walks.
 
     Attributes:
@@ -23,7 +23,7 @@ class Telling(NamedTuple):
     """
 
     about: str
-    walks: Sequence[Walk]
+    walks: Sequence[Trace]
     steps: Sequence[Step]
     comparison: Sequence[Sequence[str]]
     remarks: Sequence[Sequence[str]]
@@ -31,11 +31,11 @@ class Telling(NamedTuple):
     checked: str
 
 
-def tell(walked: Walked) -> Telling:
-    """The telling of some walks of one example."""
+def explain(walked: Walks) -> Explanation:
+    """The explanation of some walks of one example."""
     about, walks, start = walked
     error = max(walk.error for walk in walks)
-    return Telling(
+    return Explanation(
         about=about,
         walks=walks,
         steps=steps_of(walks),

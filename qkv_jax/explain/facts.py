@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from qkv_jax.analysis.layers import Layer
-from qkv_jax.explain.walk import Walk
+from qkv_jax.explain.walk import Trace
 
 # Up to this share of the largest entry, a difference is rounding.
 ROUNDING = 1e-5
@@ -45,7 +45,7 @@ class Facts(NamedTuple):
         return float(self.own.mean())
 
 
-def facts_of(walk: Walk) -> Facts:
+def facts_of(walk: Trace) -> Facts:
     """The numbers that the remarks are made of."""
     rows, total = walk.weights, len(walk.tokens)
     mean = rows.mean(0)
@@ -79,7 +79,7 @@ def symmetric_share(scores: Float[np.ndarray, "N T T"]) -> float:
     return float(part / whole) if whole else 1.0
 
 
-def equal_roles(walk: Walk) -> tuple[list[tuple[str, ...]], dict[tuple[str, str], float]]:
+def equal_roles(walk: Trace) -> tuple[list[tuple[str, ...]], dict[tuple[str, str], float]]:
     """Which of X (cut into heads), Q, K and V hold the same numbers, and how far apart each two
     are: (groups, max |A - B| of each pair that can be compared)."""
     arrays = {"Q": walk.projected.query, "K": walk.projected.key, "V": walk.projected.value}
@@ -99,7 +99,7 @@ def equal_roles(walk: Walk) -> tuple[list[tuple[str, ...]], dict[tuple[str, str]
     return [tuple(group) for group in groups], apart
 
 
-def cosines(walk: Walk) -> dict[str, float]:
+def cosines(walk: Trace) -> dict[str, float]:
     """sum(A X) / |A| |X| of Q, K and V with X cut into heads, where they have its size: 1 for a
     copy, up to its size."""
     flat = walk.x.ravel()
@@ -112,7 +112,7 @@ def cosines(walk: Walk) -> dict[str, float]:
     }
 
 
-def movement(start: Layer, walk: Walk) -> dict[str, float]:
+def movement(start: Layer, walk: Trace) -> dict[str, float]:
     """|W - W_start| / |W_start| of every matrix that the layer has, by name."""
     fields = {"W_Q": "query", "W_K": "key", "W_V": "value"}
     there = {

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import jinja2
 import numpy as np
 
-from qkv_jax.explain.explanation import QUESTION, Telling
+from qkv_jax.explain.explanation import QUESTION, Explanation
 from qkv_jax.explain.heat import heat_map, scale_bar
 from qkv_jax.explain.panels import Panel
 from qkv_jax.explain.steps import Step
-from qkv_jax.explain.walk import Walk
+from qkv_jax.explain.walk import Trace
 
 _TEMPLATES = pathlib.Path(__file__).parent
 _HEADS = 4  # shown, where there are more
@@ -19,16 +19,16 @@ _MOST, _MOST_GLANCE = 64, 32  # rows and columns shown of large arrays; columns 
 _GLANCE = ("X", "Q", "K", "V", "scaled scores", "weights", "output")
 
 
-def write_page(path: pathlib.Path, telling: Telling) -> None:
+def write_page(path: pathlib.Path, explanation: Explanation) -> None:
     """Writes the page; nothing in it is loaded from elsewhere."""
     loader = jinja2.FileSystemLoader(_TEMPLATES)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    walks = telling.walks
+    walks = explanation.walks
     most = max(float(walk.weights.max()) for walk in walks)
     page = environment.get_template("explain.html.jinja").render(
-        about=telling.about,
+        about=explanation.about,
         names=[walk.name for walk in walks],
         heading=_GLANCE,
         heads=walks[0].query.shape[1],
@@ -36,12 +36,12 @@ def write_page(path: pathlib.Path, telling: Telling) -> None:
         cut=_MOST_GLANCE if walks[0].x.shape[1] > _MOST_GLANCE else 0,
         glance=[_glance(walk, most) for walk in walks],
         glance_bars=(scale_bar("signed", 1.0), scale_bar("weights", most)),
-        steps=[_shown(step) for step in telling.steps],
-        comparison=telling.comparison,
-        remarks=list(zip([walk.name for walk in walks], telling.remarks, strict=True)),
+        steps=[_shown(step) for step in explanation.steps],
+        comparison=explanation.comparison,
+        remarks=list(zip([walk.name for walk in walks], explanation.remarks, strict=True)),
         question=QUESTION,
-        answers=telling.answers,
-        checked=telling.checked,
+        answers=explanation.answers,
+        checked=explanation.checked,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
@@ -49,7 +49,7 @@ def write_page(path: pathlib.Path, telling: Telling) -> None:
     os.replace(part, path)
 
 
-def _glance(walk: Walk, most: float) -> list[list[str]]:
+def _glance(walk: Trace, most: float) -> list[list[str]]:
     """The maps of each column of the overview; each array has its own scale, but for weights, which
     have their largest one, `most`, in common."""
     length = len(walk.tokens)

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from qkv_jax.explain.walk import Walk
+from qkv_jax.explain.walk import Trace
 from qkv_jax.tie import SOURCE_NAMES
 
 Kind = Literal["signed", "weights"]
@@ -37,7 +37,7 @@ class Panel(NamedTuple):
 
 
 def pairs(
-    walk: Walk,
+    walk: Trace,
     title: str,
     arrays: Float[np.ndarray, "N T T"],
     kind: Kind = "signed",
@@ -52,22 +52,22 @@ def pairs(
     ]
 
 
-def is_input(walk: Walk, role: str) -> bool:
+def is_input(walk: Trace, role: str) -> bool:
     """Whether a role is X itself, without even an adapter."""
     return walk.tie.source(role) == "X" and SOURCE_NAMES[role] not in walk.adapters
 
 
-def shown(walk: Walk) -> int:
+def shown(walk: Trace) -> int:
     """The token whose sums are written out: the second, where there is one."""
     return min(1, len(walk.tokens) - 1)
 
 
-def named(walk: Walk, i: int) -> str:
+def named(walk: Trace, i: int) -> str:
     """A token in quotes."""
     return f"“{walk.tokens[i]}”"
 
 
-def token_rows(walk: Walk) -> tuple[str, ...]:
+def token_rows(walk: Trace) -> tuple[str, ...]:
     """Labels of rows that are tokens."""
     return tuple(f"{i} {token}" for i, token in enumerate(walk.tokens, 1))
 

@@ -6,12 +6,12 @@ import numpy as np
 
 from qkv_jax.analysis.layers import Layer
 from qkv_jax.explain.facts import ROUNDING, cosines, equal_roles, facts_of, movement
-from qkv_jax.explain.walk import Walk
+from qkv_jax.explain.walk import Trace
 
 _NAMED = 6  # tokens up to which each is named
 
 
-def remarks_on(walks: Sequence[Walk], start: Layer | None = None) -> list[list[str]]:
+def remarks_on(walks: Sequence[Trace], start: Layer | None = None) -> list[list[str]]:
     """A few sentences on each walk; from the second on also against the first.
 
     Args:
@@ -27,7 +27,7 @@ def remarks_on(walks: Sequence[Walk], start: Layer | None = None) -> list[list[s
     return said
 
 
-def compared(walks: Sequence[Walk], start: Layer | None = None) -> list[tuple[str, ...]]:
+def compared(walks: Sequence[Trace], start: Layer | None = None) -> list[tuple[str, ...]]:
     """A heading and a row a walk, for those who would rather compare than read. Cells are short and
     without spaces, so that a narrow terminal breaks headings only."""
     heading = ("", "same numbers", "max |S−Sᵀ|", "most to itself", "weight on itself",
@@ -51,13 +51,13 @@ def compared(walks: Sequence[Walk], start: Layer | None = None) -> list[tuple[st
     return rows
 
 
-def answers(walks: Sequence[Walk]) -> list[str]:
+def answers(walks: Sequence[Trace]) -> list[str]:
     """Whether Q, K and V are copies of X, a line a walk."""
     several = len(walks) > 1
     return [f"{walk.name}: {_answer(walk)}" if several else _answer(walk) for walk in walks]
 
 
-def at(walk: Walk) -> str:
+def at(walk: Trace) -> str:
     """ "under Q=K", "at step 100"."""
     return f"{'at' if walk.name.startswith('step ') else 'under'} {walk.name}"
 
@@ -69,7 +69,7 @@ def small(value: float) -> str:
     return f"{value:.0e}" if abs(value) < 5e-4 else f"{value:.3g}"
 
 
-def _answer(walk: Walk) -> str:
+def _answer(walk: Trace) -> str:
     groups, _ = equal_roles(walk)
     copies = [role for role in next((g for g in groups if "X" in g), ()) if role != "X"]
     others = [role for role in "QKV" if role not in copies]
@@ -90,7 +90,7 @@ def _answer(walk: Walk) -> str:
     return line.replace(" -", " −")
 
 
-def _same(walk: Walk) -> str:
+def _same(walk: Trace) -> str:
     groups, apart = equal_roles(walk)
     shared = [group for group in groups if len(group) > 1]
     if not shared:
@@ -107,7 +107,7 @@ def _same(walk: Walk) -> str:
     return " ".join(lines)
 
 
-def _symmetry(walk: Walk) -> str:
+def _symmetry(walk: Trace) -> str:
     if len(walk.tokens) == 1:
         return ""
     found, heads = facts_of(walk), len(walk.scores)
@@ -140,7 +140,7 @@ def _symmetry(walk: Walk) -> str:
     return f"{line}."
 
 
-def _itself(walk: Walk, base: Walk) -> str:
+def _itself(walk: Trace, base: Trace) -> str:
     found, total = facts_of(walk), len(walk.tokens)
     if total == 1:
         return "The only token has nobody to attend to but itself."
@@ -162,7 +162,7 @@ def _itself(walk: Walk, base: Walk) -> str:
     return f"{line} ({1 / total:.2f} if all weights were equal)."
 
 
-def _reach(walk: Walk, base: Walk) -> str:
+def _reach(walk: Trace, base: Trace) -> str:
     total = len(walk.tokens)
     if total == 1:
         return ""
@@ -173,7 +173,7 @@ def _reach(walk: Walk, base: Walk) -> str:
     return f"{line}."
 
 
-def _moved(walk: Walk, start: Layer) -> str:
+def _moved(walk: Trace, start: Layer) -> str:
     moved = movement(start, walk)
     if not moved:
         return ""
@@ -183,7 +183,7 @@ def _moved(walk: Walk, start: Layer) -> str:
     return f"Training has moved {_listed(parts)} of what they were (|W − W_start| / |W_start|)."
 
 
-def _parameters(walk: Walk, base: Walk) -> str:
+def _parameters(walk: Trace, base: Trace) -> str:
     count = len(walk.tie.sources)
     line = f"{walk.parameters} parameters of attention, {count or 'no'} projection"
     line += f"{'s' * (count != 1)} for Q, K and V"
@@ -192,7 +192,7 @@ def _parameters(walk: Walk, base: Walk) -> str:
     return f"{line}."
 
 
-def _output(walk: Walk, base: Walk) -> str:
+def _output(walk: Trace, base: Trace) -> str:
     if walk is base or walk.output.shape != base.output.shape:
         return ""
     apart = np.linalg.norm(walk.output - base.output) / np.linalg.norm(base.output)

@@ -11,14 +11,14 @@ from qkv_jax import arguments
 from qkv_jax.analysis.layers import Layer, layer_weights
 from qkv_jax.config import ConfigError
 from qkv_jax.explain import examples
-from qkv_jax.explain.walk import Walk, walk_through
+from qkv_jax.explain.walk import Trace, walk_through
 from qkv_jax.interop.pretrained import load_pretrained
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks.base import Task
 from qkv_jax.tie import Tie
 
 
-class Walked(NamedTuple):
+class Walks(NamedTuple):
     """Walks of one example.
 
     Attributes:
@@ -27,13 +27,13 @@ class Walked(NamedTuple):
     """
 
     about: str
-    walks: list[Walk]
+    walks: list[Trace]
     start: Layer | None = None
 
 
 def random_walks(
     text: str, ties: Sequence[Tie], *, width: int, heads: int, positions: str, seed: int
-) -> Walked:
+) -> Walks:
     """Words through a layer at its random start, under one tie after the other.
 
     Raises:
@@ -61,7 +61,7 @@ def random_walks(
     )
     if positions == "relative":
         about += " The relative bias, zero in a new layer, is drawn at random."
-    return Walked(about, walks)
+    return Walks(about, walks)
 
 
 def run_walks(
@@ -71,7 +71,7 @@ def run_walks(
     layer: int,
     text: str | None,
     example: int | None,
-) -> Walked:
+) -> Walks:
     """A text, or a validation example, through a layer of a run at some steps of its training.
 
     Args:
@@ -106,10 +106,10 @@ def run_walks(
         f"{task.title}, tie {walks[0].tie}, positions {config.positions}, "
         f"step {', '.join(map(str, steps))}."
     )
-    return Walked(about, walks, layer_weights(*models[0])[layer] if 0 in models else None)
+    return Walks(about, walks, layer_weights(*models[0])[layer] if 0 in models else None)
 
 
-def pretrained_walk(folder: str, *, layer: int, text: str) -> Walked:
+def pretrained_walk(folder: str, *, layer: int, text: str) -> Walks:
     """A text through a layer of a pretrained model, in the tokens of its own tokenizer.
 
     Raises:
@@ -132,7 +132,7 @@ def pretrained_walk(folder: str, *, layer: int, text: str) -> Walked:
         f"“{text}” through layer {layer} (of 0 to {config.layers - 1}) of the model in {folder}: "
         f"{walk.name}, width {config.width}, {_plural(config.heads, 'head')}."
     )
-    return Walked(about, [walk])
+    return Walks(about, [walk])
 
 
 def _example_of(task: Task, text: str | None, number: int | None) -> tuple[examples.Example, str]:

@@ -1,4 +1,4 @@
-"""The steps of a walk in the order of telling: a sentence, a formula, one sum written out, and
+"""The steps of a walk in the order of explaining: a sentence, a formula, one sum written out, and
 the arrays. The terminal and the page show the same steps.
 """
 
@@ -10,7 +10,7 @@ import numpy as np
 from qkv_jax.explain import views
 from qkv_jax.explain.panels import Panel
 from qkv_jax.explain.remarks import at
-from qkv_jax.explain.walk import Walk
+from qkv_jax.explain.walk import Trace
 
 _SCORES = (
     "How well the query of token i fits the key of token j: number by number multiplied and summed "
@@ -46,7 +46,7 @@ class Step(NamedTuple):
     views: tuple[View, ...]  # one a walk, in their order
 
 
-def steps_of(walks: Sequence[Walk]) -> tuple[Step, ...]:
+def steps_of(walks: Sequence[Trace]) -> tuple[Step, ...]:
     """The steps of walks that have their tokens and their number of heads in common."""
     first = walks[0]
     q, k = views.seen_by_scores(first)
@@ -97,7 +97,7 @@ def steps_of(walks: Sequence[Walk]) -> tuple[Step, ...]:
     return tuple(_step(walks, *step) for step in told if step[0] not in left_out)
 
 
-def _step(walks, key, title, formula, sentence, view: Callable[[Walk], views.Shown]) -> Step:
+def _step(walks, key, title, formula, sentence, view: Callable[[Trace], views.Shown]) -> Step:
     """One step of all walks; arrays that were shown before say where."""
     made, earlier = [], []
     for walk in walks:
@@ -122,18 +122,18 @@ def _equal(one: Panel, other: Panel) -> bool:
     return one.kind == other.kind and np.array_equal(one.matrix, other.matrix)
 
 
-def _input_title(walk: Walk) -> str:
+def _input_title(walk: Trace) -> str:
     return "What the layer receives" if walk.embedded is None else "Tokens become vectors"
 
 
-def _input_formula(walk: Walk) -> str:
+def _input_formula(walk: Trace) -> str:
     if walk.embedded is None:
         return "X = what the layers below hand on"
     inner = "E" if np.array_equal(walk.embedded, walk.placed) else "E + P"
     return f"X = {inner}" if np.array_equal(walk.placed, walk.x) else f"X = norm({inner})"
 
 
-def _input_text(walk: Walk) -> str:
+def _input_text(walk: Trace) -> str:
     tokens, width = walk.x.shape
     size = f"{tokens} token{'s' * (tokens != 1)}, {width} numbers each"
     if walk.embedded is None:
@@ -146,7 +146,7 @@ def _input_text(walk: Walk) -> str:
     return f"Each token gets {inner}: {size}."
 
 
-def _projections_text(walk: Walk) -> str:
+def _projections_text(walk: Trace) -> str:
     _, heads, width = walk.query.shape
     alone = ", each of which looks on its own" * (heads > 1)
     return (
@@ -156,7 +156,7 @@ def _projections_text(walk: Walk) -> str:
     )
 
 
-def _matrices_text(walk: Walk) -> str:
+def _matrices_text(walk: Trace) -> str:
     width, heads, head_dim = walk.layer.query.shape
     return (
         f"What X is multiplied by: {width} numbers of a token in, {heads} × {head_dim} out. A tie "
@@ -165,7 +165,7 @@ def _matrices_text(walk: Walk) -> str:
     )
 
 
-def _turn_formula(walk: Walk) -> str:
+def _turn_formula(walk: Trace) -> str:
     inner = "norm({}{})" if "norm" in walk.between else "{}{}"
     turn = "R({})·" if "rotary" in walk.between else ""
     return "    ".join(
@@ -174,7 +174,7 @@ def _turn_formula(walk: Walk) -> str:
     )
 
 
-def _turn_text(walk: Walk) -> str:
+def _turn_text(walk: Trace) -> str:
     said = {
         "norm": "A norm evens out the sizes of queries and keys.",
         "rotary": "Rotary positions turn pairs of their numbers by an angle that grows with the "
@@ -183,12 +183,12 @@ def _turn_text(walk: Walk) -> str:
     return " ".join(said[what] for what in walk.between) + " Values stay as they are."
 
 
-def _scale_formula(walks: Sequence[Walk]) -> str:
+def _scale_formula(walks: Sequence[Trace]) -> str:
     bias = " + biasᵢⱼ" if walks[0].bias is not None else ""
     return ("Sᵢⱼ / √d_k" if all(map(views.usual_scale, walks)) else "scale·Sᵢⱼ") + bias
 
 
-def _scale_text(walks: Sequence[Walk]) -> str:
+def _scale_text(walks: Sequence[Trace]) -> str:
     width = walks[0].query.shape[2]
     text = (
         f"The sum has a term for each of the d_k = {width} numbers of a head, so it tends "

@@ -8,7 +8,7 @@ from rich.panel import Panel as Frame
 from rich.table import Table
 from rich.text import Text
 
-from qkv_jax.explain.explanation import QUESTION, Telling
+from qkv_jax.explain.explanation import QUESTION, Explanation
 from qkv_jax.explain.heat import colour_of, ink_on
 from qkv_jax.explain.panels import Panel, number
 from qkv_jax.explain.steps import View
@@ -20,11 +20,11 @@ _HEADS = 2  # shown, where there are more
 _GAP = 2
 
 
-def print_walks(console: Console, telling: Telling) -> None:
+def print_walks(console: Console, explanation: Explanation) -> None:
     """Prints the steps of some walks, one under the other, and what is to be seen in them."""
-    walks = telling.walks
-    console.print(Frame(Text(telling.about), box=box.ROUNDED, expand=False, padding=(0, 1)))
-    for place, step in enumerate(telling.steps, 1):
+    walks = explanation.walks
+    console.print(Frame(Text(explanation.about), box=box.ROUNDED, expand=False, padding=(0, 1)))
+    for place, step in enumerate(explanation.steps, 1):
         console.print()
         heading = Text(f"{place}. {step.title}", style="bold")
         console.print(heading + Text(f"    {step.formula}", style="not bold cyan"))
@@ -33,16 +33,16 @@ def print_walks(console: Console, telling: Telling) -> None:
             _print_view(console, view, alone=len(step.views) == 1)
     console.print(Text("\nWhat is to be seen", style="bold"))
     if len(walks) > 1:
-        console.print(_indented(_comparison(telling.comparison)))
-    for walk, lines in zip(walks, telling.remarks, strict=True):
+        console.print(_indented(_comparison(explanation.comparison)))
+    for walk, lines in zip(walks, explanation.remarks, strict=True):
         if len(walks) > 1:
             console.print(Text(walk.name, style="bold cyan"))
         for line in lines:
             console.print(_bullet(line))
     console.print(Text(f"\n{QUESTION}", style="bold"))
-    for line in telling.answers:
+    for line in explanation.answers:
         console.print(_bullet(line))
-    console.print(Text(f"\n{telling.checked}", style="dim"))
+    console.print(Text(f"\n{explanation.checked}", style="dim"))
 
 
 def _comparison(rows: Sequence[Sequence[str]]) -> Table:

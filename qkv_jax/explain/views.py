@@ -17,13 +17,13 @@ from qkv_jax.explain.panels import (
     subscripted,
     token_rows,
 )
-from qkv_jax.explain.walk import Walk
+from qkv_jax.explain.walk import Trace
 
 Shown = tuple[list[Panel], list[str]]
 _SMALL = 12  # tokens up to which their weights are shown whole everywhere
 
 
-def of_input(walk: Walk) -> Shown:
+def of_input(walk: Trace) -> Shown:
     """Embeddings, positions, and X."""
     rows, columns = token_rows(walk), counted(walk.x.shape[1])
     panels = []
@@ -40,7 +40,7 @@ def of_input(walk: Walk) -> Shown:
     ]
 
 
-def of_matrices(walk: Walk) -> Shown:
+def of_matrices(walk: Trace) -> Shown:
     """The matrices that the tie leaves, each once."""
     width = walk.x.shape[1]
     names = {"W_Q": walk.layer.query, "W_K": walk.layer.key, "W_V": walk.layer.value}
@@ -63,7 +63,7 @@ def of_matrices(walk: Walk) -> Shown:
     return panels, lines
 
 
-def _made_of(walk: Walk) -> list[str]:
+def _made_of(walk: Trace) -> list[str]:
     """What the matrices shown are products or repetitions of."""
     config, lines = walk.config, []
     if walk.adapters:
@@ -79,17 +79,17 @@ def _made_of(walk: Walk) -> list[str]:
     return lines
 
 
-def usual_scale(walk: Walk) -> bool:
+def usual_scale(walk: Trace) -> bool:
     """Whether every head divides by the root of its width."""
     return bool(np.allclose(walk.scale, walk.query.shape[2] ** -0.5))
 
 
-def seen_by_scores(walk: Walk) -> tuple[str, str]:
+def seen_by_scores(walk: Trace) -> tuple[str, str]:
     """What a query and a key are called once norm or rotation has changed them."""
     return ("q̃", "k̃") if walk.between else ("q", "k")
 
 
-def of_projections(walk: Walk) -> Shown:
+def of_projections(walk: Trace) -> Shown:
     """Q, K and V of every head."""
     rows, columns = token_rows(walk), counted(walk.query.shape[2])
     panels = [
@@ -106,7 +106,7 @@ def of_projections(walk: Walk) -> Shown:
     return panels, [f"{name}[1] = {products(walk.x[i], column, bias)} = {number(total)}  (head 1)"]
 
 
-def of_turned(walk: Walk) -> Shown:
+def of_turned(walk: Trace) -> Shown:
     """Queries and keys after norm and rotation."""
     rows, columns = token_rows(walk), counted(walk.query.shape[2])
     if not walk.between:
@@ -119,7 +119,7 @@ def of_turned(walk: Walk) -> Shown:
     return panels, []
 
 
-def of_scores(walk: Walk) -> Shown:
+def of_scores(walk: Trace) -> Shown:
     """q_i . k_j."""
     i, (q, k) = shown(walk), seen_by_scores(walk)
     written = products(walk.query[i, 0], walk.key[0, 0])
@@ -130,7 +130,7 @@ def of_scores(walk: Walk) -> Shown:
     return pairs(walk, "S", walk.scores), [line]
 
 
-def of_scaled(walk: Walk) -> Shown:
+def of_scaled(walk: Trace) -> Shown:
     """Scaled scores, and the bias that is in them."""
     i, panels = shown(walk), []
     for head in range(len(walk.scaled)):
@@ -151,7 +151,7 @@ def of_scaled(walk: Walk) -> Shown:
     return panels, lines
 
 
-def of_weights(walk: Walk) -> Shown:
+def of_weights(walk: Trace) -> Shown:
     """The rows of the softmax."""
     i = shown(walk)
     open_ = [j for j in range(len(walk.tokens)) if walk.hidden is None or not walk.hidden[i, j]]
@@ -165,7 +165,7 @@ def of_weights(walk: Walk) -> Shown:
     return pairs(walk, "A", walk.weights, "weights"), lines
 
 
-def _favourites(walk: Walk) -> str:
+def _favourites(walk: Trace) -> str:
     """Where some tokens look most, for arrays of which a terminal shows a corner."""
     some = [
         f"{token}→{walk.tokens[row.argmax()]} {number(row.max())}"
@@ -174,7 +174,7 @@ def _favourites(walk: Walk) -> str:
     return f"Where the first {_SMALL} tokens look most (head 1): {'   '.join(some)}"
 
 
-def of_mixed(walk: Walk) -> Shown:
+def of_mixed(walk: Trace) -> Shown:
     """The weighted sums of values."""
     panels, i = _heads(walk, "Z", walk.mixed), shown(walk)
     parts = [f"{number(w)}·{subscripted('v', j)}" for j, w in enumerate(walk.weights[0, i][:TERMS])]
@@ -182,12 +182,12 @@ def of_mixed(walk: Walk) -> Shown:
     return panels, [f"{subscripted('z', i)} = {' + '.join(parts)}{more}  (head 1)"]
 
 
-def of_combined(walk: Walk) -> Shown:
+def of_combined(walk: Trace) -> Shown:
     """What the scheme makes of them."""
     return _heads(walk, "Z̃", walk.heads), []
 
 
-def _heads(walk: Walk, title: str, heads: np.ndarray) -> list[Panel]:
+def _heads(walk: Trace, title: str, heads: np.ndarray) -> list[Panel]:
     rows, columns = token_rows(walk), counted(heads.shape[2])
     return [
         Panel(f"{title} (head {head + 1})", heads[:, head], rows, columns, head=head)
@@ -195,7 +195,7 @@ def _heads(walk: Walk, title: str, heads: np.ndarray) -> list[Panel]:
     ]
 
 
-def of_output(walk: Walk) -> Shown:
+def of_output(walk: Trace) -> Shown:
     """The heads side by side, W_O, and what the layer returns."""
     rows, shape, i = token_rows(walk), walk.layer.out.shape, shown(walk)
     joined, width = walk.heads.reshape(len(rows), -1), shape[2]

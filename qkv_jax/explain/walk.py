@@ -28,7 +28,7 @@ from qkv_jax.model.projections import QKV
 from qkv_jax.tie import Tie
 
 
-class Walk(NamedTuple):
+class Trace(NamedTuple):
     """The numbers of one example in one layer. Keys and values have a row of heads each, grouped
     ones repeated.
 
@@ -104,7 +104,7 @@ def walk_through(
     name: str,
     layer: int = 0,
     padding: Bool[Array, "1 _T"] | None = None,
-) -> Walk:
+) -> Trace:
     """Walks one example through a layer of a model.
 
     Args:
@@ -148,7 +148,7 @@ def walk_through(
         (weights, probes["attention_weights"][:, :length, :length]),
         (output, of(attention["__call__"])[:length]),
     )
-    return Walk(
+    return Trace(
         name=name,
         tie=tie,
         tokens=tokens,

@@ -118,7 +118,7 @@ def any_process(flag: bool) -> bool:
 
 
 @contextlib.contextmanager
-def alike(what: str):
+def raise_together(what: str):
     """A passage in which any process may raise a ConfigError, or an OSError where it writes: then
     all of them raise.
 

@@ -10,7 +10,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
-from qkv_jax.runtime.files import named
+from qkv_jax.runtime.files import with_filename
 
 
 class Events:
@@ -22,24 +22,24 @@ class Events:
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
-        with named(folder):
+        with with_filename(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = EventsWriter(str(folder.absolute() / "events"))
 
     def add(self, tag: str, value: float, step: int, time: float) -> None:
         """One value of a curve; `time` is what TensorBoard shows as the wall time, in seconds."""
         event = Event(step=step, wall_time=time, summary=scalar(tag, value))
-        with named(self._folder):
+        with with_filename(self._folder):
             self._writer.write_event(event)
 
     def flush(self) -> None:
         """Returns when all that was added is on the disk."""
-        with named(self._folder):
+        with with_filename(self._folder):
             self._writer.flush()
 
     def __enter__(self) -> "Events":
         return self
 
     def __exit__(self, *_exception) -> None:
-        with named(self._folder):
+        with with_filename(self._folder):
             self._writer.close()

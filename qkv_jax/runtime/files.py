@@ -21,7 +21,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what a file system wi
 
 
 @contextlib.contextmanager
-def named(file: pathlib.Path) -> Iterator[None]:
+def with_filename(file: pathlib.Path) -> Iterator[None]:
     """Errors of a full disk come without the name of the file, or of the folder that it is in."""
     try:
         yield
@@ -33,7 +33,7 @@ def write_whole(file: pathlib.Path, content: str | bytes) -> None:
     """Writes or replaces a file: a crash leaves the old one or the new one, whose content is on the
     disk before it has its name."""
     part = file.with_name(file.name + ".part")
-    with named(file):
+    with with_filename(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content.encode() if isinstance(content, str) else content)
         _to_disk(part)
@@ -56,14 +56,14 @@ def _strict(value: Any) -> Any:
     return value
 
 
-def others(folder: pathlib.Path, first: str) -> set[str]:
+def foreign_files(folder: pathlib.Path, first: str) -> set[str]:
     """The names in a folder, but for what is left of a process that died before its first file
     was there."""
     return {path.name for path in folder.iterdir()} - {LOCK, f"{first}.part"}
 
 
 @contextlib.contextmanager
-def held(folder: pathlib.Path) -> Iterator[None]:
+def folder_lock(folder: pathlib.Path) -> Iterator[None]:
     """Keeps other processes out of a folder while they ask for it as well; makes it if need be.
 
     The lock goes with the process that holds it, however that ends (`flock`); what stays of one
@@ -84,7 +84,7 @@ def held(folder: pathlib.Path) -> Iterator[None]:
         os.ftruncate(lock, 0)
         since = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
-        with named(file):
+        with with_filename(file):
             os.write(lock, json.dumps(owner).encode())
         yield
     finally:

@@ -13,14 +13,14 @@ class Interrupted(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Moment:
+class Due:
     """What is due between two reports."""
 
     save: bool
     stop: bool
 
 
-class Watch:
+class StopSignal:
     """Says what is due. A signal handler, a time limit or a test asks it to `stop`.
 
     Time is measured by a clock that nobody can set, and decides only when something is saved,
@@ -39,7 +39,7 @@ class Watch:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is under way that would have to be saved: before the first `look`. Then
+        """Whether nothing is under way that would have to be saved: before the first `poll`. Then
         whoever wants an end need not wait for it."""
         return not self._is_asked and not jax.distributed.is_initialized()
 
@@ -54,13 +54,13 @@ class Watch:
         """Takes note that nothing would be lost now."""
         self._saved = time.monotonic()
 
-    def look(self) -> Moment:
+    def poll(self) -> Due:
         """What is due, the same in all processes of a run."""
         self._is_asked, now = True, time.monotonic()
         if self._max_hours is not None and now - self._started >= 3600 * self._max_hours:
             self.stop(f"time limit of {self._max_hours:g} hours reached")
         save = any_process(now - self._saved >= self._interval)
-        return Moment(save, any_process(self._reason is not None))
+        return Due(save, any_process(self._reason is not None))
 
     def interruption(self) -> Interrupted:
         return Interrupted(self._reason or "another process was asked to stop")

@@ -1,6 +1,6 @@
 """What a model loses to a tie that is imposed on it, and what further training gives back.
 
-A `Patient` is a model with a way to measure it and a way to train it on: a run of
+A `EditedModel` is a model with a way to measure it and a way to train it on: a run of
 `experiments.train` is measured by its task's test metric and trained on its task; a pretrained
 model by how far its last hidden states and its sentence embeddings move from what they were, and
 trained to give back the original's hidden states (distillation) on other texts.
@@ -21,7 +21,7 @@ from qkv_jax.analysis.layers import Layer, layer_weights
 from qkv_jax.config import ConfigError
 from qkv_jax.model.encoder import Encoder
 from qkv_jax.surgery.distillation import Distillation, apply
-from qkv_jax.surgery.fit import Moments
+from qkv_jax.surgery.fit import InputMoments
 from qkv_jax.surgery.impose import METHODS, check, impose, spread, tied
 from qkv_jax.surgery.rotary import Turns
 from qkv_jax.survey.activations import Feed, gather
@@ -44,7 +44,7 @@ class Metric(NamedTuple):
     higher_is_better: bool
 
 
-class Patient(NamedTuple):
+class EditedModel(NamedTuple):
     """A model before surgery.
 
     Attributes:
@@ -65,7 +65,7 @@ class Patient(NamedTuple):
     measure: Callable[[Encoder, Variables], tuple[float, ...]]
     train_on: Callable[[Encoder, Variables, int], tuple[Variables, float]]
     layers: tuple[Layer, ...]
-    moments: tuple[Moments, ...]
+    moments: tuple[InputMoments, ...]
     has_control: bool
     note: str = ""
 
@@ -102,7 +102,7 @@ class Patient(NamedTuple):
         return encoder, *self.train_on(encoder, variables, steps)
 
 
-def patient_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> Patient:
+def model_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> EditedModel:
     """The last model of a run of `experiments.train`.
 
     Raises:
@@ -144,17 +144,17 @@ def patient_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) ->
             state, _ = train(state, entries, data.train)
         return {"params": state.params}, learning_rate
 
-    return Patient(
+    return EditedModel(
         f"{folder} at step {step}, {replica.task.title.lower()}", encoder, variables,
         (Metric(f"test {outcome.metric}", outcome.higher_is_better),), measure, train_on,
         layer_weights(encoder, variables), _moments(encoder, variables, feeds), has_control=True,
     )  # fmt: skip
 
 
-def patient_of_pretrained(
+def model_of_pretrained(
     folder: pathlib.Path, texts: Mapping[str, str], learning_rate: float | None,
     allow_unknown: bool = False,
-) -> Patient:  # fmt: skip
+) -> EditedModel:  # fmt: skip
     """A pretrained model of texts. Every other text is for measuring; the rest are for the moments
     and for training.
 
@@ -194,7 +194,7 @@ def patient_of_pretrained(
             return distillation.train(changed, params, steps, learning_rate, every), learning_rate
         return distillation.train_at_best_rate(changed, params, steps)
 
-    return Patient(
+    return EditedModel(
         f"{subject.name}, {len(others)} held-out texts", encoder, variables,
         (Metric("change of hidden states", False), Metric("cosine of embeddings", True)), measure,
         train_on, layer_weights(encoder, variables), _moments(encoder, variables, subject.feeds),
@@ -222,6 +222,8 @@ def _hidden(encoder: Encoder, variables: Variables, feed: Feed) -> np.ndarray:
     return np.asarray(apply(encoder, variables, feed.inputs, feed.padding))[: feed.count]
 
 
-def _moments(encoder: Encoder, variables: Variables, feeds: Sequence[Feed]) -> tuple[Moments, ...]:
+def _moments(
+    encoder: Encoder, variables: Variables, feeds: Sequence[Feed]
+) -> tuple[InputMoments, ...]:
     flows = gather(encoder, variables, feeds, np.random.default_rng(0), _TOKENS)
-    return tuple(Moments.of(flow.x) for flow in flows)
+    return tuple(InputMoments.of(flow.x) for flow in flows)

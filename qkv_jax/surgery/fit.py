@@ -35,14 +35,14 @@ _RIDGE = 1e-4  # of the mean variance, so that directions without inputs stay de
 _UNSEEN = 1e-3  # weight of a constant that does not show: of all keys, or of all values
 
 
-class Moments(NamedTuple):
+class InputMoments(NamedTuple):
     """Of the inputs x of a layer: mean, and covariance about it."""
 
     mean: Float[np.ndarray, " D"]
     covariance: Float[np.ndarray, "D D"]
 
     @classmethod
-    def of(cls, tokens: Float[np.ndarray, "M D"]) -> "Moments":
+    def of(cls, tokens: Float[np.ndarray, "M D"]) -> "InputMoments":
         require_array("tokens", tokens, "M D", "real", {})
         if not np.isfinite(tokens).all():
             raise ConfigError("tokens", "NaN or infinity", "must be finite numbers")
@@ -61,7 +61,7 @@ class Head(NamedTuple):
     out: Float[np.ndarray, "G H D"]
 
 
-def fit_head(head: Head, given: Float[np.ndarray, "G D1 H"], tie: Tie, moments: Moments,
+def fit_head(head: Head, given: Float[np.ndarray, "G D1 H"], tie: Tie, moments: InputMoments,
              turns: rotary.Turns | None) -> Head:  # fmt: skip
     """The head under the tie that is nearest to it.
 
@@ -108,7 +108,7 @@ def _rows(stacked):
     return stacked.reshape(-1, stacked.shape[-1])
 
 
-def _whitening(moments: Moments, constant: float):
+def _whitening(moments: InputMoments, constant: float):
     """To coordinates in which the inputs are white, the constant with a weight; and back."""
     size = len(moments.mean)
     ridge = _RIDGE * np.trace(moments.covariance) / size

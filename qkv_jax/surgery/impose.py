@@ -18,7 +18,7 @@ from qkv_jax.model.adapters import Adapters
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.encoder import Encoder
 from qkv_jax.model.projections import check_scheme
-from qkv_jax.surgery.fit import Head, Moments, fit_head
+from qkv_jax.surgery.fit import Head, InputMoments, fit_head
 from qkv_jax.surgery.rotary import Turns
 from qkv_jax.tie import SOURCE_NAMES, Tie
 
@@ -61,7 +61,7 @@ def impose(
     layer: Layer,
     tie: Tie,
     method: str,
-    moments: Moments | None = None,
+    moments: InputMoments | None = None,
     *,
     kv_heads: int | None = None,
     turns: Turns | None = None,
@@ -87,7 +87,7 @@ def impose(
         raise ConfigError("tie", str(tie), allowed)
     own = np.eye(width).reshape(width, heads, -1) if _takes_x(tie) else np.zeros_like(layer.query)
     if method == "fit":
-        moments = moments or Moments(np.zeros(width), np.eye(width))
+        moments = moments or InputMoments(np.zeros(width), np.eye(width))
         return _fitted(layer, own, tie, moments, kv_heads or heads, turns)
     matrices = {role: (getattr(layer, name), getattr(layer, f"{name}_bias"))
                 for role, name in _ROLES.items()}  # fmt: skip
@@ -146,17 +146,17 @@ def _shape(config: ModelConfig) -> tuple[int, int, int]:
     return config.width, config.heads, config.features
 
 
-def _check_given(width: int, moments: Moments | None, turns: Turns | None) -> None:
+def _check_given(width: int, moments: InputMoments | None, turns: Turns | None) -> None:
     """Refuses moments of inputs, and rotations, of another kind."""
     if moments is not None:
-        found = arguments.instance("moments", moments, Moments).mean.shape
+        found = arguments.instance("moments", moments, InputMoments).mean.shape
         if found != (width,):
             raise ConfigError("moments", found, f"must be of inputs of width {width}")
     if turns is not None:
         arguments.instance("turns", turns, Turns)
 
 
-def _fitted(layer: Layer, own, tie: Tie, moments: Moments, kv_heads: int, turns) -> Layer:
+def _fitted(layer: Layer, own, tie: Tie, moments: InputMoments, kv_heads: int, turns) -> Layer:
     group = layer.query.shape[1] // kv_heads
     constant = lambda kernel, bias: np.concatenate(
         [np.float64(kernel), (moments.mean @ np.float64(kernel) + bias)[None]]

@@ -11,14 +11,18 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from qkv_jax.output import style
-from qkv_jax.surgery.damage import Patient
+from qkv_jax.surgery.damage import EditedModel
 
 _TEMPLATES = pathlib.Path(__file__).parent
 ALL, ORIGINAL = "all", "original"
 
 
 def write_surgery(
-    folder: pathlib.Path, patient: Patient, tie: str, found: pd.DataFrame, record: dict[str, Any]
+    folder: pathlib.Path,
+    edited: EditedModel,
+    tie: str,
+    found: pd.DataFrame,
+    record: dict[str, Any],
 ) -> pathlib.Path:
     """Writes `surgery.csv`, `surgery.json`, `figures/` and `report.html`; returns the page.
 
@@ -27,17 +31,17 @@ def write_surgery(
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     found.to_csv(folder / "surgery.csv", index=False)
-    said = notes(found, patient)
-    facts = {"model": patient.name, "tie": tie, "notes": said, **record}
+    said = notes(found, edited)
+    facts = {"model": edited.name, "tie": tie, "notes": said, **record}
     (folder / "surgery.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False))
-    svg, png = style.save(damage_figure(found, patient), folder / "figures" / "damage")
+    svg, png = style.save(damage_figure(found, edited), folder / "figures" / "damage")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     page = environment.get_template("surgery.html.jinja").render(
-        patient=patient, tie=tie, headings=[m.name for m in patient.metrics],
-        rows=_rows(found, patient), uri=style.data_uri(svg), files=(svg.name, png.name),
+        edited=edited, tie=tie, headings=[m.name for m in edited.metrics],
+        rows=_rows(found, edited), uri=style.data_uri(svg), files=(svg.name, png.name),
         notes=said,
     )  # fmt: skip
     path = folder / "report.html"
@@ -47,14 +51,14 @@ def write_surgery(
     return path
 
 
-def notes(found: pd.DataFrame, patient: Patient) -> list[str]:
+def notes(found: pd.DataFrame, edited: EditedModel) -> list[str]:
     """What to know of the table: how the texts suit the model, and where training did harm."""
-    lines = [patient.note] if patient.note else []
+    lines = [edited.note] if edited.note else []
     whole = found[found["layers"].isin((ALL, ""))]
     for method, rows in whole.groupby("method", sort=False):
         trained = rows[rows["trained"] > 0].to_dict("records")
         before = rows[rows["trained"] == 0].to_dict("records")
-        for metric in patient.metrics if trained and before else ():
+        for metric in edited.metrics if trained and before else ():
             old, new = before[0][metric.name], trained[0][metric.name]
             if new < old if metric.higher_is_better else new > old:
                 model = "the original" if method == ORIGINAL else f"the model tied by {method}"
@@ -66,34 +70,34 @@ def notes(found: pd.DataFrame, patient: Patient) -> list[str]:
     return lines
 
 
-def console_table(found: pd.DataFrame, patient: Patient, tie: str) -> Table:
+def console_table(found: pd.DataFrame, edited: EditedModel, tie: str) -> Table:
     """The whole of it for the terminal; fits into 78 columns."""
     table = Table(title=f"{tie} imposed", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name in ("method", "layers", "trained"):
         table.add_column(name, no_wrap=True)
-    for metric in patient.metrics:
+    for metric in edited.metrics:
         arrow = "↑" if metric.higher_is_better else "↓"
         table.add_column(f"{metric.name} {arrow}", justify="right", max_width=16)
-    for row in _rows(found, patient):
+    for row in _rows(found, edited):
         table.add_row(*row)
     return table
 
 
-def _rows(found: pd.DataFrame, patient: Patient) -> list[list[str]]:
+def _rows(found: pd.DataFrame, edited: EditedModel) -> list[list[str]]:
     rows = []
     for row in found.to_dict("records"):
         trained = f"{row['trained']} steps" if row["trained"] else ""
-        values = [f"{row[metric.name]:.4f}" for metric in patient.metrics]
+        values = [f"{row[metric.name]:.4f}" for metric in edited.metrics]
         rows.append([row["method"], str(row["layers"]), trained, *values])
     return rows
 
 
 @style.styled
-def damage_figure(found: pd.DataFrame, patient: Patient) -> Figure:
+def damage_figure(found: pd.DataFrame, edited: EditedModel) -> Figure:
     """The first metric by layer, a line a method; at the right all layers, and after training."""
-    metric = patient.metrics[0]
+    metric = edited.metrics[0]
     untrained = found[(found["trained"] == 0) & (found["method"] != ORIGINAL)]
-    layers = [str(n) for n in range(patient.encoder.config.layers)]
+    layers = [str(n) for n in range(edited.encoder.config.layers)]
     places = [*layers, ALL]
     figure = style.new_figure(max(4.8, 0.55 * len(places) + 2.6), 3.0)
     axes = figure.subplots()

@@ -30,7 +30,7 @@ class Feed(NamedTuple):
     read: Int[Array, "B R"] | None = None
 
 
-class Flow(NamedTuple):
+class Activations(NamedTuple):
     """A layer's inputs, and means over the queries of what its attention weights look like.
 
     Attributes:
@@ -54,7 +54,7 @@ def batch_size(encoder: Encoder, length: int, most: int = 32) -> int:
 
 def gather(
     encoder: Encoder, variables: dict, feeds: Iterable[Feed], rng: np.random.Generator, most: int
-) -> tuple[Flow, ...]:
+) -> tuple[Activations, ...]:
     """Runs the model on all feeds; of more than `most` tokens, `most` are drawn for the clouds."""
     layers = arguments.instance("encoder", encoder, Encoder).config.layers
     arguments.whole("most", most, 1)
@@ -82,7 +82,7 @@ def gather(
     kept = np.sort(rng.choice(tokens, most, replace=False)) if tokens > most else slice(None)
     uniform = {name: float(np.concatenate(parts).mean()) for name, parts in equal.items()}
     return tuple(
-        Flow(
+        Activations(
             np.concatenate(clouds[layer])[kept],
             {name: np.concatenate(parts).mean(0) for name, parts in rows[layer].items()},
             uniform,

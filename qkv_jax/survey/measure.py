@@ -16,7 +16,7 @@ from qkv_jax import arguments
 from qkv_jax.analysis import circuits, geometry, movement, nulls
 from qkv_jax.analysis.layers import Layer
 from qkv_jax.config import ConfigError
-from qkv_jax.survey.activations import Flow
+from qkv_jax.survey.activations import Activations
 from qkv_jax.survey.quantities import PAIRS, QUANTITIES
 
 ALL = "all"  # in place of a head: a layer as a whole
@@ -50,14 +50,14 @@ class Figure(NamedTuple):
 
 @_one_thread
 def measure(
-    layers: Sequence[Layer], flows: Sequence[Flow], rng: np.random.Generator, draws: int = 40
+    layers: Sequence[Layer], flows: Sequence[Activations], rng: np.random.Generator, draws: int = 40
 ) -> pd.DataFrame:
     """A row a figure, with the columns `COLUMNS`; `null_untrained` is left empty, see `beside`.
 
     Args:
       draws: of each null; 0 leaves them out.
     """
-    layers, flows = _listed("layers", layers, Layer), _listed("flows", flows, Flow)
+    layers, flows = _listed("layers", layers, Layer), _listed("flows", flows, Activations)
     if len(layers) != len(flows):
         raise ConfigError("flows", len(flows), f"must be one for each of the {len(layers)} layers")
     arguments.instance("rng", rng, np.random.Generator)
@@ -137,7 +137,7 @@ def _listed(name: str, values: Any, kind: type) -> list:
 
 
 def _rows(
-    number: int, layer: Layer, flow: Flow, rng: np.random.Generator, draws: int
+    number: int, layer: Layer, flow: Activations, rng: np.random.Generator, draws: int
 ) -> list[dict]:
     """The rows of one layer."""
     rows = []
@@ -151,7 +151,11 @@ def _rows(
 
 
 def _layer(
-    layer: Layer, flow: Flow, rng: np.random.Generator, draws: int, chance: dict[str, nulls.Band]
+    layer: Layer,
+    flow: Activations,
+    rng: np.random.Generator,
+    draws: int,
+    chance: dict[str, nulls.Band],
 ) -> Iterator[Figure]:
     width, heads, size = layer.query.shape
     x = geometry.cloud(flow.x)

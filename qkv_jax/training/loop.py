@@ -26,10 +26,10 @@ from qkv_jax.config import (
     require_positive,
     settle,
 )
-from qkv_jax.runtime.distributed import alike, any_process, is_primary
+from qkv_jax.runtime.distributed import any_process, is_primary, raise_together
 from qkv_jax.runtime.events import Events
-from qkv_jax.runtime.files import held, json_text, named, others, write_whole
-from qkv_jax.runtime.stopping import Watch
+from qkv_jax.runtime.files import folder_lock, foreign_files, json_text, with_filename, write_whole
+from qkv_jax.runtime.stopping import StopSignal
 from qkv_jax.tasks import Data
 from qkv_jax.training.checkpoint import Checkpoints
 from qkv_jax.training.identity import check_same_data
@@ -47,7 +47,7 @@ Row = dict[str, float | int]  # of the curve: its columns, and the time, which i
 
 
 @dataclasses.dataclass(frozen=True)
-class Keep:
+class CheckpointPolicy:
     """Which checkpoints stay: those of step 0, of the last step and of `steps` for good.
 
     Attributes:
@@ -67,8 +67,8 @@ class Keep:
 
     def check(self, report_every: int, steps: int) -> None:
         """Refuses steps between two reports, before the first or after the last one."""
-        named = [("checkpoint_steps", step) for step in self.steps]
-        for field, step in [*named, ("checkpoint_every", self.every)]:
+        with_filename = [("checkpoint_steps", step) for step in self.steps]
+        for field, step in [*with_filename, ("checkpoint_every", self.every)]:
             if step % report_every or not 0 <= step <= steps:
                 allowed = f"must be a multiple of report_every = {report_every}, at most {steps}"
                 raise ConfigError(field, step, allowed)
@@ -97,8 +97,8 @@ def train_run(
     workdir: pathlib.Path,
     *,
     config: dict[str, Any],
-    keep: Keep = Keep(),  # noqa: B008 (frozen)
-    watch: Watch | None = None,
+    keep: CheckpointPolicy = CheckpointPolicy(),  # noqa: B008 (frozen)
+    watch: StopSignal | None = None,
     make_program: Callable[[Replica, Data], Program] = LoneProgram,
     on_report: Callable[[dict], None] = lambda row: None,
 ) -> dict:
@@ -119,17 +119,17 @@ def train_run(
     arguments.whole("seed", seed, most=2**32 - 1)
     keep.check(replica.config.report_every, replica.config.steps)
     config = json.loads(json_text(as_dict(config)))
-    with alike("workdir"):
+    with raise_together("workdir"):
         status = _status(workdir, config)
     if any_process(is_primary() and status == "finished"):
         return _finished(workdir, seed)
-    with alike("task"):
+    with raise_together("task"):
         try:
             data = replica.task.load()
         except ConfigError as error:
             raise error.under("task.options") from None
         found = as_dict(replica.task.fingerprint(data))
-    with alike("data"):
+    with raise_together("data"):
         known = _read_config(workdir) if status == "begun" else {}
         check_same_data(known.get(_DATA), found, "task", f"the run in {workdir}")
         program = make_program(replica, data)
@@ -139,13 +139,13 @@ def train_run(
             raise error.under("train") from None
         rehearse(replica, batch, data)
     with contextlib.ExitStack() as lock:
-        with alike("workdir"):
+        with raise_together("workdir"):
             if is_primary():
-                lock.enter_context(held(workdir))
+                lock.enter_context(folder_lock(workdir))
                 if _status(workdir, config) == "new":  # nobody came first
                     started = config | {_DATA: found}
                     write_whole(workdir / "config.json", json_text(started))
-        result = _train(program, seed, workdir, keep, watch or Watch(), on_report)
+        result = _train(program, seed, workdir, keep, watch or StopSignal(), on_report)
         if is_primary():
             write_whole(workdir / "result.json", json_text(result))
     return result
@@ -159,7 +159,7 @@ def _status(workdir: pathlib.Path, config: dict) -> Literal["new", "begun", "fin
     """
     if not workdir.exists():
         return "new"
-    names = others(workdir, "config.json") if workdir.is_dir() else {workdir.name}
+    names = foreign_files(workdir, "config.json") if workdir.is_dir() else {workdir.name}
     if not names:
         return "new"
     if "config.json" not in names:
@@ -207,8 +207,8 @@ def _train(
     program: Program,
     seed: int,
     workdir: pathlib.Path,
-    keep: Keep,
-    watch: Watch,
+    keep: CheckpointPolicy,
+    watch: StopSignal,
     on_report: Callable[[dict], None],
 ) -> dict:
     replica, outcome = program.replica, program.replica.task.outcome
@@ -223,7 +223,7 @@ def _train(
         return keep.final(steps, last, rank) | set(steps[-_SPARE:])
 
     with Checkpoints(workdir / "checkpoints", kept) as checkpoints:
-        with alike("checkpoints"):
+        with raise_together("checkpoints"):
             found = checkpoints.restore_last(lambda _: program.abstract())
             if found is None and (workdir / "curve.csv").exists():
                 raise ConfigError("workdir", str(workdir), "holds a run without its checkpoints")
@@ -242,14 +242,14 @@ def _train(
             checkpoints.wait()  # from here on there is one to go on from
         else:
             step, state, notes = found
-            with alike("seed"):
+            with raise_together("seed"):
                 _check_seed(workdir, int(state.seed), seed)
             curve += [{name: _number(x) for name, x in row.items()} for row in notes["curve"]]
             if stream:
                 stream.set_state(notes["stream"])
         with _Curve(workdir, outcome.metric, curve) as written:
             while step < last and not bool(state.diverged):
-                due = watch.look()
+                due = watch.poll()
                 if (due.save or due.stop) and step not in checkpoints.steps:
                     save()
                 if due.stop:
@@ -297,21 +297,21 @@ class _Curve:
         self._file = self._path.open("a")
         self._events = Events(workdir)
         for row in rows:
-            self._tell(row)
+            self._report(row)
 
     def add(self, row: Row) -> None:
         if not is_primary():
             return
-        with named(self._path):
+        with with_filename(self._path):
             self._file.write(self._line(row) + "\n")
             self._file.flush()
-        self._tell(row)
+        self._report(row)
         self._events.flush()
 
     def _line(self, row: Row) -> str:
         return ",".join(repr(row[name]) for name in _COLUMNS)
 
-    def _tell(self, row: Row) -> None:
+    def _report(self, row: Row) -> None:
         for tag, name in (
             ("train/loss", "train_loss"),
             ("train/gradient_norm", "gradient_norm"),
@@ -324,7 +324,7 @@ class _Curve:
 
     def __exit__(self, *_exception) -> None:
         if is_primary():
-            with named(self._path), self._file, self._events:
+            with with_filename(self._path), self._file, self._events:
                 self._file.flush()
                 os.fsync(self._file.fileno())
 

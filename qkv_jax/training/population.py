@@ -40,7 +40,7 @@ _CURVES = {"loss": np.float32, "value": np.float64, "diverged": np.bool_}
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RunSpec:
     """What tells the replicas of a population apart."""
 
     learning_rate: float
@@ -55,7 +55,7 @@ class Run:
 
 
 @dataclasses.dataclass
-class Finished:
+class RunResult:
     """One run, done: its curve, its test scores (an item an example), its final parameters.
 
     Attributes:
@@ -66,7 +66,7 @@ class Finished:
       seconds: wall time of the wave, compilation left out.
     """
 
-    run: Run
+    run: RunSpec
     steps: np.ndarray
     train_loss: np.ndarray
     value: np.ndarray
@@ -141,12 +141,12 @@ class Population:
 
     def train(
         self,
-        wave: Sequence[Run],
+        wave: Sequence[RunSpec],
         *,
         test: bool = False,
         on_report: Callable[[int], None] | None = None,
         saves: WaveSaves | None = None,
-    ) -> list[Finished]:
+    ) -> list[RunResult]:
         """Trains one wave to the end; `on_report` hears the number of steps dispatched.
 
         A replica whose loss is not finite is marked as diverged; its neighbours go on untouched.
@@ -188,9 +188,9 @@ class Population:
         params = jax.device_get(state.params) if test else None
         steps = config.report_every * (1 + np.arange(len(losses)))
 
-        def one(run: Run, device: int, lane: int) -> Finished:
+        def one(run: RunSpec, device: int, lane: int) -> RunResult:
             pick = lambda tree: jax.tree.map(lambda a: a[device, lane], tree)  # None stays None
-            return Finished(
+            return RunResult(
                 run=run,
                 steps=steps,
                 train_loss=losses[:, device, lane],
@@ -203,7 +203,7 @@ class Population:
 
         return [one(run, *divmod(place, self.packing)) for place, run in enumerate(wave)]
 
-    def start(self, wave: Sequence[Run]) -> TrainState:
+    def start(self, wave: Sequence[RunSpec]) -> TrainState:
         """Initial states [devices, packing, ...] of a wave; its last run fills what is empty."""
         states = []
         for run in self._filled(wave):
@@ -215,7 +215,7 @@ class Population:
             states.append(known.replace(learning_rate=np.float32(run.learning_rate)))
         return self._place(states)
 
-    def streams(self, wave: Sequence[Run]) -> list[BatchStream] | None:
+    def streams(self, wave: Sequence[RunSpec]) -> list[BatchStream] | None:
         """The training data of each replica of a wave, where they do not lie on the devices."""
         task, batch_size = self.replica.task, self.replica.config.batch_size
         # The rates of a grid share their seeds, and so their data.
@@ -236,9 +236,9 @@ class Population:
             schedule |= self._place([drawn[stream] for stream in streams])
         return self._train(state, schedule, self.data.train)
 
-    def _filled(self, wave: Sequence[Run]) -> list[Run]:
+    def _filled(self, wave: Sequence[RunSpec]) -> list[RunSpec]:
         """As many runs as a wave holds: the last one fills what is empty."""
-        if not all(isinstance(run, Run) for run in wave):
+        if not all(isinstance(run, RunSpec) for run in wave):
             raise ConfigError("wave", list(wave), "must hold runs: Run(learning_rate, seed)")
         if not 0 < len(wave) <= self.wave_size:
             raise ValueError(f"a wave holds 1 to {self.wave_size} runs, not {len(wave)}")
@@ -260,7 +260,7 @@ class Population:
             **{name: np.empty(reports, dtype) for name, dtype in _CURVES.items()},
         }
 
-    def _warm_up(self, wave: Sequence[Run]) -> None:
+    def _warm_up(self, wave: Sequence[RunSpec]) -> None:
         """Compiles and runs all programs once, so that `seconds` measures training alone."""
         state, _ = self.advance(self.start(wave), self.streams(wave))
         jax.block_until_ready(self._evaluate(state.params, self.data.blocks["validation"][0][0]))

@@ -23,7 +23,7 @@ from qkv_jax.config import (
 
 Purpose = Literal["init", "data", "dropout"]
 # How the optimiser holds its moments: one vector of all parameters, or a tree like theirs.
-Moments = Literal["joined", "by_leaf"]
+OptimizerLayout = Literal["joined", "by_leaf"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def model_inputs(batch: dict) -> dict:
 
 
 def make_optimizer(
-    config: TrainConfig, frozen: tuple[str, ...], moments: Moments = "joined"
+    config: TrainConfig, frozen: tuple[str, ...], moments: OptimizerLayout = "joined"
 ) -> optax.GradientTransformation:
     """AdamW of learning rate 1: `train_step` multiplies by the state's rate and the schedule.
 

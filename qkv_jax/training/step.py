@@ -16,7 +16,7 @@ from qkv_jax.config import ConfigError, settle, shown
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks import Batch, Task
 from qkv_jax.training.state import (
-    Moments,
+    OptimizerLayout,
     TrainConfig,
     TrainState,
     make_optimizer,
@@ -39,7 +39,7 @@ class Replica:
     model: ModelConfig
     task: Task
     config: TrainConfig
-    moments: Moments = "joined"
+    moments: OptimizerLayout = "joined"
 
     def __post_init__(self):
         settle(self)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from qkv_jax.config import ConfigError
-from qkv_jax.runtime.stopping import Watch
+from qkv_jax.runtime.stopping import StopSignal
 
 _LAST = 2  # the newest, and the one before should that be damaged
 
@@ -25,7 +25,7 @@ class WaveSaves:
       watch: says when to save and when to stop.
     """
 
-    def __init__(self, folder: pathlib.Path, runs: Sequence[Any], watch: Watch):
+    def __init__(self, folder: pathlib.Path, runs: Sequence[Any], watch: StopSignal):
         self.folder, self.watch = folder, watch
         self._runs = [list(dataclasses.astuple(run)) for run in runs]
         self._checkpoints: Any = None
@@ -57,7 +57,7 @@ class WaveSaves:
         Raises:
           Interrupted: after that, if training is to stop.
         """
-        due = self.watch.look()
+        due = self.watch.poll()
         if due.save or due.stop:
             arrays, notes = snapshot()
             self._open().save(arrays, {"runs": self._runs, "wave": notes}, step)

@@ -15,7 +15,7 @@ from qkv_jax.model.attention import MultiHeadAttention
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.projections import Projected
 from qkv_jax.model.schemes import Scheme, register_scheme
-from qkv_jax.runtime.stopping import Interrupted, Watch
+from qkv_jax.runtime.stopping import Interrupted, StopSignal
 from qkv_jax.study.plan import Study
 from qkv_jax.study.results import load_study
 from qkv_jax.study.run.engine import Engine
@@ -23,7 +23,7 @@ from qkv_jax.study.run.outcomes import write_tables
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.training.checkpoint import replica_of
 from qkv_jax.training.costs import measure
-from qkv_jax.training.loop import Keep, train_run
+from qkv_jax.training.loop import CheckpointPolicy, train_run
 from tests.support.walks import drawn_model, walk_through
 
 
@@ -142,8 +142,8 @@ def test_matrices_and_the_worked_example_are_those_of_the_scheme(scheme):
 @own_schemes
 def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(scheme, tmp_path):
     """And its model, loaded from the folder, is of that scheme."""
-    config, watch = run_config(scheme), Watch()
-    options = {"config": config, "keep": Keep((20,), every=10)}
+    config, watch = run_config(scheme), StopSignal()
+    options = {"config": config, "keep": CheckpointPolicy((20,), every=10)}
     whole = train_run(replica_of(config), 0, tmp_path / "whole", **options)
     folder, stop = tmp_path / "stopped", lambda row: watch.stop("enough")
     with pytest.raises(Interrupted):
@@ -167,7 +167,7 @@ def test_a_study_compares_them(tmp_path):
         "study": {"learning_rates": (1e-3, 1e-2, 1e-1), "tune_seeds": 1, "eval_seeds": 5},
     }  # fmt: skip
     study, workdir = Study(values), Workdir(tmp_path)
-    Engine(study, workdir, workdir.open(study.describe()), lambda news: None).run()
+    Engine(study, workdir, workdir.open(study.describe()), lambda event: None).run()
     write_tables(workdir)
     summary = load_study(tmp_path).summary.set_index("arm")
     assert set(summary.index) == {"separate", "placebo", *arms}

@@ -33,7 +33,7 @@ MADE = ("summary.csv", "families.csv", "breakdown.csv", "claims.csv", "claims.js
         "report.md")  # fmt: skip
 
 
-def start(folder, listener=lambda news: None):
+def start(folder, listener=lambda event: None):
     """A study as far as the listener lets it go; with all that it comes to if that is the end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(REGISTRY, grid.KIND, grid.First)
@@ -73,8 +73,8 @@ def test_a_report_is_made_anew_to_the_byte(tmp_path):
 
 
 def test_an_unfinished_study_is_reported_as_far_as_it_goes(tmp_path):
-    def stop(news):
-        if news.arm_finished and news.arm == "copies":
+    def stop(event):
+        if event.arm_finished and event.arm == "copies":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

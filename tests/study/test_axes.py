@@ -42,7 +42,7 @@ from qkv_jax.tasks.base import (
     Task,
     keys_schedule,
 )
-from qkv_jax.training.population import Finished, Population
+from qkv_jax.training.population import Population, RunResult
 from tests.support.synthetic_study import Anything, make_family
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -248,7 +248,7 @@ class Scripted(Population):
             scores = np.array([0.1, 0.3, 0.5, 0.7]) + curve[-1] - 0.4 if test else None
             params = {"kernel": np.zeros(1, np.float32)} if test else None
             steps = np.array([4, 8])
-            finished.append(Finished(one, steps, curve, curve, lost, scores, params, 0.1))
+            finished.append(RunResult(one, steps, curve, curve, lost, scores, params, 0.1))
         return finished
 
 
@@ -264,7 +264,7 @@ def run(monkeypatch):
     """`run(folder, values, listener)`: starts or resumes a scripted study."""
     monkeypatch.setattr(engine_module, "Population", functools.partial(Scripted, rule))
 
-    def start(folder, values=VALUES, listener=lambda news: None):
+    def start(folder, values=VALUES, listener=lambda event: None):
         study, workdir = Study(values), Workdir(folder)
         work = Engine(study, workdir, workdir.open(study.describe()), listener)
         work.run()
@@ -366,7 +366,7 @@ def test_an_interrupted_grid_ends_with_equal_tables(run, tmp_path, share):
     run(tmp_path / "whole", listener=heard.append)
     left = round(share * (len(heard) - 1))
 
-    def interrupt(news):
+    def interrupt(event):
         nonlocal left
         left -= 1
         if left < 0:

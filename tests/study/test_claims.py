@@ -303,7 +303,7 @@ def test_a_study_of_claims_from_end_to_end(tmp_path):
     def once(folder):
         study, workdir = Study(VALUES), Workdir(folder)
         record = dataclasses.replace(workdir.open(study.describe()), command="ablate")
-        work = Engine(study, workdir, record, lambda news: None)
+        work = Engine(study, workdir, record, lambda event: None)
         work.run()
         return work, write_outcomes(workdir)[1]
 

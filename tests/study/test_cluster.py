@@ -24,7 +24,7 @@ from rich.console import Console
 
 from qkv_jax.config import ConfigError
 from qkv_jax.runtime.distributed import slurm_settings
-from qkv_jax.runtime.stopping import Interrupted, Watch
+from qkv_jax.runtime.stopping import Interrupted, StopSignal
 from qkv_jax.study.cluster.driver import Driver, merge
 from qkv_jax.study.cluster.jobs import STOPPED, Jobs, State
 from qkv_jax.study.cluster.slurm import SlurmLauncher, SlurmOptions
@@ -41,7 +41,7 @@ from qkv_jax.study.run.engine import Engine
 from qkv_jax.study.run.outcomes import write_tables
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.training import costs
-from qkv_jax.training.population import Finished, Population
+from qkv_jax.training.population import Population, RunResult
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIZES = {"length": 6, "validation_examples": 32, "test_examples": 64}
@@ -76,7 +76,7 @@ class Scripted(Population):
             params = {"kernel": np.zeros(1, np.float32)} if test else None
             scores = curve if test else None
             finished.append(
-                Finished(one, np.array([4, 8]), curve, curve, False, scores, params, 0.1)
+                RunResult(one, np.array([4, 8]), curve, curve, False, scores, params, 0.1)
             )
         return finished
 
@@ -142,10 +142,10 @@ class Scheduler:
     def run(self, part, fate):
         if fate in ("fail", "lost"):
             return {"fail": 1, "lost": None}[fate]
-        watch = Watch()
+        watch = StopSignal()
         if fate == "stop":
             looks = iter([False])
-            look = watch.look
+            look = watch.poll
 
             def stop_later():
                 if not next(looks, True):
@@ -153,7 +153,7 @@ class Scheduler:
                 watch.stop("preempted")
                 return look()
 
-            watch.look = stop_later
+            watch.poll = stop_later
         try:
             run_part(Study(self.values), self.folder, part, watch)
         except Interrupted:
@@ -161,21 +161,21 @@ class Scheduler:
         return None if fate == "vanish" else 0
 
 
-def local(folder, values=VALUES, hear=lambda news: None):
+def local(folder, values=VALUES, on_progress=lambda event: None):
     study, workdir = Study(values), Workdir(folder)
-    Engine(study, workdir, workdir.open(study.describe()), hear).run()
+    Engine(study, workdir, workdir.open(study.describe()), on_progress).run()
     write_tables(workdir)
     return folder
 
 
-def drive(scheduler, watch=None, hear=lambda driver: None, **options):
+def drive(scheduler, watch=None, on_progress=lambda driver: None, **options):
     """A driver from its start to its end."""
     study, workdir = Study(scheduler.values), Workdir(scheduler.folder)
     with workdir.held():
         record = workdir.open(study.describe())
         options = {"poll": 0.0, **options}
-        watch = watch or Watch()
-        driver = Driver(study, workdir, record, scheduler, ["work"], watch, hear, **options)
+        watch = watch or StopSignal()
+        driver = Driver(study, workdir, record, scheduler, ["work"], watch, on_progress, **options)
         driver.run()
         merge(workdir, driver.record)
     return local(scheduler.folder, scheduler.values)
@@ -243,14 +243,14 @@ def test_no_order_nor_mishap_changes_the_tables(data, scripted, tmp_path_factory
     closes = data.draw(st.lists(st.integers(1, 4), max_size=4))
     scheduler.dies = data.draw(st.booleans())
     for looks in closes:
-        watch, left = Watch(), iter(range(looks - 1))
+        watch, left = StopSignal(), iter(range(looks - 1))
 
-        def hear(driver, watch=watch, left=left):
+        def on_progress(driver, watch=watch, left=left):
             if next(left, None) is None:
                 watch.stop("closed")
 
         try:
-            drive(scheduler, watch, hear)
+            drive(scheduler, watch, on_progress)
         except Interrupted as stopped:
             assert "jobs go on without it" in str(stopped)
         except KeyboardInterrupt:
@@ -283,7 +283,7 @@ def test_a_round_that_is_added_in_one_place_is_seen_by_all(scripted, tmp_path, m
     confirm = protocol.Stage("confirm", "eval", "confirming", protocol.chosen, two_more)
     monkeypatch.setattr(protocol, "STAGES", [*protocol.STAGES, confirm])
     heard = []
-    folder = local(tmp_path / "local", hear=heard.append)
+    folder = local(tmp_path / "local", on_progress=heard.append)
     runs = Workdir(folder).runs()
     assert all(
         sorted(rows["seed"]) == list(range(5 + 2))
@@ -328,14 +328,14 @@ def test_a_part_is_not_given_up_while_somebody_is_at_it(scripted, tmp_path):
     own = PartWorkdir(scheduler.folder, "copy", "placebo")
     looks = []
 
-    def hear(driver):
+    def on_progress(driver):
         looks.append(driver)
         if len(looks) > 30:
             watch.stop("seen enough")
 
-    watch = Watch()
+    watch = StopSignal()
     with pytest.raises(Interrupted), own.held():
-        drive(scheduler, watch, hear, retries=0)
+        drive(scheduler, watch, on_progress, retries=0)
     assert not own.rows.exists()
     assert (scheduler.folder / "parts" / "copy" / "separate.csv").exists()
 
@@ -407,21 +407,21 @@ def test_what_the_scheduler_refuses_was_not_submitted(scripted, tmp_path):
 
 def test_silence_says_nothing(scripted, tmp_path):
     """While the scheduler does not answer nothing is submitted a second time."""
-    scheduler, looks, watch = Scheduler(tmp_path / "jobs"), [], Watch()
+    scheduler, looks, watch = Scheduler(tmp_path / "jobs"), [], StopSignal()
 
-    def hear(driver):
+    def on_progress(driver):
         looks.append(driver)
         scheduler.answers = False
         if len(looks) > 5:
             watch.stop("seen enough")
 
     with pytest.raises(Interrupted, match=f"{PARTS} jobs go on"):
-        drive(scheduler, watch, hear)
+        drive(scheduler, watch, on_progress)
     assert [len(parts) for parts in scheduler.submissions] == [PARTS]
 
 
 def test_one_process_does_not_work_beside_jobs(scripted, tmp_path):
-    scheduler, watch = Scheduler(tmp_path / "jobs"), Watch()
+    scheduler, watch = Scheduler(tmp_path / "jobs"), StopSignal()
     with pytest.raises(Interrupted):
         drive(scheduler, watch, lambda driver: watch.stop("closed"))
     with pytest.raises(ConfigError, match=f"{PARTS} jobs of this study were not seen to end"):
@@ -437,7 +437,7 @@ def test_a_job_refuses_what_is_not_its_study(scripted, tmp_path):
     workdir = Workdir(folder)
     record = workdir.open(study.describe())
     part = Part("copy", "placebo", "tune", (1e-3, 1e-2))
-    work = functools.partial(run_part, study, folder, watch=Watch())
+    work = functools.partial(run_part, study, folder, watch=StopSignal())
     for text in ("copy/placebo/tune", "copy/placebo/tune/x"):
         with pytest.raises(ConfigError, match="must be TASK/ARM/ROUND/RATE"):
             Part.parse(text)
@@ -452,7 +452,7 @@ def test_a_job_refuses_what_is_not_its_study(scripted, tmp_path):
     workdir.write_study(record)
     other = Study(VALUES | {"train": VALUES["train"] | {"steps": 12}})
     with pytest.raises(ConfigError, match="another study"):
-        run_part(other, folder, part, Watch())
+        run_part(other, folder, part, StopSignal())
     before = (folder / "study.json").read_bytes()
     work(part)
     assert (folder / "study.json").read_bytes() == before and not (folder / "runs.csv").exists()
@@ -464,15 +464,15 @@ def test_a_job_refuses_what_is_not_its_study(scripted, tmp_path):
 def test_the_status_fits_80_columns_and_changes_nothing(scripted, tmp_path):
     """Counts by task and round, jobs by id, logs of what failed; the folder is held by another."""
     bad = lambda part, tries: "fail" if tries < 2 else None
-    scheduler, watch, looks = Scheduler(tmp_path / "jobs", fate=bad), Watch(), []
+    scheduler, watch, looks = Scheduler(tmp_path / "jobs", fate=bad), StopSignal(), []
 
-    def hear(driver):
+    def on_progress(driver):
         looks.append(driver)
         if len(looks) == 5:
             watch.stop("closed")
 
     with pytest.raises(Interrupted):
-        drive(scheduler, watch, hear)
+        drive(scheduler, watch, on_progress)
     files = {f: f.stat().st_mtime_ns for f in scheduler.folder.rglob("*")}
     console = Console(width=80, record=True, file=io.StringIO())
     workdir = Workdir(scheduler.folder)
@@ -493,7 +493,7 @@ def test_the_status_fits_80_columns_and_changes_nothing(scripted, tmp_path):
 def test_the_driver_prints_a_line_when_something_changes(scripted, tmp_path):
     console = Console(width=80, record=True, file=io.StringIO())
     with ClusterDisplay(console) as shown:
-        drive(Scheduler(tmp_path / "jobs"), hear=shown.hear)
+        drive(Scheduler(tmp_path / "jobs"), on_progress=shown.on_progress)
     lines = console.export_text().splitlines()
     assert lines[0] == f"{PARTS} waiting; 0 runs done"
     assert len(lines) == len(set(lines)) and "running" not in lines[-1]

@@ -35,7 +35,7 @@ from qkv_jax.study.run.engine import Engine
 from qkv_jax.study.run.outcomes import write_tables
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks.text.masked import MaskedBytes
-from qkv_jax.training.population import Finished, Population
+from qkv_jax.training.population import Population, RunResult
 from qkv_jax.training.state import model_inputs
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -56,7 +56,7 @@ VALUES = {
 ARMS = ("separate", "copies", "placebo")
 
 
-def run(folder, values=VALUES, listener=lambda news: None):
+def run(folder, values=VALUES, listener=lambda event: None):
     """Starts or resumes a study; the engine."""
     study, workdir = Study(values), Workdir(folder)
     work = Engine(study, workdir, workdir.open(study.describe()), listener)
@@ -133,7 +133,7 @@ class Scripted(Population):
             curve = np.full(2, np.nan if value is None else value)
             params = {"kernel": np.zeros(1, np.float32)} if test else None
             finished.append(
-                Finished(
+                RunResult(
                     one, steps, curve, curve, value is None, curve if test else None, params, 0.1
                 )
             )
@@ -303,7 +303,7 @@ def moments(tmp_path_factory, compiled):
     """How many pieces of news an undisturbed study tells."""
     heard = []
     run(tmp_path_factory.mktemp("moments") / "study", listener=heard.append)
-    assert {news.doing for news in heard} == {"tuning", "evaluating"}
+    assert {event.doing for event in heard} == {"tuning", "evaluating"}
     return len(heard)
 
 
@@ -313,7 +313,7 @@ def test_an_interrupted_study_ends_with_equal_tables(finished, tmp_path, moments
     kept of the runs is equal as well."""
     left = round(share * (moments - 1))
 
-    def interrupt(news):
+    def interrupt(event):
         nonlocal left
         left -= 1
         if left < 0:
@@ -341,7 +341,7 @@ def test_a_finished_study_is_not_run_again(copy):
     before, heard = tables(copy), []
     run(copy, listener=heard.append)
     assert tables(copy) == before
-    assert not any(news.step or news.wave_finished for news in heard)
+    assert not any(event.step or event.wave_finished for event in heard)
 
 
 @pytest.mark.parametrize(
@@ -504,8 +504,8 @@ def test_seeds_can_be_added_to_a_finished_study_but_not_taken(copy):
     assert after.record.looks == (5, 7) and after.record.complete
     assert set(after.summary["n"]) == {7} and set(after.summary["alpha_look"]) == {0.05 / 4}
 
-    def interrupt(news):
-        if news.wave_finished:
+    def interrupt(event):
+        if event.wave_finished:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -636,9 +636,9 @@ def test_an_interrupted_extension_takes_the_same_course(scripted, tmp_path):
     for wave in range(6, 13):
         left = wave
 
-        def interrupt(news):
+        def interrupt(event):
             nonlocal left
-            left -= news.wave_finished
+            left -= event.wave_finished
             if not left:
                 raise KeyboardInterrupt
 
@@ -682,13 +682,13 @@ def test_without_a_terminal_every_arm_is_named_when_tuned_and_with_its_result(tm
         out = io.StringIO()
         workdir = Workdir(tmp_path / "study")
 
-        def hear(news, stop_after=stop_after):
-            shown.hear(news)  # noqa: B023
-            if news.arm_finished and news.arm == stop_after:
+        def on_progress(event, stop_after=stop_after):
+            shown.on_progress(event)  # noqa: B023
+            if event.arm_finished and event.arm == stop_after:
                 raise KeyboardInterrupt
 
         with Display(study, Console(file=out)) as shown, suppress(KeyboardInterrupt):
-            work = Engine(study, workdir, workdir.open(study.describe()), hear)
+            work = Engine(study, workdir, workdir.open(study.describe()), on_progress)
             shown.watch(work)
             work.run()
         said.append([line.partition("] reverse: ")[2] for line in out.getvalue().splitlines()])
@@ -703,10 +703,10 @@ def test_the_listener_hears_of_all_waves(scripted, tmp_path):
     heard = []
     scripted(lambda tie, rate, seed: 0.1 + 0.1 * np.log10(rate / 1e-4))
     run(tmp_path / "study", listener=heard.append)
-    assert all(news.waves_done <= news.waves_total for news in heard)
+    assert all(event.waves_done <= event.waves_total for event in heard)
     assert heard[-1].waves_done == heard[-1].waves_total
     assert heard[-1].waves_total > heard[0].waves_total
-    assert [news.arm for news in heard if news.arm_finished] == list(ARMS)
+    assert [event.arm for event in heard if event.arm_finished] == list(ARMS)
 
 
 # --- plans

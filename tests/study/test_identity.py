@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qkv_jax.config import ConfigError
-from qkv_jax.runtime.stopping import Interrupted, Watch
+from qkv_jax.runtime.stopping import Interrupted, StopSignal
 from qkv_jax.study.cluster.driver import merge
 from qkv_jax.study.cluster.worker import PartWorkdir, run_part
 from qkv_jax.study.plan import Study
@@ -23,7 +23,7 @@ from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.training.checkpoint import load_run, replica_of
 from qkv_jax.training.identity import check_same_data
 from qkv_jax.training.loop import train_run
-from qkv_jax.training.population import Finished, Population
+from qkv_jax.training.population import Population, RunResult
 from tests.study.test_names import VALUES
 
 LETTERS = "abcdefgh"
@@ -60,7 +60,7 @@ class Untrained(Population):
         scores = np.full(examples, 0.5) if test else None
         params = {"kernel": np.zeros(1, np.float32)} if test else None
         steps = np.array([4, 8])
-        return [Finished(w, steps, curve, curve, False, scores, params, 0.1) for w in wave]
+        return [RunResult(w, steps, curve, curve, False, scores, params, 0.1) for w in wave]
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +79,7 @@ def run(folder, values, checked=False):
     study, workdir = Study(values), Workdir(folder)
     if checked:  # as the commands do
         study.check_data()
-    work = Engine(study, workdir, workdir.open(study.describe()), lambda news: None)
+    work = Engine(study, workdir, workdir.open(study.describe()), lambda event: None)
     work.run()
     write_tables(workdir)
     return work
@@ -112,7 +112,7 @@ def test_a_study_does_not_go_on_with_other_data(table, tmp_path, change):
         lambda: run(folder, values_of(table), checked=True),
         lambda: run(folder, values_of(table, seeds=5), checked=True),
         lambda: run(folder, values_of(table)),
-        lambda: run_part(Study(values_of(table)), folder, part, Watch()),
+        lambda: run_part(Study(values_of(table)), folder, part, StopSignal()),
     ]
     for once in tries:
         with pytest.raises(ConfigError) as refused:
@@ -136,7 +136,7 @@ def test_data_that_change_while_a_study_is_under_way_are_seen_when_they_are_read
     values = values_of(table)
     study, workdir = Study(values), Workdir(tmp_path / "study")
     study.check_data()
-    work = Engine(study, workdir, workdir.open(study.describe()), lambda news: None)
+    work = Engine(study, workdir, workdir.open(study.describe()), lambda event: None)
     write_table(table, flip=3)
     with pytest.raises(ConfigError, match=r"tasks\.table: data: given .*table\.csv"):
         work.run()
@@ -230,7 +230,7 @@ def test_jobs_of_another_machine_with_other_data_are_not_merged(table, tmp_path)
     study.check_data()
     workdir.open(study.describe())
     part = Part("table", "copies", "tune", (1e-2,))
-    run_part(Study(values), folder, part, Watch())
+    run_part(Study(values), folder, part, StopSignal())
     assert len(PartWorkdir(folder, "table", "copies").runs()) == 1
     write_table(table, flip=3)
     other = Study(values)
@@ -248,14 +248,14 @@ def run_config(file):
 def test_a_run_does_not_go_on_with_other_data(table, tmp_path):
     """Nor is anything of it changed; with the data back it ends."""
     folder, config = tmp_path / "run", run_config(table)
-    watch = Watch()
+    watch = StopSignal()
 
-    def hear(row):
+    def on_progress(row):
         watch.stop("enough")
 
     replica = replica_of(config)
     with pytest.raises(Interrupted):
-        train_run(replica, 0, folder, config=config, watch=watch, on_report=hear)
+        train_run(replica, 0, folder, config=config, watch=watch, on_report=on_progress)
     before, known = contents(folder), table.read_text()
     for change in CHANGES.values():
         change(table)

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from qkv_jax.config import ConfigError, as_dict
-from qkv_jax.runtime.stopping import Watch
+from qkv_jax.runtime.stopping import StopSignal
 from qkv_jax.study.cluster.worker import run_part
 from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol.rounds import Part
@@ -62,7 +62,7 @@ def test_a_default_that_changed_is_refused_by_its_name(started):
     part = Part("one", "copies", "tune", (1e-3, 1e-2))
     for once in (
         lambda: workdir.open(described),
-        lambda: run_part(Study(STUDY), workdir.path, part, Watch()),
+        lambda: run_part(Study(STUDY), workdir.path, part, StopSignal()),
     ):
         with pytest.raises(ConfigError) as refused:
             once()

@@ -14,8 +14,8 @@ import pytest
 
 from qkv_jax.config import ConfigError
 from qkv_jax.output.style import new_figure, save
-from qkv_jax.runtime.files import held, json_text
-from qkv_jax.runtime.stopping import Interrupted, Watch
+from qkv_jax.runtime.files import folder_lock, json_text
+from qkv_jax.runtime.stopping import Interrupted, StopSignal
 from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol import selection
 from qkv_jax.study.protocol.rounds import MAX_REPEATS
@@ -29,7 +29,7 @@ from qkv_jax.study.run.rows import append_runs, read_runs
 from qkv_jax.study.run.tables import read_table
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.training import costs
-from qkv_jax.training.population import Finished, Population
+from qkv_jax.training.population import Population, RunResult
 from tests.study.test_names import VALUES
 
 NAMES = ("None", "NA", "01", "nan", "true")
@@ -68,7 +68,7 @@ class Made(Population):
             curve = np.array([value, math.nan if gone else value])
             params = {"kernel": np.zeros(1, np.float32)} if test else None
             scores = np.full(examples, value) if test else None
-            finished.append(Finished(one, steps, curve, curve, gone, scores, params, rng.random()))
+            finished.append(RunResult(one, steps, curve, curve, gone, scores, params, rng.random()))
         return finished
 
 
@@ -90,7 +90,7 @@ def made():
         yield
 
 
-def run(folder, values=ODD, watch=None, listener=lambda news: None):
+def run(folder, values=ODD, watch=None, listener=lambda event: None):
     """As the command does: study, tables, report."""
     study, workdir = Study(values), Workdir(folder)
     record = dataclasses.replace(workdir.open(study.describe()), command="make")
@@ -236,18 +236,18 @@ def test_what_is_no_study_is_refused(study, tmp_path, unchecked):
 # --- it stops when asked to
 
 
-class Stopping(Watch):
+class Stopping(StopSignal):
     """Is asked to stop at its n-th look."""
 
     def __init__(self, place):
         super().__init__()
         self.place = place
 
-    def look(self):
+    def poll(self):
         self.place -= 1
         if not self.place:
             self.stop("interrupted by SIGTERM")
-        return super().look()
+        return super().poll()
 
 
 # Fewer arms: what is looked at is where it stops.
@@ -287,7 +287,7 @@ def test_a_study_stops_at_whatever_it_is_and_goes_on(small, tmp_path, monkeypatc
     """SIGTERM while it does not train: it ends before the next thing, everything that was done is
     there, and the same command ends with the same tables."""
     owner, name = STAGES[stage]
-    watch, doing = Watch(), getattr(owner, name)
+    watch, doing = StopSignal(), getattr(owner, name)
 
     def asked(*args, **options):
         watch.stop("interrupted by SIGTERM")
@@ -315,7 +315,7 @@ def test_no_loop_of_a_study_is_without_an_end(tmp_path, monkeypatch):
     assert next(asked) == MAX_REPEATS + 2
     with monkeypatch.context() as patch:
         patch.setattr(os.path, "samestat", lambda a, b: False)
-        lock = held(tmp_path)
+        lock = folder_lock(tmp_path)
         with pytest.raises(ConfigError, match="another file each time it is opened"), lock:
             pass
 
@@ -323,15 +323,15 @@ def test_no_loop_of_a_study_is_without_an_end(tmp_path, monkeypatch):
 def test_a_study_of_finished_waves_alone_can_be_stopped_between_any_two(small):
     """As an endless one was: nothing was missing, so nobody asked."""
     folder, work, _ = small
-    looks = Watch()
+    looks = StopSignal()
     count = 0
 
     def counted():
         nonlocal count
         count += 1
-        return Watch.look(looks)
+        return StopSignal.poll(looks)
 
-    looks.look = counted
+    looks.poll = counted
     run(folder, SMALL, watch=looks)
     waves = work.progress.waves_done
     assert count > waves

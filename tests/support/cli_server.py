@@ -42,7 +42,7 @@ def blow(error: BaseException) -> None:
     """Has the error raised at the first call into a command's own file once it is at the door."""
     main = []
 
-    def hear(frame, event, _):
+    def on_progress(frame, event, _):
         file, name = frame.f_code.co_filename, frame.f_code.co_name
         if event == "call" and file == experiments.cli.entry.__file__ and name.startswith("enter"):
             main.append(sys.argv[0])
@@ -50,7 +50,7 @@ def blow(error: BaseException) -> None:
             sys.setprofile(None)
             raise error
 
-    sys.setprofile(hear)
+    sys.setprofile(on_progress)
 
 
 def speak(encoding: str) -> None:

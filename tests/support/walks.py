@@ -10,8 +10,8 @@ import pytest
 
 from qkv_jax.config import build
 from qkv_jax.explain import examples, walk
-from qkv_jax.explain.explanation import tell
-from qkv_jax.explain.sources import Walked
+from qkv_jax.explain.explanation import explain
+from qkv_jax.explain.sources import Walks
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks import make_task
 
@@ -62,4 +62,4 @@ def walked_digits(model, digits="314", **options):
 
 
 def told(*walks):
-    return tell(Walked("about", list(walks)))
+    return explain(Walks("about", list(walks)))

@@ -19,8 +19,8 @@ from qkv_jax.model.encoder import Encoder
 from qkv_jax.model.positions import rotate
 from qkv_jax.model.stems import TokenStem
 from qkv_jax.surgery import distillation, rotary
-from qkv_jax.surgery.damage import patient_of_run
-from qkv_jax.surgery.fit import Moments
+from qkv_jax.surgery.damage import model_of_run
+from qkv_jax.surgery.fit import InputMoments
 from qkv_jax.surgery.impose import METHODS, check, impose, spread, tied
 from qkv_jax.surgery.page import notes
 from qkv_jax.surgery.store import load_tied
@@ -45,7 +45,7 @@ def layer(seed=0, biased=True):
 
 def moments(seed=0, mean=1.0):
     tokens = np.random.default_rng(seed).normal(size=(400, D)) @ np.diag(np.arange(1, D + 1.0))
-    return Moments.of(tokens + mean)
+    return InputMoments.of(tokens + mean)
 
 
 def attend(found, x, turned=lambda a: a):
@@ -215,7 +215,7 @@ def test_heads_that_share_keys_are_fitted_together():
 def test_no_other_shared_matrix_is_nearer(tie):
     """Of the error that the fit is said to minimise: random steps away from it only add to it."""
     tie, old = Tie.parse(tie), layer(2, biased=False)
-    best = impose(old, tie, "fit", Moments(np.zeros(D), np.eye(D)))
+    best = impose(old, tie, "fit", InputMoments(np.zeros(D), np.eye(D)))
 
     def error(query, key, value, out):
         total = 0.0
@@ -366,13 +366,13 @@ def test_a_run_is_tied_measured_trained_on_and_kept(command, place):
 
 def test_a_run_is_trained_on_for_as_many_steps_as_asked(place):
     """7, where the run reported every 10: the same parameters as 7 single steps give."""
-    patient = patient_of_run(place / "run", 0.01)
-    _, found = patient.recover({}, 7)
+    edited = model_of_run(place / "run", 0.01)
+    _, found = edited.recover({}, 7)
     replica = replica_of(json.loads((place / "run" / "config.json").read_text()))
     config = dataclasses.replace(replica.config, steps=7, report_every=1)
     replica = dataclasses.replace(replica, config=config)
     data = replica.task.load().train
-    state = replica.init(0, 0.01).replace(params=patient.variables["params"])
+    state = replica.init(0, 0.01).replace(params=edited.variables["params"])
     state = state.replace(opt_state=replica.optimizer.init(state.params))
     train, schedule = jax.jit(replica.train), jax.jit(replica.schedule)
     for _ in range(7):
@@ -420,15 +420,15 @@ def test_the_learning_rate_of_distillation_is_the_best_on_texts_kept_aside(place
 
 def test_training_that_does_harm_is_warned_of(place):
     """Of the control and of a tied model, by every metric that got worse."""
-    patient = patient_of_run(place / "run", 0.01)
+    edited = model_of_run(place / "run", 0.01)
     row = lambda method, layers, trained, loss: {
         "method": method, "layers": layers, "trained": trained, "test loss": loss
     }
     found = [row("original", "", 0, 1.0), row("fit", 0, 0, 9.0), row("fit", "all", 0, 1.5)]
     worse = [row("fit", "all", 5, 1.25), row("original", "", 5, 1.125)]
     better = [row("fit", "all", 5, 1.25), row("original", "", 5, 1.0)]
-    assert notes(pd.DataFrame(found), patient) == notes(pd.DataFrame(found + better), patient) == []
-    assert notes(pd.DataFrame(found + worse), patient) == [
+    assert notes(pd.DataFrame(found), edited) == notes(pd.DataFrame(found + better), edited) == []
+    assert notes(pd.DataFrame(found + worse), edited) == [
         "Warning: further training made the original worse (test loss from 1.0000 to 1.1250); a "
         "lower --learning_rate may suit it."
     ]

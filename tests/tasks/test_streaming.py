@@ -16,8 +16,8 @@ from qkv_jax.study.plan import Study
 from qkv_jax.tasks import make_task
 from qkv_jax.tasks.streaming import ArrayRows, BatchStream, WindowRows, next_batches
 from qkv_jax.training.checkpoint import Checkpoints
-from qkv_jax.training.loop import Keep, train_run
-from qkv_jax.training.population import DeviceData, Population, Run
+from qkv_jax.training.loop import CheckpointPolicy, train_run
+from qkv_jax.training.population import DeviceData, Population, RunSpec
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
 
@@ -166,8 +166,8 @@ def test_a_population_trains_on_streams(images):
     task = image_task(images, device_limit_bytes=1)
     data = DeviceData(task.load())
     population = Population(Replica(MODEL, task, TRAIN), data)
-    pair = population.train([Run(1e-2, 0), Run(1e-2, 1)], test=True)
-    (alone,) = population.train([Run(1e-2, 1)], test=True)
+    pair = population.train([RunSpec(1e-2, 0), RunSpec(1e-2, 1)], test=True)
+    (alone,) = population.train([RunSpec(1e-2, 1)], test=True)
     assert [done.diverged for done in pair] == [False, False]
     assert not np.array_equal(pair[0].train_loss, pair[1].train_loss)
     np.testing.assert_array_equal(pair[1].train_loss, alone.train_loss)
@@ -180,7 +180,7 @@ def test_a_lone_run_goes_on_from_its_checkpoint_and_its_place_in_the_data(text, 
     task = text_task(text, device_limit_bytes=1)
     replica = Replica(MODEL, task, dataclasses.replace(TRAIN, learning_rate=1e-2))
     folder = tmp_path / "run"
-    train_run(replica, 5, folder, config={}, keep=Keep((2,)))
+    train_run(replica, 5, folder, config={}, keep=CheckpointPolicy((2,)))
     checkpoints = Checkpoints(folder / "checkpoints")
     like = jax.eval_shape(lambda: replica.init(0, 0.0))
     train, schedule = jax.jit(replica.train), jax.jit(replica.schedule)

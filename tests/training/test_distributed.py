@@ -20,7 +20,7 @@ import pytest
 
 from qkv_jax.config import ConfigError
 from qkv_jax.runtime import distributed
-from qkv_jax.runtime.distributed import Processes, alike, any_process, is_primary
+from qkv_jax.runtime.distributed import Processes, any_process, is_primary, raise_together
 from qkv_jax.tasks.streaming import ArrayRows, BatchStream
 from qkv_jax.training.checkpoint import load_run
 
@@ -251,9 +251,9 @@ def test_shares_of_a_stream_make_its_batches(count):
 def test_one_process_is_all_processes():
     """Alone, it is the primary one, agrees with itself and raises what it raised."""
     assert is_primary() and any_process(True) and not any_process(False)
-    with pytest.raises(ConfigError, match="field: given 1; no"), alike("passage"):
+    with pytest.raises(ConfigError, match="field: given 1; no"), raise_together("passage"):
         raise ConfigError("field", 1, "no")
-    with alike("passage"):
+    with raise_together("passage"):
         pass
 
 
@@ -263,14 +263,14 @@ def test_what_the_disk_refuses_is_shared_as_what_a_config_does_is(error, monkeyp
     own, instead of waiting for it at the next step. Anything else is told to nobody."""
     told = []
     monkeypatch.setattr(distributed, "any_process", lambda flag: told.append(flag) or True)
-    with pytest.raises(type(error)) as raised, alike("workdir"):
+    with pytest.raises(type(error)) as raised, raise_together("workdir"):
         raise error
     assert raised.value is error and told == [True]
     another = pytest.raises(ConfigError, match="workdir: given 'refused'; by another process")
-    with another, alike("workdir"):
+    with another, raise_together("workdir"):
         pass
     assert told == [True, False]
-    with pytest.raises(KeyError), alike("workdir"):
+    with pytest.raises(KeyError), raise_together("workdir"):
         raise KeyError
     assert len(told) == 2
 

@@ -8,7 +8,7 @@ import pytest
 
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks import Data, make_task
-from qkv_jax.training.population import DeviceData, Population, Run, wave_shape
+from qkv_jax.training.population import DeviceData, Population, RunSpec, wave_shape
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
 
@@ -16,8 +16,8 @@ TASK = make_task("reverse", {"length": 6, "validation_examples": 16, "test_examp
 CONFIG = TrainConfig(steps=10, report_every=2, batch_size=8)
 REPLICA = Replica(ModelConfig(tie="K=V", layers=1, width=8, heads=2), TASK, CONFIG)
 
-A, B, C = Run(1e-2, seed=0), Run(3e-2, seed=1), Run(1e-3, seed=2)
-MAD = Run(1e30, seed=1)
+A, B, C = RunSpec(1e-2, seed=0), RunSpec(3e-2, seed=1), RunSpec(1e-3, seed=2)
+MAD = RunSpec(1e30, seed=1)
 
 
 @pytest.fixture(scope="module")

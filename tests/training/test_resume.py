@@ -16,13 +16,13 @@ import pytest
 
 from qkv_jax.config import ConfigError
 from qkv_jax.model.config import ModelConfig
-from qkv_jax.runtime.files import LOCK, held
-from qkv_jax.runtime.stopping import Interrupted, Watch
+from qkv_jax.runtime.files import LOCK, folder_lock
+from qkv_jax.runtime.stopping import Interrupted, StopSignal
 from qkv_jax.tasks import make_task
 from qkv_jax.tasks.text.masked import MaskedBytes
 from qkv_jax.training.checkpoint import Checkpoints
-from qkv_jax.training.loop import Keep, train_run
-from qkv_jax.training.population import DeviceData, Population, Run
+from qkv_jax.training.loop import CheckpointPolicy, train_run
+from qkv_jax.training.population import DeviceData, Population, RunSpec
 from qkv_jax.training.single import LoneProgram
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
@@ -31,7 +31,7 @@ from qkv_jax.training.wave_checkpoints import WaveSaves
 MODEL = ModelConfig(tie="K=V", layers=1, width=8, heads=2)
 TRAIN = TrainConfig(steps=12, report_every=2, batch_size=4, learning_rate=1e-2)
 OPTIONS = {"length": 6, "validation_examples": 32, "test_examples": 64}
-KEEP = Keep((4,), every=2, last=2)
+KEEP = CheckpointPolicy((4,), every=2, last=2)
 STEPS = range(2, 12, 2)
 
 
@@ -66,7 +66,7 @@ def stopping_at(step, watch):
 
 def stop_at(replica, folder, step, **options):
     """Starts a run, or goes on with it, to a step."""
-    watch = Watch(**options)
+    watch = StopSignal(**options)
     with pytest.raises(Interrupted, match="enough"):
         train(replica, folder, watch=watch, on_report=stopping_at(step, watch))
 
@@ -139,14 +139,14 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(replica, whole, tmp
 def test_a_run_may_be_stopped_time_and_again(replica, whole, tmp_path):
     """Before its first step, and after every one of them, saving at each."""
     folder = tmp_path / "run"
-    watch = Watch()
+    watch = StopSignal()
     watch.stop("enough")
     for _ in range(2):  # no step is taken between the two
         with pytest.raises(Interrupted):
             train(replica, folder, watch=watch)
     for step in STEPS:
         stop_at(replica, folder, step, save_minutes=0.0)
-    train(replica, folder, watch=Watch(save_minutes=0.0))
+    train(replica, folder, watch=StopSignal(save_minutes=0.0))
     assert_same_run(replica, folder, whole)
 
 
@@ -272,10 +272,10 @@ def test_the_newest_and_the_best_stay_and_what_was_asked_for():
     """Of 0, 2, ..., 20 with the best validation at 6: 0, the last, the one asked for, two newest
     of the others, the best; without `every`, no more than was asked for; NaN is never best."""
     rank = {step: -abs(step - 6.0) for step in range(2, 22, 2)} | {4: -np.inf}
-    keep = Keep((10,), every=2, last=2)
+    keep = CheckpointPolicy((10,), every=2, last=2)
     assert keep.final(range(0, 22, 2), 20, rank.get) == {0, 6, 10, 16, 18, 20}
-    assert Keep((10,)).final((0, 10, 20), 20, rank.get) == {0, 10, 20}
-    assert Keep().final((0, 20), 20, lambda step: -np.inf) == {0, 20}
+    assert CheckpointPolicy((10,)).final((0, 10, 20), 20, rank.get) == {0, 10, 20}
+    assert CheckpointPolicy().final((0, 20), 20, lambda step: -np.inf) == {0, 20}
     assert keep.final((0,), 20, rank.get) == {0}
 
 
@@ -294,7 +294,7 @@ def test_checkpoints_between_reports_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="checkpoint_every: given 3; must be a multiple of"):
         train_run(
             Replica(MODEL, make_task("reverse", OPTIONS), TRAIN), 0, tmp_path / "run", config={},
-            keep=Keep(every=3),
+            keep=CheckpointPolicy(every=3),
         )  # fmt: skip
 
 
@@ -307,7 +307,7 @@ def population(replica):
     return Population(replica, DeviceData(replica.task.load()), packing=1)
 
 
-WAVE = [Run(1e-2, seed=0), Run(3e-2, seed=1)]
+WAVE = [RunSpec(1e-2, seed=0), RunSpec(3e-2, seed=1)]
 
 
 @pytest.fixture(scope="module")
@@ -320,14 +320,14 @@ def saves_of(folder, watch):
 
 
 def stop_wave(population, folder, step, **options):
-    watch = Watch(**options)
+    watch = StopSignal(**options)
     stop = lambda done: watch.stop("enough") if done == step else None
     with saves_of(folder, watch) as saves, pytest.raises(Interrupted):
         population.train(WAVE, test=True, on_report=stop, saves=saves)
 
 
 def finish_wave(population, folder, on_report=None):
-    with saves_of(folder, Watch()) as saves:
+    with saves_of(folder, StopSignal()) as saves:
         finished = population.train(WAVE, test=True, on_report=on_report, saves=saves)
         saves.remove()
     assert not list(folder.iterdir())
@@ -364,7 +364,7 @@ def test_a_damaged_checkpoint_of_a_wave_is_passed_over(population, undisturbed, 
     """For the one before; if that is damaged too, the wave is refused, and says where it lies."""
     one, other = tmp_path / "one", tmp_path / "other"
     stop_wave(population, one, 6, save_minutes=0.0)
-    place = saves_of(one, Watch()).folder
+    place = saves_of(one, StopSignal()).folder
     assert sorted(path.name for path in place.iterdir()) == ["4", "6"]
     shutil.copytree(one, other)
     damage(place / "6" / "arrays" / "manifest.ocdbt", "cut")
@@ -372,16 +372,16 @@ def test_a_damaged_checkpoint_of_a_wave_is_passed_over(population, undisturbed, 
     assert_same_wave(finish_wave(population, one, heard.append), undisturbed)
     assert heard[0] == 6 and "/6 is skipped and removed" in capfd.readouterr().err
     for step in (4, 6):
-        damage(saves_of(other, Watch()).folder / f"{step}" / "arrays" / "_METADATA", "gone")
+        damage(saves_of(other, StopSignal()).folder / f"{step}" / "arrays" / "_METADATA", "gone")
     with pytest.raises(ConfigError, match=f"checkpoints: given '{other}.*none of the"):
         finish_wave(population, other)
 
 
 def test_a_wave_of_other_runs_is_refused(population, tmp_path):
     stop_wave(population, tmp_path, 6)
-    mine = [Run(1e-2, seed=0), Run(3e-2, seed=2)]
+    mine = [RunSpec(1e-2, seed=0), RunSpec(3e-2, seed=2)]
     refused = pytest.raises(ConfigError, match="wave: given .*holds other runs")
-    with WaveSaves(saves_of(tmp_path, Watch()).folder, mine, Watch()) as saves, refused:
+    with WaveSaves(saves_of(tmp_path, StopSignal()).folder, mine, StopSignal()) as saves, refused:
         population.train(mine, saves=saves)
 
 
@@ -393,14 +393,14 @@ def test_time_decides_when_to_save_and_when_to_stop(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     monkeypatch.setattr("time.time", lambda: -1e9 if now[0] < 130 else 1e12)
-    watch = Watch(save_minutes=1.0, max_hours=0.05)
-    assert watch.look() == dataclasses.replace(watch.look(), save=False, stop=False)
+    watch = StopSignal(save_minutes=1.0, max_hours=0.05)
+    assert watch.poll() == dataclasses.replace(watch.poll(), save=False, stop=False)
     now[0] = 161.0
-    assert watch.look().save and not watch.look().stop
+    assert watch.poll().save and not watch.poll().stop
     watch.saved()
-    assert not watch.look().save
+    assert not watch.poll().save
     now[0] = 280.0
-    assert watch.look().stop
+    assert watch.poll().stop
     assert str(watch.interruption()) == "time limit of 0.05 hours reached"
     watch.stop("too late")
     assert str(watch.interruption()) == "time limit of 0.05 hours reached"
@@ -449,9 +449,9 @@ def test_a_folder_in_use_is_refused_until_its_owner_is_gone(replica, whole, tmp_
 def test_the_lock_is_given_back(tmp_path):
     """Whatever ends its block; nothing is left of it."""
     for _ in range(2):
-        with pytest.raises(KeyError), held(tmp_path):
+        with pytest.raises(KeyError), folder_lock(tmp_path):
             said = f"in use by process {os.getpid()} on"
-            with pytest.raises(ConfigError, match=said), held(tmp_path):
+            with pytest.raises(ConfigError, match=said), folder_lock(tmp_path):
                 pass
             raise KeyError
         assert not list(tmp_path.iterdir())

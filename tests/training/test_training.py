@@ -16,7 +16,7 @@ from qkv_jax.config import ConfigError, as_dict
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks import make_task
 from qkv_jax.training.checkpoint import load_run
-from qkv_jax.training.loop import Keep, train_run
+from qkv_jax.training.loop import CheckpointPolicy, train_run
 from qkv_jax.training.state import (
     TrainConfig,
     decay_mask,
@@ -55,7 +55,7 @@ def finished(tmp_path_factory):
         5,
         folder,
         config=config_of(replica),
-        keep=Keep((100,)),
+        keep=CheckpointPolicy((100,)),
         on_report=heard.append,
     )
     return folder, result, replica, heard
@@ -389,7 +389,7 @@ def test_checkpoints_between_reports_are_refused(step, tmp_path):
     config = dataclasses.replace(TRAIN, steps=20, report_every=5)
     replica = dataclasses.replace(REPLICA, config=config)
     with pytest.raises(ConfigError, match=f"checkpoint_steps: given {step}; must be a multiple"):
-        train_run(replica, 0, tmp_path / "run", config={}, keep=Keep((5, step)))
+        train_run(replica, 0, tmp_path / "run", config={}, keep=CheckpointPolicy((5, step)))
     assert not (tmp_path / "run").exists()
 
 

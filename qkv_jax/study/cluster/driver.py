@@ -20,7 +20,7 @@ from typing import NoReturn
 import pandas as pd
 
 from qkv_jax.config import ConfigError
-from qkv_jax.runtime.stopping import Interrupted, Watch
+from qkv_jax.runtime.stopping import Interrupted, StopSignal
 from qkv_jax.study.cluster.jobs import LIVE, REFUSED, STOPPED, Job, Jobs, Launcher, State
 from qkv_jax.study.cluster.worker import PartWorkdir
 from qkv_jax.study.plan import Study
@@ -29,11 +29,11 @@ from qkv_jax.study.record import KEY, Machine, StudyRecord
 from qkv_jax.study.run.engine import write_costs
 from qkv_jax.study.run.rows import append_runs, in_order, read_parts, run_row
 from qkv_jax.study.run.workdir import Workdir, now_text
-from qkv_jax.training.population import Run
+from qkv_jax.training.population import RunSpec
 
-_NAP = 0.2  # seconds between looks at whether to stop
+_POLL = 0.2  # seconds from one question whether to stop to the next
 _STOPS = 1000  # how often a part may be stopped, saving its work, until that counts as failing
-_GRACE = 2  # looks at a job that is over until rows that are not seen count as not there
+_POLLS_UNTIL_GONE = 2  # looks at a job that is over until rows that are not seen count as not there
 
 
 class Driver:
@@ -58,20 +58,21 @@ class Driver:
         record: StudyRecord,
         launcher: Launcher,
         command: Sequence[str],
-        watch: Watch,
-        hear: Callable[["Driver"], None] = lambda driver: None,
+        watch: StopSignal,
+        on_progress: Callable[["Driver"], None] = lambda driver: None,
         retries: int = 2,
         poll: float = 10.0,
     ):
         self.study, self.workdir, self.record = study, workdir, record
-        self.launcher, self.command, self.watch, self.hear = launcher, list(command), watch, hear
+        self.launcher, self.command = launcher, list(command)
+        self.watch, self.on_progress = watch, on_progress
         self.retries, self.poll = retries, poll
         self.jobs = Jobs(workdir.path)
         rows = workdir.runs()
         self.runs = {plan.name: rows[rows["task"] == plan.name] for plan in study.tasks}
         self.due: dict[str, list[Part]] = {}  # parts that lack runs, by task; absent: look again
         self._looks: dict[Part, int] = {}
-        self._hope = True  # that another job than one that has failed will finish a run
+        self._may_still_finish = True  # that another job than one that has failed will finish a run
 
     def run(self) -> None:
         """Runs what is missing, to the end.
@@ -88,7 +89,7 @@ class Driver:
             while True:
                 self._look()
                 self._submit(self._waiting())
-                self.hear(self)
+                self.on_progress(self)
                 if not any(self.due.values()):
                     break
                 self._wait()
@@ -118,7 +119,7 @@ class Driver:
         states = self.launcher.states([job.id for job in live.values()]) if live else {}
         if states is None:
             return  # a scheduler that does not answer says nothing about its jobs
-        self._hope = any(
+        self._may_still_finish = any(
             states.get(job.id, State("ended")).phase != "ended" or job.failures < self.retries
             for job in live.values()
         )
@@ -138,7 +139,7 @@ class Driver:
             job.state, job.stops = "again", job.stops + 1
         elif code == REFUSED:
             self._refuse(part, job, "the job refuses")
-        elif not code and self._looks[part] < _GRACE:
+        elif not code and self._looks[part] < _POLLS_UNTIL_GONE:
             return  # on a network's file system rows may show late
         elif job.failures < self.retries:
             job.state, job.failures = "again", job.failures + 1
@@ -165,7 +166,7 @@ class Driver:
           ConfigError: if no job of the study has finished a run: that is the cluster's doing.
         """
         if not any(len(table) for table in self.runs.values()):
-            if self._hope:
+            if self._may_still_finish:
                 return False
             for job in self.jobs.live.values():  # all have ended
                 job.state, job.failures = "again", 0
@@ -173,7 +174,7 @@ class Driver:
             self._refuse(part, self.jobs.by_part[part], tries)
         plan, arm = self.study.find(part.task, part.arm)
         rows = [
-            run_row(plan, arm, part.phase, Run(rate, seed, arm.salt), None)
+            run_row(plan, arm, part.phase, RunSpec(rate, seed, arm.salt), None)
             for *_, rate, seed in missing
         ]
         own = PartWorkdir(self.workdir.path, part.task, part.arm)
@@ -229,7 +230,7 @@ class Driver:
     def _wait(self) -> None:
         until = time.monotonic() + self.poll
         while True:
-            if self.watch.look().stop:
+            if self.watch.poll().stop:
                 self.jobs.write()
                 raise Interrupted(
                     f"{self.watch.interruption()}; {len(self.jobs.live)} jobs go on without it"
@@ -237,7 +238,7 @@ class Driver:
             left = until - time.monotonic()
             if left <= 0:
                 return
-            time.sleep(min(left, _NAP))
+            time.sleep(min(left, _POLL))
 
 
 def merge(workdir: Workdir, record: StudyRecord) -> None:

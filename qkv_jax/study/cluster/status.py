@@ -38,7 +38,7 @@ class ClusterDisplay:
     def __exit__(self, *_exception) -> None:
         self.live.stop()
 
-    def hear(self, driver: Driver) -> None:
+    def on_progress(self, driver: Driver) -> None:
         """Shows how the jobs of a driver are."""
         if self.console.is_terminal:
             runs = pd.concat(list(driver.runs.values()), ignore_index=True)

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from qkv_jax.config import as_dict
-from qkv_jax.runtime.files import held, json_text
-from qkv_jax.runtime.stopping import Watch
+from qkv_jax.runtime.files import folder_lock, json_text
+from qkv_jax.runtime.stopping import StopSignal
 from qkv_jax.study.plan import Arm, Study
 from qkv_jax.study.protocol.rounds import Part
 from qkv_jax.study.record import StudyRecord
@@ -21,7 +21,7 @@ from qkv_jax.study.resolved import changes, refuse_changes
 from qkv_jax.study.run.engine import Engine, this_machine
 from qkv_jax.study.run.rows import append_runs, read_runs
 from qkv_jax.study.run.workdir import Workdir
-from qkv_jax.training.population import Run
+from qkv_jax.training.population import RunSpec
 
 
 class PartWorkdir(Workdir):
@@ -40,7 +40,7 @@ class PartWorkdir(Workdir):
         Raises:
           ConfigError: if another process holds it.
         """
-        with held(self.own):
+        with folder_lock(self.own):
             yield
 
     def runs(self) -> pd.DataFrame:
@@ -51,7 +51,7 @@ class PartWorkdir(Workdir):
     def append_runs(self, rows: Iterable[Mapping[str, Any]]) -> None:
         append_runs(self.rows, rows)
 
-    def wave_folder(self, task: str, arm: Arm, phase: str, first: Run) -> pathlib.Path:
+    def wave_folder(self, task: str, arm: Arm, phase: str, first: RunSpec) -> pathlib.Path:
         """Not in the folder of all waves, which jobs would clear away from under each other."""
         return self.own / super().wave_folder(task, arm, phase, first).name
 
@@ -59,7 +59,7 @@ class PartWorkdir(Workdir):
         """Nothing: study.json is the driver's."""
 
 
-def run_part(study: Study, path: pathlib.Path, part: Part, watch: Watch) -> None:
+def run_part(study: Study, path: pathlib.Path, part: Part, watch: StopSignal) -> None:
     """Runs what is missing of a part of the study in a folder.
 
     Raises:
@@ -75,4 +75,4 @@ def run_part(study: Study, path: pathlib.Path, part: Part, watch: Watch) -> None
     with workdir.held():
         machine = json_text(as_dict(this_machine()))
         workdir.write(f"parts/{part.task}/{part.arm}/machine.json", machine)
-        Engine(study, workdir, record, lambda news: None, watch).run_part(part)
+        Engine(study, workdir, record, lambda event: None, watch).run_part(part)

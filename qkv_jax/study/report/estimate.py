@@ -46,19 +46,19 @@ class _Workload:
         self.waves: int | None = None
         self.waves_done = 0
 
-    def count(self, news: News) -> None:
-        wave = self.wave_work[news.task, news.arm]
-        waves = news.waves_total
+    def count(self, event: News) -> None:
+        wave = self.wave_work[event.task, event.arm]
+        waves = event.waves_total
         if self.waves is not None and waves > self.waves:
             self.total += (waves - self.waves) * wave
-        if self.waves is not None and news.waves_done > self.waves_done:
-            program = self.program[news.task, news.arm]
+        if self.waves is not None and event.waves_done > self.waves_done:
+            program = self.program[event.task, event.arm]
             cost = wave + _SECONDS_A_COMPILATION * (program not in self.compiled)
             self.compiled.add(program)
             self.done += cost
-            self.skipped += 0.0 if news.wave_finished else cost
-        self.part = wave * news.step / max(news.steps, 1)
-        self.waves, self.waves_done = waves, news.waves_done
+            self.skipped += 0.0 if event.wave_finished else cost
+        self.part = wave * event.step / max(event.steps, 1)
+        self.waves, self.waves_done = waves, event.waves_done
 
     @property
     def share(self) -> float:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import jinja2
 
 from qkv_jax.output import formats
-from qkv_jax.runtime.files import named, write_whole
+from qkv_jax.runtime.files import with_filename, write_whole
 from qkv_jax.study.protocol.grids import families, family_table
 from qkv_jax.study.protocol.summary import seed_scores
 from qkv_jax.study.record import StudyRecord
@@ -55,7 +55,7 @@ def write_outcomes(
     Raises:
       ConfigError: likewise.
     """
-    with named(workdir.path):
+    with with_filename(workdir.path):
         found = write_tables(workdir, pause)
         path = write_report(
             workdir.path, found.record, found.runs, found.summary, workdir.curve, pause=pause

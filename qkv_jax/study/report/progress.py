@@ -53,39 +53,39 @@ class Display:
         """Shows this engine's tables."""
         self.engine = engine
 
-    def hear(self, news: News) -> None:
-        """Takes news of the engine and redraws what changed."""
-        self.work.count(news)
-        new_task = self.engine is not None and news.task != self.summarised
-        if news.arm_finished or (new_task and len(self.engine.runs)):
+    def on_progress(self, event: News) -> None:
+        """Takes an event of the engine and redraws what changed."""
+        self.work.count(event)
+        new_task = self.engine is not None and event.task != self.summarised
+        if event.arm_finished or (new_task and len(self.engine.runs)):
             # One task at a time: a grid of them, each with its files, takes long to go through.
-            self.summary, self.summarised = self.engine.summary(news.task), news.task
+            self.summary, self.summarised = self.engine.summary(event.task), event.task
         if self.console.is_terminal:
-            self._redraw(news)
-        elif news.arm_finished:
-            self._print_line(news)
-        elif news.phase == "tune" and news.step and (news.task, news.arm) != self.tuning:
-            self.tuning = news.task, news.arm
-            self._print(news, f"{news.doing} {news.arm}")
+            self._redraw(event)
+        elif event.arm_finished:
+            self._print_line(event)
+        elif event.phase == "tune" and event.step and (event.task, event.arm) != self.tuning:
+            self.tuning = event.task, event.arm
+            self._print(event, f"{event.doing} {event.arm}")
 
-    def _redraw(self, news: News) -> None:
-        what = f"{news.task} · {news.doing} {news.arm}"
+    def _redraw(self, event: News) -> None:
+        what = f"{event.task} · {event.doing} {event.arm}"
         self.bar.update(
             self.bar_task, description=what[:44], completed=self.work.share, left=self._time_left()
         )
         parts = [self.bar]
         if self.engine:
             record = self.engine.record
-            parts = [console_table(record.only(news.task), self.summary), "", self.bar]
+            parts = [console_table(record.only(event.task), self.summary), "", self.bar]
         self.live.update(Group(*parts), refresh=True)
 
-    def _print_line(self, news: News) -> None:
-        row = self.summary.query("task == @news.task and arm == @news.arm").iloc[0]
-        what = f"{news.arm}: mean {row['mean']:.4f}, {row['verdict']} ({self._time_left()})"
-        self._print(news, what)
+    def _print_line(self, event: News) -> None:
+        row = self.summary.query("task == @event.task and arm == @event.arm").iloc[0]
+        what = f"{event.arm}: mean {row['mean']:.4f}, {row['verdict']} ({self._time_left()})"
+        self._print(event, what)
 
-    def _print(self, news: News, what: str) -> None:
-        line = f"[{self.work.share:4.0%}] {news.task}: {what}"
+    def _print(self, event: News, what: str) -> None:
+        line = f"[{self.work.share:4.0%}] {event.task}: {what}"
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def _time_left(self) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 import qkv_jax
 from qkv_jax.config import as_dict
 from qkv_jax.runtime.files import json_text
-from qkv_jax.runtime.stopping import Interrupted, Watch
+from qkv_jax.runtime.stopping import Interrupted, StopSignal
 from qkv_jax.study.measures import MEASURE_COLUMNS, measure
 from qkv_jax.study.plan import Arm, Study, TaskPlan
 from qkv_jax.study.protocol.breakdown import read_breakdown
@@ -28,7 +28,7 @@ from qkv_jax.tasks import Data, Task
 from qkv_jax.tasks.base import Reference
 from qkv_jax.training import costs
 from qkv_jax.training.identity import check_same_data
-from qkv_jax.training.population import DeviceData, Finished, Population, Run
+from qkv_jax.training.population import DeviceData, Population, RunResult, RunSpec
 from qkv_jax.training.wave_checkpoints import WaveSaves
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "statsmodels")
@@ -90,10 +90,10 @@ class Engine:
         workdir: Workdir,
         record: StudyRecord,
         listener: Listener,
-        watch: Watch | None = None,
+        watch: StopSignal | None = None,
     ):
         self.study, self.workdir, self.listener = study, workdir, listener
-        self.watch = watch or Watch()
+        self.watch = watch or StopSignal()
         self.runs = workdir.runs()
         self.done = {tuple(row) for row in self.runs[list(KEY)].itertuples(index=False)}
         self.populations: dict[Any, Population] = {}
@@ -132,7 +132,7 @@ class Engine:
                     self.run_part(part)
                     if part.phase == "eval":
                         self._write_time()
-                        self._tell(part, arm_finished=True)
+                        self._report(part, arm_finished=True)
             self.populations.clear()  # compiled programs and data of this task
             self._write_measures(plan)
         self.record = dataclasses.replace(self.record, complete=True)
@@ -149,13 +149,13 @@ class Engine:
         data = self._on_devices(plan)
         for keys in part.waves(self.record):
             self.stop_if_asked()  # where nothing is missing as well: there may be many of them
-            wave = [Run(rate, seed, arm.salt) for rate, seed in keys]
+            wave = [RunSpec(rate, seed, arm.salt) for rate, seed in keys]
             lacking = {key for key in keys if part.key(*key) not in self.done}
             missing = [run for run, key in zip(wave, keys, strict=True) if key in lacking]
             folder = self.workdir.wave_folder(plan.name, arm, part.phase, wave[0])
             with WaveSaves(folder, wave, self.watch) as saves:
                 if missing:
-                    self._tell(part)
+                    self._report(part)
                     finished = self._train(part, plan, arm, wave, data, saves)
                     rows = [
                         run_row(plan, arm, part.phase, run, done)
@@ -165,7 +165,7 @@ class Engine:
                     self._add(rows)
                 saves.remove()  # of a wave that was over as well, when the process died
             self.progress.waves_done += 1
-            self._tell(part, wave_finished=bool(missing))
+            self._report(part, wave_finished=bool(missing))
 
     def summary(self, task: str) -> pd.DataFrame:
         """The summary of what has been run so far of a task."""
@@ -260,7 +260,7 @@ class Engine:
         Raises:
           Interrupted: then.
         """
-        if self.watch.look().stop:
+        if self.watch.poll().stop:
             self._write_time()
             raise self.watch.interruption()
 
@@ -274,14 +274,14 @@ class Engine:
         part: Part,
         plan: TaskPlan,
         arm: Arm,
-        wave: list[Run],
+        wave: list[RunSpec],
         data: DeviceData,
         saves: WaveSaves,
-    ) -> list[Finished | None]:
+    ) -> list[RunResult | None]:
         """One wave; None for every run of it if the program itself failed."""
         try:
             population = self._population(arm, data)
-            report = lambda step: self._tell(part, step=step)
+            report = lambda step: self._report(part, step=step)
             finished = population.train(
                 wave, test=part.phase == "eval", on_report=report, saves=saves
             )
@@ -303,8 +303,8 @@ class Engine:
             self.populations[arm.replica] = Population(arm.replica, data, packing=packing)
         return self.populations[arm.replica]
 
-    def _tell(self, part: Part, **news: Any) -> None:
-        fresh = {"step": 0, "wave_finished": False, "arm_finished": False} | news
+    def _report(self, part: Part, **event: Any) -> None:
+        fresh = {"step": 0, "wave_finished": False, "arm_finished": False} | event
         _, arm = self.study.find(part.task, part.arm)
         self.progress = dataclasses.replace(
             self.progress,

@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 
 from qkv_jax.config import ConfigError
-from qkv_jax.runtime.files import named
+from qkv_jax.runtime.files import with_filename
 from qkv_jax.study.plan import Arm, TaskPlan
 from qkv_jax.study.protocol.rounds import rounds
 from qkv_jax.study.record import KEY, RUN_COLUMNS, StudyRecord
-from qkv_jax.training.population import Finished, Run
+from qkv_jax.training.population import RunResult, RunSpec
 
 _TYPES = {
     "seed": int, "steps": int, "learning_rate": float, "value": float, "steps_to_solve": float,
@@ -42,7 +42,7 @@ def append_runs(file: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
         writer.writeheader()
     for row in rows:
         writer.writerow({k: repr(float(v)) if isinstance(v, float) else v for k, v in row.items()})
-    with named(file), file.open("a", encoding="utf-8") as stream:
+    with with_filename(file), file.open("a", encoding="utf-8") as stream:
         stream.write(text.getvalue())
         stream.flush()
         os.fsync(stream.fileno())
@@ -129,7 +129,7 @@ def _drop_cut_row(file: pathlib.Path) -> None:
         os.truncate(file, whole)
 
 
-def run_row(plan: TaskPlan, arm: Arm, phase: str, run: Run, done: Finished | None) -> dict:
+def run_row(plan: TaskPlan, arm: Arm, phase: str, run: RunSpec, done: RunResult | None) -> dict:
     """The row of a run in runs.csv; None stands for one that failed."""
     outcome, steps = plan.task.outcome, arm.replica.config.steps
     row = {

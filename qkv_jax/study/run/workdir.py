@@ -39,7 +39,7 @@ import safetensors.numpy
 
 from qkv_jax.config import ConfigError, first_difference
 from qkv_jax.runtime.events import Events
-from qkv_jax.runtime.files import held, json_text, others, write_whole
+from qkv_jax.runtime.files import folder_lock, foreign_files, json_text, write_whole
 from qkv_jax.study.plan import Arm
 from qkv_jax.study.record import FORMAT, Accepted, StudyRecord, TaskRecord
 from qkv_jax.study.resolved import changes, refuse_changes
@@ -47,7 +47,7 @@ from qkv_jax.study.run.rows import append_runs, read_parts
 from qkv_jax.study.run.tables import read_checked, read_file, read_table
 from qkv_jax.tasks.base import Breakdown
 from qkv_jax.training.identity import check_same_data
-from qkv_jax.training.population import Finished, Run
+from qkv_jax.training.population import RunResult, RunSpec
 
 # Fields of a record that the config and the machine determine, each time anew.
 _ASKED = (
@@ -74,13 +74,13 @@ class Workdir:
           ConfigError: if another process holds it, or the folder holds other files or is read-only.
         """
         self._refuse_other_files()
-        with held(self.path):
+        with folder_lock(self.path):
             yield
 
     def _refuse_other_files(self) -> None:
         if self.study_file.exists() or not self.path.exists():
             return
-        if not self.path.is_dir() or others(self.path, self.study_file.name):
+        if not self.path.is_dir() or foreign_files(self.path, self.study_file.name):
             raise ConfigError("workdir", str(self.path), "holds other files; name a new folder")
 
     def open(self, asked: StudyRecord) -> StudyRecord:
@@ -197,7 +197,7 @@ class Workdir:
         """Appends rows to the whole ones in one write and waits until the disk has them."""
         append_runs(self.path / "runs.csv", rows)
 
-    def save_run(self, task: str, arm: Arm, phase: str, done: Finished) -> None:
+    def save_run(self, task: str, arm: Arm, phase: str, done: RunResult) -> None:
         """The files of a run; its row comes after."""
         curve = pd.DataFrame(
             {"step": done.steps, "train_loss": done.train_loss, "value": done.value}
@@ -214,7 +214,7 @@ class Workdir:
             self.write(f"checkpoints/{stem}.safetensors", safetensors.numpy.save(flat))
             self._write_events(self.path / "events" / stem, curve)
 
-    def wave_folder(self, task: str, arm: Arm, phase: str, first: Run) -> pathlib.Path:
+    def wave_folder(self, task: str, arm: Arm, phase: str, first: RunSpec) -> pathlib.Path:
         """Where the wave that begins with a run keeps its checkpoints while it is under way."""
         name = f"{phase}_lr{first.learning_rate:g}_seed{first.seed}"
         return self.path / "waves" / task / arm.name / name
