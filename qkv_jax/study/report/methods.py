@@ -44,7 +44,7 @@ def protocol(record: StudyRecord, runs, results: wording.Results) -> list[str]:
             "the budget: a seed that never solved the task counts with the whole budget."
         )
     lines.append(
-        f"Looks. This is look {record.look} at the data; the k-th look tests at α·2⁻ᵏ, here "
+        f"Interim analyses. This is analysis {record.look}; the k-th tests at α·2⁻ᵏ, here "
         f"{level:g} (α = {record.alpha:g}), so that seeds may be added later. Simultaneous "
         "intervals hold for all arms of a task at that level."
     )
