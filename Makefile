@@ -31,7 +31,7 @@ test-slurm: $(TESTS)
 	@command -v slurmctld >/dev/null || test -x /usr/sbin/slurmctld || test "$$(id -u)" != 0 || \
 		apt-get install -y --no-install-recommends slurm-wlm munge || \
 		echo "Slurm cannot be installed here; its tests will be skipped" >&2
-	timeout -s INT 1800 $(BIN)/python -m pytest tests/study/test_slurm.py -m slurm -s -rs $(ARGS)
+	timeout -s INT 1800 $(BIN)/python -m pytest tests/study/cluster/test_slurm.py -m slurm -s -rs $(ARGS)
 
 lint: $(TESTS)
 	$(BIN)/ruff check .

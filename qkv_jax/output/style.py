@@ -12,6 +12,7 @@ import pathlib
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
@@ -44,6 +45,7 @@ DIVERGING = LinearSegmentedColormap.from_list(
 # Lines of arms, told apart a second time by the label at their end.
 LINES = ("#0072B2", "#D55E00", "#007A5E", "#AA4499", "#8C6A00", "#2E9BD6", "#B3261E")
 MARGIN = "#e3efe9"
+_DARK_TO_LIGHT = 0.05, 0.82  # of the colour map of ordered values
 
 _STYLE = {
     "font.family": "DejaVu Sans",
@@ -158,3 +160,10 @@ def spread(wanted, apart, low, high):
     if heights and heights[-1] > high:
         heights = [h - (heights[-1] - high) for h in heights]
     return heights
+
+
+def ordered_colours(count):
+    """Dark to light, for values with an order; safe for all colour visions."""
+    low, high = _DARK_TO_LIGHT
+    colours = ScalarMappable(cmap="viridis").get_cmap()
+    return [colours(low + (high - low) * i / max(count - 1, 1)) for i in range(count)]

@@ -7,9 +7,7 @@ is renamed when it is whole, so that a crash leaves all of it or nothing.
 
 import contextlib
 import errno
-import gc
 import json
-import logging
 import os
 import pathlib
 import re
@@ -18,7 +16,6 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-import absl.logging
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as ocp_managers
@@ -27,6 +24,7 @@ from qkv_jax import arguments
 from qkv_jax.config import ConfigError, build
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.encoder import Encoder
+from qkv_jax.runtime import quiet
 from qkv_jax.runtime.distributed import any_process, is_primary
 from qkv_jax.tasks import make_task
 from qkv_jax.training.mesh import MeshConfig
@@ -56,13 +54,13 @@ class Checkpoints:
             async_options=_patience(),
         )
         self._failed = False  # whether anything has: from then on late answers come at any time
-        _quiet.begin()
+        quiet.ORBAX.begin()
         try:
             self._manager = ocp.CheckpointManager(
                 self.folder, item_names=("arrays", "notes"), options=options
             )
         except BaseException:
-            _quiet.end()
+            quiet.ORBAX.end()
             raise
 
     @property
@@ -130,7 +128,7 @@ class Checkpoints:
         Raises:
           ConfigError: if there are checkpoints and none is whole; they stay as they are.
         """
-        with _quiet_threads():
+        with quiet.threads():
             return self._restore_last(like)
 
     def _restore_last(self, like: Callable[[int], Any]) -> tuple[int, Any, Any] | None:
@@ -172,7 +170,7 @@ class Checkpoints:
         with self._naming():
             self._manager.close()
         if not self._failed:
-            _quiet.end()
+            quiet.ORBAX.end()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -228,63 +226,10 @@ def _target(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here)
 
 
-class _NotFromOrbax(logging.Filter):
-    """Orbax logs on its own, also from its threads, what it raises as well."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return "orbax" not in pathlib.Path(record.pathname).parts
-
-
-class _Quiet:
-    """While checkpoints are open, keeps off the terminal what Orbax logs, and TensorStore's answers
-    to an Orbax that, after the first error, no longer waits for them; they come from its own
-    threads and cannot be raised. After an error it stays. Everything else goes the way that it went
-    before."""
-
-    def __init__(self):
-        self._users = 0
-        self._filter = _NotFromOrbax()
-        self._before: Callable[[Any], object] = sys.unraisablehook
-
-    def begin(self) -> None:
-        absl.logging.get_absl_logger().addFilter(self._filter)
-        if sys.unraisablehook != self._hear:
-            self._before, sys.unraisablehook = sys.unraisablehook, self._hear
-        self._users += 1
-
-    def end(self) -> None:
-        self._users -= 1
-        if self._users == 0:
-            absl.logging.get_absl_logger().removeFilter(self._filter)
-            if sys.unraisablehook == self._hear:  # nobody has put another one in its place
-                sys.unraisablehook = self._before
-
-    def _hear(self, unraisable: Any) -> None:
-        late = isinstance(unraisable.exc_value, RuntimeError) and unraisable.object is None
-        if not (late and str(unraisable.exc_value) == "Event loop is closed"):
-            self._before(unraisable)
-
-
-_quiet = _Quiet()
-
-
 def _patience() -> ocp.AsyncOptions | None:
     """How long a save may take. Orbax measures by a clock that may be set, ten minutes by default;
     where no other process has to be waited for, it need not give up."""
     return ocp.AsyncOptions(timeout_secs=10**9) if jax.process_count() == 1 else None
-
-
-@contextlib.contextmanager
-def _quiet_threads() -> Iterator[None]:
-    """A read that fails leaves others that nobody waits for; Python would print what they raise."""
-    before, tasks = sys.unraisablehook, logging.getLogger("asyncio")
-    disabled = tasks.disabled
-    sys.unraisablehook, tasks.disabled = lambda _: None, True
-    try:
-        yield
-    finally:
-        gc.collect()
-        sys.unraisablehook, tasks.disabled = before, disabled
 
 
 def replica_of(values: dict[str, Any]) -> Replica:
@@ -349,7 +294,7 @@ def load_run(workdir: str | os.PathLike, step: int | None = None) -> tuple[Encod
             raise ConfigError("run", str(folder), "holds no checkpoint")
         like = jax.eval_shape(lambda: replica.init(0, 0.0))
         try:
-            with _quiet_threads():
+            with quiet.threads():
                 state = checkpoints.restore(like, found)
         except ConfigError:
             raise

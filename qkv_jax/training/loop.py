@@ -31,8 +31,8 @@ from qkv_jax.runtime.events import Events
 from qkv_jax.runtime.files import folder_lock, foreign_files, json_text, with_filename, write_whole
 from qkv_jax.runtime.stopping import StopSignal
 from qkv_jax.tasks import Data
+from qkv_jax.tasks.fingerprint import check_same_data
 from qkv_jax.training.checkpoint import Checkpoints
-from qkv_jax.training.identity import check_same_data
 from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.rehearsal import first_batch, rehearse
 from qkv_jax.training.single import LoneProgram, Program

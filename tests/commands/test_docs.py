@@ -31,7 +31,7 @@ EXCEPTIONS = {
     "experiments.analyze --pretrained": "likewise",
     "experiments.benchmark": "takes a minute at sizes of its own",
     "configs/big.py:1b --workdir": "needs eight accelerators",
-    "#SBATCH": "needs Slurm: tests/study/test_slurm.py submits it",
+    "#SBATCH": "needs Slurm: tests/study/cluster/test_slurm.py submits it",
     "gcloud compute": "needs TPUs",
     "--coordinator=HOST:PORT": "needs two machines: test_distributed.py joins two processes",
     "--distributed": "needs a TPU pod or srun: tests/training/test_distributed.py",

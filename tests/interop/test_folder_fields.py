@@ -83,8 +83,8 @@ def test_every_field_of_config_json_is_read_harmless_or_refused(kind):
             assert described(values | {field: other}) != usual, field
             with pytest.raises(ConfigError, match=f"config.json {field}: given "):
                 layouts.plan(values | {field: "?"})
-        elif field in layouts._FIXED:
-            only = layouts._FIXED[field]
+        elif field in layouts.FIXED:
+            only = layouts.FIXED[field]
             assert described(values | {field: only}) == described(values | {field: None}) == usual
             with pytest.raises(ConfigError, match=f"config.json {field}: given .*; understood: "):
                 layouts.plan(values | {field: "?"})

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from qkv_jax.config import ConfigError
+from qkv_jax.runtime import quiet
 from qkv_jax.training import checkpoint
 from qkv_jax.training.checkpoint import Checkpoints, load_run, replica_of
 
@@ -157,7 +158,7 @@ def test_while_checkpoints_are_open_orbax_is_not_heard(copy, monkeypatch):
     """Nor is it of two that are open, whichever is closed first; others are."""
     heard = []
     monkeypatch.setattr(sys, "unraisablehook", heard.append)
-    monkeypatch.setattr(checkpoint, "_quiet", checkpoint._Quiet())
+    monkeypatch.setattr(quiet, "ORBAX", quiet._Quiet())
     make = lambda error: types.SimpleNamespace(exc_value=error, object=None)  # as Python does
     logger = absl.logging.get_absl_logger()
     monkeypatch.setattr(logger, "filters", [])

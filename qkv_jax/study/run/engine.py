@@ -26,8 +26,8 @@ from qkv_jax.study.run.rows import run_row
 from qkv_jax.study.run.workdir import Workdir, now_text
 from qkv_jax.tasks import Data, Task
 from qkv_jax.tasks.base import Reference
+from qkv_jax.tasks.fingerprint import check_same_data
 from qkv_jax.training import costs
-from qkv_jax.training.identity import check_same_data
 from qkv_jax.training.population import DeviceData, Population, RunResult, RunSpec
 from qkv_jax.training.wave_checkpoints import WaveSaves
 

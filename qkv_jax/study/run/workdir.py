@@ -46,7 +46,7 @@ from qkv_jax.study.resolved import changes, refuse_changes
 from qkv_jax.study.run.rows import append_runs, read_parts
 from qkv_jax.study.run.tables import read_checked, read_file, read_table
 from qkv_jax.tasks.base import Breakdown
-from qkv_jax.training.identity import check_same_data
+from qkv_jax.tasks.fingerprint import check_same_data
 from qkv_jax.training.population import RunResult, RunSpec
 
 # Fields of a record that the config and the machine determine, each time anew.

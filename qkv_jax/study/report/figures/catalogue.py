@@ -45,8 +45,8 @@ def draw_task(folder, record: StudyRecord, runs, results, task, curve, table, dp
         wanted.append(("solving", lambda: solving(record, results, name), caption))
     caption = (
         f"Differences to {base}, paired by seed. Thick: 95 % interval; thin: simultaneous for all "
-        "arms at the level of this analysis; no bar where seeds do not vary. Hollow marks: controls "
-        "and placebo. "
+        "arms at the level of this analysis; no bar where seeds do not vary. Hollow marks: "
+        "controls and placebo. "
         + ("The verdict is on solving, not on this difference." if kept.solving
            else "Shaded: the equivalence margin.")
     )  # fmt: skip

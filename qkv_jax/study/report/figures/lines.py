@@ -5,7 +5,6 @@ differ most are named and the rest lie behind them in grey, and every arm has a 
 """
 
 import numpy as np
-from matplotlib.cm import ScalarMappable
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
@@ -14,7 +13,6 @@ from qkv_jax.study.protocol import grids
 from qkv_jax.study.record import StudyRecord
 
 _COLUMNS = ("mean", "ci_low", "ci_high"), ("delta", "delta_low", "delta_high")
-_DARK_TO_LIGHT = 0.05, 0.82  # of the colour map of ordered values
 
 
 @style.styled
@@ -80,7 +78,7 @@ def scaling_by_arm(
     if not arms:
         return None
     figure, panels = style.grid(len(arms), header=0.25 if by else 0.0, left=0.75)
-    colours = _ordered_colours(len(columns))
+    colours = style.ordered_colours(len(columns))
     margin = task.outcome.margin
     for axes, arm in zip(panels, arms, strict=True):
         axes.axhspan(-margin, margin, color=style.MARGIN, lw=0, zorder=0)
@@ -338,13 +336,6 @@ def _verdict_key(figure, lines):
         handles=handles, loc="upper left", ncols=len(handles), bbox_to_anchor=(0.02, 1),
         borderaxespad=0.1, borderpad=0.1, handletextpad=0.3, columnspacing=1.2,
     )  # fmt: skip
-
-
-def _ordered_colours(count):
-    """Dark to light, for values with an order; safe for all colour visions."""
-    low, high = _DARK_TO_LIGHT
-    colours = ScalarMappable(cmap="viridis").get_cmap()
-    return [colours(low + (high - low) * i / max(count - 1, 1)) for i in range(count)]
 
 
 def _name(field: str) -> str:

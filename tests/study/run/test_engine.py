@@ -38,7 +38,7 @@ from qkv_jax.tasks.text.masked import MaskedBytes
 from qkv_jax.training.population import Population, RunResult
 from qkv_jax.training.state import model_inputs
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 
 VALUES = {
     "name": "tiny",

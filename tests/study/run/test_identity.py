@@ -20,8 +20,8 @@ from qkv_jax.study.run import engine as engine_module
 from qkv_jax.study.run.engine import Engine
 from qkv_jax.study.run.outcomes import write_tables
 from qkv_jax.study.run.workdir import Workdir
+from qkv_jax.tasks.fingerprint import check_same_data
 from qkv_jax.training.checkpoint import load_run, replica_of
-from qkv_jax.training.identity import check_same_data
 from qkv_jax.training.loop import train_run
 from qkv_jax.training.population import Population, RunResult
 from tests.study.test_names import VALUES

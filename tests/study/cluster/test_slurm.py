@@ -19,7 +19,7 @@ import pytest
 
 from tests.support.slurm_cluster import impossible, slurm, wait_for
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 STUDY = """
 from qkv_jax.config_files import tree
 from qkv_jax.study.plan import tie_arms
