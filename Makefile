@@ -13,7 +13,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 CONFIG  ?= configs/quick.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
-.PHONY: ablation claims test test-slurm lint faults scale benchmark calibration compile-table reviews \
+.PHONY: ablation claims test test-slow test-slurm lint faults scale benchmark calibration compile-table reviews \
 	setup clean
 
 ablation: $(READY)
@@ -25,6 +25,10 @@ claims: $(READY)
 
 test: $(TESTS) lint
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+
+# Whole commands, killed, resumed, on two processes, and as the docs print them.
+test-slow: $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m slow $(ARGS)
 
 # Against a real Slurm of two nodes on this machine, started for it; skipped where that cannot be.
 test-slurm: $(TESTS)

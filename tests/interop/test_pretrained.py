@@ -544,6 +544,7 @@ def test_minilm_agrees_with_transformers(minilm):
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_minilm_embeds_500_sentences_well_under_a_minute(minilm):
     rng, words = np.random.default_rng(0), golden_minilm()["sentences"][3].split()
     texts = [" ".join(rng.choice(words, rng.integers(3, 40))) for _ in range(500)]

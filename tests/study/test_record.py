@@ -145,7 +145,7 @@ def right(path, value):
         (("tasks", TASK, "arms"), ["K=V"], "must hold the baseline, separate"),
         (("tasks", TASK, "margin"), -1.0, f"tasks.{TASK}.margin: given -1.0; must be a finite"),
         (("tasks", TASK, "kind"), "means", f"tasks.{TASK}.kind: given 'means'; did you mean"),
-        (("arms", "K=V", "role"), "extra", "arms.K=V.role: given 'extra'; must be one of baseline"),
+        (("arms", "K=V", "role"), "extra", "arms.K=V.role: given 'extra'; allowed: baseline"),
         (("config",), {"study": {}}, "config.tasks: given None; must be a mapping"),
         (("config",), {"study": {}, "tasks": {"a": 3}}, "config.tasks.a: given 3; must be a map"),
         (("versions",), [{"at": "now"}], "versions[0].packages: given None; must be given"),

@@ -30,6 +30,8 @@ from qkv_jax.training.checkpoint import replica_of
 from tests.support import pretrained_folders as folders
 from tests.support import small_models
 
+pytestmark = pytest.mark.slow
+
 D, N, H = 8, 2, 4
 SEPARATE = Tie.parse("separate")
 TURNS = rotary.Turns.of(6, H)

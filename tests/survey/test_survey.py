@@ -38,6 +38,8 @@ from qkv_jax.tasks import make_task
 from qkv_jax.training.checkpoint import Checkpoints, replica_of
 from tests.support import pretrained_folders
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[2]
 ANALYZE = "experiments.analyze"
 

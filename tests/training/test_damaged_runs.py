@@ -25,7 +25,7 @@ VALUES = {
 }
 LAST = 10
 # What users see: annotations are not checked there.
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unchecked")]
 
 
 @pytest.fixture(scope="module")

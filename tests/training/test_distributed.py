@@ -24,6 +24,8 @@ from qkv_jax.runtime.distributed import Processes, any_process, is_primary, rais
 from qkv_jax.tasks.streaming import ArrayRows, BatchStream
 from qkv_jax.training.checkpoint import load_run
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[2]
 MESH = ("--config.mesh.data=2", "--config.mesh.fsdp=2")
 # Collectives of virtual devices want more threads than devices, before JAX starts.

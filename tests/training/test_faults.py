@@ -5,6 +5,10 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_killed_commands_end_as_if_nothing_had_been():
     """Run and study, in a process that forks before JAX starts; see faults.py."""

@@ -28,6 +28,8 @@ from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
 from qkv_jax.training.wave_checkpoints import WaveSaves
 
+pytestmark = pytest.mark.slow
+
 MODEL = ModelConfig(tie="K=V", layers=1, width=8, heads=2)
 TRAIN = TrainConfig(steps=12, report_every=2, batch_size=4, learning_rate=1e-2)
 OPTIONS = {"length": 6, "validation_examples": 32, "test_examples": 64}

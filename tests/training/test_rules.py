@@ -18,7 +18,6 @@ from configs.options import OPTIONS
 from qkv_jax.config import ConfigError, build
 from qkv_jax.model.adapters import ADAPTERS, PRESETS
 from qkv_jax.model.config import ModelConfig
-from qkv_jax.model.positions import POSITIONS
 from qkv_jax.tasks import REGISTRY, make_task
 from qkv_jax.tie import Tie
 from qkv_jax.training.checkpoint import replica_of
@@ -118,7 +117,8 @@ def test_rules_that_cannot_be_are_refused(rules, line):
 def option_sets():
     """What tells a model's parameters apart: every shipped option; and by itself every word of
     every field that has a list of words, so that none is forgotten when one is added."""
-    words = {"positions": POSITIONS, "scale": ("sqrt", "learned_per_head"), "preset": PRESETS}
+    words = {"scale": ("sqrt", "learned_per_head"), "preset": PRESETS}
+    words["implementation"] = ("auto", "einsum", "xla")  # cudnn needs another number format
     for name, hint in typing.get_type_hints(ModelConfig).items():
         if typing.get_origin(hint) is typing.Literal:
             words.setdefault(name, typing.get_args(hint))

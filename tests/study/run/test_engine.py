@@ -419,6 +419,7 @@ def get_config():
 """
 
 
+@pytest.mark.slow
 def test_a_killed_study_ends_with_equal_tables(finished, tmp_path):
     """The real command: kill -9 at two random moments, Ctrl-C at a third, which says in one line
     that the same command goes on; finished here, by the same program in another process."""
