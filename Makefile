@@ -26,7 +26,7 @@ claims: $(READY)
 test: $(TESTS) lint
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
-# Whole commands, killed, resumed, on two processes, and as the docs print them.
+# Whole commands and studies: killed, resumed, on two processes, and as the docs print them.
 test-slow: $(TESTS)
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m slow $(ARGS)
 

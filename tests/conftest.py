@@ -25,6 +25,9 @@ from hypothesis import settings  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)  # before the backend starts
 jax.config.update("jax_default_matmul_precision", "highest")  # accelerators round products else
+# What is broadcast, and what becomes another number format, is said where it happens.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # The same examples every time; no deadline, since the first example of a shape compiles.
 settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
@@ -35,22 +38,14 @@ LONG = (
     "test_engine", "test_resume", "test_faults", "test_mesh", "test_distributed", "test_surgery",
     "test_docs",
 )  # fmt: skip
-# Tests under JAX's strict promotion of ranks and number formats, by the beginning of their path:
-# what they run says itself what is broadcast and converted. The others have not been tried.
-STRICT = ("analysis/", "model/", "surgery/", "training/test_costs", "training/test_training")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item):
-    # Around fixtures as well, and for one test: the setting is the thread's.
-    if not os.environ.get("ALL_STRICT") and not item.path.relative_to(pathlib.Path(__file__).parent).as_posix().startswith(STRICT):
-        return (yield)
-    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
-        return (yield)
-
-
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in LONG)
+    for item in items:
+        if item.path.parent.name == "commands":
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

@@ -105,7 +105,6 @@ TOGETHER = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
 def test_every_option_runs_through_ablate(tmp_path):
     """Tuned, evaluated and judged, each option of configs/options.py in one arm or another."""
     given = [pair for model in TOGETHER.values() for pair in model.items()]

@@ -23,8 +23,6 @@ from qkv_jax.training.state import TrainConfig
 from tests.support.doc_pages import PAGES, Sandbox, blocks
 from tests.support.warm_python import ROOT
 
-pytestmark = pytest.mark.slow
-
 # What is not run, by words of the command or block, and why.
 EXCEPTIONS = {
     "--launcher=slurm": "needs Slurm: test_cluster.py and test_slurm.py run it",

@@ -39,7 +39,7 @@ class Halved(Scheme):
         return Projected(query, {name: a[..., : self.head_dim // 2] for name, a in kept.items()})
 
     def heads(self, projected):
-        whole = lambda half: jnp.concatenate([half, half * self.factor], -1)
+        whole = lambda half: jnp.concatenate([half, half * self.factor[None, None, None]], -1)
         return super().heads(Projected(projected.query, jax.tree.map(whole, projected.kept)))
 
     def cache_shapes(self):

@@ -19,8 +19,6 @@ from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks.base import REGISTRY
 from tests.study import test_axes as grid
 
-pytestmark = pytest.mark.slow
-
 ROOT = pathlib.Path(__file__).parents[2]
 CELL = "first, width=8"
 EVIDENCE = {

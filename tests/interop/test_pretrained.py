@@ -495,7 +495,8 @@ def test_an_encoder_of_no_classes_gives_the_last_hidden_state():
         read = params.pop("readout")
         state = made[0].apply({"params": params}, tokens)
         logits = made[1].apply({"params": params | {"readout": read}}, tokens)
-        np.testing.assert_allclose(state @ read["kernel"] + read["bias"], logits, atol=1e-6)
+        expected = np.asarray(state @ read["kernel"]) + np.asarray(read["bias"])
+        np.testing.assert_allclose(expected, logits, atol=1e-6)
         bare = jax.eval_shape(made[0].init, jax.random.key(0), tokens)["params"]
         assert jax.tree.structure(bare) == jax.tree.structure(params)
 

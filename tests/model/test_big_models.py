@@ -14,6 +14,8 @@ from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
 from tests.support.untied import assert_close, leaves
 
+pytestmark = pytest.mark.slow
+
 MODEL = ModelConfig(tie="K=V", layers=2, width=16, heads=2)
 TASK = make_task("reverse", {"length": 6, "symbols": 6})
 CONFIG = TrainConfig(steps=10, report_every=5, batch_size=12)

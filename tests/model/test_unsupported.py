@@ -73,9 +73,10 @@ def test_what_one_process_refuses_or_cannot_write_all_stop_at(error, monkeypatch
     """The one with its own words; the others, which nothing is wrong with, name the passage."""
     asked = []
     monkeypatch.setattr(distributed, "any_process", lambda flag: asked.append(flag) or True)
-    with pytest.raises(type(error)) as raised, distributed.alike("workdir"):
+    with pytest.raises(type(error)) as raised, distributed.raise_together("workdir"):
         raise error
     assert raised.value is error and asked == [True]
-    with pytest.raises(ConfigError, match="workdir: .* process"), distributed.alike("workdir"):
+    together = distributed.raise_together("workdir")
+    with pytest.raises(ConfigError, match="workdir: .* process"), together:
         pass
     assert asked == [True, False]

@@ -299,6 +299,7 @@ VALUES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_study_of_claims_from_end_to_end(tmp_path):
     def once(folder):
         study, workdir = Study(VALUES), Workdir(folder)

@@ -290,7 +290,8 @@ def test_only_training_images_are_augmented(folder):
     entry = {"rows": jnp.asarray(rows), **augmentation.draw(KEY, 8)}
     raw = jnp.asarray(data.train["images"][rows])
     images = augmentation.flip(augmentation.crop(raw, entry["crops"]), entry["flips"])
-    expected = (np.asarray(images) / 255 - data.train["mean"]) / data.train["std"]
+    mean, std = (np.asarray(data.train[name]) for name in ("mean", "std"))
+    expected = (np.asarray(images) / 255 - mean) / std
     batch = cropped.batch(data.train, entry)
     np.testing.assert_allclose(batch["inputs"], expected, atol=1e-5)
     np.testing.assert_array_equal(batch["targets"], data.train["targets"][rows])

@@ -21,6 +21,8 @@ from qkv_jax.training.population import DeviceData, Population, RunSpec
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
 
+pytestmark = pytest.mark.slow
+
 MODEL = ModelConfig(layers=1, width=8, heads=2)
 TRAIN = TrainConfig(steps=6, report_every=2, batch_size=4)
 

@@ -43,6 +43,8 @@ from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.training import costs
 from qkv_jax.training.population import Population, RunResult
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[3]
 SIZES = {"length": 6, "validation_examples": 32, "test_examples": 64}
 VALUES = {

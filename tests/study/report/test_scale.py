@@ -13,6 +13,8 @@ from qkv_jax.study.report.figures.curves import _MOST_POINTS, _thin
 from tests.stress import scale
 from tests.support.synthetic_study import RECALL, TEXT
 
+pytestmark = pytest.mark.slow
+
 
 def test_made_up_folder_is_merged_and_reported(tmp_path):
     """In a process of its own, as `make scale` does it, with curves longer than are drawn."""

@@ -26,6 +26,8 @@ from qkv_jax.training.loop import train_run
 from qkv_jax.training.population import Population, RunResult
 from tests.study.test_names import VALUES
 
+pytestmark = pytest.mark.slow
+
 LETTERS = "abcdefgh"
 
 
