@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 import socket
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -100,6 +101,9 @@ def _take(file: pathlib.Path) -> int:
         except OSError as error:
             allowed = f"cannot be written: {error.strerror}"
             raise ConfigError("workdir", str(file.parent), allowed) from None
+        if not stat.S_ISREG(os.fstat(lock).st_mode):
+            os.close(lock)
+            raise ConfigError("workdir", str(file.parent), f"its {file.name} is no file")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

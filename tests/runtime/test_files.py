@@ -1,5 +1,7 @@
 """The lock of a folder that cannot be one."""
 
+import os
+
 import pytest
 
 from qkv_jax.config import ConfigError
@@ -22,3 +24,10 @@ def test_a_file_is_no_folder_to_write_in(tmp_path):
     with pytest.raises(ConfigError, match="file is no folder"), folder_lock(tmp_path / "file"):
         pass
     assert (tmp_path / "file").read_text() == "mine\n"
+
+
+def test_a_pipe_is_no_lock(tmp_path):
+    os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(ConfigError, match=r"its \.lock is no file"), folder_lock(tmp_path):
+        pass
+    assert (tmp_path / ".lock").is_fifo()
