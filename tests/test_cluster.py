@@ -317,6 +317,23 @@ def test_where_no_job_gets_anywhere_nothing_is_recorded(scripted, tmp_path):
     assert contents(drive(scheduler)) == contents(local(tmp_path / "local"))
 
 
+def test_a_job_that_is_stopped_for_ever_counts_as_one_that_fails(scripted, tmp_path, monkeypatch):
+    """A part that is preempted each time it is tried does not keep the driver for ever."""
+    monkeypatch.setattr("qkv_jax.study.cluster._STOPS", 3)
+    one = lambda part, tries: "stop" if (part.arm, part.round) == ("copies", "tune") else None
+    scheduler = Scheduler(tmp_path / "study", fate=one)
+    monkeypatch.setattr(Scheduler, "run", lambda self, part, fate, run=Scheduler.run: (
+        STOPPED if fate == "stop" else run(self, part, fate)))  # fmt: skip
+    drive(scheduler, retries=0)
+    runs = load_study(tmp_path / "study").runs
+    mine = runs[(runs["arm"] == "copies") & (runs["phase"] == "tune")]
+    declared = [rate for part in scheduler.submissions[0] for rate in part.rates]
+    assert set(mine["status"][mine["learning_rate"].isin(declared)]) == {"failed"}
+    tried = sum(part.arm == "copies" and part.round == "tune"
+                for parts in scheduler.submissions for part in parts)  # fmt: skip
+    assert tried == 4
+
+
 def test_what_a_job_refuses_reaches_the_user(scripted, tmp_path):
     """In the job's own words, and at once; nothing is recorded."""
     scheduler = Scheduler(tmp_path / "jobs")

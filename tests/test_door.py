@@ -175,8 +175,6 @@ OVERRIDES = {
     "train.steps=0": f"{TRAINING}.steps: given 0; must be a whole number above 0",
     "train.steps=25": f"{TRAINING}.steps: given 25; must be a multiple of report_every = 10",
     "train.batch_size=-8": f"{TRAINING}.batch_size: given -8; must be a whole number above 0",
-    "train.learning_rate=nan": f"{TRAINING}.learning_rate: given nan; must be a finite number "
-                               "above 0",
     "study.tune_seeds=0": "study.tune_seeds: given 0; must be a whole number above 0",
     "study.eval_seeds=-5": "study.eval_seeds: given -5; must be a whole number above 0",
     "study.eval_seeds=1000001": "study.eval_seeds: given 1000001; at most 1000000: tuning seeds "

@@ -50,6 +50,24 @@ def test_rates_that_cannot_be_told_apart_are_refused_wherever_they_are_given(rat
             Study(VALUES | {"tasks": {"one": entry}})
 
 
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"train": VALUES["train"] | {"learning_rate": 0.01}}, "train"),
+        ({"tasks": {"one": VALUES["tasks"]["one"] | {"train": {"learning_rate": 0.01}}}},
+         "tasks.one.train"),
+        ({"arms": VALUES["arms"] | {"copies": {"train": {"learning_rate": 0.01}}}},
+         "arms.copies.train"),
+    ],
+)  # fmt: skip
+def test_a_rate_that_a_study_would_ignore_is_refused(changes, field):
+    with pytest.raises(ConfigError) as refused:
+        Study(VALUES | changes)
+    assert str(refused.value) == (
+        f"{field}.learning_rate: given 0.01; the study tunes it in every cell; give learning_rates"
+    )
+
+
 positive = st.floats(LOWEST, HIGHEST)
 grids = st.lists(positive, min_size=1, max_size=5, unique=True).map(sorted)
 close = st.tuples(positive, st.floats(1.0, 1.03)).map(lambda pair: [pair[0], pair[0] * pair[1]])

@@ -19,7 +19,7 @@ from qkv_jax.study.engine import Engine
 from qkv_jax.study.parts import append_runs, read_runs
 from qkv_jax.study.plan import Study
 from qkv_jax.study.results import Workdir, load_study, read_table
-from qkv_jax.training.files import json_text
+from qkv_jax.training.files import held, json_text
 from qkv_jax.training.interruption import Interrupted, Watch
 from qkv_jax.training.population import Finished, Population
 from tests.test_names import VALUES
@@ -295,6 +295,22 @@ def test_a_study_stops_at_whatever_it_is_and_goes_on(small, tmp_path, monkeypatc
     rows = len(load_study(folder).runs)
     run(folder, SMALL)
     assert tables_of(folder) == tables_of(small[0]) and rows <= len(load_study(folder).runs)
+
+
+def test_no_loop_of_a_study_is_without_an_end(tmp_path, monkeypatch):
+    """Should the extension of grids, or the file system, ever be wrong: it ends, and says so."""
+    asked = iter(range(1, 100))
+    with monkeypatch.context() as patch:
+        wrong = lambda *_: [float(f"{next(asked)}e-9")]
+        patch.setattr(engine_module.statistics, "extension_needed", wrong)
+        with pytest.raises(RuntimeError, match="NA: the grid of rates grows without an end"):
+            run(tmp_path / "study", SMALL)
+    assert next(asked) == engine_module.statistics.MAX_ROUNDS + 1
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "samestat", lambda a, b: False)
+        lock = held(tmp_path)
+        with pytest.raises(ConfigError, match="another file each time it is opened"), lock:
+            pass
 
 
 def test_a_study_of_finished_waves_alone_can_be_stopped_between_any_two(small):
