@@ -38,7 +38,7 @@ def accepted(rates):
         ((0.1, 0.1), "must ascend, each rate once"),
         ((math.nan,), "must be a finite number above 0"),
         ((-1.0,), "must be a finite number above 0"),
-        ((1e-300, 1e-3), "must be from 1e-30 to 1e.30"),
+        ((1e-35, 1e-3), "must be from 1e-30 to 1e.30"),
     ],
 )
 def test_rates_that_cannot_be_told_apart_are_refused_wherever_they_are_given(rates, line):
