@@ -475,7 +475,7 @@ def test_slurm_that_is_not_there_is_one_line(tmp_path, monkeypatch):
         (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(ConfigError, match=r"pip install 'qkv_jax\[cluster\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[cluster\]'"):
         SlurmLauncher(tmp_path, SlurmOptions())
     with pytest.raises(ConfigError, match="NAME=VALUE"):
         SlurmOptions(options=("exclusive",))

@@ -85,7 +85,7 @@ def test_every_field_takes_what_it_is_given_or_refuses_it_in_one_line(path, cls,
 @pytest.mark.parametrize(
     ("part", "name", "value", "allowed"),
     [
-        ("train", "learning_rate", 1e-300, HELD),
+        ("train", "clip_norm", 1e-300, HELD),
         ("train", "weight_decay", 1e300, HELD),
         ("train", "batch_size", 2**31, "must be at most 2147483647"),
         ("train", "steps", 10**30, "must be a whole number that 64 bits can hold"),
@@ -97,7 +97,7 @@ def test_every_field_takes_what_it_is_given_or_refuses_it_in_one_line(path, cls,
     ],
 )
 def test_numbers_that_would_be_others_in_training_are_refused(part, name, value, allowed):
-    """A rate of 1e-300 is 0 in 32 bits, and trains nothing."""
+    """A norm of 1e-300 is 0 in 32 bits, and a gradient cut to it trains nothing."""
     study = copy.deepcopy(STUDY)
     study[part][name] = value
     with pytest.raises(ConfigError) as refusal:

@@ -335,7 +335,7 @@ def test_none_can_be_given_where_a_field_is_optional(command):
         assert code == 1 and f"KeyError: {found!r}" in err, err
     for given, line in [
         ("model.width=None", "model.width: given None; must be a whole number"),
-        ("model.mlp=None", "model.mlp: given 'None'; must be one of gelu, gelu_exact, swiglu"),
+        ("model.norm=None", "model.norm: given 'None'; must be one of layer, rms"),
         ("seed=None", "seed: given None; must be a whole number"),
     ]:
         assert command(*run, f"--config.{given}") == [2, "", f"error: {line}\n"]

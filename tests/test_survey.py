@@ -32,6 +32,7 @@ from qkv_jax.analysis.survey.subjects import Subject, of_pretrained
 from qkv_jax.analysis.survey.terminal import print_survey
 from qkv_jax.config import ConfigError, build
 from qkv_jax.model_config import ModelConfig
+from qkv_jax.study.plan import Study
 from qkv_jax.study.results import Workdir, load_study
 from qkv_jax.tasks import make_task
 from qkv_jax.training.checkpoint import Checkpoints, replica_of
@@ -346,11 +347,11 @@ def place(tmp_path_factory):
                                                 "test_examples": 3}}  # fmt: skip
     config = {"name": "small", "tasks": {"relation": relation}, "model": parts["model"],
               "arms": {"separate": {}, "K=V": {"model": {"tie": "K=V"}}},
-              "train": parts["train"] | {"batch_size": 4},
+              "train": {"steps": 20, "report_every": 10, "batch_size": 4},
               "study": {"learning_rates": (0.001, 0.01)}}  # fmt: skip
     work = Workdir(folder / "study")
     work.path.mkdir()
-    work.write_study({"config": config})
+    work.write_study(Study(config).describe())
     study = load_study(folder / "study")
     params = jax.tree.map(lambda leaf: 2 * leaf, study.untrained("relation", "K=V", 3)["params"])
     flat = flax.traverse_util.flatten_dict(params, sep="/")
