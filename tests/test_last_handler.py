@@ -174,6 +174,7 @@ def test_long_work_goes_on_when_nobody_reads_it_and_a_hang_up_saves_it(command, 
     exit code 75 and one line; the step that had just ended is saved."""
     before = (
         f"{TO_NOBODY}\nimport signal, qkv_jax.training.loop as l\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # the tests themselves may run under nohup
         "add = l._Curve.add\n"
         "l._Curve.add = lambda *row: [add(*row), row[1]['step'] == 20 and "
         "os.kill(os.getpid(), signal.SIGHUP)]"
@@ -205,6 +206,7 @@ def test_a_command_that_has_not_begun_ends_at_once(number, name, command):
     config = {"ablate": "study.py", "train": "run.py"}[name]
     before = (
         "import os, time, signal, qkv_jax.study.plan as p, qkv_jax.training.loop as l\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         f"def slow(*_): os.kill(os.getpid(), {int(number)}); time.sleep(60)\n"
         "p.first_batch = l.first_batch = slow"
     )
