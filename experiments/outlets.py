@@ -10,6 +10,7 @@ import codecs
 import errno
 import io
 import os
+import select
 import sys
 import unicodedata
 
@@ -79,8 +80,11 @@ class _Outlet(io.FileIO):
 
     def write(self, data) -> int:
         try:
-            if not self._is_gone:
-                return super().write(data)
+            while not self._is_gone:
+                written = super().write(data)
+                if written is not None:
+                    return written
+                select.select((), (self,), ())  # a pipe that does not block, and is full just now
         except OSError as error:
             self._is_gone = True
             self._tell(error)
