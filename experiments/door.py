@@ -14,6 +14,7 @@ time limit end them with exit code 75 (EX_TEMPFAIL, "try again") once what they 
 import difflib
 import functools
 import keyword
+import math
 import operator
 import os
 import pathlib
@@ -150,6 +151,7 @@ def _parse(argv: list[str]) -> list[str]:
             argv = [given[0], f"--config={path}", *overrides]
             _ARGV[:] = argv
         left = _read_flags(argv)
+        _refuse_nan()
         if left[1:]:
             raise ConfigError("command line", " ".join(left[1:]), "flags look like --name=value")
         for *above, name in nones:
@@ -163,14 +165,26 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(refuse(_reworded(error)))
     except (ConfigError, flags.Error) as error:
         sys.exit(refuse(str(error)))
+    except UnicodeDecodeError as error:
+        sys.exit(refuse(str(ConfigError("--flagfile", " ".join(argv[1:]), f"is no text: {error}"))))
 
 
 def _read_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
+    except SystemExit:  # of --help, which is no failure
+        sys.exit(0)
     except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         # Whatever ml_collections still finds wrong with an override, in its own words.
         raise ConfigError("command line", " ".join(sys.argv[1:]), str(error)) from None
+
+
+def _refuse_nan() -> None:
+    """Refuses flags that are not a number: they are below no bound and above none."""
+    for name in flags.FLAGS:
+        value = flags.FLAGS[name].value
+        if isinstance(value, float) and math.isnan(value) and not name.startswith("config."):
+            raise ConfigError(f"--{name}", value, "must be a number")
 
 
 def _config_path(argv: list[str]) -> tuple[str, list[str]]:
@@ -200,7 +214,7 @@ def _read_config(path: str) -> ConfigDict:
     try:
         get_config = runpy.run_path(file).get("get_config")
         config = get_config(*[argument] if argument else []) if get_config else None
-    except Exception as error:  # the file is somebody's program: it may raise anything
+    except (Exception, SystemExit) as error:  # the file is somebody's program, which may do all
         calls = traceback.extract_tb(error.__traceback__)
         lines = [call.lineno for call in calls if call.filename == file]
         what = str(error)

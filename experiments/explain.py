@@ -102,6 +102,8 @@ def _check_page(page: pathlib.Path) -> None:
     if page.is_dir():
         raise ConfigError("--html", _HTML.value, "is a folder; name a file")
     if page.exists():
+        if not page.is_file():  # to read it might never end
+            raise ConfigError("--html", _HTML.value, "is a pipe or a device, no file")
         with page.open("rb") as there:
             if _TITLE not in there.read(1000):
                 allowed = "is there already, and no page of this command; name another file"
@@ -119,9 +121,10 @@ def _ties() -> list[Tie]:
 def _steps() -> list[int]:
     if _STEPS.value is None:
         return []
-    if not _STEPS.value or not all(step.strip().isdecimal() for step in _STEPS.value):
+    given = [step.strip() for step in _STEPS.value]
+    if not given or not all(step.isdecimal() and len(step) <= 18 for step in given):  # 64 bits
         raise ConfigError("--steps", ",".join(_STEPS.value), "write whole numbers, as in 0,100")
-    return list(dict.fromkeys(map(int, _STEPS.value)))
+    return list(dict.fromkeys(map(int, given)))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ source distribution of vaderSentiment (MIT licence), in which they lie, and runs
 """
 
 import io
+import math
 import pathlib
 import tarfile
 import zlib
@@ -31,10 +32,16 @@ def reviews() -> None:
     archive = pathlib.Path(_SDIST.value).read_bytes()
     content = member(member(archive, _INNER, _SDIST.value), _SNIPPETS, _SDIST.value)
     rows = []
-    for number, line in enumerate(content.decode().splitlines(), 1):
+    try:
+        lines = content.decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError("--sdist", _SDIST.value, f"{_SNIPPETS} is no UTF-8: {error}") from None
+    for number, line in enumerate(lines, 1):
         try:
             name, rating, text = line.split("\t")
             sign = float(rating)
+            if math.isnan(sign):
+                raise ValueError
         except ValueError:
             allowed = f"line {number} of {_SNIPPETS} is no id, rating and text"
             raise ConfigError("--sdist", _SDIST.value, allowed) from None
@@ -43,7 +50,7 @@ def reviews() -> None:
     out = pathlib.Path(_OUT.value)
     lines = ["\t".join(row) for row in [("id", "label", "text"), *rows]]
     text = ("\n".join(lines) + "\n").encode()
-    if out.exists() and (out.is_dir() or out.read_bytes() != text):
+    if out.exists() and (not out.is_file() or out.read_bytes() != text):
         raise ConfigError("--out", _OUT.value, "is there already, and something else; name another")
     write_whole(out, text)
     positive = sum(label == "positive" for _, label, _ in rows)

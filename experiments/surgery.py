@@ -156,7 +156,8 @@ def _layers(count: int) -> list[int]:
     if not _LAYERS.value:
         raise ConfigError("--layers", "", f"the model has layers 0 to {count - 1}")
     for given in _LAYERS.value:
-        if not given.strip().isdecimal() or int(given) >= count:
+        digits = given.strip()
+        if not digits.isdecimal() or len(digits) > 18 or int(digits) >= count:
             raise ConfigError("--layers", given, f"the model has layers 0 to {count - 1}")
     return sorted({int(given) for given in _LAYERS.value})
 
