@@ -3,8 +3,10 @@
 Annotations are checked in this project's tests alone, not where others call these functions.
 """
 
+import contextlib
 import math
 import numbers
+import operator
 import os
 import pathlib
 from collections.abc import Collection
@@ -17,19 +19,25 @@ _SHOWN = 60  # characters of a value
 
 def whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
     """A whole number from `least` to `most`, NumPy's too; a truth value is none."""
-    fits = hasattr(value, "__index__") and not isinstance(value, bool) and not _is_array(value)
-    if not (fits and least <= int(value) and (most is None or int(value) <= most)):
+    given = None
+    if not isinstance(value, bool) and not _is_array(value):
+        with contextlib.suppress(TypeError):  # an array of no axes has an index if it is whole
+            given = operator.index(value)
+    if given is None or given < least or (most is not None and given > most):
         upper = "" if most is None else f" and at most {most}"
         raise ConfigError(name, brief(value), f"must be a whole number of at least {least}{upper}")
-    return int(value)
+    return given
 
 
 def number(name: str, value: Any) -> float:
     """A finite number, NumPy's too; a truth value is none."""
-    is_one = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (is_one and math.isfinite(value)):
+    given = math.nan
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            given = float(value)
+    if not math.isfinite(given):
         raise ConfigError(name, brief(value), "must be a finite number")
-    return float(value)
+    return given
 
 
 def truth(name: str, value: Any) -> bool:

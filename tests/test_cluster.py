@@ -479,6 +479,8 @@ def test_slurm_that_is_not_there_is_one_line(tmp_path, monkeypatch):
         SlurmLauncher(tmp_path, SlurmOptions())
     with pytest.raises(ConfigError, match="NAME=VALUE"):
         SlurmOptions(options=("exclusive",))
+    with pytest.raises(ConfigError, match="--slurm_hours: given inf; must be finite"):
+        SlurmOptions(hours=float("inf"))
 
 
 def test_what_squeue_says(tmp_path, monkeypatch):

@@ -413,3 +413,9 @@ def test_unreadable_empty_and_short_texts_are_refused_by_name(tmp_path):
         assert str(refusal.value) == f"files: given {str(path)!r}; {said}"
     with pytest.raises(ConfigError, match="middling.*too short: the validation split"):
         make_task("masked_bytes", {"files": (str(middling),), "length": 16}).load()
+
+
+@pytest.mark.parametrize("kind", [["reverse"], None, 3])
+def test_a_kind_that_is_no_text_is_refused(kind, unchecked):
+    with pytest.raises(ConfigError, match=r"task.kind: given .*; allowed: cifar, copy"):
+        make_task(kind, {})

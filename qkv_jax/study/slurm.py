@@ -48,6 +48,8 @@ class SlurmOptions:
     options: tuple[str, ...] = ()  # further ones of sbatch, NAME=VALUE
 
     def __post_init__(self):
+        if not 0 < self.hours < math.inf:
+            raise ConfigError("--slurm_hours", self.hours, "must be finite and above 0")
         for option in self.options:
             name, equals, _ = option.partition("=")
             if not name.strip("-") or not equals:

@@ -27,7 +27,7 @@ def make_task(kind: str, options: Mapping[str, Any], prefix: str = "task") -> Ta
     Raises:
       ConfigError: for an unknown kind or whatever the task refuses.
     """
-    if kind not in REGISTRY:
+    if not isinstance(kind, str) or kind not in REGISTRY:
         raise ConfigError(f"{prefix}.kind", kind, f"allowed: {', '.join(sorted(REGISTRY))}")
     if isinstance(options, Mapping):
         for name, value in options.items():
