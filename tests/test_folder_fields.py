@@ -357,3 +357,12 @@ def test_the_space_before_a_text_is_that_of_tokenizer_json(tmp_path):
     folder = tokenizer_of(folders.write(tmp_path, folders.BERT), pre_tokenizer=parts)
     (folder / "tokenizer_config.json").write_text('{"add_prefix_space": false}')
     assert refused(folder).startswith("tokenizer_config.json add_prefix_space: given False; is at ")
+
+
+def test_an_adapter_beside_the_weights_is_refused(tmp_path):
+    """The library would load it, over the weights that it names as its base."""
+    folder = folders.write(tmp_path / "model", folders.BERT)
+    load_pretrained(folder)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(ConfigError, match=r"adapter_config.json'; changes the weights: merge it"):
+        load_pretrained(folder)

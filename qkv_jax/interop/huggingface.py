@@ -37,6 +37,7 @@ from qkv_jax.transformer import Block, Encoder, PatchStem, TokenStem
 
 _BATCH = 32
 _SHORTEST = 16
+_ADAPTER = "adapter_config.json"  # of PEFT, which the library loads over the weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +110,8 @@ def load_pretrained(folder: str | os.PathLike) -> Pretrained:
     if not place.is_dir():
         raise refusal(place, "is no folder")
     place = encoder_folder(place)
+    if (place / _ADAPTER).is_file():
+        raise refusal(place / _ADAPTER, "changes the weights: merge it into them first")
     config = read_json(place / "config.json")
     plan = layouts.plan(config)
     params, left_out = _fill(plan, read_tensors(place))
