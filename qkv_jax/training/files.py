@@ -72,7 +72,12 @@ def held(folder: pathlib.Path) -> Iterator[None]:
     Raises:
       ConfigError: if another process holds it, saying which, or if the folder is read-only.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        is_link = os.path.islink(error.filename)
+        what = "a link to what is not there" if is_link else "no folder"
+        raise ConfigError("workdir", str(folder), f"{error.filename} is {what}") from None
     file = folder / LOCK
     lock = _take(file)
     try:

@@ -1,0 +1,24 @@
+"""The lock of a folder that cannot be one."""
+
+import pytest
+
+from qkv_jax.config import ConfigError
+from qkv_jax.runtime.files import held
+
+
+@pytest.mark.parametrize("below", ["", "/run"])
+def test_a_link_to_a_disk_that_is_not_there_is_called_so(below, tmp_path):
+    """As `runs -> /scratch/me/runs` on a machine without it; "File exists" helps nobody."""
+    (tmp_path / "runs").symlink_to(tmp_path / "scratch")
+    folder = tmp_path / f"runs{below}"
+    with pytest.raises(ConfigError) as error, held(folder):
+        pass
+    said = f"{tmp_path / 'runs'} is a link to what is not there"
+    assert str(error.value) == f"workdir: given {str(folder)!r}; {said}"
+
+
+def test_a_file_is_no_folder_to_write_in(tmp_path):
+    (tmp_path / "file").write_text("mine\n")
+    with pytest.raises(ConfigError, match="file is no folder"), held(tmp_path / "file"):
+        pass
+    assert (tmp_path / "file").read_text() == "mine\n"
