@@ -479,6 +479,9 @@ def test_slurm_that_is_not_there_is_one_line(tmp_path, monkeypatch):
         SlurmLauncher(tmp_path, SlurmOptions())
     with pytest.raises(ConfigError, match="NAME=VALUE"):
         SlurmOptions(options=("exclusive",))
+
+
+def test_jobs_without_a_time_limit_are_refused():
     with pytest.raises(ConfigError, match="--slurm_hours: given inf; must be finite"):
         SlurmOptions(hours=float("inf"))
 
