@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parent.parent
 PRINTING = """
 import sys
-from experiments.cli import outlets
+from experiments import outlets
 outlets.open_outlets()
 if {is_long}:
     outlets.long_work()

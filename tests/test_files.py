@@ -3,7 +3,7 @@
 import pytest
 
 from qkv_jax.config import ConfigError
-from qkv_jax.runtime.files import held
+from qkv_jax.training.files import held
 
 
 @pytest.mark.parametrize("below", ["", "/run"])

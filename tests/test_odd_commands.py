@@ -1,7 +1,7 @@
 """Odd command lines and config files at the door of a command: one line, the right exit code.
 
-Mostly the door alone, in forks of one process (tests/support/cli_server.py); whole commands:
-test_cli.py.
+Mostly the door alone, in forks of one process (door_server.py); whole commands:
+test_door.py.
 """
 
 import io
@@ -14,16 +14,16 @@ import tarfile
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parent.parent
 SNIPPETS = "movieReviewSnippets_GroundTruth.txt"
 COMMAND = """
 import sys
-from experiments.cli import entry
-config, watch = entry.config_flag("plain.py"), entry.watch_flags()
+from experiments import door
+config, watch = door.config_flag("plain.py"), door.watch_flags()
 def main():
     watch()
     print(config().width)
-entry.enter(main)
+door.enter(main)
 """
 PLAIN = """
 from ml_collections import ConfigDict
@@ -40,7 +40,7 @@ def door(tmp_path_factory):
     (folder / "command.py").write_text(COMMAND)
 
     with subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "support" / "cli_server.py"],
+        [sys.executable, ROOT / "tests" / "door_server.py"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder,
         env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"},
     ) as server:  # fmt: skip
