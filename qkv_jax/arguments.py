@@ -14,8 +14,6 @@ from typing import Any
 
 from qkv_jax.config import ConfigError
 
-_SHOWN = 60  # characters of a value
-
 
 def whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
     """A whole number from `least` to `most`, NumPy's too; a truth value is none."""
@@ -25,7 +23,7 @@ def whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int
             given = operator.index(value)
     if given is None or given < least or (most is not None and given > most):
         upper = "" if most is None else f" and at most {most}"
-        raise ConfigError(name, brief(value), f"must be a whole number of at least {least}{upper}")
+        raise ConfigError(name, value, f"must be a whole number of at least {least}{upper}")
     return given
 
 
@@ -36,23 +34,23 @@ def number(name: str, value: Any) -> float:
         with contextlib.suppress(OverflowError):
             given = float(value)
     if not math.isfinite(given):
-        raise ConfigError(name, brief(value), "must be a finite number")
+        raise ConfigError(name, value, "must be a finite number")
     return given
 
 
 def truth(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, bool):
-        raise ConfigError(name, brief(value), "must be true or false")
+        raise ConfigError(name, value, "must be true or false")
     return value
 
 
 def text(name: str, value: Any) -> str:
     """A text that can be written as UTF-8."""
     if not isinstance(value, str):
-        raise ConfigError(name, brief(value), "must be a text")
+        raise ConfigError(name, value, "must be a text")
     if not is_unicode(value):
-        raise ConfigError(name, brief(value), "is not valid UTF-8")
+        raise ConfigError(name, value, "is not valid UTF-8")
     return value
 
 
@@ -64,7 +62,7 @@ def is_unicode(value: str) -> bool:
 def path(name: str, value: Any) -> pathlib.Path:
     """A path of a file or a folder."""
     if not isinstance(value, str | os.PathLike) or not str(value) or "\0" in str(value):
-        raise ConfigError(name, brief(value), "must be a path")
+        raise ConfigError(name, value, "must be a path")
     return pathlib.Path(value)
 
 
@@ -73,23 +71,15 @@ def instance(name: str, value: Any, kind: type | tuple[type, ...]) -> Any:
     if not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         allowed = f"must be of {' or '.join(k.__name__ for k in kinds)}"
-        raise ConfigError(name, brief(value), allowed)
+        raise ConfigError(name, value, allowed)
     return value
 
 
 def word(name: str, value: Any, allowed: Collection[str]) -> str:
     """One of some words."""
     if not isinstance(value, str) or value not in allowed:
-        raise ConfigError(name, brief(value), f"allowed: {', '.join(allowed)}")
+        raise ConfigError(name, value, f"allowed: {', '.join(allowed)}")
     return value
-
-
-def brief(value: Any) -> Any:
-    """A value as it may stand in one line."""
-    if _is_array(value):
-        return f"an array of {value.dtype} {list(value.shape)}"
-    shown = " ".join(repr(value).split())
-    return value if shown == repr(value) and len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
 
 
 def _is_array(value: Any) -> bool:

@@ -15,6 +15,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+_SHOWN = 80  # characters of a value that is no text
 _MOST = 2**31 - 1
 _TINIEST, _HUGEST = 1e-37, 3e38  # of float32, without those that are kept with fewer digits
 
@@ -86,12 +87,16 @@ def require_kinds(module: Any, cls: type) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value in one line: arrays by number format and shape."""
+    """A value in one line: arrays by number format and shape, texts whole, and of anything else
+    that is long the beginning."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if isinstance(shape, tuple) and shape and dtype is not None:
         return f"{dtype}[{', '.join(map(str, shape))}]"
     text = repr(value)
-    return text if "\n" not in text else " ".join(text.split())[:200]
+    if isinstance(value, str):
+        return text
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def require_positive(config: Any, *names: str) -> None:

@@ -8,7 +8,6 @@ one value alone is understood; any other field is refused unless it is switched 
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from qkv_jax.arguments import brief
 from qkv_jax.config import ConfigError
 
 
@@ -34,12 +33,12 @@ def check_fields(
         name = f"{file} {field}"
         if field in fixed:
             if given is not None and not _same(given, fixed[field]):
-                raise ConfigError(name, brief(given), f"understood: {fixed[field]!r}")
+                raise ConfigError(name, given, f"understood: {fixed[field]!r}")
         elif field in read or field in harmless or field.startswith("_") or is_off(given):
             continue  # an underscore marks what the library writes for itself
         else:
             what = "is not a known field; if it changes no numbers, take it out of the file"
-            raise ConfigError(name, brief(given), what)
+            raise ConfigError(name, given, what)
 
 
 def words(names: str) -> frozenset[str]:

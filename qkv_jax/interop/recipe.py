@@ -159,7 +159,7 @@ def _prompt(root: pathlib.Path) -> str:
     if name is None:
         return ""
     if not isinstance(prompts, Mapping):
-        raise ConfigError(f"{_MODEL} prompts", arguments.brief(prompts), "must be an object")
+        raise ConfigError(f"{_MODEL} prompts", prompts, "must be an object")
     prompts = {"query": "", "document": "", **prompts}  # the library's own names
     arguments.word(f"{_MODEL} default_prompt_name", name, tuple(prompts))
     return arguments.text(f"{_MODEL} prompts {name}", prompts[name] or "")

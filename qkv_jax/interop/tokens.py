@@ -84,7 +84,7 @@ class TextTokenizer:
             found = self._tokenizer.encode_batch(texts)
         except Exception as error:  # the package raises bare Exceptions
             allowed = f"tokenizer.json cannot read them: {error}"
-            raise ConfigError("texts", arguments.brief(texts), allowed) from None
+            raise ConfigError("texts", texts, allowed) from None
         for i, (text, encoding) in enumerate(zip(texts, found, strict=True)):
             self._check(f"text {i}", text, encoding, limit)
         return [encoding.ids for encoding in found]
@@ -96,7 +96,7 @@ class TextTokenizer:
           ConfigError: for no lists, other items than tokens, or a length below the longest.
         """
         if not isinstance(tokens, list | tuple) or not len(tokens):
-            raise ConfigError("tokens", arguments.brief(tokens), "must be lists of tokens")
+            raise ConfigError("tokens", tokens, "must be lists of tokens")
         known = self._tokenizer.get_vocab_size()
         for row in tokens:
             for token in row if isinstance(row, list | tuple) else (row,):
@@ -139,7 +139,7 @@ class TextTokenizer:
         """
         most = self._tokenizer.get_vocab_size() - 1
         if isinstance(tokens, str | bytes) or not hasattr(tokens, "__iter__"):
-            raise ConfigError("tokens", arguments.brief(tokens), "must be a list of tokens")
+            raise ConfigError("tokens", tokens, "must be a list of tokens")
         for token in tokens:
             arguments.whole("tokens", token, 0, most)
         return [self._tokenizer.id_to_token(int(token)) for token in tokens]
@@ -214,7 +214,7 @@ def listed(texts: Any) -> list[str]:
     """
     is_list = hasattr(texts, "__len__") and hasattr(texts, "__iter__")
     if not is_list or isinstance(texts, str | bytes | Mapping) or not len(texts):
-        raise ConfigError("texts", arguments.brief(texts), "must be a list of at least one text")
+        raise ConfigError("texts", texts, "must be a list of at least one text")
     for i, text in enumerate(texts):
         arguments.text(f"text {i}", text)
     return [str(text) for text in texts]

@@ -73,7 +73,7 @@ class Patient(NamedTuple):
         """The layers of those numbers under the tie."""
         config = self.encoder.config
         if not isinstance(numbers, list | tuple | range):
-            raise ConfigError("numbers", arguments.brief(numbers), "must be a list of layers")
+            raise ConfigError("numbers", numbers, "must be a list of layers")
         for number in numbers:
             arguments.whole("numbers", number, 0, config.layers - 1)
         arguments.word("method", method, METHODS)
@@ -86,7 +86,7 @@ class Patient(NamedTuple):
     def damage(self, edits: Mapping[int, Layer]) -> tuple[float, ...]:
         """The metrics of the model with these layers in place of its own."""
         if not isinstance(edits, Mapping):
-            raise ConfigError("edits", arguments.brief(edits), "must be layers by their numbers")
+            raise ConfigError("edits", edits, "must be layers by their numbers")
         every = dict(enumerate(self.layers)) | dict(edits)
         return self.measure(*spread(self.encoder, self.variables, every))
 
@@ -171,7 +171,7 @@ def patient_of_pretrained(
     if learning_rate is not None:
         _check_rate(learning_rate)
     if not isinstance(texts, Mapping) or len(texts) < 2:
-        raise ConfigError("texts", arguments.brief(texts), "must be two texts at least, by names")
+        raise ConfigError("texts", texts, "must be two texts at least, by names")
     names = list(texts)
     ours, others = ({n: texts[n] for n in names[start::2]} for start in (0, 1))
     subject, held_out = (of_pretrained(folder, some, 0, allow_unknown) for some in (ours, others))
@@ -209,7 +209,7 @@ def _check_rate(rate: float) -> None:
     number = isinstance(rate, int | float) and not isinstance(rate, bool)
     if not (number and 0 < rate < float("inf")):
         allowed = "must be a finite number above 0"
-        raise ConfigError("learning_rate", arguments.brief(rate), allowed)
+        raise ConfigError("learning_rate", rate, allowed)
 
 
 def _with(replica: Replica, encoder: Encoder) -> Replica:

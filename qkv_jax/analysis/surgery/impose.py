@@ -36,7 +36,7 @@ def check(encoder: Encoder, tie: Tie, methods: tuple[str, ...]) -> None:
     config = arguments.instance("encoder", encoder, Encoder).config
     arguments.instance("tie", tie, Tie)
     if not isinstance(methods, list | tuple) or not methods:
-        raise ConfigError("--method", arguments.brief(methods), "must be a list of methods")
+        raise ConfigError("--method", methods, "must be a list of methods")
     heads, width = config.heads, config.width
     given = str(tie)
     for field in ("adapters", "latent_dim", "qk_norm"):
@@ -114,7 +114,7 @@ def tied(
     ties = list(arguments.instance("encoder", encoder, Encoder).config.ties)
     require_variables(encoder, variables)
     if not isinstance(edits, Mapping):
-        raise ConfigError("edits", arguments.brief(edits), "must be layers by their numbers")
+        raise ConfigError("edits", edits, "must be layers by their numbers")
     params = dict(variables["params"])
     for number, layer in edits.items():
         arguments.whole("edits", number, 0, len(ties) - 1)
@@ -135,7 +135,7 @@ def spread(
     """The same function as `tied` with a leaf for every role, so that one compiled program serves
     all edits. Layers not in `edits` are to be separate already."""
     if not isinstance(edits, Mapping):
-        raise ConfigError("edits", arguments.brief(edits), "must be layers by their numbers")
+        raise ConfigError("edits", edits, "must be layers by their numbers")
     for layer in edits.values():
         arguments.instance("edits", layer, Layer)
     alone = Tie.parse("separate")

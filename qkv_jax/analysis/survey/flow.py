@@ -93,7 +93,7 @@ def gather(
 
 def _checked(feeds: Iterable[Feed]) -> list[Feed]:
     if not isinstance(feeds, list | tuple) or not feeds:
-        raise ConfigError("feeds", arguments.brief(feeds), "must be a list of at least one Feed")
+        raise ConfigError("feeds", feeds, "must be a list of at least one Feed")
     for feed in feeds:
         arguments.instance("feeds", feed, Feed)
         arguments.whole("feeds", feed.count, 1, len(feed.inputs))

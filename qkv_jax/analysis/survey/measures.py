@@ -101,7 +101,7 @@ def movements(past: dict[int, Sequence[Layer]]) -> pd.DataFrame:
       past: the layers by step; the first step is where they started.
     """
     if not isinstance(past, Mapping) or not past:
-        raise ConfigError("past", arguments.brief(past), "must be layers by their steps")
+        raise ConfigError("past", past, "must be layers by their steps")
     for step, layers in past.items():
         arguments.whole("past", step)
         _listed("past", layers, Layer)
@@ -132,7 +132,7 @@ def movements(past: dict[int, Sequence[Layer]]) -> pd.DataFrame:
 def _listed(name: str, values: Any, kind: type) -> list:
     """At least one of that kind."""
     if not isinstance(values, list | tuple) or hasattr(values, "_fields") or not values:
-        raise ConfigError(name, arguments.brief(values), f"must be a list of {kind.__name__}")
+        raise ConfigError(name, values, f"must be a list of {kind.__name__}")
     return [arguments.instance(name, value, kind) for value in values]
 
 

@@ -85,7 +85,7 @@ def of_pretrained(
     arguments.whole("seed", seed, most=2**32 - 1)
     arguments.truth("allow_unknown", allow_unknown)
     if not isinstance(texts, Mapping) or not texts:
-        raise ConfigError("texts", arguments.brief(texts), "must be texts by their names")
+        raise ConfigError("texts", texts, "must be texts by their names")
     try:
         model = load_pretrained(folder)
     except ConfigError as error:

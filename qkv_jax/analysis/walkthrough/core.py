@@ -166,9 +166,9 @@ def _check_example(inputs, tokens, padding) -> None:
     """Refuses what is no batch of one with a label a token."""
     shape = getattr(inputs, "shape", ())
     if len(shape) < 2 or shape[0] != 1:
-        raise ConfigError("inputs", arguments.brief(inputs), "must be a batch of one")
+        raise ConfigError("inputs", inputs, "must be a batch of one")
     if not isinstance(tokens, tuple | list) or not tokens:
-        raise ConfigError("tokens", arguments.brief(tokens), "must be a label a token")
+        raise ConfigError("tokens", tokens, "must be a label a token")
     for token in tokens:
         arguments.text("tokens", token)
     if padding is None:

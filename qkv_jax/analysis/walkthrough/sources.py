@@ -41,7 +41,7 @@ def random_walks(
     """
     example = examples.words_of(text)
     if not isinstance(ties, list | tuple) or not ties:
-        raise ConfigError("--tie", arguments.brief(ties), "must be a list of ties")
+        raise ConfigError("--tie", ties, "must be a list of ties")
     for tie in ties:
         arguments.instance("--tie", tie, Tie)
     arguments.whole("--seed", seed, most=2**32 - 1)
@@ -86,7 +86,7 @@ def run_walks(
 
     folder = arguments.path("--run", folder)
     if not isinstance(steps, list | tuple):
-        raise ConfigError("--steps", arguments.brief(steps), "must be a list of steps")
+        raise ConfigError("--steps", steps, "must be a list of steps")
     known = runs.run_steps(folder)
     for step in steps:
         if arguments.whole("--steps", step) not in known:
