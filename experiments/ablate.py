@@ -67,7 +67,6 @@ def run(study: Study, workdir: Workdir, watch: Watch) -> None:
         work = engine.Engine(study, workdir, record, shown.hear, watch)
         shown.watch(work)
         summary = work.run()
-    watch.rest()
     with named(workdir.path):
         path = report.write_report(
             workdir.path, work.record, work.runs, summary, workdir.curve, pause=work.stop_if_asked

@@ -103,30 +103,24 @@ class ClassToken(nn.Module):
         return jnp.broadcast_to(token, (batch, 1, self.width))
 
 
+ACTIVATIONS = {
+    "gelu": nn.gelu,  # the tanh approximation of x Phi(x) (Hendrycks and Gimpel 2016)
+    "gelu_exact": functools.partial(nn.gelu, approximate=False),
+    "relu": nn.relu,
+}
+
+
 class Mlp(nn.Module):
-    """Two dense layers with a GELU between (Hendrycks and Gimpel 2016): x Phi(x), or its tanh
-    approximation."""
+    """Two dense layers with one of `ACTIVATIONS` between."""
 
     hidden: int
-    approximate: bool = True
+    activation: str = "gelu"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         dense = functools.partial(nn.Dense, dtype=x.dtype)
-        hidden = self._act(dense(self.hidden, name="up")(x))
+        hidden = ACTIVATIONS[self.activation](dense(self.hidden, name="up")(x))
         return dense(x.shape[-1], name="down")(hidden)
-
-    @nn.nowrap
-    def _act(self, x: Array) -> Array:
-        return nn.gelu(x, self.approximate)
-
-
-class ReluMlp(Mlp):
-    """Two dense layers with a ReLU between (Vaswani et al. 2017)."""
-
-    @nn.nowrap
-    def _act(self, x: Array) -> Array:
-        return nn.relu(x)
 
 
 class SwiGlu(nn.Module):
@@ -141,12 +135,7 @@ class SwiGlu(nn.Module):
         return dense(x.shape[-1], name="down")(hidden)
 
 
-MLPS = {
-    "gelu": Mlp,
-    "gelu_exact": functools.partial(Mlp, approximate=False),
-    "relu": ReluMlp,
-    "swiglu": SwiGlu,
-}
+MLPS = {name: functools.partial(Mlp, activation=name) for name in ACTIVATIONS} | {"swiglu": SwiGlu}
 NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
 
 

@@ -618,8 +618,9 @@ def test_whole_numbers_truth_values_and_odd_words_are_labels(labels, classes, tm
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("text,label\na,x\n".encode("utf-16-le"), "is UTF-16 or binary; save it as UTF-8"),
-        ("text,label\na,x\n".encode("utf-16"), "is UTF-16 or binary; save it as UTF-8"),
+        ("text,label\na,x\n".encode("utf-16-le"), "holds a NUL character (is the file UTF-16?) in "
+                                               "line 1; save it as UTF-8"),
+        ("text,label\na,x\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
         ("\ufeff\ufefftext,label\na,x\n".encode(),
          r"has no column 'text'; columns: '\ufefftext', 'label'"),
         ("text\xa0,label \na,x\n".encode(),

@@ -478,7 +478,7 @@ def test_the_exact_gelu_is_x_phi_of_x():
         "down": {"kernel": jnp.eye(3), "bias": jnp.zeros(3)},
     }
     exact = [[[v * (1 + math.erf(v / 2**0.5)) / 2 for v in row] for row in x[0].tolist()]]
-    np.testing.assert_allclose(Mlp(3, False).apply({"params": params}, x), exact, atol=1e-6)
+    np.testing.assert_allclose(Mlp(3, "gelu_exact").apply({"params": params}, x), exact, atol=1e-6)
     assert np.abs(Mlp(3).apply({"params": params}, x) - np.array(exact)).max() > 1e-5
 
 

@@ -233,7 +233,7 @@ def test_tables_are_read_as_written(tmp_path):
         (b"text,label\nx,a\ny\n", "line 3: 1 columns, not 2"),
         (b"text,label\nx,a\ny,  \n", "line 3: no label"),
         (b'text,label\nx,a\n"y,b\n', "line 3: unexpected end of data"),
-        (b"text,label\nx,a\n\xe9t\xe9,b\n", "is not UTF-8 in line 3"),
+        (b"text,label\nx,a\n\xe9t\xe9,b\n", "is not UTF-8 at byte 15 (line 3)"),
         (b"text,label\nx,a\ny,a\nz,a\n", "has one label only"),
     ],
 )

@@ -1,15 +1,13 @@
 """Tables of texts and labels: CSV and TSV files."""
 
-import codecs
 import csv
 import io
 import pathlib
 from typing import NamedTuple
 
 from qkv_jax.config import ConfigError
-from qkv_jax.tasks import sources
+from qkv_jax.tasks.plain_text import read_utf8
 
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # By extension: the separator, and whether cells may be quoted. Tab-separated texts are full of
 # quotation marks that belong to them.
 _DIALECTS = {".csv": (",", csv.QUOTE_MINIMAL), ".tsv": ("\t", csv.QUOTE_NONE)}
@@ -32,7 +30,10 @@ def read_table(path: pathlib.Path, text_column: str, label_column: str) -> Label
         raise ConfigError("files", str(path), f"must end in {' or '.join(_DIALECTS)}")
     separator, quoting = _DIALECTS[path.suffix]
     csv.field_size_limit(2**31 - 1)  # a text may be a book
-    lines = io.StringIO(_read_utf8(path), newline="")
+    content = read_utf8(path, "files")
+    if not content.strip():
+        raise ConfigError("files", str(path), "is empty")
+    lines = io.StringIO(content, newline="")
     reader = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
     try:
         header = next(reader)
@@ -57,20 +58,6 @@ def read_table(path: pathlib.Path, text_column: str, label_column: str) -> Label
 def is_no_label(text: str) -> bool:
     """Whether a cell is empty, or how a missing number is printed. "None" and "NA" name classes."""
     return not text or text.lower() == "nan"
-
-
-def _read_utf8(path: pathlib.Path) -> str:
-    content = sources.content(path, "files")
-    if content.startswith(_UTF16) or b"\0" in content:
-        raise ConfigError("files", str(path), "is UTF-16 or binary; save it as UTF-8")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError("files", str(path), f"is not UTF-8 in line {line}") from None
-    if not text.strip():
-        raise ConfigError("files", str(path), "is empty")
-    return text
 
 
 def _place(path: pathlib.Path, header: list[str], name: str) -> int:

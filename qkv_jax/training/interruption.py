@@ -39,13 +39,9 @@ class Watch:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is under way that would have to be saved: before the first `look`, and
-        after `rest`. Then whoever wants an end need not wait for the next look."""
+        """Whether nothing is under way that would have to be saved: before the first `look`. Then
+        whoever wants an end need not wait for it."""
         return not self._is_asked and not jax.distributed.is_initialized()
-
-    def rest(self) -> None:
-        """Takes note that nobody will look any more: all is written."""
-        self._is_asked = False
 
     def stop(self, reason: str) -> bool:
         """Asks for an end at the next report; the first reason stands. Returns whether this is it.
