@@ -328,7 +328,7 @@ def test_bad_input_to_the_command_is_one_line(command, place):
         (["--run={run}", "--layers=2"], "--layers: given '2'; the model has layers 0 to 1"),
         (["--run={run}", "--layers="], "--layers: given ''; the model has layers 0 to 1"),
         (["--run={run}", "--learning_rate=nan"],
-         "--learning_rate: given nan; must be positive and finite"),
+         "--learning_rate: given nan; must be a number"),
         (["--run={run}", "--method=mean"], "--method: given 'mean'; allowed: "
          + ", ".join(METHODS)),
         (["--run={run}", "--workdir={bare}"], "--workdir: given '{bare}'; holds files already; "
