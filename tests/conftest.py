@@ -1,4 +1,4 @@
-"""What all tests share: two CPU devices, exact products, reproducible properties, golden files.
+"""What all tests share: two CPU devices, compiled programs, exact products, golden files.
 
 Nothing of qkv_jax may be imported here: pytest loads this file before the hook that checks array
 shapes at run time (`--jaxtyping-packages` in setup.cfg) is in place.
@@ -8,10 +8,18 @@ import json
 import os
 import pathlib
 
-import jax
-import jaxtyping
-import pytest
-from hypothesis import settings
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+# What one process has compiled no other compiles again, also those that tests start.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(GOLDEN.parent.parent / ".pytest_cache" / "compiled")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+import jax  # noqa: E402  (it reads the environment)
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)  # before the backend starts
 jax.config.update("jax_default_matmul_precision", "highest")  # accelerators round products else
@@ -20,7 +28,6 @@ jax.config.update("jax_default_matmul_precision", "highest")  # accelerators rou
 settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("house")
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
 # Minutes each: begun first, so that at the end no process waits for another's.
 LONG = (
     "test_engine", "test_resume", "test_faults", "test_mesh", "test_distributed", "test_surgery",

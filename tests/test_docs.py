@@ -26,6 +26,8 @@ from qkv_jax.training.state import TrainConfig
 EXCEPTIONS = {
     "--launcher=slurm": "needs Slurm: tests/test_cluster.py and tests/test_slurm.py run it",
     "--status": "needs that study of Slurm's: likewise",
+    "experiments.analyze --run": "its ten figures, as with --study, which is run; test_survey.py",
+    "experiments.analyze --pretrained": "likewise",
     "experiments.benchmark": "takes a minute at sizes of its own",
     "configs/big.py:1b --workdir": "needs eight accelerators",
     "#SBATCH": "needs Slurm: tests/test_slurm.py submits it",
