@@ -412,8 +412,8 @@ def test_time_decides_when_to_save_and_when_to_stop(monkeypatch):
 
 HOLDER = """
 import pathlib, sys, time
-from qkv_jax.runtime.files import held
-with held(pathlib.Path(sys.argv[1])):
+from qkv_jax.runtime.files import folder_lock
+with folder_lock(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
