@@ -175,7 +175,7 @@ class SlurmLauncher:
 
 
 def _python_path() -> str:
-    root = pathlib.Path(__file__).parents[2]
+    root = pathlib.Path(__file__).parents[3]
     paths = [str(root), os.environ.get("PYTHONPATH", "")]
     return f"export PYTHONPATH={shlex.quote(':'.join(filter(None, paths)))}"
 

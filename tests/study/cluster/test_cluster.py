@@ -25,6 +25,7 @@ from rich.console import Console
 from qkv_jax.config import ConfigError
 from qkv_jax.runtime.distributed import slurm_settings
 from qkv_jax.runtime.stopping import Interrupted, StopSignal
+from qkv_jax.study.cluster import slurm
 from qkv_jax.study.cluster.driver import Driver, merge
 from qkv_jax.study.cluster.jobs import STOPPED, Jobs, State
 from qkv_jax.study.cluster.slurm import SlurmLauncher, SlurmOptions
@@ -585,3 +586,9 @@ def test_steps_of_a_job_have_ports_of_their_own_and_all_gpus():
     assert first["JAX_LOCAL_DEVICE_IDS"] == "0,1,2,3"
     assert "JAX_LOCAL_DEVICE_IDS" not in slurm_settings(srun | {"SLURM_NTASKS": "8"})
     assert slurm_settings({}) == {}
+
+
+def test_jobs_find_the_package_that_submitted_them(monkeypatch):
+    """Also where it is not installed, and before what the environment names."""
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    assert slurm._python_path() == f"export PYTHONPATH={ROOT}:/mine"

@@ -27,7 +27,7 @@ def get_config():
     return tree({
         "name": "tiny",
         "model": {"layers": 1, "width": 8, "heads": 2},
-        "train": {"steps": 4000, "report_every": 50, "batch_size": 4},
+        "train": {"steps": 30_000, "report_every": 50, "batch_size": 4},
         "arms": tie_arms("separate"),
         "tasks": {"reverse": {"kind": "reverse", "options": {
             "length": 6, "validation_examples": 32, "test_examples": 64}}},
