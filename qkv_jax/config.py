@@ -17,6 +17,7 @@ from typing import Any
 
 _SHOWN = 80  # characters of a value that is no text
 _MOST = 2**31 - 1
+_ABSENT = object()  # a field that is not given, which is not one that is given as None
 _TINIEST, _HUGEST = 1e-37, 3e38  # of float32, without those that are kept with fewer digits
 
 
@@ -204,9 +205,12 @@ def first_difference(known: Any, asked: Any, path: str = "") -> str:
     """In words, where two trees of plain values differ first."""
     if isinstance(known, dict) and isinstance(asked, dict):
         for key in [*known, *(k for k in asked if k not in known)]:
-            if known.get(key) != asked.get(key):
-                return first_difference(known.get(key), asked.get(key), f"{path}.{key}".lstrip("."))
-    return f"its {path} is {known!r}, not {asked!r}"
+            if known.get(key, _ABSENT) != asked.get(key, _ABSENT):
+                pair = known.get(key, _ABSENT), asked.get(key, _ABSENT)
+                return first_difference(*pair, f"{path}.{key}".lstrip("."))
+    if known is _ABSENT:
+        return f"it does not give {path}, now {asked!r}"
+    return f"its {path} is {known!r}, {'now not given' if asked is _ABSENT else f'not {asked!r}'}"
 
 
 def _settled(config: Any, field: dataclasses.Field) -> Any:

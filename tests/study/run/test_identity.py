@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from qkv_jax.config import ConfigError
+from qkv_jax.config import ConfigError, first_difference
 from qkv_jax.runtime.stopping import Interrupted, StopSignal
 from qkv_jax.study.cluster.driver import merge
 from qkv_jax.study.cluster.worker import PartWorkdir, run_part
@@ -267,3 +267,11 @@ def test_a_run_does_not_go_on_with_other_data(table, tmp_path):
     table.write_text(known)
     result = train_run(replica_of(config), 0, folder, config=config)
     assert result["status"] == "done" and load_run(pathlib.Path(folder))
+
+
+def test_a_field_that_is_not_given_is_not_one_that_is_none():
+    known = {"model": {"tie": "K=V", "preset": None}}
+    more = {"model": {"tie": "K=V", "preset": None, "qk_norm": True}}
+    assert first_difference(known, more) == "it does not give model.qk_norm, now True"
+    assert first_difference(more, known) == "its model.qk_norm is True, now not given"
+    assert first_difference({"a": None}, {"a": 3}) == "its a is None, not 3"
