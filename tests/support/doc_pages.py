@@ -33,12 +33,6 @@ SMALL_FLAGS = {
     "--config.mesh.": "--config.train.steps=100",
 }
 TEXT = ROOT / "LICENSE"  # what runs are trained on
-# Such small programs take longer to compile well than to run, and many commands share theirs.
-COMPILE_LITTLE = {
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}
 FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 
 
@@ -125,8 +119,7 @@ class Sandbox:
         self._write_tools()
         self._write_venv()
         self._server = contextlib.ExitStack()
-        compiled = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
-        self._server.enter_context(warm_python(self.python, COMPILE_LITTLE | compiled))
+        self._server.enter_context(warm_python(self.python))
         self.close = self._server.close
 
     def _write_clone(self) -> None:

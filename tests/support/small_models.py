@@ -9,8 +9,11 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import pytest
 
+from qkv_jax.study.run import engine
 from qkv_jax.training.checkpoint import Checkpoints, replica_of
+from qkv_jax.training.population import Population
 from tests.support import pretrained_folders
 from tests.support.pretrained_folders import tensors
 
@@ -77,3 +80,18 @@ def server(here):
 
         yield run
         process.stdin.close()
+
+
+@contextlib.contextmanager
+def shared_programs():
+    """Studies that are run meanwhile share what they compile: {(program, packing): population}."""
+    known = {}
+
+    def population(replica, data, packing):
+        if (replica, packing) not in known:
+            known[replica, packing] = Population(replica, data, packing=packing)
+        return known[replica, packing]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "Population", population)
+        yield known

@@ -28,14 +28,13 @@ sys.exit(int(server.makefile().read() or 1))
 
 
 @contextlib.contextmanager
-def warm_python(executable: pathlib.Path, variables: dict[str, str]):
-    """Writes the executable, which works until the end; `variables` are in the environment that
-    JAX reads when it is imported."""
+def warm_python(executable: pathlib.Path):
+    """Writes the executable, which works until the end."""
     address = str(executable.with_suffix(".socket"))
     executable.write_text(CLIENT.format(python=sys.executable, address=address))
     executable.chmod(0o755)
     command = [sys.executable, __file__, address]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as server:
         server.stdout.readline()  # it listens
         try:

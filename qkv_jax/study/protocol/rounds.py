@@ -190,13 +190,11 @@ def rounds(
             name = f"{stage.name}{number}" if stage.repeats else stage.name
             parts = tuple(Part(task, arm, name, rates[arm]) for arm in rates)
             keys = {part: part.keys(record) for part in parts}
-            rows = read()
-            places = _places(rows, task)
+            rows, places = _runs_of(task, read())
             missing = _missing(keys, places)
             yield Round(name, parts, missing)
             if missing:
-                rows = read()
-                places = _places(rows, task)
+                rows, places = _runs_of(task, read())
                 if _missing(keys, places):
                     return
             # Whole rounds only, in the order of one process: nothing here depends on which job of a
@@ -207,10 +205,11 @@ def rounds(
                 break
 
 
-def _places(rows: pd.DataFrame, task: str) -> dict[tuple, int]:
-    """Where the row of each run of a task is."""
+def _runs_of(task: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple, int]]:
+    """The rows of a task, and where that of each run is among them."""
+    rows = rows[rows["task"] == task]
     columns = (rows[name].to_list() for name in KEY)
-    return {key: place for place, key in enumerate(zip(*columns, strict=True)) if key[0] == task}
+    return rows, {key: place for place, key in enumerate(zip(*columns, strict=True))}
 
 
 def _missing(keys: Mapping[Part, Sequence[tuple]], places: Mapping) -> tuple[Part, ...]:

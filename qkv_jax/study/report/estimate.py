@@ -9,7 +9,7 @@ from qkv_jax.study.arms import same_programs
 from qkv_jax.study.plan import Study, TaskPlan
 from qkv_jax.study.protocol.rounds import Part, expected, wave_count
 from qkv_jax.study.record import StudyRecord
-from qkv_jax.study.run.engine import Progress as News
+from qkv_jax.study.run.engine import Progress as Event
 from qkv_jax.training import costs
 
 _CELLS_LISTED = 24  # of larger grids --plan shows the total only
@@ -46,7 +46,7 @@ class _Workload:
         self.waves: int | None = None
         self.waves_done = 0
 
-    def count(self, event: News) -> None:
+    def count(self, event: Event) -> None:
         wave = self.wave_work[event.task, event.arm]
         waves = event.waves_total
         if self.waves is not None and waves > self.waves:

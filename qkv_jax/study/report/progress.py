@@ -14,7 +14,7 @@ from qkv_jax.study.report.estimate import _Workload
 from qkv_jax.study.report.ledger import console_ledger, ledger_context
 from qkv_jax.study.report.terminal import console_table
 from qkv_jax.study.run.engine import Engine
-from qkv_jax.study.run.engine import Progress as News
+from qkv_jax.study.run.engine import Progress as Event
 from qkv_jax.study.run.workdir import Workdir
 
 
@@ -53,7 +53,7 @@ class Display:
         """Shows this engine's tables."""
         self.engine = engine
 
-    def on_progress(self, event: News) -> None:
+    def on_progress(self, event: Event) -> None:
         """Takes an event of the engine and redraws what changed."""
         self.work.count(event)
         new_task = self.engine is not None and event.task != self.summarised
@@ -68,7 +68,7 @@ class Display:
             self.tuning = event.task, event.arm
             self._print(event, f"{event.doing} {event.arm}")
 
-    def _redraw(self, event: News) -> None:
+    def _redraw(self, event: Event) -> None:
         what = f"{event.task} · {event.doing} {event.arm}"
         self.bar.update(
             self.bar_task, description=what[:44], completed=self.work.share, left=self._time_left()
@@ -79,12 +79,12 @@ class Display:
             parts = [console_table(record.only(event.task), self.summary), "", self.bar]
         self.live.update(Group(*parts), refresh=True)
 
-    def _print_line(self, event: News) -> None:
+    def _print_line(self, event: Event) -> None:
         row = self.summary.query("task == @event.task and arm == @event.arm").iloc[0]
         what = f"{event.arm}: mean {row['mean']:.4f}, {row['verdict']} ({self._time_left()})"
         self._print(event, what)
 
-    def _print(self, event: News, what: str) -> None:
+    def _print(self, event: Event, what: str) -> None:
         line = f"[{self.work.share:4.0%}] {event.task}: {what}"
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 

@@ -124,7 +124,7 @@ class Engine:
         self.progress.waves_total = sum(surely.values())
         for plan in self.study.tasks:
             self.stop_if_asked()
-            self._data(plan)
+            self._describe_data(plan)
             for found in rounds(self.record, plan.name, lambda: self.runs):
                 if (plan.name, found.name) not in surely:
                     self.progress.waves_total += wave_count(self.record, found.parts)
@@ -150,8 +150,8 @@ class Engine:
         for keys in part.waves(self.record):
             self.stop_if_asked()  # where nothing is missing as well: there may be many of them
             wave = [RunSpec(rate, seed, arm.salt) for rate, seed in keys]
-            lacking = {key for key in keys if part.key(*key) not in self.done}
-            missing = [run for run, key in zip(wave, keys, strict=True) if key in lacking]
+            key = lambda run: part.key(run.learning_rate, run.seed)
+            missing = [run for run in wave if key(run) not in self.done]
             folder = self.workdir.wave_folder(plan.name, arm, part.phase, wave[0])
             with WaveSaves(folder, wave, self.watch) as saves:
                 if missing:
@@ -226,16 +226,15 @@ class Engine:
             self._loaded = plan.task, data, DeviceData(data)
         return self._loaded[2]
 
-    def _data(self, plan: TaskPlan) -> DeviceData:
-        """The task's data on the devices, and what it says of them for the report."""
-        on_devices = self._on_devices(plan)
+    def _describe_data(self, plan: TaskPlan) -> None:
+        """Writes down what a task says of its data for the report."""
+        self._on_devices(plan)
         data = self._loaded[1]
         self.workdir.write_breakdown(plan.name, read_breakdown(plan.task, data, plan.name))
         if self.record.tasks[plan.name].references is None:
             references = self._references(plan, data)
             self.record = self.record.with_task(plan.name, references=references)
             self.workdir.write_study(self.record)
-        return on_devices
 
     def _references(self, plan: TaskPlan, data: Data) -> tuple[Reference, ...]:
         """Other methods' scores, worked out once for all cells with the same data."""

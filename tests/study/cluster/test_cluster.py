@@ -43,6 +43,7 @@ from qkv_jax.study.run.outcomes import write_tables
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.training import costs
 from qkv_jax.training.population import Population, RunResult
+from tests.support.small_models import shared_programs
 
 pytestmark = pytest.mark.slow
 
@@ -204,15 +205,7 @@ def contents(folder):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """One process, really trained, and the programs that it compiled."""
-    known = {}
-
-    def population(replica, data, packing):
-        if (replica, packing) not in known:
-            known[replica, packing] = Population(replica, data, packing=packing)
-        return known[replica, packing]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "Population", population)
+    with shared_programs():
         yield local(tmp_path_factory.mktemp("trained") / "study", TRAINED)
 
 

@@ -37,6 +37,7 @@ from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks.text.masked import MaskedBytes
 from qkv_jax.training.population import Population, RunResult
 from qkv_jax.training.state import model_inputs
+from tests.support.small_models import shared_programs
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -93,15 +94,7 @@ def names(folder):
 @pytest.fixture(scope="module", autouse=True)
 def compiled():
     """The studies of this file share their compiled programs: {(program, packing): population}."""
-    known = {}
-
-    def population(replica, data, packing):
-        if (replica, packing) not in known:
-            known[replica, packing] = Population(replica, data, packing=packing)
-        return known[replica, packing]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "Population", population)
+    with shared_programs() as known:
         yield known
 
 
@@ -431,9 +424,6 @@ def test_a_killed_study_ends_with_equal_tables(finished, tmp_path):
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2",
         "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-        # What the first process compiles, the others need not.
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     command = [sys.executable, "-m", "experiments.ablate", f"--config={config}"]
     dice = random.Random(0)

@@ -271,7 +271,7 @@ def tables_of(folder):
 STAGES = {
     "the data": (Study, "facts"),
     "costs": (engine_module, "write_costs"),
-    "loading": (Engine, "_data"),
+    "loading": (Engine, "_describe_data"),
     "an extension": (selection, "extension_needed"),
     "measures": (engine_module, "measure"),
     "the summary": (outcomes, "summary_of"),
