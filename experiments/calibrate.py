@@ -56,13 +56,14 @@ def main() -> None:
             )
         )
     columns = calibration.EVENTS + calibration.SHARES
-    head = ("outcome", "effect", "corr.", "margin", "other\noptima")
+    head = ("outcome", "effect", "corr.", "margin", "other\noptima", "seeds")
     table = Table(*head, *(name.replace("_", "\n") for name in columns))
     for row, scenario in enumerate(chosen):
         outcomes = np.concatenate(pieces[row * len(sizes) : (row + 1) * len(sizes)])
         rates = calibration.estimate(outcomes)
         what = (scenario.outcome, scenario.effect, f"{scenario.correlation:g}")
         what += (f"{scenario.margin:g}", f"{scenario.elsewhere}")
+        what += (", ".join(map(str, scenario.analyses or (scenario.eval_seeds,))),)
         cells = (_cell(name, rates[name]) for name in columns)
         table.add_row(*what, *cells)
     Console(width=200).print(table)

@@ -4,7 +4,7 @@
     python -m experiments.ablate --config=configs/papers/kayyam2026.py:small --workdir=runs/small
 
 Their grid of sizes (width 32, 64, 256; 2 or 4 layers; 2 or 4 heads; 16, 64 or 128 digits), with our
-protocol: every arm tuned in every cell, six paired seeds, a placebo. They trained all arms at one
+protocol: every arm tuned in every cell, six seeds, a placebo. They trained all arms at one
 learning rate, 1e-3, for two epochs, three seeds. Their numbers and those of their later rerun
 (3,240 runs, from their repository) stand beside ours; they are means over the whole grid. `small`
 is one width, one depth and one length of it, for two CPU cores.

@@ -141,13 +141,21 @@ def test_effects_are_what_they_are_called():
     np.testing.assert_allclose(table["effect"], expected, atol=1e-12)
 
 
-def test_all_evidence_is_one_family():
-    """The same test is adjusted for all others, whichever claim they are part of."""
+def test_all_evidence_but_controls_is_one_family():
+    """The same test is adjusted for all others, whichever claim they are part of; half of alpha is
+    for differences, half for equivalence."""
     alone, _ = ledger({"1": {"text": "so.", "evidence": {"one": worse()}}}, SCORES)
     others = {f"{i}": {"text": "so.", "evidence": {"one": worse("b")}} for i in range(2, 12)}
     together, _ = ledger({"1": {"text": "so.", "evidence": {"one": worse()}}, **others}, SCORES)
     assert together["p_value"][0] == alone["p_value"][0]
-    np.testing.assert_allclose(together["p_holm"][0], 11 * alone["p_holm"][0])
+    np.testing.assert_allclose(alone["p_adjusted"][0], 2 * alone["p_value"][0])
+    np.testing.assert_allclose(together["p_adjusted"][0], 11 * alone["p_adjusted"][0])
+    controls = {key: {"text": "so.", "evidence": {
+        "one": worse("b"), "control": worse("b", control=True)}} for key in others}  # fmt: skip
+    more, _ = ledger({"1": {"text": "so.", "evidence": {"one": worse()}}, **controls}, SCORES)
+    assert more["p_adjusted"][0] == together["p_adjusted"][0]
+    tested = more[more["control"]]
+    np.testing.assert_allclose(tested["p_adjusted"], np.minimum(2 * tested["p_value"], 1))
 
 
 def test_failed_runs_rule_out_within_the_margin():
@@ -183,13 +191,13 @@ def test_what_no_test_can_tell_apart_is_open_with_its_reason():
 
 
 def test_doubt_about_learning_rates_leaves_evidence_open(monkeypatch):
+    """Also where both sides chose the same, as they do here."""
     claims = {"1": {"text": "so.", "evidence": {"one": worse()}}}
-    rates = {("a", "tied"): 0.3}
-    monkeypatch.setattr(ledger_module.inference, "tuning_regret", lambda sd, *_: np.ones(len(sd)))
-    alike, _ = ledger(claims, SCORES)
-    differ, _ = ledger(claims, SCORES | {("a", "placebo"): SCORES["a", "separate"]}, rates=rates)
-    assert alike["outcome"][0] == "for"  # both sides chose the same rate
-    assert differ["outcome"][0] == "open"
+    assert ledger(claims, SCORES)[0]["outcome"][0] == "for"
+    monkeypatch.setattr(ledger_module.inference, "tuning_regret", lambda *_: 1.0)
+    table, _ = ledger(claims, SCORES)
+    assert (table["outcome"][0], str(table["finding"][0])) == ("open", "undecided (tuning)")
+    assert "would be 'positive'" in str(table["note"][0])
 
 
 def test_the_family_error_of_a_ledger_without_effects():

@@ -65,6 +65,7 @@ class Scenario:
     margin: float = 3.0
     planted: float = 5.0
     elsewhere: int = 0  # this many arms, the last ones, are best one rate higher than the others
+    analyses: tuple[int, ...] = ()  # evaluation seeds at each; by default one analysis of all
 
     def __post_init__(self):
         if self.outcome not in OUTCOMES or self.effect not in EFFECTS:
@@ -98,7 +99,7 @@ class Scenario:
         )  # fmt: skip
         return StudyRecord(
             name="calibration", baseline="separate", placebo="placebo", alpha=0.05,
-            looks=(self.eval_seeds,), tune_seeds=tuple(range(self.tune_seeds)),
+            looks=self.analyses or (self.eval_seeds,), tune_seeds=tuple(range(self.tune_seeds)),
             eval_seeds=tuple(range(100, 100 + self.eval_seeds)),
             arms={n: ArmRecord("separate", r) for n, r in zip(names, roles, strict=True)},
             tasks={"task": task}, wave={}, claims={}, config={},
@@ -270,7 +271,8 @@ def estimate(outcomes: np.ndarray) -> dict[str, Estimate]:
 
 def scenarios() -> list[Scenario]:
     """What the experiment measures: every outcome, effect and correlation; and, harder, studies
-    whose margin is too small to call anything equivalent, with optima alike and apart."""
+    whose margin is too small to call anything equivalent, with optima alike and apart, and with
+    more seeds and more analyses."""
     plain = [
         Scenario(outcome, effect, correlation)
         for outcome in OUTCOMES
@@ -284,4 +286,11 @@ def scenarios() -> list[Scenario]:
         for elsewhere in (0, 3)
         for correlation in (0.0, 0.5)
     ]
-    return plain + harder
+    # More seeds make tests bolder, and what a wrong learning rate cost stays as it was.
+    longer = [
+        Scenario("normal", "none", correlation, margin=0.5, rate_gap=1.5, elsewhere=3,
+                 eval_seeds=analyses[-1], analyses=analyses)
+        for analyses in ((12,), (20,), (6, 12, 20))
+        for correlation in (0.0, 0.9)
+    ]  # fmt: skip
+    return plain + harder + longer

@@ -1,7 +1,8 @@
 """Families: the cells of a task's grid taken together, and averages over some of them.
 
-An average over cells is descriptive: the mean over the cells at one seed, then over the seeds.
-Verdicts belong to cells alone, each with its own tuning and its own Holm family.
+An average over cells is descriptive: the mean over the cells at one seed, then over the seeds, and
+two arms compared as independent runs. Verdicts belong to cells alone, each with its own tuning and
+its own adjustment.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,9 +81,10 @@ def average(
     low, high = inference.t_interval(mean, sd, n)
     found |= {"n": int(n), "mean": float(mean), "ci_low": float(low), "ci_high": float(high)}
     if arm != base:
-        pairs, delta, sd = inference.moments(own - reference)
-        low, high = inference.t_interval(delta, sd, pairs)
-        found |= {"delta": float(delta), "delta_low": float(low), "delta_high": float(high)}
+        both = ~np.isnan(own - reference)
+        effect = inference.difference([(1, own[both]), (-1, reference[both])])
+        low, high = inference.interval(effect)
+        found |= {"delta": effect.delta, "delta_low": low, "delta_high": high}
     return found
 
 

@@ -1,42 +1,40 @@
 """From scores to verdicts: the tests of one task, on plain arrays.
 
 `summary.py` turns the table of runs into arrays [arms, seeds] and calls the functions here;
-nothing below knows about DataFrames, files or learning rates. All arms are compared with one
-baseline, paired by seed, and everything is vectorised over arms. NaN marks a missing run.
+nothing below knows about DataFrames, files or learning rates. NaN marks a missing run.
 
-Notation: A arms (the baseline is not among them), S seeds. The family that Holm's method (1979)
-protects is all A arms of the task, whether or not they have been run yet.
+Arms are compared as independent runs (Welch 1947): at one seed they share initial values and the
+order of batches, but real runs hardly share their luck. What they do share is measured, and pooled
+over the arms of a task. Of "the means are equal" and "they differ by the margin or more" at most
+one is true, so alpha / A for each of A arms bounds both kinds of error together (Shaffer 1986).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar
+from scipy import special, stats
 from statsmodels.stats.proportion import proportion_confint
 
 from qkv_jax.study.protocol import verdicts
+from qkv_jax.study.protocol.verdicts import Verdict
 
 CONFIDENCE = 0.95  # of every interval that is not called simultaneous
-MIN_SEEDS = 5  # fewer pairs give no verdict
-MAX_SEEDS = 100  # more than this is not planned, only called ">100"
-SD_LIMIT = 0.80  # planning uses the upper one-sided limit of the SD at this confidence
+MIN_SEEDS = 5  # fewer seeds give no verdict
+POWER = 0.80  # with which the number of seeds that is said to decide would do so
 
 
-@dataclasses.dataclass(frozen=True)
-class Level:
-    """Error levels of the current look and of the one after it (k-th look: alpha * 2**-k)."""
+def shares(analyses: int) -> list[float]:
+    """How much of alpha each analysis of a study tests at: the one that was planned all of it, each
+    that seeds are added for afterwards half as much as the one before.
 
-    look: int
-    alpha: float
-    next_alpha: float
-
-    @classmethod
-    def of_look(cls, alpha: float, look: int) -> Level:
-        return cls(look, alpha * 2.0**-look, alpha * 2.0 ** -(look + 1))
+    So all of them together err at most twice as often as the planned one alone.
+    """
+    return [2.0**-place for place in range(analyses)]
 
 
 def t_interval(mean, sd, n, alpha=1 - CONFIDENCE):
@@ -79,197 +77,234 @@ def holm(p):
     return np.where(np.isnan(p), np.nan, adjusted)
 
 
-@functools.lru_cache(maxsize=256)
-def _half_widths(alpha: float) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of seeds, and the half-width of the interval at `alpha` there, in units of the SD."""
-    sizes = np.arange(MIN_SEEDS, MAX_SEEDS + 1)
-    return sizes, stats.t.ppf(1 - alpha / 2, sizes - 1) / np.sqrt(sizes)
+# --- what the arms of a task have in common ---------------------------------------------------
 
 
-@functools.lru_cache(maxsize=256)
-def _sd_factor(n: int) -> float:
-    """Upper limit of the SD over the SD seen in n normal values, at confidence `SD_LIMIT`."""
-    return float(np.sqrt((n - 1) / stats.chi2.ppf(1 - SD_LIMIT, n - 1)))
+def pooled_correlation(values, baseline) -> float:
+    """How far arms share the luck of a seed with the baseline: a cautious estimate, at least 0.
 
+    The mean of Fisher's z over arms, each with the weight n - 3, less its standard error; so it
+    makes a test bolder only where the correlation is certain.
 
-def seeds_to_decide(sd, n, margin, family, alpha) -> str:
-    """Seeds at which the simultaneous half-width falls to the margin; "" unknown, ">100" too many.
-
-    The SD is taken at its upper 80 % limit, as an SD from a few seeds is as often too small.
-    `alpha` is the level of the next look, `family` the number of arms it is divided by.
+    Args: values [A, S], baseline [S].
     """
-    if not (n >= 2 and sd > 0 and margin and margin > 0):
-        return ""
-    sizes, half = _half_widths(alpha / family)
-    enough = sizes[(half * sd * _sd_factor(int(n)) <= margin) & (sizes > n)]
-    return str(enough[0]) if enough.size else f">{MAX_SEEDS}"
+    total = weight = 0.0
+    for row in np.asarray(values, float):
+        both = ~np.isnan(row) & ~np.isnan(baseline)
+        x, y = row[both], np.asarray(baseline, float)[both]
+        if both.sum() > 3 and min(moments(x)[2], moments(y)[2]) > 0:
+            r = np.clip(np.corrcoef(x, y)[0, 1], -0.99, 0.99)
+            total += (len(x) - 3) * math.atanh(r)
+            weight += len(x) - 3
+    return max(0.0, math.tanh(total / weight - weight**-0.5)) if weight else 0.0
 
 
-def _exact_p(values, baseline) -> float:
-    """Two-sided p when the paired differences are all the same and not zero.
+def common_variance(values) -> float:
+    """The median of the variances of rows [A, S], each over what the median of its chi-square is
+    short of its mean; rows without spread are left out. 0 where there are none.
 
-    Student's t would divide by zero. Where both arms are constant (one always at the ceiling, the
-    other always failing) this is Barnard's exact test (1945) of n of n against 0 of n, whose
-    worst nuisance parameter is 1/2; it holds for pairs that are not negatively correlated.
-    Otherwise it is the sign test.
+    Few seeds that lie together by chance make a test bold: no row's variance is taken for less.
     """
-    n = len(values)
-    constant = np.ptp(values) == 0 and np.ptp(baseline) == 0
-    return 2.0 * 0.25**n if constant else 2.0 * 0.5**n
-
-
-def compare_means(values, baseline, *, margin, level, higher_is_better, refuse_equivalence=None):
-    """Paired comparison of means with a baseline, and the verdict on each arm.
-
-    Args:
-      values: [A, S] scores; baseline: [S] scores of the baseline at the same seeds, or [A, S] if
-        each arm has one of its own.
-      margin: equivalence margin in the metric's unit, or None for no equivalence test.
-      level: the `Level` of this look.
-      higher_is_better: direction of the metric.
-      refuse_equivalence: [A] bool, arms that may not be called equivalent (see `summary.py`).
-
-    Returns:
-      dict of [A] arrays: n, delta, sd, delta_low, delta_high, the simultaneous pair (Bonferroni
-      over the A arms at the level of the look), p_value (paired t-test), p_holm, p_equivalence
-      (two one-sided tests, Schuirmann 1987, after a Holm of their own), seeds_to_decide, verdict.
-    """
-    values = np.asarray(values, float)
-    baseline = np.broadcast_to(np.asarray(baseline, float), values.shape)
-    arms = len(values)
-    refuse = np.zeros(arms, bool) if refuse_equivalence is None else np.asarray(refuse_equivalence)
-    difference = values - baseline
-    n, delta, sd = moments(difference)
-    # The scale that says what is rounding noise is that of the scores, not of their difference.
-    scale = np.fmax(np.abs(np.nan_to_num(values)).max(-1, initial=0), 1e-300)
-    sd = np.where(sd <= 1e-12 * scale, 0.0, sd)
-    delta = np.where((sd == 0) & (np.abs(delta) <= 1e-12 * scale), 0.0, delta)
-
-    spread = (n >= 2) & (sd > 0)
-    df = np.where(spread, n - 1, 1)
-    error = np.where(spread, sd / np.sqrt(np.maximum(n, 1)), 1.0)
-    p = np.where(spread, 2 * stats.t.sf(np.abs(delta) / error, df), np.nan)
-    for i in np.flatnonzero((n >= 2) & (sd == 0) & (delta != 0)):
-        paired = ~np.isnan(difference[i])
-        p[i] = _exact_p(values[i, paired], baseline[i, paired])
-    p_holm = holm(p)
-
-    p_equivalence = np.full(arms, np.nan)
-    if margin is not None and margin > 0:
-        above, below = stats.t.sf([(delta + margin) / error, (margin - delta) / error], df)
-        p_equivalence = holm(np.where(spread & ~refuse, np.maximum(above, below), np.nan))
-
-    low, high = t_interval(delta, sd, n)
-    low_all, high_all = t_interval(delta, sd, n, level.alpha / max(arms, 1))
-    gain = delta if higher_is_better else -delta
-    verdict, seeds = [], []
-    for i in range(arms):
-        if n[i] == 0:
-            found = verdicts.PENDING
-        elif n[i] < MIN_SEEDS:
-            found = verdicts.FEW_SEEDS
-        elif sd[i] == 0 and delta[i] == 0:
-            paired = values[i, ~np.isnan(difference[i])]
-            found = verdicts.CEILING if np.ptp(paired) <= 1e-12 * scale[i] else verdicts.SAME_SCORES
-        elif p_equivalence[i] <= level.alpha:
-            found = verdicts.EQUIVALENT
-        elif p_holm[i] <= level.alpha:
-            found = verdicts.BETTER if gain[i] > 0 else verdicts.WORSE
-        else:
-            found = verdicts.UNDECIDED
-        open_ = found in (verdicts.UNDECIDED, verdicts.FEW_SEEDS)
-        plan = seeds_to_decide(sd[i], n[i], margin, arms, level.next_alpha) if open_ else ""
-        verdict.append(found)
-        seeds.append(plan)
-    return {
-        "n": n, "delta": delta, "sd": sd, "delta_low": low, "delta_high": high,
-        "delta_low_simultaneous": low_all, "delta_high_simultaneous": high_all,
-        "p_value": p, "p_holm": p_holm, "p_equivalence": p_equivalence,
-        "seeds_to_decide": np.array(seeds, object), "verdict": np.array(verdict, object),
-    }  # fmt: skip
-
-
-def compare_solved(solved, baseline, *, level):
-    """Exact McNemar tests of "this seed is solved" against the baseline, Holm over the arms.
-
-    Args: solved [A, S] and baseline [S] of 1, 0 or NaN (no run); level: the `Level` of this look.
-    Returns: dict of [A] arrays n, p_value, p_holm, seeds_to_decide, verdict. The number of seeds
-      is where the test would decide if discordant pairs went on coming as they have so far.
-    """
-    solved, baseline = np.asarray(solved, float), np.asarray(baseline, float)
-    arms = len(solved)
-    both = ~np.isnan(solved) & ~np.isnan(baseline)
-    n = both.sum(-1)
-    gained = (both & (solved > baseline)).sum(-1)
-    lost = (both & (solved < baseline)).sum(-1)
-    p = np.full(arms, np.nan)
-    for i in np.flatnonzero(n):
-        agree = n[i] - gained[i] - lost[i]
-        p[i] = mcnemar([[agree, gained[i]], [lost[i], 0]], exact=True).pvalue
-    p_holm = holm(p)
-    verdict, seeds = [], []
-    for i in range(arms):
-        plan = ""
-        if n[i] == 0:
-            found = verdicts.PENDING
-        elif n[i] < MIN_SEEDS:
-            found = verdicts.FEW_SEEDS
-        elif p_holm[i] <= level.alpha:
-            found = verdicts.BETTER if gained[i] > lost[i] else verdicts.WORSE
-        else:
-            found = verdicts.UNDECIDED
-            sizes = np.arange(n[i] + 1, MAX_SEEDS + 1)
-            pairs = np.rint(sizes * (gained[i] + lost[i]) / n[i])
-            fewer = np.floor(sizes * min(gained[i], lost[i]) / n[i])
-            enough = sizes[2 * stats.binom.cdf(fewer, pairs, 0.5) <= level.next_alpha / arms]
-            plan = str(enough[0]) if enough.size else f">{MAX_SEEDS}"
-        verdict.append(found)
-        seeds.append(plan)
-    return {
-        "n": n, "p_value": p, "p_holm": p_holm,
-        "seeds_to_decide": np.array(seeds, object), "verdict": np.array(verdict, object),
-    }  # fmt: skip
-
-
-def tuning_regret(sd, n, lead, seeds) -> np.ndarray:
-    """[A] upper 95 % limit of what a choice of learning rate on few seeds may have cost.
-
-    The chosen rate beat every other by at least `lead` in the mean over `seeds` tuning seeds. If
-    another rate is better by g in truth, that comparison was off by g + lead or more, and its
-    standard error is about sd / sqrt(seeds), with `sd` [A] that of the paired differences of `n`
-    evaluation seeds (the median over arms where that is larger, as one SD of a few seeds is
-    easily too small). So g <= t * sd / sqrt(seeds) - lead at the 95 % of t.
-    """
+    n, _, sd = moments(values)
     known = (n >= 2) & (sd > 0)
     if not known.any():
-        return np.zeros(len(n))
-    noise = np.where(known, np.maximum(sd, np.median(sd[known])), 0.0) / np.sqrt(seeds)
-    return np.maximum(stats.t.ppf(CONFIDENCE, np.where(known, n - 1, 1)) * noise - lead, 0.0)
+        return 0.0
+    df = n[known] - 1.0
+    return float(np.median(sd[known] ** 2 * df / special.chdtri(df, 0.5)))
 
 
-def tuning_may_explain(result, *, regret, regret_base, margin, level, higher_is_better):
-    """Verdicts of `compare_means` that do not survive doubt about the chosen learning rates.
+# --- one effect --------------------------------------------------------------------------------
 
-    A difference must be significant beyond what the losing side may have lost to its own tuning,
-    and a claim of equivalence must hold for the difference at the best rates, which lies as far
-    away from the one seen as either side's regret. Both repeat the test of `compare_means`, with
-    Holm, against hypotheses moved by the regret ([A] each; 0 where there is no doubt).
+
+class Difference(NamedTuple):
+    """An effect: a difference, or a sum of differences, of means of independent runs.
+
+    Attributes:
+      n: runs of the smallest sample.
+      error: standard error of `delta`; 0 where no sample has any spread.
+      df: its degrees of freedom (Satterthwaite).
+      exact: two-sided p where `error` is 0 and `delta` is not.
+      alike: why no number of seeds could tell, or None.
     """
-    n, sd, delta = result["n"], result["sd"], result["delta"]
-    loss = -delta if higher_is_better else delta
-    known = (n >= 2) & (sd > 0)
-    df, error = np.where(known, n - 1, 1), np.where(known, sd, 1.0) / np.sqrt(np.maximum(n, 1))
-    beyond = np.maximum(np.abs(delta) - np.where(loss > 0, regret, regret_base), 0.0)
-    p = holm(np.where(known, 2 * stats.t.sf(beyond / error, df), np.nan))
-    kinds = np.array([verdict.kind for verdict in result["verdict"]])
-    claim = np.isin(kinds, ("better", "worse"))
-    lost = claim & (p > level.alpha)
-    if margin is not None:
-        sides = [(margin - regret + loss) / error, (margin - regret_base - loss) / error]
-        tested = ~np.isnan(result["p_equivalence"])
-        p = holm(np.where(tested, stats.t.sf(sides, df).max(0), np.nan))
-        lost |= (kinds == "equivalent") & (p > level.alpha)
-    return lost & ((regret > 0) | (regret_base > 0))
+
+    n: int
+    delta: float
+    error: float = 0.0
+    df: float = 1.0
+    exact: float = math.nan
+    alike: Verdict | None = None
+
+
+def difference(
+    samples: Sequence[tuple[int, np.ndarray]], *, correlation: float = 0.0, least: float = 0.0
+) -> Difference:
+    """The sum of the means of samples [S] with their signs; a place in them is a seed.
+
+    SE² = Σ v / n, for two samples less 2ρ √(v v′) / max(n, n′); a variance v is taken for `least`
+    at the least, unless no sample has any spread.
+    """
+    rows = np.array([np.asarray(values, float) for _, values in samples])
+    signs = np.array([sign for sign, _ in samples])
+    n, mean, sd = moments(rows)
+    if n.min() < 2:
+        return Difference(int(n.min()), float(signs @ mean))
+    scale = max(np.nanmax(np.abs(rows)), 1e-300)
+    delta = float(signs @ mean)
+    by_seed = signs @ rows
+    if (np.abs(by_seed[~np.isnan(by_seed)]) <= 1e-12 * scale).all() and abs(delta) <= 1e-12 * scale:
+        alike = verdicts.SAME_SCORES if sd.any() else verdicts.CEILING
+        return Difference(int(n.min()), 0.0, alike=alike)
+    if not sd.any():
+        # All against none, and independent runs; against a constant it is the sign test.
+        exact = 2.0 * 0.5 ** int(n[0])
+        if len(rows) > 1:
+            exact = solved_p(int(n[0]), 0, int(n[0]), int(n[1]))
+        return Difference(int(n.min()), delta, exact=exact)
+    variance = np.maximum(sd**2, least)
+    parts = variance / n
+    squared = parts.sum()
+    if len(rows) == 2:
+        squared -= 2 * correlation * math.sqrt(variance.prod()) / n.max()
+    df = parts.sum() ** 2 / (parts**2 / (n - 1)).sum()
+    return Difference(int(n.min()), delta, math.sqrt(squared), float(df))
+
+
+def p_difference(effect: Difference, beyond: float = 0.0) -> float:
+    """Two-sided p of the effect, or of what it has beyond a size; NaN where nothing can be told."""
+    if effect.n < 2 or effect.alike:
+        return math.nan
+    size = max(abs(effect.delta) - beyond, 0.0)
+    if not effect.error:
+        return effect.exact if size else 1.0
+    return float(2 * special.stdtr(effect.df, -size / effect.error))
+
+
+def p_equivalence(effect: Difference, low: float, high: float) -> float:
+    """The larger p of two one-sided tests (Schuirmann 1987) that the effect is above `low` and
+    below `high`; NaN where there is no spread to tell by."""
+    if effect.n < 2 or not effect.error:
+        return math.nan
+    nearest = min(high - effect.delta, effect.delta - low)
+    return float(special.stdtr(effect.df, -nearest / effect.error))
+
+
+def interval(effect: Difference, alpha: float = 1 - CONFIDENCE) -> tuple[float, float]:
+    """Two-sided interval of the effect at a level; NaN where there is no spread to tell by."""
+    if effect.n < 2 or not effect.error:
+        return math.nan, math.nan
+    half = special.stdtrit(effect.df, 1 - alpha / 2) * effect.error
+    return effect.delta - half, effect.delta + half
+
+
+def seeds_needed(effect: Difference, gap: float, alpha: float) -> float:
+    """Seeds at which a test at two-sided `alpha` tells an effect from one that is `gap` away, with
+    probability `POWER` and if the estimates hold; NaN if no number does."""
+    if not (effect.n >= 2 and effect.error and gap > 0):
+        return math.nan
+    z = special.ndtri(1 - alpha / 2) + special.ndtri(POWER)
+    return float(max(math.ceil(effect.n * (z * effect.error / gap) ** 2), effect.n + 1))
+
+
+# --- doubt about tuning ------------------------------------------------------------------------
+
+
+def tuning_regret(sd: float, n: int, lead: float, seeds: int) -> float:
+    """Upper 95 % limit of what a choice of learning rate on few seeds may have cost.
+
+    The chosen rate beat every other by at least `lead` in the mean over `seeds` tuning seeds. If
+    another rate is better by g in truth, that comparison was off by g + lead or more; its standard
+    error is sd √(2 / seeds), with the `sd` of `n` evaluation runs. So g <= t sd √(2 / seeds) - lead
+    at the 95 % of t.
+    """
+    if not (n >= 2 and sd > 0):
+        return 0.0
+    return max(float(special.stdtrit(n - 1, CONFIDENCE)) * sd * math.sqrt(2 / seeds) - lead, 0.0)
+
+
+class Doubt(NamedTuple):
+    """How much lower and higher an effect may be at the best learning rates of all involved."""
+
+    down: float = 0.0
+    up: float = 0.0
+
+    def against(self, effect: Difference) -> float:
+        """What of a difference it may explain."""
+        return self.down if effect.delta > 0 else self.up
+
+
+class Judged(NamedTuple):
+    """p-values of an effect, plain and beyond all doubt about tuning, not adjusted for anything."""
+
+    different: float
+    equivalent: float
+    surely_different: float
+    surely_equivalent: float
+
+
+def judge(effect: Difference, margin: float | None, doubt: Doubt) -> Judged:
+    """The p-values of an effect; those of equivalence are NaN without a margin."""
+    p = p_difference(effect), p_difference(effect, doubt.against(effect))
+    if not margin:
+        return Judged(p[0], math.nan, p[1], math.nan)
+    plain = p_equivalence(effect, -margin, margin)
+    return Judged(p[0], plain, p[1], p_equivalence(effect, doubt.down - margin, margin - doubt.up))
+
+
+def verdict(effect: Difference, p: Judged, alpha: float, higher_is_better: bool) -> Verdict:
+    """What p-values that are adjusted say of an effect.
+
+    Equivalence comes first: a difference can be certain and yet be within the margin.
+    """
+    if effect.n == 0:
+        return verdicts.PENDING
+    if effect.n < MIN_SEEDS:
+        return verdicts.FEW_SEEDS
+    if effect.alike:
+        return effect.alike
+    if p.surely_equivalent <= alpha:
+        return verdicts.EQUIVALENT
+    if p.surely_different <= alpha:
+        return verdicts.BETTER if (effect.delta > 0) == higher_is_better else verdicts.WORSE
+    if p.equivalent <= alpha or p.different <= alpha:
+        return verdicts.TUNING
+    return verdicts.POWER
+
+
+def plan(
+    effect: Difference, margin: float | None, doubt: Doubt, alpha: float
+) -> tuple[Verdict, float]:
+    """Whether more seeds can decide an undecided effect, and how many it would take: `TUNING` where
+    doubt about learning rates is as large as the effect, else `POWER`."""
+    gap = abs(effect.delta) - doubt.against(effect)
+    if margin:
+        inside = min(margin - doubt.up - effect.delta, effect.delta - doubt.down + margin)
+        gap = max(gap, inside)
+    if effect.error and gap <= 0 and (doubt.up or doubt.down):
+        return verdicts.TUNING, math.nan
+    return verdicts.POWER, seeds_needed(effect, gap, alpha)
+
+
+# --- runs that solve a task --------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=4096)
+def solved_p(solved: int, other: int, n: int, n_other: int) -> float:
+    """Two-sided p that two shares differ: Boschloo's unconditional exact test (1970)."""
+    table = [[int(solved), int(other)], [int(n) - int(solved), int(n_other) - int(other)]]
+    if not any(table[0]) or not any(table[1]):
+        return 1.0
+    return float(stats.boschloo_exact(table).pvalue)
+
+
+def solved_seeds_needed(solved: int, other: int, n: int, n_other: int, alpha: float) -> float:
+    """Seeds at which shares like these would be told apart, see `seeds_needed`; by the arcsine
+    approximation (Cohen 1988). NaN where they are equal."""
+    angles = [2 * math.asin(math.sqrt(k / m)) for k, m in ((solved, n), (other, n_other))]
+    apart = abs(angles[0] - angles[1])
+    if not apart:
+        return math.nan
+    z = special.ndtri(1 - alpha / 2) + special.ndtri(POWER)
+    return float(max(math.ceil(2 * (z / apart) ** 2), min(n, n_other) + 1))
 
 
 def solve_interval(count, n):

@@ -1,10 +1,10 @@
 """The ledger: claims judged by the results of a study, under the rules of `claims.py`.
 
-Every piece of evidence of all claims is one test in one family, protected by Holm's method, made by
-the same functions as the verdicts of the tables (`inference.py`) with the same guards: doubt about
-chosen learning rates, edges of grids, failed runs, the size of the test set. Effects are counted in
-units of their margins, so that one test serves them all. Only whether an arm solves its task is no
-test: it is read off every seed.
+Every piece of evidence of all claims, but for controls, is one test in one family, protected by
+Holm's method (1979) at half of alpha for differences and half for equivalence. The tests are those
+of the tables (`inference.py`) with the same guards: doubt about chosen learning rates, edges of
+grids, failed runs, the size of the test set. Effects are counted in units of their margins, so that
+one test serves them all. Only whether an arm solves its task is no test: it is read off every seed.
 """
 
 import dataclasses
@@ -17,20 +17,20 @@ import pandas as pd
 
 from qkv_jax.study.claims import Claim, Evidence
 from qkv_jax.study.protocol import inference, verdicts
-from qkv_jax.study.protocol.inference import Level
-from qkv_jax.study.protocol.summary import evaluations
+from qkv_jax.study.protocol.comparison import DECIDED, Tuning
+from qkv_jax.study.protocol.inference import Difference, Doubt, Judged
+from qkv_jax.study.protocol.summary import analyses, evaluations
 from qkv_jax.study.protocol.verdicts import Note, Notes, What
-from qkv_jax.study.rates import same_rate
 from qkv_jax.study.record import StudyRecord
 
 Outcome = Literal["for", "against", "open"]  # of a piece of evidence, for its claim
 FOR, AGAINST, OPEN = get_args(Outcome)
 LEDGER_COLUMNS = (
     "claim", "evidence", "control", "task", "arm", "against", "expect", "outcome", "finding", "n",
-    "effect", "effect_low", "effect_high", "margin", "unit", "p_value", "p_holm", "p_equivalence",
-    "seeds_to_decide", "note",
+    "effect", "effect_low", "effect_high", "margin", "unit", "p_value", "p_adjusted",
+    "p_equivalence", "seeds_to_decide", "note",
 )  # fmt: skip
-# What a verdict of `inference.compare_means` comes to, said of an effect, which may be of anything.
+# What a verdict comes to, said of an effect, which may be of anything.
 _FINDINGS = {"worse": "positive", "better": "negative", "equivalent": "within the margin"}
 # What each kind of verdict says of each expectation; any other leaves it open.
 _POSITIVE = {"worse": FOR, "better": AGAINST, "equivalent": AGAINST}
@@ -58,16 +58,15 @@ class Judgement:
 
 @dataclasses.dataclass
 class _Effect:
-    """One effect as a difference of two sums of scores [S], each seed with its own."""
+    """One effect: the sum of the means of samples [S], each with its sign and of other runs."""
 
-    plus: np.ndarray
-    minus: np.ndarray
+    samples: list[tuple[int, np.ndarray]]
     margin: float
     unit: str
     notes: list[Note]
+    control: bool
     level: float | None = None  # to be reached by every seed: no test
-    regret_down: float = 0.0  # how much lower the effect may be at the best learning rates
-    regret_up: float = 0.0
+    doubt: Doubt = Doubt()
     error: float = 0.0  # squared standard error that the test set leaves
     failed: bool = False
     edge: bool = False
@@ -93,13 +92,13 @@ def write_ledger(
 
     Returns: a row with `LEDGER_COLUMNS` for each piece of evidence, `outcome` being `for`,
       `against` or `open`; and a judgement for each claim. Effects and intervals (t, 95 %) are in
-      the metric's unit; p-values are adjusted over the whole ledger.
+      the metric's unit; `p_adjusted` and `p_equivalence` are adjusted over the whole ledger, so
+      that alpha is their level.
     """
     named = [(key, name, e) for key, claim in claims.items() for name, e in claim.evidence.items()]
     sources = _Sources(record, runs, examples, groups, measured)
     effects = [_effect(entry, sources) for *_, entry in named]
-    level = Level.of_look(record.alpha, record.look)
-    tests = iter(_test([effect for effect in effects if effect.level is None], level))
+    tests = iter(_test([effect for effect in effects if effect.level is None], record))
     rows = [
         _row(key, name, entry, effect, next(tests) if effect.level is None else _check(effect),
              record)
@@ -127,8 +126,8 @@ class _Sources:
 
 def _effect(entry: Evidence, sources: _Sources) -> _Effect:
     outcome = sources.record.tasks[entry.task].outcome
-    zero = np.zeros(len(sources.record.eval_seeds))
-    effect = _Effect(zero, zero, entry.margin or outcome.margin, outcome.unit, [])
+    margin = entry.margin or outcome.margin
+    effect = _Effect([], margin, outcome.unit, [], entry.control)
     for task, sign in zip(entry.tasks, (1, -1), strict=False):
         if entry.measure:
             _add_measure(effect, entry, task, sign, sources)
@@ -141,8 +140,7 @@ def _effect(entry: Evidence, sources: _Sources) -> _Effect:
 
 def _add_measure(effect: _Effect, entry: Evidence, task: str, sign: int, sources) -> None:
     trained, untrained = sources.measured(task, entry.arm, entry.measure).T
-    null = untrained if entry.null is None else np.full_like(trained, entry.null)
-    _add(effect, trained, null, sign)
+    effect.samples.append((sign, trained - (untrained if entry.null is None else entry.null)))
     effect.unit = ""
     if entry.null is not None and not np.isnan(untrained).all():
         # A reader must see whether training has any part in it.
@@ -154,7 +152,7 @@ def _add_measure(effect: _Effect, entry: Evidence, task: str, sign: int, sources
 def _add_level(effect: _Effect, entry: Evidence, sources) -> None:
     run = sources.tables[entry.task, entry.arm]
     better = 1 if sources.record.tasks[entry.task].higher_is_better else -1
-    _add(effect, run.values, np.full_like(run.values, entry.level), better)
+    effect.samples.append((better, run.values - entry.level))
     effect.level = entry.level
 
 
@@ -163,34 +161,27 @@ def _add_difference(effect: _Effect, entry: Evidence, name: str, sign: int, sour
     record, task = sources.record, sources.record.tasks[name]
     pair = entry.arm, entry.against or record.baseline
     arm, rival = (sources.tables[name, each] for each in pair)
-    better = 1 if task.higher_is_better else -1
+    scores = [sources.examples(name, each) for each in pair]
     if entry.near is None:
-        _add(effect, rival.values, arm.values, sign * better)
-        parts = [[sources.examples(name, each) for each in pair]]
+        parts, values = [scores], [run.values for run in (arm, rival)]
     else:
         groups = np.asarray(sources.groups[name])
-        parts = []
-        for chosen, turn in ((groups >= entry.far, 1), (groups <= entry.near, -1)):
-            scores = [sources.examples(name, each) for each in pair]
-            parts.append([None if s is None else s[:, chosen] for s in scores])
-            means = [_mean(run, s) for run, s in zip((arm, rival), parts[-1], strict=True)]
-            _add(effect, means[1], means[0], sign * better * turn)
+        far, near = groups >= entry.far, groups <= entry.near
+        parts = [[None if s is None else s[:, some] for s in scores] for some in (far, near)]
+        values = [_mean(run, s_far) - _mean(run, s_near)
+                  for run, s_far, s_near in zip((arm, rival), *parts, strict=True)]  # fmt: skip
+    better = sign * (1 if task.higher_is_better else -1)
+    effect.samples += [(-better, values[0]), (better, values[1])]
     _note_failures(effect, name, pair, sources)
     twins = len({task.program_of(each) for each in pair}) == 1
     lost_both = verdicts.ALL_FAILED if arm.lost and rival.lost else None
     effect.alike.append(verdicts.SAME_PROGRAM if twins else lost_both)
     effect.error += sum(np.nan_to_num(inference.sampling_error(*part)) ** 2 for part in parts)
-    # No doubt where both sides chose alike: what one may have lost, so has the other.
-    if not same_rate(arm.rate, rival.rate):
-        lost = [_regret(run, arm.values - rival.values, sources, name) for run in (arm, rival)]
-        down, up = lost if sign > 0 else lost[::-1]
-        effect.regret_down += down
-        effect.regret_up += up
-
-
-def _add(effect: _Effect, plus: np.ndarray, minus: np.ndarray, sign: int) -> None:
-    plus, minus = (plus, minus) if sign > 0 else (minus, plus)
-    effect.plus, effect.minus = effect.plus + plus, effect.minus + minus
+    of_task = np.stack([sources.tables[name, each].values for each in task.arms])
+    least = inference.common_variance(of_task)
+    lost = [Tuning(run.lead, run.seeds).regret(run.values, least) for run in (arm, rival)]
+    down, up = lost if sign > 0 else lost[::-1]
+    effect.doubt = Doubt(effect.doubt.down + down, effect.doubt.up + up)
 
 
 def _mean(run, scores: np.ndarray | None) -> np.ndarray:
@@ -214,64 +205,77 @@ def _note_failures(effect: _Effect, task: str, arms: Sequence[str], sources) -> 
             effect.notes.append(Note(What.LOST, (arm, lost, lost)))
 
 
-def _regret(run, difference: np.ndarray, sources, task: str) -> float:
-    """What an arm's choice of learning rate may have cost it, see `tuning_regret`."""
-    baseline = sources.tables[task, sources.record.baseline].values
-    others = [
-        sources.tables[task, arm].values - baseline for arm in sources.record.tasks[task].arms
-    ]
-    n, _, sd = inference.moments(np.stack([difference, *others]))
-    return float(inference.tuning_regret(sd, n, run.lead, run.seeds)[0])
-
-
 def _check(effect: _Effect) -> dict:
     """Whether every seed reaches a level: no test, since there is nothing to estimate."""
-    over = effect.plus - effect.minus
-    n, delta, _ = inference.moments(over)
-    seen = over[~np.isnan(over)]
-    verdict = verdicts.FEW_SEEDS if n < inference.MIN_SEEDS else verdicts.UNDECIDED
+    ((sign, over),) = effect.samples
+    n, mean, _ = inference.moments(over)
+    seen = sign * over[~np.isnan(over)]
+    verdict = verdicts.FEW_SEEDS if n < inference.MIN_SEEDS else verdicts.POWER
     if n >= inference.MIN_SEEDS and len({*(seen >= 0)}) == 1:
         verdict = verdicts.WORSE if seen[0] >= 0 else verdicts.BETTER
-    blank = dict.fromkeys(("delta_low", "delta_high", "p_value", "p_holm", "p_equivalence"), np.nan)
-    return blank | {
-        "verdict": verdict, "n": n, "delta": delta / effect.margin, "seeds_to_decide": "",
-    }  # fmt: skip
+    effect_ = Difference(int(n), sign * float(mean) / effect.margin)
+    return {"effect": effect_, "verdict": verdict, "p": (np.nan,) * 3, "needed": np.nan}
 
 
-def _test(effects: list[_Effect], level: Level) -> list[dict]:
-    """`inference.compare_means` of all effects, in units of their margins."""
-    if not effects:
-        return []
-    margins = np.array([effect.margin for effect in effects])
+def _test(effects: list[_Effect], record: StudyRecord) -> list[dict]:
+    """The tests of all effects in units of their margins, over all analyses of the study: the
+    verdict is that of the first that decides."""
     coarse = [effect.margin < 2 * math.sqrt(effect.error) for effect in effects]
-    result = inference.compare_means(
-        np.stack([e.plus for e in effects]) / margins[:, None],
-        np.stack([e.minus for e in effects]) / margins[:, None],
-        margin=1.0, level=level, higher_is_better=False,
-        refuse_equivalence=np.array([e.failed for e in effects]) | coarse,
-    )  # fmt: skip
-    doubtful = inference.tuning_may_explain(
-        result,
-        regret=np.array([e.regret_down for e in effects]) / margins,
-        regret_base=np.array([e.regret_up for e in effects]) / margins,
-        margin=1.0, level=level, higher_is_better=False,
-    )  # fmt: skip
-    found = result["verdict"]
-    for i, effect in enumerate(effects):
-        if doubtful[i]:
-            effect.notes.append(Note(What.DOUBT, (_finding(found[i]),)))
-            found[i] = verdicts.UNDECIDED
-        if effect.failed:
-            effect.notes.append(Note(What.FAILED_NOT_EQUIVALENT))
-        if coarse[i]:
-            effect.notes.append(Note(What.COARSE))
-        if effect.edge:
-            effect.notes.append(Note(What.EDGE_OF_SOME))
-            found[i] = verdicts.EDGE
-        if effect.alike and all(effect.alike) and result["n"][i]:
-            found[i] = effect.alike[0]
-            result["seeds_to_decide"][i] = ""
-    return [{key: column[i] for key, column in result.items()} for i in range(len(effects))]
+    margins = [None if effect.failed or rough else 1.0
+               for effect, rough in zip(effects, coarse, strict=True)]  # fmt: skip
+    doubts = [Doubt(*(x / effect.margin for x in effect.doubt)) for effect in effects]
+    tests = np.array([not effect.control for effect in effects], bool)
+    sizes, alpha = analyses(record), record.alpha
+    found: list[dict] = [{"verdict": verdicts.PENDING} for _ in effects]
+    lowest = np.full((len(effects), 2), np.nan)
+    for size, share in zip(sizes, inference.shares(len(sizes)), strict=True):
+        seen = [
+            inference.difference([(sign, x[:size] / e.margin) for sign, x in e.samples])
+            for e in effects
+        ]
+        judged = np.array(
+            [inference.judge(*each) for each in zip(seen, margins, doubts, strict=True)]
+        ).reshape(-1, 4)
+        adjusted = judged.copy()
+        for column in adjusted.T if tests.any() else ():
+            column[tests] = inference.holm(column[tests])
+        adjusted = np.minimum(adjusted * 2 / share, 1.0)
+        lowest = np.fmin(lowest, adjusted[:, :2])
+        for i, kept in enumerate(found):
+            kept["effect"], kept["p"] = seen[i], (judged[i, 0], *lowest[i])
+            kept["would_be"] = None
+            if kept["verdict"].kind in DECIDED:
+                continue
+            p = Judged(*adjusted[i])
+            kept["verdict"] = inference.verdict(seen[i], p, alpha, False)
+            if kept["verdict"] == verdicts.TUNING:
+                kept["would_be"] = inference.verdict(seen[i], Judged(*p[:2], *p[:2]), alpha, False)
+    level = alpha * inference.shares(len(sizes) + 1)[-1] / 2 / max(tests.sum(), 1)
+    for i, (effect, kept) in enumerate(zip(effects, found, strict=True)):
+        kept["needed"] = np.nan
+        if kept["verdict"].reason in ("power", "tuning", "few seeds"):
+            reason, kept["needed"] = inference.plan(kept["effect"], margins[i], doubts[i], level)
+            if kept["verdict"] == verdicts.POWER:
+                kept["verdict"] = reason
+        _guard(effect, kept, coarse[i])
+    return found
+
+
+def _guard(effect: _Effect, kept: dict, coarse: bool) -> None:
+    """Notes what stands in the way of a verdict, and takes away one that cannot be given."""
+    if kept["would_be"]:
+        effect.notes.append(Note(What.DOUBT, (_finding(kept["would_be"]),)))
+    if effect.failed:
+        effect.notes.append(Note(What.FAILED_NOT_EQUIVALENT))
+    if coarse:
+        effect.notes.append(Note(What.COARSE))
+    if effect.edge:
+        effect.notes.append(Note(What.EDGE_OF_SOME))
+        kept["verdict"] = verdicts.EDGE
+    if effect.alike and all(effect.alike) and kept["effect"].n:
+        kept["verdict"] = effect.alike[0]
+    if kept["verdict"].reason not in ("power", "tuning", "few seeds"):
+        kept["needed"] = np.nan
 
 
 def _finding(verdict: verdicts.Verdict) -> str:
@@ -297,16 +301,16 @@ def _row(
         against = f"{entry.level:g}"
     elif entry.measure:
         against = "untrained" if entry.null is None else f"{entry.null:g}"
+    found, (p, p_adjusted, p_equivalence) = test["effect"], test["p"]
+    low, high = inference.interval(found)
     return {
         "claim": key, "evidence": name, "control": entry.control,
         "task": " − ".join(entry.tasks), "arm": entry.arm, "against": against,
         "expect": entry.expect, "outcome": _OUTCOMES[entry.expect].get(verdict.kind, OPEN),
-        "finding": _finding(verdict), "n": test["n"], "effect": test["delta"] * effect.margin,
-        "effect_low": test["delta_low"] * effect.margin,
-        "effect_high": test["delta_high"] * effect.margin,
-        "margin": effect.margin, "unit": effect.unit,
-        "p_value": test["p_value"], "p_holm": test["p_holm"],
-        "p_equivalence": test["p_equivalence"], "seeds_to_decide": test["seeds_to_decide"],
+        "finding": _finding(verdict), "n": found.n, "effect": found.delta * effect.margin,
+        "effect_low": low * effect.margin, "effect_high": high * effect.margin,
+        "margin": effect.margin, "unit": effect.unit, "p_value": p, "p_adjusted": p_adjusted,
+        "p_equivalence": p_equivalence, "seeds_to_decide": test["needed"],
         "note": Notes(effect.notes),
     }  # fmt: skip
 
@@ -339,6 +343,5 @@ def _names(rows: pd.DataFrame) -> str:
         what, _, where = name.partition(": ")
         grouped.setdefault(what, []).append(where)
     return "; ".join(
-        f"{what} ({'; '.join(places)})" if all(places) else what
-        for what, places in grouped.items()
+        f"{what} ({'; '.join(places)})" if all(places) else what for what, places in grouped.items()
     )

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from qkv_jax.study.protocol import inference, verdicts
-from qkv_jax.study.protocol.inference import Level
+from qkv_jax.study.protocol.comparison import Design, Tuning, compare_means, compare_solved
 from qkv_jax.study.protocol.selection import _by_arm, _Choice, _choices
 from qkv_jax.study.protocol.verdicts import Note, Notes, What
 from qkv_jax.study.rates import same_rate
@@ -29,9 +29,10 @@ NOISE = "step_time_noise"
 COLUMNS = (
     "task", "arm", "tie", "baseline", "learning_rate", "edge", "n", "n_diverged", "n_solved",
     "solve_low", "solve_high", "steps_to_solve", "mean", "ci_low", "ci_high", "delta", "delta_low",
-    "delta_high", "p_holm", "p_equivalence", "margin", "verdict", *COSTS, "role", "sd", "p_value",
-    "delta_low_simultaneous", "delta_high_simultaneous", "seeds_to_decide", "sampling_error",
-    "steps_to_solve_low", "steps_to_solve_high", "n_failed", "look", "alpha_look", "note", NOISE,
+    "delta_high", "p_adjusted", "p_equivalence", "margin", "verdict", *COSTS, "role", "sd",
+    "p_value", "delta_low_simultaneous", "delta_high_simultaneous", "seeds_to_decide",
+    "sampling_error", "steps_to_solve_low", "steps_to_solve_high", "n_failed", "look", "alpha_look",
+    "note", NOISE, "decided_at", "correlation",
 )  # fmt: skip
 
 
@@ -64,20 +65,22 @@ def summarise(
       costs: {task: {arm: {...}}}, merged in; NaN where absent.
       examples: (task, arm) -> per-example test scores [seeds, examples], or None.
 
-    Returns: DataFrame with `COLUMNS`, rows in the order of the study. `sd` is that of the paired
-      differences (of the scores in the baseline's row); `ci_*`, `delta_*`, `solve_*` are plain
-      95 % intervals, `delta_*_simultaneous` hold for all arms of the task at the level of the
-      look; p_holm and p_equivalence are Holm-adjusted and are to be compared with `alpha_look`.
-      `step_time_noise` is how far the placebo's `step_time_ratio` is from the 1 that it must be.
-      `seeds_to_decide` is text: "" (does not apply), a number, or ">100". `verdict` is a `Verdict`
-      and `note` `Notes`.
+    Returns: DataFrame with `COLUMNS`, rows in the order of the study. `sd` is that of the scores;
+      `ci_*`, `delta_*`, `solve_*` are plain 95 % intervals, `delta_*_simultaneous` hold for all
+      arms of the task at `alpha_look`, which this analysis tests at. `p_value` is that of this
+      analysis; `p_adjusted` and `p_equivalence` are the smallest of all analyses, adjusted for the
+      arms and for what each analysis may spend, so that alpha is their level. `decided_at` is the
+      number of seeds at which the verdict fell, `seeds_to_decide` the one at which an undecided
+      arm would be decided if its estimates held (NaN: does not apply, or none would).
+      `correlation` is what arms were taken to share with the baseline at the same seed, see
+      `pooled_correlation`. `step_time_noise` is how far the placebo's `step_time_ratio` is from
+      the 1 that it must be. `verdict` is a `Verdict` and `note` `Notes`.
     """
     table = _by_arm(record, runs)
     chosen = _choices(record, table)
-    level = Level.of_look(record.alpha, record.look)
     rows = []
     for name in record.tasks:
-        rows += _summarise_task(record, name, table, chosen, level, costs, examples)
+        rows += _summarise_task(record, name, table, chosen, costs, examples)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -133,7 +136,7 @@ def _lost(table, name, arm, status) -> int:
     return len(words) if evaluated and "done" not in words else 0
 
 
-def _summarise_task(record, name, table, chosen, level, costs, examples) -> list[dict]:
+def _summarise_task(record, name, table, chosen, costs, examples) -> list[dict]:
     task = record.tasks[name]
     arms, base = list(task.arms), record.baseline
     values, steps, status, rates = _evaluations(record, name, table, chosen)
@@ -160,16 +163,26 @@ def _summarise_task(record, name, table, chosen, level, costs, examples) -> list
     placebo = ((costs or {}).get(name) or {}).get(record.placebo) or {}
     ratio = placebo.get("step_time_ratio")
     noise = math.nan if ratio is None else abs(ratio - 1)
+    level = record.alpha * inference.shares(record.look)[-1]
     rows = []
     for row, arm in enumerate(arms):
         entry = record.arms[arm]
         cost = ((costs or {}).get(name) or {}).get(arm) or {}
         rows.append(
             dict(
-                task=name, arm=arm, tie=entry.tie, role=entry.role, baseline=base,
-                learning_rate=rates[arm].learning_rate, edge=rates[arm].edge,
-                margin=task.outcome.margin, look=level.look, alpha_look=level.alpha, note=Notes(),
-                seeds_to_decide="", verdict=verdicts.BASELINE if arm == base else verdicts.PENDING,
+                task=name,
+                arm=arm,
+                tie=entry.tie,
+                role=entry.role,
+                baseline=base,
+                learning_rate=rates[arm].learning_rate,
+                edge=rates[arm].edge,
+                margin=task.outcome.margin,
+                look=record.look,
+                alpha_look=level,
+                note=Notes(),
+                seeds_to_decide=math.nan,
+                verdict=verdicts.BASELINE if arm == base else verdicts.PENDING,
                 **{key: column[row] for key, column in columns.items()},
                 **{key: math.nan if cost.get(key) is None else cost[key] for key in COSTS},
                 step_time_noise=noise,
@@ -178,82 +191,72 @@ def _summarise_task(record, name, table, chosen, level, costs, examples) -> list
     others = [row for row, arm in enumerate(arms) if arm != base]
     if base in arms and others:
         lost = [_lost(table, name, arm, status[row]) for row, arm in enumerate(arms)]
-        _compare(record, name, rows, others, rates, values, solved, level, examples, lost)
+        _compare(record, name, rows, others, rates, values, solved, examples, lost, status)
     return rows
 
 
-def _compare(record, name, rows, others, rates, values, solved, level, examples, lost) -> None:
+def _compare(record, name, rows, others, rates, values, solved, examples, lost, status) -> None:
     """Fills the comparison columns of the rows `others`, in place."""
     task, base = record.tasks[name], record.baseline
     home = list(task.arms).index(base)
     margin = None if task.solving else task.outcome.margin
     notes: list[list[Note]] = [[] for _ in others]
-    refuse = np.zeros(len(others), bool)
+    refused = np.zeros((len(others), values.shape[1]), bool)
     reference = examples(name, base) if examples is not None else None
-    failed = [rows[row]["n_diverged"] + rows[row]["n_failed"] for row in others]
-    failed_base = rows[home]["n_diverged"] + rows[home]["n_failed"]
-    placebos = [rows[row]["arm"] == record.placebo for row in others]
-    failed_placebo = any(np.compress(placebos, failed))
+    failed = np.isin(status, ("diverged", "failed"))
+    placebos = [row for row in others if rows[row]["arm"] == record.placebo]
     for i, row in enumerate(others):
         if reference is not None:
             error = inference.sampling_error(examples(name, rows[row]["arm"]), reference)
             rows[row]["sampling_error"] = error
             if margin is not None and margin < 2 * error:
-                refuse[i] = True
+                refused[i] = True
                 notes[i].append(Note(What.COARSE))
-        if failed[i] or failed_base or failed_placebo:
-            # Rare failures make the mean's t-distribution a fiction just where it matters. The
-            # placebo is the baseline again: if it can fail, so can the baseline.
-            refuse[i] = refuse[i] or margin is not None
-            if not lost[row]:
-                notes[i].append(Note(What.FAILED_NOT_EQUIVALENT if margin else What.FAILED))
+        # Rare failures make the mean's t-distribution a fiction just where it matters. The placebo
+        # is the baseline again: if it can fail, so can the baseline.
+        failures = np.logical_or.accumulate(failed[[row, home, *placebos]].any(0))
+        refused[i] |= failures
+        if failures.any() and not lost[row]:
+            notes[i].append(Note(What.FAILED_NOT_EQUIVALENT if margin else What.FAILED))
         for place in (row, home):
             if lost[place]:
                 notes[i].append(Note(What.LOST, (rows[place]["arm"], lost[place], lost[place])))
-    result = inference.compare_means(
-        values[others], values[home], margin=margin, level=level,
-        higher_is_better=task.higher_is_better, refuse_equivalence=refuse,
-    )  # fmt: skip
-    if not task.solving:
-        own = [rates[rows[row]["arm"]] for row in others]
-        # No doubt where both sides chose alike: what one may have lost, so has the other.
-        alike = [same_rate(arm.learning_rate, rates[base].learning_rate) for arm in own]
-        regret, regret_base = (
-            inference.tuning_regret(
-                result["sd"], result["n"],
-                np.where(alike, np.inf, [choice.lead for choice in side]),
-                np.array([choice.seeds for choice in side]),
-            )
-            for side in (own, [rates[base]] * len(own))
-        )  # fmt: skip
-        doubtful = inference.tuning_may_explain(
-            result, regret=regret, regret_base=regret_base, margin=margin, level=level,
-            higher_is_better=task.higher_is_better,
-        )  # fmt: skip
-        for i in np.flatnonzero(doubtful):
-            notes[i].append(Note(What.DOUBT, (result["verdict"][i],)))
-            result["verdict"][i] = verdicts.UNDECIDED
-    pairs = result.pop("n")
-    if task.solving:
-        alike = result["verdict"] == verdicts.SAME_SCORES
-        result.update(inference.compare_solved(solved[others], solved[home], level=level))
-        result.pop("n")
-        alike &= result["verdict"] == verdicts.UNDECIDED
-        result["verdict"][alike] = verdicts.SAME_SCORES
-        result["seeds_to_decide"][alike] = ""
-    for i, row in enumerate(others):
-        rows[row].update({key: column[i] for key, column in result.items()})
-        if pairs[i] and (rates[base].edge or rates[rows[row]["arm"]].edge):
+    asked = sum(rows[row]["role"] == "arm" for row in others)
+    design = Design(analyses(record), record.alpha, max(asked, 1), margin, task.higher_is_better)
+    tuning = [Tuning(rates[rows[row]["arm"]].lead, rates[rows[row]["arm"]].seeds)
+              for row in (home, *others)]  # fmt: skip
+    means, correlation = compare_means(values[others], values[home], design, tuning, refused)
+    asked_of = compare_solved(solved[others], solved[home], design) if task.solving else means
+    for i, (row, mean, compared) in enumerate(zip(others, means, asked_of, strict=True)):
+        verdict, needed = compared.verdict, compared.needed
+        if task.solving and mean.effect.alike and verdict == verdicts.POWER:
+            verdict, needed = mean.effect.alike, math.nan
+        if compared.would_be is not None:
+            notes[i].append(Note(What.DOUBT, (compared.would_be,)))
+        n = compared.effect.n
+        if n and (rates[base].edge or rates[rows[row]["arm"]].edge):
             own = rates[rows[row]["arm"]].edge
             notes[i].append(Note(What.EDGE if own else What.EDGE_OF_BASELINE))
-            if pairs[i] >= inference.MIN_SEEDS:
-                rows[row].update(verdict=verdicts.EDGE, seeds_to_decide="")
+            if n >= inference.MIN_SEEDS:
+                verdict, needed = verdicts.EDGE, math.nan
         twin = task.program_of(rows[row]["arm"]) == task.program_of(base)
-        if pairs[i] and (twin or (lost[row] and lost[home])):
-            found = verdicts.SAME_PROGRAM if twin else verdicts.ALL_FAILED
-            rows[row].update(verdict=found, seeds_to_decide="")
-        if 0 < pairs[i] < len(record.eval_seeds):
-            notes[i].append(Note(What.SO_FAR, (pairs[i], len(record.eval_seeds))))
+        if n and (twin or (lost[row] and lost[home])):
+            verdict, needed = verdicts.SAME_PROGRAM if twin else verdicts.ALL_FAILED, math.nan
+        if 0 < n < len(record.eval_seeds):
+            notes[i].append(Note(What.SO_FAR, (n, len(record.eval_seeds))))
         if len(task.learning_rates) < 2:
             notes[i].append(Note(What.UNTUNED))
-        rows[row]["note"] = Notes(notes[i])
+        settled = verdict == compared.verdict
+        rows[row].update(
+            p_value=compared.p, p_adjusted=compared.p_adjusted,
+            p_equivalence=compared.p_equivalence, verdict=verdict, seeds_to_decide=needed,
+            decided_at=compared.decided_at if settled else math.nan, note=Notes(notes[i]),
+            delta=mean.effect.delta, delta_low=mean.low, delta_high=mean.high,
+            delta_low_simultaneous=mean.wide_low, delta_high_simultaneous=mean.wide_high,
+            correlation=correlation,
+        )  # fmt: skip
+
+
+def analyses(record: StudyRecord) -> tuple[int, ...]:
+    """The number of evaluation seeds at each analysis."""
+    return record.looks or (len(record.eval_seeds),)

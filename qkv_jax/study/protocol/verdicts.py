@@ -11,7 +11,8 @@ from qkv_jax.config import ConfigError
 
 Kind = Literal["better", "worse", "equivalent", "undecided", "baseline", "pending"]
 Reason = Literal[
-    "", "few seeds", "edge", "ceiling", "same scores", "same program", "all failed"
+    "", "power", "tuning", "few seeds", "edge", "ceiling", "same scores", "same program",
+    "all failed",
 ]  # fmt: skip
 
 
@@ -21,7 +22,8 @@ class Verdict:
 
     Attributes:
       kind: `pending` where nothing has been run that could be judged.
-      reason: why an undecided one cannot be otherwise; empty where more seeds would decide.
+      reason: why an undecided one is no other: `power` where more seeds would decide, `tuning`
+        where luck in the choice of learning rates could explain what was seen.
     """
 
     kind: Kind
@@ -46,7 +48,8 @@ class Verdict:
         return f"{self.kind} ({self.reason})" if self.reason else self.kind
 
 
-PENDING, BASELINE, UNDECIDED = Verdict("pending"), Verdict("baseline"), Verdict("undecided")
+PENDING, BASELINE = Verdict("pending"), Verdict("baseline")
+POWER, TUNING = Verdict("undecided", "power"), Verdict("undecided", "tuning")
 BETTER, WORSE, EQUIVALENT = Verdict("better"), Verdict("worse"), Verdict("equivalent")
 FEW_SEEDS, EDGE = Verdict("undecided", "few seeds"), Verdict("undecided", "edge")
 # Why two arms cannot be told apart, however many seeds there are: all scores of both are one value;

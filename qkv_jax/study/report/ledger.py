@@ -51,7 +51,7 @@ def _evidence(row: dict) -> dict:
         "outcome": row["outcome"],
         "effect": f"{effect} {row['unit']}".strip(),
         "margin": f"{row['margin']:g}",
-        "p": wording.p_value(row["p_holm"]),
+        "p": wording.p_value(row["p_adjusted"]),
         "p_equivalence": wording.p_value(row["p_equivalence"]),
         "seeds": formats.integer(row["n"]),
         # What a finding adds to the outcome is why it is open.

@@ -1,6 +1,7 @@
 """How a study was measured, in sentences: budget, seeds, tests, what the intervals leave out."""
 
 from qkv_jax.output import formats
+from qkv_jax.study.protocol import inference
 from qkv_jax.study.protocol.grids import families
 from qkv_jax.study.rates import is_among
 from qkv_jax.study.record import StudyRecord, TaskRecord
@@ -11,7 +12,6 @@ def protocol(record: StudyRecord, runs, results: wording.Results) -> list[str]:
     """The paragraphs of "How this was measured", from the study's own settings and runs."""
     base, tasks = record.baseline, record.tasks
     solving = {task.solving for task in tasks.values()}
-    level = record.alpha * 2.0**-record.look
     lines = [
         "Tuning. Every arm, the baseline and the placebo included, had the same learning rates on "
         f"the same tuning seeds ({_seeds(record.tune_seeds)}); the rate with the best mean on "
@@ -25,39 +25,35 @@ def protocol(record: StudyRecord, runs, results: wording.Results) -> list[str]:
     lines += [_tuning_of_grid(record, runs, results, cells) for cells in grids.values()]
     lines.append(
         f"Evaluation. {len(record.eval_seeds)} fresh seeds ({_seeds(record.eval_seeds)}), the "
-        f"same for every arm, on test data at the final step. Arms are paired with {base} by "
-        "seed: at one seed the parameters that two arms share start equal and batches come in "
-        "the same order."
+        f"same for every arm, on test data at the final step. At one seed the parameters that "
+        "two arms share start equal and batches come in the same order."
     )
     if False in solving:
         lines.append(
-            "Differences in the mean. 95 % t-intervals of the paired differences; p by the paired "
-            "t-test, adjusted after Holm over the arms of the task. Equivalence is claimed where "
-            "two one-sided tests, with a Holm adjustment of their own, place the difference "
-            "within the margin that the task declares; it is tried first, so that an arm can "
-            "differ detectably and yet be equivalent."
+            "Differences in the mean. Welch's t for independent runs, less what arms share with "
+            f"{base} at the same seed{_correlation(record, results)}; no variance is taken for "
+            "less than the median of the task's arms. Equivalence is claimed where two "
+            "one-sided tests place the difference within the margin that the task declares; it "
+            "is tried first, so that an arm can differ detectably and yet be equivalent. Claims "
+            "that luck in the choice of a learning rate could explain are undecided (tuning)."
         )
     if True in solving:
         lines.append(
             "Solving. Share of seeds that reach the threshold with Clopper-Pearson intervals; p by "
-            "the exact McNemar test, adjusted after Holm. Steps to solve are means restricted at "
+            "Boschloo's exact test of independent runs. Steps to solve are means restricted at "
             "the budget: a seed that never solved the task counts with the whole budget."
         )
-    lines.append(
-        f"Interim analyses. This is analysis {record.look}; the k-th tests at α·2⁻ᵏ, here "
-        f"{level:g} (α = {record.alpha:g}), so that seeds may be added later. Simultaneous "
-        "intervals hold for all arms of a task at that level."
-    )
+    lines.append(_error(record))
     if grids:
         lines.append(
             "Averages over a grid. The mean over the cells at one seed, then over the seeds, with "
-            f"95 % t-intervals; differences to {base} are paired by seed in the same way. They "
-            "describe the grid as it was chosen and carry no verdict: the tests, and the "
-            "adjustment after Holm, are those of each cell."
+            f"95 % t-intervals; differences to {base} have Welch's. They describe the "
+            "grid as it was chosen and carry no verdict: the tests, and their adjustment, are "
+            "those of each cell."
         )
     lines.append(
         f"Placebo. {base} a second time, with other initial values and tuned on its own. By chance "
-        f"it comes out better or worse in at most one {'cell' if grids else 'study'} in twenty."
+        f"it comes out better or worse in fewer than one {'cell' if grids else 'study'} in twenty."
     )
     lines.append(
         "What the intervals leave out. They are conditional on the chosen learning rate and on "
@@ -71,6 +67,34 @@ def protocol(record: StudyRecord, runs, results: wording.Results) -> list[str]:
         "placebo, which is the same program, was off."
     )
     return lines
+
+
+def _error(record: StudyRecord) -> str:
+    """What error the verdicts have, and what seeds that were added did to it."""
+    text = (
+        f"Error. α = {record.alpha:g}. Each of the A arms that a task asks about is tested at α/A, "
+        "which bounds the chance of any false verdict in the task, better, worse or equivalent, by "
+        "α; controls and the placebo are tested alike and do not count. Adjusted p-values are to "
+        "be compared with α. Verdicts are final."
+    )
+    if record.look > 1:
+        sizes = formats.join([f"{size}" for size in record.looks])
+        most = record.alpha * sum(inference.shares(record.look))
+        text += (
+            f" Seeds were added after the study had ended as planned: analyses at {sizes} seeds, "
+            f"each but the first at half the level of the one before, {most:.3g} in all."
+        )
+    return text
+
+
+def _correlation(record: StudyRecord, results: wording.Results) -> str:
+    """What was reckoned with, over the tasks, as in " (correlation 0 to 0.31, measured)"."""
+    rows = (row for name in record.tasks for row in results[name].values())
+    known = sorted(r["correlation"] for r in rows if r.get("correlation") is not None)
+    if not known:
+        return ""
+    ends = dict.fromkeys(f"{value:.2g}" for value in (known[0], known[-1]))
+    return f" (correlation {' to '.join(ends)}, measured)"
 
 
 def _seeds(seeds) -> str:

@@ -141,7 +141,7 @@ def _environment() -> jinja2.Environment:
 
 def unbroken(text) -> str:
     """No line break inside "95 %", "p < 0.0001" and between a number and its seeds."""
-    text = re.sub(r"(\d) (%|seeds?\b|paired\b)", "\\1\u00a0\\2", str(text))
+    text = re.sub(r"(\d) (%|seeds?\b)", "\\1\u00a0\\2", str(text))
     return re.sub(r"\bp ([=<≤]) ", "p\u00a0\\1\u00a0", text)
 
 

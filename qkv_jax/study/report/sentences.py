@@ -7,7 +7,7 @@ undecided arm is one for which neither a difference nor equivalence could be sho
 import dataclasses
 
 from qkv_jax.output import formats
-from qkv_jax.study.protocol.verdicts import UNDECIDED
+from qkv_jax.study.protocol.verdicts import POWER
 from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
 from qkv_jax.tie import Tie, TieError
@@ -94,9 +94,9 @@ def _pending(record, task, row, baseline, who):
     return f"{who}: no result."
 
 
-def _pairs(row) -> str:
+def _seeds(row) -> str:
     seeds = row.get("n", 0)
-    return f"{seeds:.0f} paired seed{'' if seeds == 1 else 's'}"
+    return f"{seeds:.0f} seed{'' if seeds == 1 else 's'}"
 
 
 def _amount(task, row):
@@ -119,22 +119,22 @@ def _mean_sentence(record, task, row, baseline, who):
     verb, size, span = _amount(task, row)
     unit, base, kind = wording.unit_words(task), record.baseline, row["verdict"].kind
     interval = f"95 % interval {span}" if span else "no interval: all seeds differ alike"
-    detail = f"{interval}; {row['verdict']}, Holm {wording.p_equals(row.get('p_holm'))}"
+    detail = f"{interval}; {row['verdict']}, adjusted {wording.p_equals(row.get('p_adjusted'))}"
     if kind in ("better", "worse"):
-        return f"{who} {verb} {size} {unit} ({detail}, {_pairs(row)})."
+        return f"{who} {verb} {size} {unit} ({detail}, {_seeds(row)})."
     measured = {"costs": "cost", "gains": "gain"}[verb]
     measured = "difference" if not size.strip("0.") else measured
     if kind == "equivalent":
         p = wording.p_equals(row.get("p_equivalence"))
         text = (
             f"{who} is equivalent to {base} within ±{row.get('margin', 0):g} {unit} (measured "
-            f"{measured} {size}; {interval}; equivalence {p}, {_pairs(row)})."
+            f"{measured} {size}; {interval}; equivalence {p}, {_seeds(row)})."
         )
-        if row.get("p_holm", 1) <= row.get("alpha_look", 0):
-            holm = wording.p_equals(row["p_holm"])
-            text += f" A difference was shown as well (Holm {holm}), but a smaller one than that."
+        if row.get("p_adjusted", 1) <= record.alpha:
+            p = wording.p_equals(row["p_adjusted"])
+            text += f" It differs, within the margin (adjusted {p})."
         return text
-    text = f"{who}: measured {measured} {size} {unit} ({detail}, {_pairs(row)})."
+    text = f"{who}: measured {measured} {size} {unit} ({detail}, {_seeds(row)})."
     return text + " " + _undecided(record, task, row)
 
 
@@ -144,15 +144,22 @@ _REASONS = {
     "ceiling": "Every seed of both, {base} too, scored one value: this task cannot tell.",
     "all failed": "No run came through, nor did one of {base}: there is nothing to compare.",
     "edge": "A best learning rate lies at the edge of the grid, so no verdict is given.",
-    "few seeds": "Fewer than five paired seeds allow no verdict.",
+    "few seeds": "So few seeds allow no verdict, whatever they score.",
 }
 
 
 def _undecided(record, task, row) -> str:
     """Why there is no verdict, and what it would take."""
-    if row["verdict"].reason:
-        return _REASONS[row["verdict"].reason].format(base=record.baseline)
-    seeds = wording.seeds_words(row)
+    reason, seeds = row["verdict"].reason, wording.seeds_words(row)
+    if reason in _REASONS:
+        return _REASONS[reason].format(base=record.baseline)
+    if reason == "tuning":
+        count = len(record.tune_seeds)
+        more = f"{seeds} would leave no room for it" if seeds else "no number of seeds settles that"
+        return (
+            f"Rates were chosen on {formats.small(count)} tuning seed{'s' * (count > 1)}, and luck"
+            f" in that choice could explain what was seen; {more}."
+        )
     plan = f"; it would take {seeds} to decide" if seeds else ""
     if task.solving:
         return f"No difference could be shown, which does not mean that there is none{plan}."
@@ -168,10 +175,10 @@ def _solve_sentence(record, task, row, baseline, who):
     if "solve_low" in row and "solve_high" in row:
         low, high = round(100 * row["solve_low"]), round(100 * row["solve_high"])
         span = f"95 % interval {low} to {high} %; "
-    p = wording.p_equals(row.get("p_holm"))
+    p = wording.p_equals(row.get("p_adjusted"))
     text = (
         f"{who} solves the task on {_solved(row)} seeds, {record.baseline} on "
-        f"{_solved(baseline)} ({span}{row['verdict']}, exact McNemar test, Holm {p})."
+        f"{_solved(baseline)} ({span}{row['verdict']}, Boschloo's exact test, adjusted {p})."
     )
     if row["verdict"].kind == "undecided":
         text += " " + _undecided(record, task, row)
@@ -186,8 +193,8 @@ def _group_finding(record, task, rows, verdict, baseline, prefix):
     rows = sorted(rows, key=lambda row: wording.cost(row, task) or 0)
     named = "; ".join(_item(task, row, kind) for row in rows)
     arms = tuple(row["arm"] for row in rows)
-    p = [row["p_holm"] for row in rows if row.get("p_holm") is not None]
-    largest = f"Holm {wording.p_equals(max(p)).replace('=', '≤')}" if p else ""
+    p = [row["p_adjusted"] for row in rows if row.get("p_adjusted") is not None]
+    largest = f"adjusted {wording.p_equals(max(p)).replace('=', '≤')}" if p else ""
     gains = any((wording.cost(row, task) or 0) < 0 for row in rows)
     negative = " (negative: a gain)" if gains else ""
     what = "controls and matched arms" if prefix else "arms"
@@ -259,8 +266,8 @@ def placebo_finding(record, task, row, baseline) -> Finding:
     if kind == "equivalent":
         end = "as it should"
     elif kind in ("better", "worse"):
-        end = "as happens by chance in at most one study in twenty: read the rest with care"
-    elif row["verdict"] == UNDECIDED:
+        end = "as happens by chance in fewer than one study in twenty: read the rest with care"
+    elif row["verdict"] == POWER:
         end = "as it may: no difference was shown"
         seeds = wording.seeds_words(row)
         if not task.solving:

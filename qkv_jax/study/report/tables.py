@@ -50,7 +50,7 @@ def _rate(row) -> str:
 
 
 def _plan(row) -> str:
-    return str(row.get("seeds_to_decide", ""))
+    return wording.seeds_to_decide(row)
 
 
 def _mean_table(task: TaskRecord, rows) -> dict:
@@ -63,12 +63,12 @@ def _mean_table(task: TaskRecord, rows) -> dict:
             _rate(row),
             formats.bracket(row, "mean", "ci_low", "ci_high", digits),
             formats.bracket(row, "delta", "delta_low", "delta_high", digits, signed=True),
-            wording.p_value(row.get("p_holm")), wording.p_value(row.get("p_equivalence")),
+            wording.p_value(row.get("p_adjusted")), wording.p_value(row.get("p_equivalence")),
             *(solved if timed else [_seeds(row)]), _plan(row),
         ]  # fmt: skip
 
     head = [
-        "rate", f"mean {task.outcome.metric} [95 %]", "difference [95 %]", "p (Holm)",
+        "rate", f"mean {task.outcome.metric} [95 %]", "difference [95 %]", "p (adjusted)",
         "p (equivalence)", *(["seeds solved", "steps to solve"] if timed else ["seeds"]),
         "seeds to decide",
     ]  # fmt: skip
@@ -88,12 +88,12 @@ def _solve_table(task: TaskRecord, rows) -> dict:
             ends = map(formats.integer, (get("steps_to_solve_low"), get("steps_to_solve_high")))
             steps += f" [{', '.join(ends)}]"
         mean = formats.number(get("mean"), digits)
-        p = wording.p_value(get("p_holm"))
+        p = wording.p_value(get("p_adjusted"))
         return [_rate(row), share, steps, mean, p, _seeds(row), _plan(row)]
 
     head = [
         "rate", "seeds solved [95 %]", "steps to solve [95 %]", f"mean {task.outcome.metric}",
-        "p (Holm)", "seeds", "seeds to decide",
+        "p (adjusted)", "seeds", "seeds to decide",
     ]  # fmt: skip
     return {"head": head, "rows": _rows(rows, cells)}
 

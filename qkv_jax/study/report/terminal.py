@@ -6,7 +6,7 @@ from rich.text import Text
 
 from qkv_jax.output import formats
 from qkv_jax.study.protocol.grids import families
-from qkv_jax.study.protocol.verdicts import UNDECIDED
+from qkv_jax.study.protocol.verdicts import POWER
 from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
 from qkv_jax.study.report.grids import verdict_counts
@@ -30,7 +30,7 @@ def console_table(record: StudyRecord, summary, width: int | None = None, averag
       record: of the study.
       summary: the summary so far, rows may be missing or partly empty; None before the first.
       width: columns of the terminal, by default those of this one. It fits into 78; from 98 on
-        it has the learning rate and p after Holm as well.
+        it has the learning rate and the adjusted p as well.
       averages: families.csv, for the means over grids.
     """
     width = rich.get_console().width if width is None else width
@@ -108,7 +108,7 @@ def _task_table(record, results, name, wide):
         ("rate", 7, lambda row: wording.rate(row.get("learning_rate")), True),
         (score, 7, lambda row: _score(task, row), False),
         (f"{middle} [95 %]", 24, _steps if solving else lambda row: _difference(task, row), False),
-        ("p (Holm)", 9, lambda row: wording.p_value(row.get("p_holm")), True),
+        ("p (adj.)", 9, lambda row: wording.p_value(row.get("p_adjusted")), True),
         ("seeds", 6, _seeds, False),
     ]
     columns = [column for column in columns if wide or not column[3]]
@@ -170,8 +170,7 @@ def _verdict(row):
     kind = row["verdict"].kind
     if kind == "pending":
         return Text(formats.PENDING, style="dim")
-    text = f"{wording.SIGNS[kind]} {row['verdict'].reason or kind}"
-    seeds = row.get("seeds_to_decide") if row["verdict"] == UNDECIDED else None
-    if seeds is not None:
-        text += f" ({seeds})" if str(seeds).startswith(">") else f" (~{seeds})"
-    return Text(text, style=_STYLES[kind])
+    text, seeds = row["verdict"].reason or kind, wording.seeds_to_decide(row)
+    if row["verdict"] == POWER and seeds:
+        text = f"needs {seeds} seeds" if seeds.startswith(">") else f"needs ~{seeds} seeds"
+    return Text(f"{wording.SIGNS[kind]} {text}", style=_STYLES[kind])

@@ -16,6 +16,8 @@ from qkv_jax.study.record import StudyRecord, TaskRecord
 # {task: {arm: {column: value}}}: the summary as sentences, tables and figures take it.
 Results = dict[str, dict[str, dict[str, Any]]]
 
+_MOST_SEEDS = 100  # what takes more is not told apart
+
 # Two ways beside colour to tell verdicts apart: a sign and a word.
 SIGNS = {
     "better": "▲",
@@ -127,15 +129,20 @@ def better_words(task: TaskRecord) -> str:
     return "higher is better" if task.higher_is_better else "lower is better"
 
 
-def seeds_words(row: dict) -> str:
-    """How many seeds would decide: "about 14 seeds", "more than 100 seeds", or "" if unknown."""
-    text = row.get("seeds_to_decide")
-    if text is None:
+def seeds_to_decide(row: dict) -> str:
+    """How many seeds would decide: "14", ">100", or "" where that is not known."""
+    seeds = row.get("seeds_to_decide")
+    if seeds is None:
         return ""
-    text = str(text).strip()
-    if text.startswith(">") or text == "inf":
-        return f"more than {text.lstrip('>').replace('inf', '100')} seeds"
-    return f"about {float(text):.0f} seeds"
+    return f">{_MOST_SEEDS}" if seeds > _MOST_SEEDS else f"{seeds:.0f}"
+
+
+def seeds_words(row: dict) -> str:
+    """The same in a sentence: "about 14 seeds", "more than 100 seeds", or ""."""
+    seeds = seeds_to_decide(row)
+    if not seeds:
+        return ""
+    return f"more than {seeds[1:]} seeds" if seeds.startswith(">") else f"about {seeds} seeds"
 
 
 def failures(row: dict) -> int:

@@ -11,7 +11,7 @@ from qkv_jax.config import ConfigError
 # Of the summary and the tables beside it; what is neither is a number.
 _TEXTS = {
     "family", "task", "arm", "tie", "baseline", "edge", "role", "verdict", "by", "measure", "claim",
-    "evidence", "against", "expect", "outcome", "finding", "unit", "seeds_to_decide", "note",
+    "evidence", "against", "expect", "outcome", "finding", "unit", "note",
 }  # fmt: skip
 _TRUTHS = {"control"}
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
-from statsmodels.stats.weightstats import ttost_paired
+from statsmodels.stats.weightstats import ttost_ind
 
 from qkv_jax.study.protocol import inference, summary
-from qkv_jax.study.protocol.inference import Level
+from qkv_jax.study.protocol.comparison import Design, Tuning, compare_means
+from qkv_jax.study.protocol.inference import Difference, Doubt
 from qkv_jax.study.protocol.selection import choose_rates, extension_needed
 from qkv_jax.study.protocol.summary import COLUMNS, evaluations
 from qkv_jax.study.protocol.verdicts import Verdict
@@ -78,10 +79,11 @@ def scores(*shifts, sd=0.02, n=6, seed=0, arms=("separate", "placebo", "K=V")):
 
 
 def worse_at_one_percent():
-    """Two arms whose paired t is 4.0 with 5 degrees of freedom: p = 0.0103."""
-    base = scores(0, arms=("separate",))["separate"]
+    """Two arms whose Welch's t is 3.1692 with 10 degrees of freedom: p = 0.0100. They go against
+    each other, so that there is no correlation to reckon with."""
     z = np.array([-1.2, -0.7, -0.1, 0.3, 0.6, 1.1])
-    return {"separate": base, "K=V": base + 0.02 * (4 / np.sqrt(6) + z / z.std(ddof=1))}
+    z = 0.02 * z / z.std(ddof=1)
+    return {"separate": 1 + z, "K=V": 1 - z + 3.1692 * 0.02 * np.sqrt(2 / 6)}
 
 
 def summarise(*args, **kwargs):
@@ -99,30 +101,80 @@ def verdict(record, runs, arm="K=V", **kwargs):
 # --- the numbers are those of the libraries -------------------------------------------------
 
 
-def test_mean_row_equals_scipy_and_statsmodels():
-    """Interval, paired t-test, TOST and both Holm corrections, each against its library."""
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 9), st.integers(2, 9), st.floats(0.1, 9), st.integers(0, 10**6))
+def test_a_difference_is_welchs(n, n_other, spread, seed):
+    """Error, degrees of freedom, p, interval and TOST, with seeds missing on either side."""
+    rng = np.random.default_rng(seed)
+    x, y = np.full((2, 9), np.nan)
+    x[:n], y[:n_other] = rng.normal(0.3, 1, n), rng.normal(0, spread, n_other)
+    effect = inference.difference([(1, x), (-1, y)])
+    welch = stats.ttest_ind(x[:n], y[:n_other], equal_var=False)
+    assert effect.df == pytest.approx(welch.df) and effect.n == min(n, n_other)
+    assert inference.p_difference(effect) == pytest.approx(welch.pvalue)
+    np.testing.assert_allclose(inference.interval(effect), welch.confidence_interval(0.95))
+    tost = ttost_ind(x[:n], y[:n_other], -0.5, 0.5, usevar="unequal")[0]
+    assert inference.p_equivalence(effect, -0.5, 0.5) == pytest.approx(tost)
+
+
+def test_an_effect_of_several_samples_is_satterthwaites():
+    """Of one sample it is the one-sample t-test; of four, variances add up."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(0.4, [[1], [2], [3], [4]], (4, 7))
+    alone = stats.ttest_1samp(rows[0], 0)
+    effect = inference.difference([(1, rows[0])])
+    assert effect.df == pytest.approx(6)
+    assert inference.p_difference(effect) == pytest.approx(alone.pvalue)
+    effect = inference.difference(list(zip((1, -1, -1, 1), rows, strict=True)))
+    parts = rows.var(1, ddof=1) / 7
+    assert effect.error == pytest.approx(np.sqrt(parts.sum()))
+    assert effect.df == pytest.approx(parts.sum() ** 2 / (parts**2 / 6).sum())
+    assert effect.delta == pytest.approx(rows.mean(1) @ [1, -1, -1, 1])
+
+
+def test_rows_of_the_summary_reckon_with_the_task_as_a_whole():
+    """The error takes the correlation that arms show on the whole, and no variance below their
+    median; p is multiplied by the number of arms that are asked about."""
     arms = ("separate", "placebo", "K=V", "Q=K", "Q=V")
     data = scores(0, 0.01, 0.05, -0.03, 0.2, sd=0.04, arms=arms)
+    shared = np.random.default_rng(5).normal(0, 0.08, 6)
+    data = {arm: values + shared for arm, values in data.items()}
+    data["Q=V"] = 1.2 + 0.1 * (data["Q=V"] - 1.2)  # quiet by chance
     table = summarise(make_study(arms), make_runs(data)).set_index("arm")
-    tests = {a: stats.ttest_rel(data[a], data["separate"]) for a in arms[1:]}
-    tost = [ttost_paired(data[a], data["separate"], -0.1, 0.1)[0] for a in arms[1:]]
-    p_holm = multipletests([t.pvalue for t in tests.values()], method="holm")[1]
-    p_tost = multipletests(tost, method="holm")[1]
     assert list(table.columns) == [c for c in COLUMNS if c != "arm"]
-    np.testing.assert_allclose(table.p_value[1:], [t.pvalue for t in tests.values()], rtol=1e-9)
-    np.testing.assert_allclose(table.p_holm[1:].astype(float), p_holm, rtol=1e-9)
-    np.testing.assert_allclose(table.p_equivalence[1:].astype(float), p_tost, rtol=1e-9)
-    for arm, test in tests.items():
-        row = table.loc[arm]
-        plain, wide = test.confidence_interval(0.95), test.confidence_interval(1 - 0.025 / 4)
-        np.testing.assert_allclose([row.delta_low, row.delta_high], plain, rtol=1e-9)
-        np.testing.assert_allclose(
-            [row.delta_low_simultaneous, row.delta_high_simultaneous], wide, rtol=1e-9
-        )
+    base = data["separate"]
+    z = [np.arctanh(min(np.corrcoef(data[a], base)[0, 1], 0.99)) for a in arms[1:]]
+    rho = np.tanh(np.mean(z) - 1 / np.sqrt(4 * 3))
+    assert rho > 0.5 and np.allclose(table.correlation[1:].astype(float), rho)
+    variances = {a: v.var(ddof=1) for a, v in data.items()}
+    least = np.median(list(variances.values())) * 5 / stats.chi2.median(5)
+    for arm in arms[1:]:
+        v, v0 = (max(variances[a], least) for a in (arm, "separate"))
+        error = np.sqrt((v + v0 - 2 * rho * np.sqrt(v * v0)) / 6)
+        df = (v + v0) ** 2 / ((v**2 + v0**2) / 5)
+        row, delta = table.loc[arm], np.mean(data[arm] - base)
+        assert row.delta == pytest.approx(delta) and row.sd == pytest.approx(variances[arm] ** 0.5)
+        p = 2 * stats.t.sf(abs(delta) / error, df)
+        assert row.p_value == pytest.approx(p) and row.p_adjusted == pytest.approx(min(3 * p, 1))
+        tost = stats.t.sf((0.1 - abs(delta)) / error, df)
+        assert row.p_equivalence == pytest.approx(min(3 * tost, 1))
+        for ends, level in (("delta_{}", 0.05), ("delta_{}_simultaneous", 0.05 / 3)):
+            half = stats.t.ppf(1 - level / 2, df) * error
+            low, high = (row[ends.format(end)] for end in ("low", "high"))
+            np.testing.assert_allclose([low, high], [delta - half, delta + half])
         own = stats.ttest_1samp(data[arm], 0).confidence_interval(0.95)
         np.testing.assert_allclose([row.ci_low, row.ci_high], own, rtol=1e-9)
-        assert row.delta == pytest.approx(np.mean(data[arm] - data["separate"]))
-        assert row.sd == pytest.approx(np.std(data[arm] - data["separate"], ddof=1))
+    assert variances["Q=V"] < least / 9
+
+
+def test_a_correlation_that_is_not_certain_is_not_reckoned_with():
+    rng = np.random.default_rng(0)
+    drawn = [inference.pooled_correlation(x[1:], x[0]) for x in rng.normal(size=(400, 5, 6))]
+    assert np.mean(drawn) < 0.1 and min(drawn) == 0
+    pair = rng.normal(size=6)
+    assert inference.pooled_correlation([pair], pair) < 0.99  # three degrees of freedom
+    assert inference.pooled_correlation([pair] * 40, pair) > 0.95
+    assert inference.pooled_correlation([-pair, np.ones(6), np.full(6, np.nan)], pair) == 0
 
 
 @settings(max_examples=15, deadline=None)  # each costs a garbage collection
@@ -135,23 +187,25 @@ def test_a_test_that_could_not_be_made_stays_in_the_family():
     np.testing.assert_allclose(inference.holm([0.01, np.nan]), [0.02, np.nan])
 
 
-def test_constant_differences_use_barnards_exact_test():
+def one_arm(values, baseline, margin=0.1, **fields):
+    """The comparison of one arm that was sure of its learning rate."""
+    n = len(baseline)
+    design = {"analyses": (n,), "alpha": 0.05, "arms": 1, "higher_is_better": True}
+    design = Design(**design | {"margin": margin} | fields)
+    values, refused = np.asarray(values, float)[None], np.zeros((1, n), bool)
+    (found,), _ = compare_means(values, np.asarray(baseline), design, [Tuning()] * 2, refused)
+    return found
+
+
+def test_scores_without_spread_use_an_exact_test():
     """One arm always 1, the other always 0: no t-test; p is scipy's Barnard test of n to 0."""
-    level = Level.of_look(0.05, 1)
-    result = inference.compare_means(
-        np.zeros((1, 6)), np.ones(6), margin=0.1, level=level, higher_is_better=True
-    )
+    found = one_arm(np.zeros(6), np.ones(6))
     barnard = stats.barnard_exact([[6, 0], [0, 6]], pooled=True)
-    assert result["p_value"][0] == pytest.approx(barnard.pvalue, rel=1e-3)
-    assert str(result["verdict"][0]) == "worse"
-    assert np.isnan(result["delta_low"][0]) and np.isnan(result["p_equivalence"][0])
-    # With arms that vary together the constant difference has the sign test only: no verdict.
-    base = np.array([1.0, 2, 3, 5, 8, 13])
-    result = inference.compare_means(
-        base[None] + 1, base, margin=0.1, level=level, higher_is_better=True
-    )
-    assert result["p_value"][0] == pytest.approx(stats.binomtest(6, 6).pvalue)
-    assert str(result["verdict"][0]) == "undecided"
+    assert found.p == pytest.approx(barnard.pvalue, rel=1e-3) == 2 * 0.25**6
+    assert found.verdict == Verdict("worse")
+    assert np.isnan(found.low) and np.isnan(found.p_equivalence)
+    sign = inference.difference([(1, np.full(6, 0.2))])  # against a constant
+    assert inference.p_difference(sign) == stats.binomtest(6, 6).pvalue
 
 
 def test_sampling_error_is_that_of_the_seed_averaged_difference():
@@ -167,17 +221,19 @@ def test_sampling_error_is_that_of_the_seed_averaged_difference():
     assert np.isnan(inference.sampling_error(arm, base[:, :-1]))
 
 
-def test_seeds_to_decide_is_the_smallest_sufficient_number():
-    """At the number given the adjusted half-width is within the margin, one seed less it is not."""
-    text = inference.seeds_to_decide(0.05, 6, 0.1, family=3, alpha=0.0125)
-    sd = 0.05 * np.sqrt(5 / stats.chi2.ppf(0.2, 5))
-
-    def half(n):
-        return stats.t.ppf(1 - 0.0125 / 6, n - 1) * sd / np.sqrt(n)
-
-    assert half(int(text)) <= 0.1 < half(int(text) - 1)
-    assert inference.seeds_to_decide(5.0, 6, 0.1, 3, 0.0125) == ">100"
-    assert inference.seeds_to_decide(0.0, 6, 0.1, 3, 0.0125) == ""
+def test_at_the_number_of_seeds_given_the_test_has_its_power():
+    """Simulated at that number, an effect as large as the estimate is found in four of five."""
+    effect = Difference(6, 0.4, 0.3, 10.0)
+    seeds = inference.seeds_needed(effect, 0.4, 0.05)
+    assert seeds == np.ceil(6 * ((1.96 + 0.8416) * 0.3 / 0.4) ** 2)
+    sd = 0.3 * np.sqrt(6 / 2)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0, sd, (2, 2000, int(seeds)))
+    found = np.mean(stats.ttest_ind(x + 0.4, y, axis=1, equal_var=False).pvalue < 0.05)
+    assert found == pytest.approx(inference.POWER, abs=0.04)
+    assert np.isnan(inference.seeds_needed(effect, 0.0, 0.05))
+    assert np.isnan(inference.seeds_needed(Difference(6, 0.4), 0.4, 0.05))
+    assert inference.seeds_needed(effect, 100.0, 0.05) == 7  # what there is was not enough
 
 
 # --- verdicts ---------------------------------------------------------------------------------
@@ -186,25 +242,26 @@ def test_seeds_to_decide_is_the_smallest_sufficient_number():
 @pytest.mark.parametrize(
     "shift, sd, expected",
     [(0.0, 0.02, "equivalent"), (0.5, 0.02, "worse"), (-0.5, 0.02, "better"),
-     (0.1, 0.2, "undecided")],
+     (0.15, 0.1, "undecided (power)")],
 )  # fmt: skip
 def test_verdict_words(shift, sd, expected):
     table = summarise(make_study(), make_runs(scores(0, 0, shift, sd=sd))).set_index("arm")
     assert table.verdict["K=V"] == expected
     assert table.verdict["separate"] == "baseline" and np.isnan(table.delta["separate"])
-    assert (table.seeds_to_decide["K=V"] != "") == (expected == "undecided")
+    assert (table.seeds_to_decide["K=V"] > 6) == (expected == "undecided (power)")
+    assert (table.decided_at["K=V"] == 6) == (expected != "undecided (power)")
 
 
 def test_equivalent_comes_before_worse():
     """A difference that is certain but within the margin is `equivalent`."""
     row = verdict(make_study(), make_runs(scores(0, 0, 0.05, sd=0.005)))
-    assert row.p_holm < 0.025 and row.verdict == "equivalent"
+    assert row.p_adjusted < 0.05 and row.verdict == "equivalent"
 
 
 def test_identical_outcomes_are_at_the_ceiling():
     same = {arm: [1.0] * 6 for arm in ("separate", "placebo", "K=V")}
     row = verdict(make_study(), make_runs(same))
-    assert row.verdict == "undecided (ceiling)" and row.seeds_to_decide == ""
+    assert row.verdict == "undecided (ceiling)" and np.isnan(row.seeds_to_decide)
 
 
 def judged(record, runs, arm="K=V"):
@@ -224,12 +281,12 @@ def test_the_same_program_under_another_name_is_not_at_the_ceiling(kind):
     twins = data | {"K=V": data["separate"]}
     task = {"kind": kind, "threshold": 1.5 if kind == "solve" else None}
     row, text, _ = judged(make_study(**task), make_runs(twins))
-    assert row.verdict == "undecided (same scores)" and row.seeds_to_decide == ""
+    assert row.verdict == "undecided (same scores)" and np.isnan(row.seeds_to_decide)
     assert "The same numbers as separate at every seed: is it the same program?" in text
     for some in (twins, dict.fromkeys(twins, np.ones(6))):
         record = make_study(same_program={"K=V": "separate"}, **task)
         row, text, top = judged(record, make_runs(some))
-        assert row.verdict == "undecided (same program)" and row.seeds_to_decide == ""
+        assert row.verdict == "undecided (same program)" and np.isnan(row.seeds_to_decide)
         assert "the program of separate under another name: there is nothing to decide" in text
     both = record.tasks | {"other": record.tasks["task"]}
     record = dataclasses.replace(record, tasks=both)
@@ -273,7 +330,7 @@ def test_arms_that_all_failed_are_not_at_the_ceiling(kind):
     works = make_runs({"placebo": data.pop("placebo")})
     runs = pd.concat([lose(make_runs(data, rate=GRID[0]), "K=V", "separate"), works])
     row, text, top = judged(record, runs)
-    assert row.verdict == "undecided (all failed)" and row.seeds_to_decide == ""
+    assert row.verdict == "undecided (all failed)" and np.isnan(row.seeds_to_decide)
     assert "No run came through, nor did one of separate: there is nothing to compare." in text
     assert any("separate failed at every rate tried (14 of 14)" in line for line in top)
     row, text, _ = judged(record, runs, "placebo")
@@ -334,36 +391,58 @@ def test_rate_at_the_edge_gives_no_verdict(whose):
     assert (table.verdict["placebo"] == "undecided (edge)") == (whose == "separate")
 
 
-def test_holm_is_applied():
-    """The same arm that is worse alone is undecided among seven others."""
+def test_arms_that_are_asked_about_share_the_level():
+    """What is worse alone is undecided among seven others, but not among seven controls."""
     lone = worse_at_one_percent()
-    record = make_study(("separate", "K=V"), margin=0.001)
-    assert verdict(record, make_runs(lone)).verdict == "worse"
     names = [f"null{i}" for i in range(7)]
     rng = np.random.default_rng(1)
-    crowd = lone | {name: lone["separate"] + rng.normal(0, 0.05, 6) for name in names}
-    row = verdict(make_study(tuple(crowd), margin=0.001), make_runs(crowd))
-    alone = verdict(record, make_runs(lone))
-    assert row.p_value == pytest.approx(alone.p_value)
-    assert row.p_holm == pytest.approx(8 * row.p_value)
-    assert row.verdict == "undecided"
+    crowd = lone | {name: rng.permutation(lone["separate"]) for name in names}
+    record = make_study(tuple(crowd), margin=0.001)
+    row = verdict(record, make_runs(crowd))
+    assert row.p_adjusted == pytest.approx(8 * row.p_value) and row.p_adjusted > 0.05
+    assert row.verdict == "undecided (power)"
+    for role in ("control", "matched", "placebo"):
+        arms = {name: ArmRecord(name, role) for name in names}
+        among = dataclasses.replace(record, arms=record.arms | arms)
+        row = verdict(among, make_runs(crowd))
+        assert row.p_adjusted == row.p_value and row.verdict == "worse"
+        other = verdict(among, make_runs(crowd), "null3")
+        assert other.p_adjusted == other.p_value
 
 
-def test_later_looks_are_stricter():
-    """The k-th look tests at alpha / 2**k, and planning uses the level after it."""
+def test_the_planned_analysis_has_all_of_alpha_and_those_added_half_as_much_each():
     data = worse_at_one_percent()
     record = make_study(("separate", "K=V"), margin=0.001)
-    verdict_at = {}
-    for looks in ([6], [5, 6], [4, 5, 6], [3, 4, 5, 6]):
+    rows_at = {}
+    for looks in ([6], [5, 6], [4, 5, 6]):
         row = verdict(dataclasses.replace(record, looks=tuple(looks)), make_runs(data))
-        assert row.alpha_look == 0.05 / 2 ** len(looks) and row.look == len(looks)
-        verdict_at[len(looks)] = row.verdict == "worse"
-        assert verdict_at[len(looks)] == (row.p_holm <= row.alpha_look)
-    assert list(verdict_at.values()) == [True, True, False, False]
-    noisy = make_runs(scores(0, 0.05, sd=0.1, arms=("separate", "K=V")))
-    record = make_study(("separate", "K=V"))
-    row = verdict(record, noisy)
-    assert row.seeds_to_decide == inference.seeds_to_decide(row.sd, 6, 0.1, 1, 0.05 / 4)
+        assert row.alpha_look == 0.05 / 2 ** (len(looks) - 1) and row.look == len(looks)
+        rows_at[len(looks)] = row
+    assert rows_at[1].p_adjusted == rows_at[1].p_value < 0.05
+    assert rows_at[3].p_adjusted <= 4 * rows_at[3].p_value
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.floats(-0.3, 0.3))
+def test_verdicts_are_final(seed, shift):
+    """Whatever seeds bring that are added: a verdict that was given stays, with its seeds, and the
+    adjusted p-values never rise."""
+    data = scores(0, 0, 0, sd=0.1, n=14, seed=seed)
+    data["K=V"][:6] += shift
+    data["K=V"][6:] -= shift  # what follows speaks against it
+    seeds = list(range(100, 114))
+    runs = make_runs(data, seeds=seeds)
+    given = None
+    for looks in ((6,), (6, 9), (6, 9, 14)):
+        record = dataclasses.replace(make_study(seeds=seeds[: looks[-1]]), looks=looks)
+        row = verdict(record, runs)
+        if given is not None:
+            assert row.p_adjusted <= given.p_adjusted
+            assert row.p_equivalence <= given.p_equivalence
+            if not given.verdict.startswith("undecided"):
+                assert (row.verdict, row.decided_at) == (given.verdict, given.decided_at)
+        assert row.n == looks[-1] and row.delta != (given is not None and given.delta)
+        given = row
 
 
 def test_margin_below_the_sampling_error_is_refused():
@@ -373,7 +452,7 @@ def test_margin_below_the_sampling_error_is_refused():
     quiet = verdict(make_study(), runs, examples=lambda task, arm: noise[arm] * 0.1)
     loud = verdict(make_study(), runs, examples=lambda task, arm: noise[arm] * 10)
     assert quiet.verdict == "equivalent" and 2 * quiet.sampling_error < 0.1
-    assert loud.verdict == "undecided" and "sampling error" in loud.note
+    assert loud.verdict == "undecided (power)" and "sampling error" in loud.note
     assert np.isnan(loud.p_equivalence)
     assert verdict(make_study(), runs, examples=lambda task, arm: None).verdict == "equivalent"
 
@@ -388,7 +467,7 @@ def test_failed_runs_count_and_are_never_dropped():
     mild = make_study(failure_value=1.0)  # even where the failure value itself is harmless
     assert verdict(mild, make_runs(data)).verdict == "equivalent"
     row = verdict(mild, make_runs(data, status=status))
-    assert row.verdict == "undecided" and "runs failed" in row.note
+    assert row.verdict == "undecided (power)" and "runs failed" in row.note
     data["K=V"][0] = np.nan  # "done" without a number is a failure as well
     assert verdict(make_study(), make_runs(data)).n_failed == 1
 
@@ -396,26 +475,25 @@ def test_failed_runs_count_and_are_never_dropped():
 def test_a_placebo_that_fails_forbids_equivalence_to_its_baseline():
     status = {"placebo": ["done"] * 5 + ["diverged"]}
     row = verdict(make_study(), make_runs(scores(0, 0, 0), status=status))
-    assert row.n_diverged == 0 and row.verdict == "undecided" and "runs failed" in row.note
+    assert row.n_diverged == 0 and row.verdict == "undecided (power)" and "runs failed" in row.note
     record = dataclasses.replace(make_study(), placebo="none of these")
     assert verdict(record, make_runs(scores(0, 0, 0), status=status)).verdict == "equivalent"
 
 
-@pytest.mark.parametrize(
-    "lead, rate, expected",
-    [(0.001, 4e-3, "undecided"), (0.2, 4e-3, "worse"), (0.001, 2e-3, "worse")],
-)
-def test_a_difference_that_tuning_may_have_made_is_undecided(lead, rate, expected):
-    """An arm that chose another rate than the baseline, by a hair, may have lost to its tuning."""
+@pytest.mark.parametrize("rate", [4e-3, 2e-3])
+@pytest.mark.parametrize("lead, expected", [(0.001, "undecided (tuning)"), (0.2, "worse")])
+def test_a_difference_that_tuning_may_have_made_is_undecided(lead, expected, rate):
+    """An arm that chose its rate by a hair may have lost to its tuning, and that the baseline chose
+    the same is no defence: it may have been right."""
     data = worse_at_one_percent()
     record = make_study(("separate", "K=V"), margin=0.001)
     runs = make_runs({"separate": data["separate"]})
     means = [0.9, 0.1 + lead, 0.1, 0.9] if rate == 4e-3 else [0.9, 0.1, 0.1 + lead, 0.9]
     tables = [*tuned("K=V", means), rows("K=V", "eval", rate, data["K=V"], SEEDS)]
     row = verdict(record, pd.concat([runs, *tables]))
-    assert row.learning_rate == rate and row.p_holm == pytest.approx(0.0103, abs=1e-4)
+    assert row.learning_rate == rate and row.p_adjusted < 0.05
     assert row.verdict == expected
-    assert ("learning rates" in row.note) == (expected == "undecided")
+    assert ("would be 'worse'" in row.note) == (expected != "worse")
 
 
 def test_doubt_about_tuning_is_doubt_about_the_side_that_lost():
@@ -428,36 +506,51 @@ def test_doubt_about_tuning_is_doubt_about_the_side_that_lost():
     assert verdict(record, worse).verdict == "worse"
     better = 2 * data["separate"] - data["K=V"]
     better = pd.concat([close, *sure, rows("K=V", "eval", 4e-3, better, SEEDS)])
-    assert verdict(record, better).verdict == "undecided"
+    assert verdict(record, better).verdict == "undecided (tuning)"
 
 
-@pytest.mark.parametrize("lead, expected", [(0.001, "undecided"), (0.2, "equivalent")])
+@pytest.mark.parametrize("lead, expected", [(0.001, "undecided (tuning)"), (0.2, "equivalent")])
 def test_equivalence_does_not_survive_doubt_about_rates(lead, expected):
     """Equal at the chosen rates is not equal at the best ones where the choice was a close one."""
-    data = worse_at_one_percent()  # by 0.033 with SD 0.02
+    data = worse_at_one_percent()
+    data["K=V"] = data["K=V"] - 0.018  # behind, but not for certain
     record = make_study(("separate", "K=V"), margin=0.06)
-    # The arm is behind, so it is the baseline's better rate that would take it out of the margin.
+    # It is the baseline's better rate that would take the arm out of the margin.
     runs = make_runs({"separate": data["separate"]}, tune=(0.9, 0.1, 0.1 + lead, 0.9))
     tables = [*tuned("K=V", [0.9, 0.8, 0.1, 0.9])]
     tables += [rows("K=V", "eval", 4e-3, data["K=V"], SEEDS)]
     row = verdict(record, pd.concat([runs, *tables]))
-    assert row.p_equivalence <= 0.025 and row.verdict == expected
+    assert row.p_equivalence <= 0.05 and row.verdict == expected
 
 
 def test_size_of_the_doubt():
-    """Regret t * sd / sqrt(seeds) - lead, and the t-test repeated against it."""
-    n, sd = np.array([6]), np.ones(1)
-    regret = inference.tuning_regret(sd, n, 0.5, 2)
-    assert regret[0] == pytest.approx(stats.t.ppf(0.95, 5) / np.sqrt(2) - 0.5)
-    assert inference.tuning_regret(sd, n, 2.0, 2)[0] == 0
-    needed = regret + stats.t.ppf(1 - 0.025 / 2, 5) / np.sqrt(6)
-    for delta, expected in ((needed + 1e-6, False), (needed - 1e-6, True)):
-        result = {"n": n, "sd": sd, "delta": delta, "verdict": np.array([Verdict("worse")])}
-        doubt = inference.tuning_may_explain(
-            result, regret=regret, regret_base=np.zeros(1), margin=None,
-            level=Level.of_look(0.05, 1), higher_is_better=False,
-        )  # fmt: skip
-        assert doubt[0] == expected
+    """Regret t * sd * sqrt(2 / seeds) - lead, and the tests repeated against it."""
+    regret = inference.tuning_regret(1.0, 6, 0.5, 2)
+    assert regret == pytest.approx(stats.t.ppf(0.95, 5) - 0.5)
+    assert all(inference.tuning_regret(1.0, 6, lead, 2) == 0 for lead in (2.1, np.inf))
+    error, df = np.sqrt(2 / 6), 10.0
+    needed = regret + stats.t.ppf(0.975, df) * error
+    for delta, sure in ((needed + 1e-6, True), (needed - 1e-6, False)):
+        p = inference.judge(Difference(6, delta, error, df), None, Doubt(down=regret))
+        assert (p.surely_different <= 0.05) == sure and p.different < 0.05
+        p = inference.judge(Difference(6, -delta, error, df), None, Doubt(down=regret))
+        assert p.surely_different == p.different < 0.05
+    inside = stats.t.ppf(0.95, df) * error + regret
+    for margin, sure in ((inside + 1e-6, True), (inside - 1e-6, False)):
+        p = inference.judge(Difference(6, 0.0, error, df), margin, Doubt(up=regret))
+        assert (p.surely_equivalent <= 0.05) == sure and p.equivalent < 0.05
+
+
+def test_what_no_number_of_seeds_can_decide_is_open_for_its_tuning():
+    """Doubt as large as the effect, and too large for the margin: more seeds are no remedy."""
+    effect = Difference(6, 0.5, 0.4, 10.0)
+    found, needed = inference.plan(effect, None, Doubt(down=0.6), 0.05)
+    assert str(found) == "undecided (tuning)" and np.isnan(needed)
+    found, needed = inference.plan(effect, None, Doubt(down=0.3), 0.05)
+    assert str(found) == "undecided (power)"
+    assert needed == inference.seeds_needed(effect, 0.5 - 0.3, 0.05)
+    found, needed = inference.plan(effect, 2.0, Doubt(down=0.6), 0.05)
+    assert needed == inference.seeds_needed(effect, 1.5, 0.05)  # equivalence is nearer
 
 
 # --- properties -------------------------------------------------------------------------------
@@ -509,13 +602,14 @@ def test_unfinished_studies_are_summarised():
     assert len(choose_rates(make_study(), make_runs(data).iloc[:0])) == 0
 
 
-def test_pairs_are_of_common_seeds_at_the_chosen_rate():
+def test_only_runs_at_the_chosen_rate_and_on_the_seeds_of_the_study_count():
     data = scores(0, 0, 0.5)
     runs = make_runs(data)
     missing = runs[~((runs.arm == "K=V") & (runs.seed == 100))]
     stray = [rows("K=V", "eval", 8e-3, [99.0], [100]), rows("K=V", "eval", 2e-3, [99.0], [777])]
     row = verdict(make_study(), pd.concat([missing, *stray]))
-    assert row.n == 5 and row.delta == pytest.approx((data["K=V"] - data["separate"])[1:].mean())
+    assert row.n == 5
+    assert row.delta == pytest.approx(data["K=V"][1:].mean() - data["separate"].mean())
 
 
 def test_costs_are_merged():
@@ -608,12 +702,12 @@ def solve_runs(seeds, **solved):
     return make_runs(data, rate=2e-3, seeds=seeds, tune=(0.1, 0.9, 0.3, 0.2))
 
 
-def test_solved_seeds_mcnemar_and_clopper_pearson():
+def test_solved_seeds_boschloo_and_clopper_pearson():
     record, seeds = solve_study(20)
     base, arm = [1] * 18 + [0] * 2, [0] * 14 + [1] * 4 + [0, 1]
     runs = solve_runs(seeds, separate=base, **{"K=V": arm})
     row = verdict(record, runs)
-    assert row.p_value == pytest.approx(stats.binomtest(1, 15).pvalue)
+    assert row.p_value == pytest.approx(stats.boschloo_exact([[5, 18], [15, 2]]).pvalue)
     assert row.verdict == "worse" and row.n_solved == 5 and np.isnan(row.p_equivalence)
     low, high = proportion_confint(5, 20, method="beta")
     assert (row.solve_low, row.solve_high) == pytest.approx((low, high))
@@ -621,13 +715,27 @@ def test_solved_seeds_mcnemar_and_clopper_pearson():
     assert verdict(record, runs).verdict == "better"
 
 
-def test_six_solved_seeds_cannot_decide_and_say_how_many_would():
+def test_six_solved_against_none_decide_and_less_says_how_many_would():
     record, seeds = solve_study(6)
     row = verdict(record, solve_runs(seeds, separate=[1] * 6, **{"K=V": [0] * 6}))
-    assert row.p_value == pytest.approx(2 * 0.5**6) and row.verdict == "undecided"
-    assert row.seeds_to_decide == "8"  # 2 * 0.5**8 <= 0.05 / 4 < 2 * 0.5**7
+    assert row.p_value == pytest.approx(2 * 0.25**6) and row.verdict == "worse"
+    row = verdict(record, solve_runs(seeds, separate=[1] * 6, **{"K=V": [0] * 2 + [1] * 4}))
+    apart = 2 * np.arcsin(1) - 2 * np.arcsin(np.sqrt(4 / 6))
+    z = stats.norm.ppf(1 - 0.025 / 2) + stats.norm.ppf(0.8)  # the next analysis has half of alpha
+    assert row.verdict == "undecided (power)"
+    assert row.seeds_to_decide == np.ceil(2 * (z / apart) ** 2)
     row = verdict(record, solve_runs(seeds, separate=[1] * 6, **{"K=V": [1] * 6}))
-    assert row.verdict == "undecided" and row.seeds_to_decide == ">100"
+    assert row.verdict == "undecided (ceiling)"
+
+
+def test_seeds_that_could_decide_nothing_are_few():
+    """Among 400 arms not even all against none of five seeds would be told apart."""
+    arms = ("separate", "K=V", *(f"arm{i}" for i in range(399)))
+    record, seeds = solve_study(5, arms)
+    runs = solve_runs(seeds, separate=[1] * 5, **{"K=V": [0] * 5})
+    assert verdict(record, runs).verdict == "undecided (few seeds)"
+    record, seeds = solve_study(5)
+    assert verdict(record, runs).verdict == "worse"
 
 
 def test_a_run_that_failed_has_not_solved():

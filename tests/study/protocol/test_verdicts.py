@@ -28,7 +28,7 @@ def test_every_verdict_reads_back_from_its_cell_of_a_table():
 
 def test_every_verdict_has_its_words_in_a_report():
     assert {verdict.kind for verdict in ALL} <= wording.SIGNS.keys()
-    assert {verdict.reason for verdict in ALL} == {"", *sentences._REASONS}
+    assert {verdict.reason for verdict in ALL} == {"", "power", "tuning", *sentences._REASONS}
 
 
 def test_notes_are_told_apart_by_what_they_say_not_by_their_words():

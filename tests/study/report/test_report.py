@@ -133,7 +133,7 @@ def test_no_sentence_says_more_than_its_verdict(full):
 
 
 def row(verdict="worse", **values):
-    base = {"arm": "K=V", "tie": "K=V", "role": "arm", "n": 6, "margin": 0.02, "p_holm": 0.0004,
+    base = {"arm": "K=V", "tie": "K=V", "role": "arm", "n": 6, "margin": 0.02, "p_adjusted": 0.0004,
             "p_equivalence": 1.0, "alpha_look": 0.025, "delta": 0.31, "delta_low": 0.27,
             "delta_high": 0.35}  # fmt: skip
     return base | values | {"verdict": Verdict.read(verdict)}
@@ -149,7 +149,7 @@ def test_sentences_read_as_they_should():
 
     assert say(text) == (
         "Tying K=V costs 0.310 nats per byte (95 % interval 0.270 to 0.350; worse, "
-        "Holm p = 0.0004, 6 paired seeds)."
+        "adjusted p = 0.0004, 6 seeds)."
     )
     # The interval of a gain is that of the gain, whichever way the metric runs.
     assert "gains 0.310 nats per byte (95 % interval 0.270 to 0.350; better" in say(
@@ -158,12 +158,15 @@ def test_sentences_read_as_they_should():
     assert "gains 0.310 in accuracy (95 % interval 0.270 to 0.350; better" in say(
         digits, verdict="better"
     )
-    undecided = say(text, verdict="undecided", seeds_to_decide="14", delta=-0.01, delta_low=-0.05,
-                    delta_high=0.03)  # fmt: skip
+    undecided = say(text, verdict="undecided (power)", seeds_to_decide=14.0, delta=-0.01,
+                    delta_low=-0.05, delta_high=0.03)  # fmt: skip
     assert "measured gain 0.010 nats per byte (95 % interval −0.030 to 0.050" in undecided
     assert "Neither a difference nor equivalence could be shown" in undecided
     assert "about 14 seeds to decide" in undecided
-    many = say(text, verdict="undecided", seeds_to_decide=">100")
+    tuning = say(text, verdict="undecided (tuning)", seeds_to_decide=12.0)
+    assert "luck in that choice could explain what was seen; about 12 seeds would leave" in tuning
+    assert "no number of seeds settles that" in say(text, verdict="undecided (tuning)")
+    many = say(text, verdict="undecided (power)", seeds_to_decide=140.0)
     assert "it would take more than 100 seeds to decide" in many
     assert "edge of the grid" in say(text, verdict="undecided (edge)")
     assert "this task cannot tell" in say(text, verdict="undecided (ceiling)", delta=0.0)
@@ -177,7 +180,7 @@ def test_sentences_read_as_they_should():
         ("equivalent", "as it should"),
         ("worse", "read the rest with care"),
         ("better", "read the rest with care"),
-        ("undecided", "no difference was shown"),
+        ("undecided (power)", "no difference was shown"),
         ("undecided (edge)", "says nothing"),
     ],
 )

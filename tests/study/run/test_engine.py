@@ -493,7 +493,7 @@ def test_seeds_can_be_added_to_a_finished_study_but_not_taken(copy):
     added = after.runs[len(before) :]
     assert set(added["phase"]) == {"eval"} and set(added["seed"]) == {5, 6}
     assert after.record.looks == (5, 7) and after.record.complete
-    assert set(after.summary["n"]) == {7} and set(after.summary["alpha_look"]) == {0.05 / 4}
+    assert set(after.summary["n"]) == {7} and set(after.summary["alpha_look"]) == {0.05 / 2}
 
     def interrupt(event):
         if event.wave_finished:

@@ -40,11 +40,11 @@ def draw_task(folder, record: StudyRecord, runs, results, task, curve, table, dp
     if kept.solving:
         caption = (
             "Seeds that solve the task (Clopper-Pearson intervals) and steps to do so (mean cut "
-            "at the budget). The verdict is that of the exact McNemar test on solving."
+            "at the budget). The verdict is that of Boschloo's exact test on solving."
         )
         wanted.append(("solving", lambda: solving(record, results, name), caption))
     caption = (
-        f"Differences to {base}, paired by seed. Thick: 95 % interval; thin: simultaneous for all "
+        f"Differences to {base}. Thick: 95 % interval; thin: simultaneous for all "
         "arms at the level of this analysis; no bar where seeds do not vary. Hollow marks: "
         "controls and placebo. "
         + ("The verdict is on solving, not on this difference." if kept.solving
