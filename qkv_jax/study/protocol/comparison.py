@@ -36,10 +36,6 @@ class Design:
     margin: float | None
     higher_is_better: bool
 
-    @property
-    def shares(self) -> list[float]:
-        return inference.shares(len(self.analyses))
-
     def level(self, analysis: int) -> float:
         """What one arm is tested at in an analysis, counted from 0."""
         return self.alpha * inference.shares(analysis + 1)[-1] / self.arms

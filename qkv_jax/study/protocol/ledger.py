@@ -19,7 +19,7 @@ from qkv_jax.study.claims import Claim, Evidence
 from qkv_jax.study.protocol import inference, verdicts
 from qkv_jax.study.protocol.comparison import DECIDED, Tuning
 from qkv_jax.study.protocol.inference import Difference, Doubt, Judged
-from qkv_jax.study.protocol.summary import analyses, evaluations
+from qkv_jax.study.protocol.summary import evaluations
 from qkv_jax.study.protocol.verdicts import Note, Notes, What
 from qkv_jax.study.record import StudyRecord
 
@@ -71,7 +71,7 @@ class _Effect:
     failed: bool = False
     edge: bool = False
     # Why no test could tell, by task; None where one can.
-    alike: list[verdicts.Verdict | None] = dataclasses.field(default_factory=list)
+    untestable: list[verdicts.Verdict | None] = dataclasses.field(default_factory=list)
 
 
 def write_ledger(
@@ -175,7 +175,7 @@ def _add_difference(effect: _Effect, entry: Evidence, name: str, sign: int, sour
     _note_failures(effect, name, pair, sources)
     twins = len({task.program_of(each) for each in pair}) == 1
     lost_both = verdicts.ALL_FAILED if arm.lost and rival.lost else None
-    effect.alike.append(verdicts.SAME_PROGRAM if twins else lost_both)
+    effect.untestable.append(verdicts.SAME_PROGRAM if twins else lost_both)
     effect.error += sum(np.nan_to_num(inference.sampling_error(*part)) ** 2 for part in parts)
     of_task = np.stack([sources.tables[name, each].values for each in task.arms])
     least = inference.common_variance(of_task)
@@ -225,7 +225,7 @@ def _test(effects: list[_Effect], record: StudyRecord) -> list[dict]:
                for effect, rough in zip(effects, coarse, strict=True)]  # fmt: skip
     doubts = [Doubt(*(x / effect.margin for x in effect.doubt)) for effect in effects]
     tests = np.array([not effect.control for effect in effects], bool)
-    sizes, alpha = analyses(record), record.alpha
+    sizes, alpha = record.analyses, record.alpha
     found: list[dict] = [{"verdict": verdicts.PENDING} for _ in effects]
     lowest = np.full((len(effects), 2), np.nan)
     for size, share in zip(sizes, inference.shares(len(sizes)), strict=True):
@@ -272,8 +272,8 @@ def _guard(effect: _Effect, kept: dict, coarse: bool) -> None:
     if effect.edge:
         effect.notes.append(Note(What.EDGE_OF_SOME))
         kept["verdict"] = verdicts.EDGE
-    if effect.alike and all(effect.alike) and kept["effect"].n:
-        kept["verdict"] = effect.alike[0]
+    if effect.untestable and all(effect.untestable) and kept["effect"].n:
+        kept["verdict"] = effect.untestable[0]
     if kept["verdict"].reason not in ("power", "tuning", "few seeds"):
         kept["needed"] = np.nan
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 from qkv_jax.study.protocol import inference, verdicts
 from qkv_jax.study.protocol.comparison import Design, Tuning, compare_means, compare_solved
-from qkv_jax.study.protocol.selection import _by_arm, _Choice, _choices
+from qkv_jax.study.protocol.selection import Choice, by_arm, choices
 from qkv_jax.study.protocol.verdicts import Note, Notes, What
 from qkv_jax.study.rates import same_rate
 from qkv_jax.study.record import StudyRecord
@@ -58,7 +58,7 @@ def summarise(
 
     Evaluates what there is: missing runs leave an arm with fewer seeds (n, and the verdict
     `FEW_SEEDS` under five), an arm without evaluation runs has n = 0, NaN and the verdict
-    `PENDING`. Only runs at the chosen rate and on the seeds of the current look are read.
+    `PENDING`. Only runs at the chosen rate and on the seeds of the current analysis are read.
 
     Args:
       record, runs: study.json and runs.csv.
@@ -76,8 +76,8 @@ def summarise(
       `pooled_correlation`. `step_time_noise` is how far the placebo's `step_time_ratio` is from
       the 1 that it must be. `verdict` is a `Verdict` and `note` `Notes`.
     """
-    table = _by_arm(record, runs)
-    chosen = _choices(record, table)
+    table = by_arm(record, runs)
+    chosen = choices(record, table)
     rows = []
     for name in record.tasks:
         rows += _summarise_task(record, name, table, chosen, costs, examples)
@@ -85,9 +85,9 @@ def summarise(
 
 
 def evaluations(record: StudyRecord, runs: pd.DataFrame) -> dict[tuple[str, str], Evaluated]:
-    """{(task, arm): the evaluation runs of this look}, as `summarise` reads them."""
-    table = _by_arm(record, runs)
-    chosen = _choices(record, table)
+    """{(task, arm): the evaluation runs of this analysis}, as `summarise` reads them."""
+    table = by_arm(record, runs)
+    chosen = choices(record, table)
     found = {}
     for name, task in record.tasks.items():
         values, _, status, rates = _evaluations(record, name, table, chosen)
@@ -101,7 +101,7 @@ def evaluations(record: StudyRecord, runs: pd.DataFrame) -> dict[tuple[str, str]
 
 
 def seed_scores(record: StudyRecord, runs: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
-    """{task: {arm: [S] scores of the evaluation seeds of this look}}."""
+    """{task: {arm: [S] scores of the evaluation seeds of this analysis}}."""
     scores: dict[str, dict[str, np.ndarray]] = {name: {} for name in record.tasks}
     for (task, arm), evaluated in evaluations(record, runs).items():
         scores[task][arm] = evaluated.values
@@ -119,7 +119,7 @@ def _evaluations(record, name, table, chosen):
         evaluated = table.get((name, arm, "eval"), [])
         # A grid of one rate may skip tuning: then the runs themselves say what was chosen.
         only = {run.learning_rate for run in evaluated} or set(task.learning_rates)
-        fallback = _Choice(only.pop() if len(only) == 1 else math.nan, "", math.nan, math.inf, 1)
+        fallback = Choice(only.pop() if len(only) == 1 else math.nan, "", math.nan, math.inf, 1)
         rates[arm] = chosen.get((name, arm), fallback)
         for run in evaluated:
             if run.seed in seeds and same_rate(run.learning_rate, rates[arm].learning_rate):
@@ -163,7 +163,7 @@ def _summarise_task(record, name, table, chosen, costs, examples) -> list[dict]:
     placebo = ((costs or {}).get(name) or {}).get(record.placebo) or {}
     ratio = placebo.get("step_time_ratio")
     noise = math.nan if ratio is None else abs(ratio - 1)
-    level = record.alpha * inference.shares(record.look)[-1]
+    level = record.alpha * inference.shares(record.analysis)[-1]
     rows = []
     for row, arm in enumerate(arms):
         entry = record.arms[arm]
@@ -178,7 +178,7 @@ def _summarise_task(record, name, table, chosen, costs, examples) -> list[dict]:
                 learning_rate=rates[arm].learning_rate,
                 edge=rates[arm].edge,
                 margin=task.outcome.margin,
-                look=record.look,
+                look=record.analysis,
                 alpha_look=level,
                 note=Notes(),
                 seeds_to_decide=math.nan,
@@ -222,7 +222,7 @@ def _compare(record, name, rows, others, rates, values, solved, examples, lost, 
             if lost[place]:
                 notes[i].append(Note(What.LOST, (rows[place]["arm"], lost[place], lost[place])))
     asked = sum(rows[row]["role"] == "arm" for row in others)
-    design = Design(analyses(record), record.alpha, max(asked, 1), margin, task.higher_is_better)
+    design = Design(record.analyses, record.alpha, max(asked, 1), margin, task.higher_is_better)
     tuning = [Tuning(rates[rows[row]["arm"]].lead, rates[rows[row]["arm"]].seeds)
               for row in (home, *others)]  # fmt: skip
     means, correlation = compare_means(values[others], values[home], design, tuning, refused)
@@ -255,8 +255,3 @@ def _compare(record, name, rows, others, rates, values, solved, examples, lost, 
             delta_low_simultaneous=mean.wide_low, delta_high_simultaneous=mean.wide_high,
             correlation=correlation,
         )  # fmt: skip
-
-
-def analyses(record: StudyRecord) -> tuple[int, ...]:
-    """The number of evaluation seeds at each analysis."""
-    return record.looks or (len(record.eval_seeds),)

@@ -77,9 +77,9 @@ def _error(record: StudyRecord) -> str:
         "α; controls and the placebo are tested alike and do not count. Adjusted p-values are to "
         "be compared with α. Verdicts are final."
     )
-    if record.look > 1:
+    if record.analysis > 1:
         sizes = formats.join([f"{size}" for size in record.looks])
-        most = record.alpha * sum(inference.shares(record.look))
+        most = record.alpha * sum(inference.shares(record.analysis))
         text += (
             f" Seeds were added after the study had ended as planned: analyses at {sizes} seeds, "
             f"each but the first at half the level of the one before, {most:.3g} in all."
@@ -115,7 +115,7 @@ def _tuning(record, runs, results, name) -> str:
     if extra:
         text += f", extended by {', '.join(map(wording.rate, extra))}"
     text += f"; {' or '.join(map(str, budget)) or 'no'} tuning runs per arm"
-    text += f"; {task.steps:,} steps a run{_own_steps(task)}"
+    text += f"; {task.steps:,} steps per run{_own_steps(task)}"
     rows = results[name].values()
     at_edge = [row["arm"] for row in rows if row.get("edge")]
     text += f"; at the edge: {formats.join(at_edge)}" if at_edge else "; no arm at the edge"
@@ -141,7 +141,7 @@ def _tuning_of_grid(record, runs, results, tasks) -> str:
     text += f", extended in {extended} of the cells" if extended else ""
     text += f"; {' or '.join(map(str, budget)) or 'no'} tuning runs per arm and cell"
     own = dict.fromkeys(_own_steps(record.tasks[name]) for name in tasks)
-    text += f"; {' or '.join(f'{n:,}' for n in steps)} steps a run{''.join(own)}"
+    text += f"; {' or '.join(f'{n:,}' for n in steps)} steps per run{''.join(own)}"
     text += f"; at the edge: {formats.join(at_edge)}" if at_edge else "; no arm at the edge"
     return f"{text}; outcome: {_outcome(task)}."
 
