@@ -124,7 +124,7 @@ def _of_study():
     name = f"{_STUDY.value}, {task}, arm {arm}, seed {seed}: {about(encoder)}"
     past = {
         0: layer_weights(encoder, start),
-        entry.replica.config.steps: layer_weights(encoder, variables),
+        entry.trainer.train_config.steps: layer_weights(encoder, variables),
     }
     return Subject(name, inputs, encoder, variables, feeds, start,
                    "the same run before training", past)  # fmt: skip

@@ -19,7 +19,7 @@ from experiments.cli.paths import path_flag
 from qkv_jax.compile import estimate
 from qkv_jax.config import ConfigError, build
 from qkv_jax.runtime.files import write_whole
-from qkv_jax.training.checkpoint import replica_of
+from qkv_jax.training.checkpoint import trainer_of
 from qkv_jax.training.mesh import MeshConfig
 
 _CELLS = path_flag("cells", "docs/compile_only.jsonl", "What was compiled so far.")
@@ -61,7 +61,7 @@ def compile_cell(cell: dict[str, Any]) -> dict[str, Any]:
     given = cell["mesh"] or values["mesh"]
     try:
         mesh = build(MeshConfig, given, "mesh")
-        found = estimate.look(replica_of(values), mesh, cell["topology"])
+        found = estimate.look(trainer_of(values), mesh, cell["topology"])
     except ConfigError as error:
         if error.field == "--compile_only":  # no compiler, or it broke: says nothing of the cell
             raise

@@ -401,41 +401,41 @@ def config_cases():
 
 TASK = make_task("reverse", {"length": 4})
 TRAIN = state.TrainConfig(steps=2, report_every=1, batch_size=2)
-REPLICA = step.Replica(SMALL, TASK, TRAIN)
+TRAINER = step.Trainer(SMALL, TASK, TRAIN)
 
 
 @functools.cache
 def begun():
     data = zeros(TASK.load)
-    entry = zeros(lambda: jax.tree.map(lambda a: a[0], REPLICA.schedule(0, 0, None)))
-    return zeros(lambda: REPLICA.init(0, 0.1)), zeros(TASK.batch, None, entry), data
+    entry = zeros(lambda: jax.tree.map(lambda a: a[0], TRAINER.schedule(0, 0, None)))
+    return zeros(lambda: TRAINER.init(0, 0.1)), zeros(TASK.batch, None, entry), data
 
 
-def replica_cases():
+def trainer_cases():
     yield fields_of(
-        step.Replica,
-        {"model": SMALL, "task": TASK, "config": TRAIN},
-        {"model": [None, "small"], "task": [None, "reverse"], "config": [None, {"step": 3}],
-         "moments": ["joint", "", None, 3]},
+        step.Trainer,
+        {"model_config": SMALL, "task": TASK, "train_config": TRAIN},
+        {"model_config": [None, "small"], "task": [None, "reverse"],
+         "train_config": [None, {"step": 3}], "moments": ["joint", "", None, 3]},
     )  # fmt: skip
     now, batch, data = begun()
     seeds = [*NO_SEED, np.zeros(2, int), np.float32(1)]
     rates = ["x", True, None, np.ones(2), object()]
-    yield Case(traced(REPLICA.init), {"seed": 0, "learning_rate": 0.1, "salt": 0},
-               {"seed": seeds, "learning_rate": rates, "salt": seeds}, of=REPLICA.init)  # fmt: skip
-    yield Case(traced(REPLICA.init_params), {"seed": 0, "salt": 0},
-               {"seed": seeds, "salt": seeds}, of=REPLICA.init_params)  # fmt: skip
+    yield Case(traced(TRAINER.init), {"seed": 0, "learning_rate": 0.1, "salt": 0},
+               {"seed": seeds, "learning_rate": rates, "salt": seeds}, of=TRAINER.init)  # fmt: skip
+    yield Case(traced(TRAINER.init_params), {"seed": 0, "salt": 0},
+               {"seed": seeds, "salt": seeds}, of=TRAINER.init_params)  # fmt: skip
     no_batch = [None, 3, [batch], {}, {"inputs": batch["inputs"]}]
-    yield Case(traced(REPLICA.train_step), {"state": now, "batch": batch},
+    yield Case(traced(TRAINER.train_step), {"state": now, "batch": batch},
                {"state": [None, {}, now.params], "batch": no_batch},
-               of=REPLICA.train_step, free=("axis_name",))  # fmt: skip
-    yield Case(traced(REPLICA.gradients),
+               of=TRAINER.train_step, free=("axis_name",))  # fmt: skip
+    yield Case(traced(TRAINER.gradients),
                {"params": now.params, "batch": batch, "key": jax.random.key(0)},
-               {"batch": no_batch}, of=REPLICA.gradients, free=("params", "key"))  # fmt: skip
-    yield Case(traced(REPLICA.schedule), {"seed": 0, "step": 0, "train": None},
-               {"seed": seeds, "step": seeds}, of=REPLICA.schedule, free=("train",))  # fmt: skip
-    yield Case(traced(REPLICA.evaluate), {"params": now.params, "batch": batch},
-               {"batch": no_batch}, of=REPLICA.evaluate, free=("params",))  # fmt: skip
+               {"batch": no_batch}, of=TRAINER.gradients, free=("params", "key"))  # fmt: skip
+    yield Case(traced(TRAINER.schedule), {"seed": 0, "step": 0, "train": None},
+               {"seed": seeds, "step": seeds}, of=TRAINER.schedule, free=("train",))  # fmt: skip
+    yield Case(traced(TRAINER.evaluate), {"params": now.params, "batch": batch},
+               {"batch": no_batch}, of=TRAINER.evaluate, free=("params",))  # fmt: skip
 
 
 def population_cases():
@@ -452,10 +452,10 @@ def population_cases():
     )  # fmt: skip
     yield Case(
         population.Population,
-        {"replica": REPLICA, "data": on_devices, "packing": 1},
-        {"replica": [None, SMALL], "data": [None, data], "packing": NO_COUNT[:5]},
+        {"trainer": TRAINER, "data": on_devices, "packing": 1},
+        {"trainer": [None, SMALL], "data": [None, data], "packing": NO_COUNT[:5]},
     )
-    one, known = population.RunSpec(0.1, 0), population.Population(REPLICA, on_devices, 1)
+    one, known = population.RunSpec(0.1, 0), population.Population(TRAINER, on_devices, 1)
     known._init_cache[one.seed, one.salt] = begun()[0]
     yield Case(
         known.start,
@@ -574,7 +574,7 @@ def run_cases():
 
 GROUPS = (
     attention_cases, module_cases, encoder_cases, position_cases, tie_cases, adapter_cases,
-    config_cases, replica_cases, population_cases, geometry_cases, circuit_cases, map_cases,
+    config_cases, trainer_cases, population_cases, geometry_cases, circuit_cases, map_cases,
     layer_cases, null_cases, run_cases,
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from qkv_jax.config import ConfigError
 from qkv_jax.model.encoder import Encoder
 from qkv_jax.training import checkpoint
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 
 def run_steps(folder: pathlib.Path) -> list[int]:
@@ -26,10 +26,10 @@ def run_steps(folder: pathlib.Path) -> list[int]:
     return steps
 
 
-def run_replica(folder: pathlib.Path) -> Replica:
-    """What a run trains, see `checkpoint.run_replica`."""
+def run_trainer(folder: pathlib.Path) -> Trainer:
+    """What a run trains, see `checkpoint.run_trainer`."""
     with _as_flag():
-        return checkpoint.run_replica(folder)
+        return checkpoint.run_trainer(folder)
 
 
 def run_model(folder: pathlib.Path, step: int) -> tuple[Encoder, dict]:

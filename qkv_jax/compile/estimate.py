@@ -14,31 +14,31 @@ from qkv_jax.config import ConfigError
 from qkv_jax.model.dot_product import resolved
 from qkv_jax.training.costs import matrix_flops, measure
 from qkv_jax.training.mesh import MeshConfig, MeshProgram
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 
-def look(replica: Replica, mesh: MeshConfig, topology: str) -> dict[str, Any]:
-    """Compiles a replica's training for a topology; returns what there is to say of one step.
+def look(trainer: Trainer, mesh: MeshConfig, topology: str) -> dict[str, Any]:
+    """Compiles a trainer's steps for a topology; returns what there is to say of one step.
 
     Raises:
-      ConfigError: if topology, mesh and replica do not fit together.
+      ConfigError: if topology, mesh and trainer do not fit together.
     """
     if mesh.by == "pmap":
         raise ConfigError("mesh.by", mesh.by, "what --compile_only compiles is sharded by 'jit'")
     # `auto` may stand for another one there than here.
-    implementation = resolved(replica.model.implementation, "tpu")
-    model = dataclasses.replace(replica.model, implementation=implementation)
-    replica = dataclasses.replace(replica, model=model)
+    implementation = resolved(trainer.model_config.implementation, "tpu")
+    model = dataclasses.replace(trainer.model_config, implementation=implementation)
+    trainer = dataclasses.replace(trainer, model_config=model)
     with _quiet():
         devices = tpu_devices(topology)
-    program = MeshProgram(replica, replica.task.load(), mesh, devices)
-    steps, chips = replica.config.report_every, len(devices)
+    program = MeshProgram(trainer, trainer.task.load(), mesh, devices)
+    steps, chips = trainer.train_config.report_every, len(devices)
     started = time.perf_counter()
     with _quiet():
         flops = matrix_flops(program.train.trace(*program.shapes()).jaxpr.jaxpr) / steps
         compiled = compile_program(program)
-    costs, chip = measure(replica), chip_of(devices)
-    tokens = replica.config.batch_size * replica.task.max_length
+    costs, chip = measure(trainer), chip_of(devices)
+    tokens = trainer.train_config.batch_size * trainer.task.max_length
     found: dict[str, Any] = {
         "topology": topology,
         "chips": chips,

@@ -30,7 +30,7 @@ from qkv_jax.tasks.base import eval_blocks
 from qkv_jax.tasks.sources import Stamp
 from qkv_jax.tasks.streaming import next_batches
 from qkv_jax.tie import Tie
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 EXAMPLES = 256  # of a task, from which the moments of the layers' inputs are taken
 _TOKENS = 20_000
@@ -115,24 +115,24 @@ def model_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> E
     _check_rate(learning_rate)
     step = runs.run_steps(folder)[-1]
     encoder, variables = runs.run_model(folder, step)
-    replica = runs.run_replica(folder)
-    data, outcome = replica.task.load(), replica.task.outcome
-    feeds, _ = task_feeds(encoder, replica.task, EXAMPLES)
+    trainer = runs.run_trainer(folder)
+    data, outcome = trainer.task.load(), trainer.task.outcome
+    feeds, _ = task_feeds(encoder, trainer.task, EXAMPLES)
 
     def measure(changed: Encoder, params: Variables) -> tuple[float, ...]:
-        evaluate = _evaluate(_with(replica, changed), replica.task.stamp())
+        evaluate = _evaluate(_with(trainer, changed), trainer.task.stamp())
         blocks = eval_blocks(data.test)
         scores = [np.asarray(evaluate(params["params"], block)) for block in blocks]
         return (float(np.concatenate(scores).astype(np.float64).mean()),)
 
     def train_on(changed: Encoder, params: Variables, steps: int) -> tuple[Variables, float]:
         # As many steps a program as divide `steps`: it is `steps` that the table says.
-        most = min(steps, replica.config.report_every)
+        most = min(steps, trainer.train_config.report_every)
         every = next(n for n in range(most, 0, -1) if steps % n == 0)
         config = dataclasses.replace(
-            replica.config, steps=steps, report_every=every, learning_rate=learning_rate
+            trainer.train_config, steps=steps, report_every=every, learning_rate=learning_rate
         )
-        again = dataclasses.replace(_with(replica, changed), config=config)
+        again = dataclasses.replace(_with(trainer, changed), train_config=config)
         state = again.init(seed, learning_rate)
         state = state.replace(params=jax.tree.map(jnp.asarray, params["params"]))
         state = state.replace(opt_state=again.optimizer.init(state.params))
@@ -145,7 +145,7 @@ def model_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> E
         return {"params": state.params}, learning_rate
 
     return EditedModel(
-        f"{folder} at step {step}, {replica.task.title.lower()}", encoder, variables,
+        f"{folder} at step {step}, {trainer.task.title.lower()}", encoder, variables,
         (Metric(f"test {outcome.metric}", outcome.higher_is_better),), measure, train_on,
         layer_weights(encoder, variables), _moments(encoder, variables, feeds), has_control=True,
     )  # fmt: skip
@@ -209,13 +209,13 @@ def _check_rate(rate: float) -> None:
         raise ConfigError("learning_rate", rate, allowed)
 
 
-def _with(replica: Replica, encoder: Encoder) -> Replica:
-    return dataclasses.replace(replica, model=encoder.config)
+def _with(trainer: Trainer, encoder: Encoder) -> Trainer:
+    return dataclasses.replace(trainer, model_config=encoder.config)
 
 
 @functools.lru_cache(maxsize=8)
-def _evaluate(replica: Replica, changed: Stamp) -> Callable:
-    return jax.jit(replica.evaluate)
+def _evaluate(trainer: Trainer, changed: Stamp) -> Callable:
+    return jax.jit(trainer.evaluate)
 
 
 def _hidden(encoder: Encoder, variables: Variables, feed: Feed) -> np.ndarray:

@@ -36,7 +36,7 @@ from qkv_jax.training.checkpoint import Checkpoints
 from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.rehearsal import first_batch, rehearse
 from qkv_jax.training.single import LoneProgram, Program
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 _COLUMNS = ("step", "train_loss", "gradient_norm", "value")
 _SCORES = ("validation", "test")  # of result.json
@@ -92,17 +92,17 @@ class CheckpointPolicy:
 
 
 def train_run(
-    replica: Replica,
+    trainer: Trainer,
     seed: int,
     workdir: pathlib.Path,
     *,
     config: dict[str, Any],
     keep: CheckpointPolicy = CheckpointPolicy(),  # noqa: B008 (frozen)
     watch: StopSignal | None = None,
-    make_program: Callable[[Replica, Data], Program] = LoneProgram,
+    make_program: Callable[[Trainer, Data], Program] = LoneProgram,
     on_report: Callable[[dict], None] = lambda row: None,
 ) -> dict:
-    """Trains one replica from its seed, or from where its folder says that it was, and writes into
+    """Trains one run from its seed, or from where its folder says that it was, and writes into
     `workdir`:
 
     `config.json`, `curve.csv` (step, train_loss, gradient_norm, value on validation), TensorBoard
@@ -117,7 +117,7 @@ def train_run(
       OSError: if something cannot be written; what was saved before is intact.
     """
     arguments.whole("seed", seed, most=2**32 - 1)
-    keep.check(replica.config.report_every, replica.config.steps)
+    keep.check(trainer.train_config.report_every, trainer.train_config.steps)
     config = json.loads(json_text(as_dict(config)))
     with raise_together("workdir"):
         status = _status(workdir, config)
@@ -125,19 +125,19 @@ def train_run(
         return _finished(workdir, seed)
     with raise_together("task"):
         try:
-            data = replica.task.load()
+            data = trainer.task.load()
         except ConfigError as error:
             raise error.under("task.options") from None
-        found = as_dict(replica.task.fingerprint(data))
+        found = as_dict(trainer.task.fingerprint(data))
     with raise_together("data"):
         known = _read_config(workdir) if status == "begun" else {}
         check_same_data(known.get(_DATA), found, "task", f"the run in {workdir}")
-        program = make_program(replica, data)
+        program = make_program(trainer, data)
         try:
-            batch = first_batch(replica, data)
+            batch = first_batch(trainer, data)
         except ConfigError as error:
             raise error.under("train") from None
-        rehearse(replica, batch, data)
+        rehearse(trainer, batch, data)
     with contextlib.ExitStack() as lock:
         with raise_together("workdir"):
             if is_primary():
@@ -211,8 +211,8 @@ def _train(
     watch: StopSignal,
     on_report: Callable[[dict], None],
 ) -> dict:
-    replica, outcome = program.replica, program.replica.task.outcome
-    every, last = replica.config.report_every, replica.config.steps
+    trainer, outcome = program.trainer, program.trainer.task.outcome
+    every, last = trainer.train_config.report_every, trainer.train_config.steps
     curve: list[Row] = []
 
     def rank(step: int) -> float:

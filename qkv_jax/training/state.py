@@ -70,7 +70,7 @@ class TrainConfig:
 @no_type_check
 @flax.struct.dataclass
 class TrainState:
-    """One replica. Everything is an array, so that states stack, shard and save as they are."""
+    """One run. Everything is an array, so that states stack, shard and save as they are."""
 
     params: Any
     opt_state: Any

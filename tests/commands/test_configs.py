@@ -12,7 +12,7 @@ from configs import big, depth, scaling, train
 from configs.options import OPTIONS, get_config
 from configs.papers import courtois2024, kayyam2026
 from qkv_jax.study.plan import Study
-from qkv_jax.training.checkpoint import replica_of
+from qkv_jax.training.checkpoint import trainer_of
 from qkv_jax.training.costs import measure
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -52,7 +52,7 @@ def test_every_study_resolves_and_says_its_command(name, size):
 def test_every_big_run_is_a_run_of_the_size_that_its_name_says(size):
     """To a tenth; its mesh takes whatever number of chips there is."""
     values = big.get_config(size).to_dict()
-    params = measure(replica_of(values)).params
+    params = measure(trainer_of(values)).params
     named = {"100m": 1e8, "1b": 1e9, "7b": 7e9}[size]
     assert abs(params / named - 1) < 0.1, params
     assert -1 in values["mesh"].values()

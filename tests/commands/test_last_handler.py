@@ -326,7 +326,7 @@ def test_none_can_be_given_where_a_field_is_optional(command):
     before = (
         "import qkv_jax.training.checkpoint as c\n"
         "def told(values): raise KeyError(str(values['model']['kv_heads']))\n"
-        "c.replica_of = told"
+        "c.trainer_of = told"
     )
     for given, found in [
         ([f"{kv}=None"], "None"), ([kv, "None"], "None"), ([f"{kv}=2"], "2"),

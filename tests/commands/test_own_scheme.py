@@ -21,7 +21,7 @@ from qkv_jax.study.results import load_study
 from qkv_jax.study.run.engine import Engine
 from qkv_jax.study.run.outcomes import write_tables
 from qkv_jax.study.run.workdir import Workdir
-from qkv_jax.training.checkpoint import replica_of
+from qkv_jax.training.checkpoint import trainer_of
 from qkv_jax.training.costs import measure
 from qkv_jax.training.loop import CheckpointPolicy, train_run
 from tests.support.walks import drawn_model, walk_through
@@ -82,7 +82,7 @@ def drawn(module):
 
 def encoder_of(scheme, **options):
     config = build(ModelConfig, MODEL | {"scheme": scheme} | options)
-    encoder = replica_of(run_config(scheme)).task.encoder(config)
+    encoder = trainer_of(run_config(scheme)).task.encoder(config)
     return encoder, drawn_model(encoder, jnp.array([[3, 1, 4]]))
 
 
@@ -122,7 +122,7 @@ def test_what_xsa_outputs_is_orthogonal_to_the_tokens_own_value():
 
 @own_schemes
 def test_costs_read_the_cache_and_the_program(scheme):
-    own, usual = (measure(replica_of(run_config(name))) for name in (scheme, "tied"))
+    own, usual = (measure(trainer_of(run_config(name))) for name in (scheme, "tied"))
     halved = scheme.endswith("Halved")
     assert own.kv_cache_bytes_per_token == usual.kv_cache_bytes_per_token / (1 + halved)
     assert own.params - usual.params == halved * WIDTH / HEADS / 2
@@ -144,11 +144,11 @@ def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(scheme, t
     """And its model, loaded from the folder, is of that scheme."""
     config, watch = run_config(scheme), StopSignal()
     options = {"config": config, "keep": CheckpointPolicy((20,), every=10)}
-    whole = train_run(replica_of(config), 0, tmp_path / "whole", **options)
+    whole = train_run(trainer_of(config), 0, tmp_path / "whole", **options)
     folder, stop = tmp_path / "stopped", lambda row: watch.stop("enough")
     with pytest.raises(Interrupted):
-        train_run(replica_of(config), 0, folder, watch=watch, on_report=stop, **options)
-    resumed = train_run(replica_of(config), 0, folder, **options)
+        train_run(trainer_of(config), 0, folder, watch=watch, on_report=stop, **options)
+    resumed = train_run(trainer_of(config), 0, folder, **options)
     assert resumed["test"] == whole["test"]
     encoder, variables = run_model(folder, 20)
     assert encoder.config.scheme == scheme

@@ -21,7 +21,7 @@ from qkv_jax.tasks import make_task
 from qkv_jax.training.costs import matrix_flops
 from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 HLO = """HloModule jit_step, is_scheduled=true
 
@@ -190,7 +190,7 @@ def test_what_does_not_fit_says_how_much_of_how_much(error, reason):
     assert _refusal(error) == reason
 
 
-SMALL = Replica(
+SMALL = Trainer(
     ModelConfig(tie="K=V", layers=1, width=32, heads=2),
     make_task("reverse", {"length": 8, "validation_examples": 8, "test_examples": 8}),
     TrainConfig(steps=6, report_every=3, batch_size=16),

@@ -125,7 +125,7 @@ def test_an_entry_with_axes_stands_for_its_grid():
     for plan, (length, width) in zip(study.tasks, [(4, 8), (4, 16), (6, 8), (6, 16)], strict=True):
         assert plan.task.length == length
         assert [arm.name for arm in plan.arms] == ["separate", "copies", "placebo"]
-        assert {arm.replica.model.width for arm in plan.arms} == {width}
+        assert {arm.trainer.model_config.width for arm in plan.arms} == {width}
     tasks = study.describe().tasks
     assert {tasks[cell].family for cell in CELLS} == {"first"}
     assert tasks[CELLS[1]].axes == {"options.length": 4, "model.width": 16}
@@ -235,14 +235,14 @@ def test_the_plan_shows_families_and_their_cells():
 class Scripted(Population):
     """Stands for a population: test scores by rule; None diverges."""
 
-    def __init__(self, rule, replica, data, packing):
-        self.rule, self.replica = rule, replica
+    def __init__(self, rule, trainer, data, packing):
+        self.rule, self.trainer = rule, trainer
 
     def train(self, wave, *, test, on_report, saves):
         finished = []
         for one in wave:
-            copies = str(self.replica.model.ties[0]) == "Q=K=V=X"
-            value = self.rule(copies, self.replica.model.width, one.seed)
+            copies = str(self.trainer.model_config.ties[0]) == "Q=K=V=X"
+            value = self.rule(copies, self.trainer.model_config.width, one.seed)
             lost = value is None and test
             curve = np.full(2, np.nan if lost else 0.5 if value is None else value)
             scores = np.array([0.1, 0.3, 0.5, 0.7]) + curve[-1] - 0.4 if test else None

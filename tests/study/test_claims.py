@@ -24,7 +24,7 @@ from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks import make_task
 from qkv_jax.tasks.base import Outcome
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 SEEDS = 6
 TASK = TaskRecord(
@@ -251,9 +251,9 @@ def measured(trained=None, **model):
     """All measures of a model, `trained` being parameters; of the untrained one by default."""
     task = make_task("reverse", {"length": 6, "test_examples": 64, "validation_examples": 32}, "")
     config = ModelConfig(width=16, heads=2, positions="learned", **model)
-    replica = Replica(config, task, TrainConfig())
-    params = replica.init_params(3) if trained is None else trained(replica.init_params(3))
-    return measure(replica, 3, 0, params, task.load().test, MEASURES)
+    trainer = Trainer(config, task, TrainConfig())
+    params = trainer.init_params(3) if trained is None else trained(trainer.init_params(3))
+    return measure(trainer, 3, 0, params, task.load().test, MEASURES)
 
 
 def test_measures_where_the_answer_is_known():

@@ -26,7 +26,7 @@ from qkv_jax.surgery.page import notes
 from qkv_jax.surgery.store import load_tied
 from qkv_jax.survey.activations import Feed
 from qkv_jax.tie import Tie
-from qkv_jax.training.checkpoint import replica_of
+from qkv_jax.training.checkpoint import trainer_of
 from tests.support import pretrained_folders as folders
 from tests.support import small_models
 
@@ -370,13 +370,13 @@ def test_a_run_is_trained_on_for_as_many_steps_as_asked(place):
     """7, where the run reported every 10: the same parameters as 7 single steps give."""
     edited = model_of_run(place / "run", 0.01)
     _, found = edited.recover({}, 7)
-    replica = replica_of(json.loads((place / "run" / "config.json").read_text()))
-    config = dataclasses.replace(replica.config, steps=7, report_every=1)
-    replica = dataclasses.replace(replica, config=config)
-    data = replica.task.load().train
-    state = replica.init(0, 0.01).replace(params=edited.variables["params"])
-    state = state.replace(opt_state=replica.optimizer.init(state.params))
-    train, schedule = jax.jit(replica.train), jax.jit(replica.schedule)
+    trainer = trainer_of(json.loads((place / "run" / "config.json").read_text()))
+    config = dataclasses.replace(trainer.train_config, steps=7, report_every=1)
+    trainer = dataclasses.replace(trainer, train_config=config)
+    data = trainer.task.load().train
+    state = trainer.init(0, 0.01).replace(params=edited.variables["params"])
+    state = state.replace(opt_state=trainer.optimizer.init(state.params))
+    train, schedule = jax.jit(trainer.train), jax.jit(trainer.schedule)
     for _ in range(7):
         state, _ = train(state, schedule(state.seed, state.step, data), data)
     difference = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), found["params"],

@@ -35,7 +35,7 @@ from qkv_jax.survey.subjects import Subject, of_pretrained
 from qkv_jax.survey.survey import survey
 from qkv_jax.survey.terminal import print_survey
 from qkv_jax.tasks import make_task
-from qkv_jax.training.checkpoint import Checkpoints, replica_of
+from qkv_jax.training.checkpoint import Checkpoints, trainer_of
 from tests.support import pretrained_folders
 
 pytestmark = pytest.mark.slow
@@ -333,8 +333,8 @@ def place(tmp_path_factory):
         "model": {"layers": 2, "width": 8, "heads": 2},
         "train": {"steps": 20, "report_every": 10, "batch_size": 8, "learning_rate": 0.01},
     }  # fmt: skip
-    replica = replica_of(parts)
-    state = jax.jit(replica.init)(0, 0.01)
+    trainer = trainer_of(parts)
+    state = jax.jit(trainer.init)(0, 0.01)
     (folder / "run").mkdir()
     (folder / "run" / "config.json").write_text(json.dumps(parts))
     checkpoints = Checkpoints(folder / "run" / "checkpoints")

@@ -28,7 +28,7 @@ from qkv_jax.tasks.splits import held_out_split
 from qkv_jax.tasks.text.tables import read_table
 from qkv_jax.training import costs
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 SOURCES = ("files", "folder", "dataset")  # what fields are called that say where data lie
 PACKAGE = pathlib.Path(costs.__file__).parent.parent
@@ -163,7 +163,7 @@ def test_costs_are_those_of_the_classes_that_there_are_now(kind, tmp_path):
     def params(options):
         model = ModelConfig(layers=1, width=8, heads=2)
         task = make_task(kind, options | {"patch": 4} if kind == "idx" else options)
-        return costs.measure(Replica(model, task, TrainConfig())).params
+        return costs.measure(Trainer(model, task, TrainConfig())).params
 
     source = "folder" if kind == "idx" else "files"
     options = written(kind, source, tmp_path)

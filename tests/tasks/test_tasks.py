@@ -18,7 +18,7 @@ from qkv_jax.tasks.generated.sequences import Reverse
 from qkv_jax.tasks.images.task import stratified_split
 from qkv_jax.tasks.text.masked import read_bytes
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 SPLITS = ("train", "validation", "test")
 NEEDS_FILES = {"cifar", "idx", "text_classification"}  # their own tests make them
@@ -321,7 +321,7 @@ def test_batches_depend_on_the_seed_and_the_step_only(kind, masked_bytes, mnist)
     def program(every, steps, tie):
         model = ModelConfig(tie=tie, width=16, heads=2)
         config = TrainConfig(steps=steps, report_every=every, batch_size=4)
-        schedule = jax.jit(Replica(model, task, config).schedule)
+        schedule = jax.jit(Trainer(model, task, config).schedule)
         return lambda seed, first: schedule(np.uint32(seed), np.int32(first), data.train)
 
     def equal(some, others):

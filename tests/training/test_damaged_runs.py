@@ -16,7 +16,7 @@ import pytest
 from qkv_jax.config import ConfigError
 from qkv_jax.runtime import quiet
 from qkv_jax.training import checkpoint
-from qkv_jax.training.checkpoint import Checkpoints, load_run, replica_of
+from qkv_jax.training.checkpoint import Checkpoints, load_run, trainer_of
 
 VALUES = {
     "task": {"kind": "reverse", "options": {"length": 4}},
@@ -32,8 +32,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unchecked")]
 def run(tmp_path_factory):
     """A run's folder with checkpoints at 0 and 10, and the parameters of both."""
     folder = tmp_path_factory.mktemp("runs") / "one"
-    replica = replica_of(VALUES)
-    shapes = jax.eval_shape(lambda: replica.init(0, 0.1))
+    trainer = trainer_of(VALUES)
+    shapes = jax.eval_shape(lambda: trainer.init(0, 0.1))
     draw = np.random.default_rng(0).standard_normal
     state = jax.tree.map(lambda leaf: draw(leaf.shape).astype(leaf.dtype), shapes)
     with Checkpoints(folder / "checkpoints") as checkpoints:

@@ -205,14 +205,14 @@ def test_what_one_process_refuses_all_refuse(place):
 SHARES = """
 import json, runpy, sys
 from qkv_jax.runtime import distributed
-from qkv_jax.training.checkpoint import replica_of
+from qkv_jax.training.checkpoint import trainer_of
 from qkv_jax.runtime.devices import use_virtual_devices
 from qkv_jax.training.mesh import MeshConfig, MeshProgram
 config, coordinator, index = sys.argv[1:]
 use_virtual_devices(2)
 distributed.join(distributed.Processes(coordinator, 2, int(index)))
-replica = replica_of(runpy.run_path(config)["get_config"]().to_dict())
-data, found = replica.task.load(), []
+trainer = trainer_of(runpy.run_path(config)["get_config"]().to_dict())
+data, found = trainer.task.load(), []
 for sizes in ((2, 2, 1), (2, 1, 2), (1, 1, 4)):
     program = MeshProgram(replica, data, MeshConfig(*sizes, rules="replicated"))
     found.append(next(program.stream(0))["windows"].tolist())

@@ -25,7 +25,7 @@ class _Workload:
 
     def __init__(self, study: Study):
         self.wave_work = {
-            (plan.name, arm.name): _step_seconds(plan, arm) * arm.replica.config.steps
+            (plan.name, arm.name): _step_seconds(plan, arm) * arm.trainer.train_config.steps
             for plan in study.tasks
             for arm in plan.arms
         }
@@ -36,7 +36,7 @@ class _Workload:
             for part in _parts(record, plan)
         )
         self.program = {
-            (plan.name, arm.name): (plan.name, arm.replica)
+            (plan.name, arm.name): (plan.name, arm.trainer)
             for plan in study.tasks
             for arm in plan.arms
         }
@@ -125,11 +125,11 @@ def _plan_row(record: StudyRecord, plan: TaskPlan) -> tuple:
     for part in _parts(record, plan):
         arm = arms[part.arm]
         runs[part.phase] += len(part.keys(record))
-        steps = wave_count(record, [part]) * arm.replica.config.steps
+        steps = wave_count(record, [part]) * arm.trainer.train_config.steps
         seconds += steps * _step_seconds(plan, arm) * record.wave["packing"]
-    programs = len({arm.replica for arm in plan.arms})
+    programs = len({arm.trainer for arm in plan.arms})
     minutes = (seconds + programs * _SECONDS_A_COMPILATION) / 60
-    steps = plan.baseline.replica.config.steps
+    steps = plan.baseline.trainer.train_config.steps
     return len(arms), runs["tune"], runs["eval"], steps, programs, minutes
 
 
@@ -144,8 +144,8 @@ def _step_seconds(plan: TaskPlan, arm) -> float:
 
 
 def _step_flops(plan: TaskPlan, arm) -> float:
-    flops = costs.flops_per_token(arm.replica) * plan.task.max_length
-    return 3 * flops * arm.replica.config.batch_size  # backward costs twice the forward
+    flops = costs.flops_per_token(arm.trainer) * plan.task.max_length
+    return 3 * flops * arm.trainer.train_config.batch_size  # backward costs twice the forward
 
 
 def _petaflops(record: StudyRecord, study: Study) -> float:
@@ -155,6 +155,6 @@ def _petaflops(record: StudyRecord, study: Study) -> float:
         arms = {arm.name: arm for arm in plan.arms}
         for part in _parts(record, plan):
             arm = arms[part.arm]
-            steps = len(part.keys(record)) * arm.replica.config.steps
+            steps = len(part.keys(record)) * arm.trainer.train_config.steps
             total += steps * _step_flops(plan, arm)
     return total / 1e15

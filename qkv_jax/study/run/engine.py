@@ -67,7 +67,7 @@ def this_start() -> Start:
 def write_costs(study: Study, workdir: Workdir) -> None:
     """What each arm costs, but for its time: that is measured."""
     table = {
-        plan.name: {arm.name: dataclasses.asdict(costs.measure(arm.replica)) for arm in plan.arms}
+        plan.name: {arm.name: dataclasses.asdict(costs.measure(arm.trainer)) for arm in plan.arms}
         for plan in study.tasks
     }
     workdir.write("costs.json", json_text(table))
@@ -198,7 +198,7 @@ class Engine:
                 self.stop_if_asked()
                 params = self.workdir.params(plan.name, arm.name, seed)
                 names = dict.fromkeys(wanted[arm.name])
-                found = measure(arm.replica, seed, arm.salt, params, self._loaded[1].test, names)
+                found = measure(arm.trainer, seed, arm.salt, params, self._loaded[1].test, names)
                 for name, (trained, untrained) in found.items():
                     values = (plan.name, arm.name, seed, name, trained, untrained)
                     rows.append(dict(zip(MEASURE_COLUMNS, values, strict=True)))
@@ -297,10 +297,10 @@ class Engine:
 
     def _population(self, arm: Arm, data: DeviceData) -> Population:
         # The placebo is the baseline's program with another salt: no second compilation.
-        if arm.replica not in self.populations:
+        if arm.trainer not in self.populations:
             packing = self.record.wave["packing"]
-            self.populations[arm.replica] = Population(arm.replica, data, packing=packing)
-        return self.populations[arm.replica]
+            self.populations[arm.trainer] = Population(arm.trainer, data, packing=packing)
+        return self.populations[arm.trainer]
 
     def _report(self, part: Part, **event: Any) -> None:
         fresh = {"step": 0, "wave_finished": False, "arm_finished": False} | event
@@ -311,7 +311,7 @@ class Engine:
             arm=part.arm,
             phase=part.phase,
             doing=part.stage.doing,
-            steps=arm.replica.config.steps,
+            steps=arm.trainer.train_config.steps,
             **fresh,
         )
         self.listener(self.progress)

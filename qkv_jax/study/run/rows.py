@@ -131,7 +131,7 @@ def _drop_cut_row(file: pathlib.Path) -> None:
 
 def run_row(plan: TaskPlan, arm: Arm, phase: str, run: RunSpec, done: RunResult | None) -> dict:
     """The row of a run in runs.csv; None stands for one that failed."""
-    outcome, steps = plan.task.outcome, arm.replica.config.steps
+    outcome, steps = plan.task.outcome, arm.trainer.train_config.steps
     row = {
         "task": plan.name,
         "arm": arm.name,

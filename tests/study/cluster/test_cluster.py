@@ -68,13 +68,13 @@ PARTS = 3 + 2  # of a round of both tasks, placebos among them
 class Scripted(Population):
     """Stands for a population: a value for every run, best at a rate outside the grid."""
 
-    def __init__(self, replica, data, packing):
-        self.replica = replica
+    def __init__(self, trainer, data, packing):
+        self.trainer = trainer
 
     def train(self, wave, *, test, on_report, saves):
         finished = []
         for one in wave:
-            rng = np.random.default_rng([one.seed, one.salt, len(str(self.replica.model))])
+            rng = np.random.default_rng([one.seed, one.salt, len(str(self.trainer.model_config))])
             value = 0.5 - 0.1 * abs(np.log10(one.learning_rate) + 0.6) + 0.01 * rng.normal()
             curve = np.full(2, value)
             params = {"kernel": np.zeros(1, np.float32)} if test else None

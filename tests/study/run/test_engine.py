@@ -115,11 +115,11 @@ def copy(finished, tmp_path):
 class Scripted(Population):
     """Stands for a population: final values by `rule(arm's tie, rate, seed)`; None diverges."""
 
-    def __init__(self, rule, replica, data, packing):
-        self.rule, self.replica = rule, replica
+    def __init__(self, rule, trainer, data, packing):
+        self.rule, self.trainer = rule, trainer
 
     def train(self, wave, *, test, on_report, saves):
-        tie, steps = str(self.replica.model.ties[0]), np.array([4, 8])
+        tie, steps = str(self.trainer.model_config.ties[0]), np.array([4, 8])
         finished = []
         for one in wave:
             value = self.rule(tie, one.learning_rate, one.seed)
@@ -249,8 +249,8 @@ def test_the_placebo_is_the_baseline_from_another_draw(finished, compiled):
         placebo, name="separate", role="baseline", salt=0, note=""
     ) == dataclasses.replace(arms["separate"])
     assert {arm.salt for arm in arms.values()} == {0, placebo.salt} and placebo.salt
-    programs = [replica for replica, _ in compiled]
-    assert programs.count(placebo.replica) == 1
+    programs = [trainer for trainer, _ in compiled]
+    assert programs.count(placebo.trainer) == 1
     runs = load_study(finished).runs.query("phase == 'eval'").pivot(index="seed", columns="arm")
     assert (runs["value"]["placebo"] != runs["value"]["separate"]).any()
 
@@ -574,7 +574,7 @@ def test_a_program_that_fails_is_recorded_and_the_study_goes_on(tmp_path, monkey
     train = Population.train
 
     def fail(self, wave, **options):
-        if str(self.replica.model.ties[0]) == "Q=K=V=X":
+        if str(self.trainer.model_config.ties[0]) == "Q=K=V=X":
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return train(self, wave, **options)
 
@@ -709,7 +709,7 @@ def test_matching_adds_arms_of_equal_size():
     by_name = {arm.name: arm for arm in plan.arms}
     matched = by_name["copies (params matched)"]
     assert matched.role == "matched" and "of the baseline" in matched.note
-    assert matched.replica.model.mlp_width > 4 * 8
+    assert matched.trainer.model_config.mlp_width > 4 * 8
 
 
 def test_the_data_of_all_tasks_are_checked_before_a_study_starts(tmp_path):

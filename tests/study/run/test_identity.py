@@ -21,7 +21,7 @@ from qkv_jax.study.run.engine import Engine
 from qkv_jax.study.run.outcomes import write_tables
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks.fingerprint import check_same_data
-from qkv_jax.training.checkpoint import load_run, replica_of
+from qkv_jax.training.checkpoint import load_run, trainer_of
 from qkv_jax.training.loop import train_run
 from qkv_jax.training.population import Population, RunResult
 from tests.study.test_names import VALUES
@@ -52,8 +52,8 @@ class Untrained(Population):
 
     waves = 0
 
-    def __init__(self, replica, data, packing):
-        self.replica, self.data = replica, data
+    def __init__(self, trainer, data, packing):
+        self.trainer, self.data = trainer, data
 
     def train(self, wave, *, test, on_report, saves):
         Untrained.waves += 1
@@ -255,17 +255,17 @@ def test_a_run_does_not_go_on_with_other_data(table, tmp_path):
     def on_progress(row):
         watch.stop("enough")
 
-    replica = replica_of(config)
+    trainer = trainer_of(config)
     with pytest.raises(Interrupted):
-        train_run(replica, 0, folder, config=config, watch=watch, on_report=on_progress)
+        train_run(trainer, 0, folder, config=config, watch=watch, on_report=on_progress)
     before, known = contents(folder), table.read_text()
     for change in CHANGES.values():
         change(table)
         with pytest.raises(ConfigError, match=r"^task: data: given '.*table\.csv'; has "):
-            train_run(replica_of(config), 0, folder, config=config)
+            train_run(trainer_of(config), 0, folder, config=config)
         assert contents(folder) == before
     table.write_text(known)
-    result = train_run(replica_of(config), 0, folder, config=config)
+    result = train_run(trainer_of(config), 0, folder, config=config)
     assert result["status"] == "done" and load_run(pathlib.Path(folder))
 
 

@@ -54,17 +54,17 @@ ODD = VALUES | {
 class Made(Population):
     """Stands for a population: scores by arm and seed; `None` diverges at some seeds."""
 
-    def __init__(self, replica, data, packing):
-        self.replica, self.data = replica, data
+    def __init__(self, trainer, data, packing):
+        self.trainer, self.data = trainer, data
 
     def train(self, wave, *, test, on_report, saves):
         finished, steps = [], np.array([4, 8])
         examples = sum(real for _, real in self.data.blocks["test"])
         for one in wave:
             on_report(4)
-            rng = np.random.default_rng([one.seed, one.salt, len(str(self.replica.model))])
+            rng = np.random.default_rng([one.seed, one.salt, len(str(self.trainer.model_config))])
             value = 0.5 - 0.1 * abs(math.log10(one.learning_rate) + 2.4) + 0.01 * rng.normal()
-            gone = str(self.replica.model.ties[0]) == "K=V" and one.seed % 3 == 1
+            gone = str(self.trainer.model_config.ties[0]) == "K=V" and one.seed % 3 == 1
             curve = np.array([value, math.nan if gone else value])
             params = {"kernel": np.zeros(1, np.float32)} if test else None
             scores = np.full(examples, value) if test else None
