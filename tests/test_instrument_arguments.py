@@ -67,7 +67,7 @@ def world(tmp_path_factory):
 
 def of_folders(w):
     bert, named = w["bert"], {"pretrained": w["bert"], "texts": ["the cat"]}
-    inputs, padding = bert.encode(["the cat sat", "it went"])
+    inputs, valid = bert.encode(["the cat sat", "it went"])
     images = jnp.asarray(folders.images())
     yield pretrained.load_pretrained, {"folder": bert.folder}, {
         "folder": [*NO_PATH, w["place"], bert.folder / "config.json"]}  # fmt: skip
@@ -86,18 +86,18 @@ def of_folders(w):
         "tokens": [*no_tokens, [], [[1.5]], [["a"]], [[-1]]], "length": [2, *NO_COUNT]}  # fmt: skip
     yield bert.tokenizer.words, {"tokens": [1, 4]}, {"tokens": no_tokens}
     beyond = inputs.at[0, 0, 1].set(2)
-    yield pretrained.hidden_states, {"pretrained": bert, "inputs": inputs, "padding": padding}, {
+    yield pretrained.hidden_states, {"pretrained": bert, "inputs": inputs, "valid": valid}, {
         "pretrained": NO_MODEL,
         "inputs": [None, 3, "x", [[1, 2]], inputs[..., 0], inputs[0], inputs.astype(float), -inputs,
                    beyond, inputs[..., :1], inputs[:, :0], jnp.tile(inputs, (1, 4, 1)),
                    inputs.at[0, 0, 0].set(20)],
-        "padding": ["x", 3, padding.astype(int), padding[0], padding[:, :2], padding[:1],
-                    jnp.where(padding, 0.0, -1e9)],
+        "valid": ["x", 3, valid.astype(int), valid[0], valid[:, :2], valid[:1],
+                    jnp.where(valid, 0.0, -1e9)],
     }  # fmt: skip
-    yield pretrained.hidden_states, {"pretrained": w["vit"], "inputs": images, "padding": None}, {
+    yield pretrained.hidden_states, {"pretrained": w["vit"], "inputs": images, "valid": None}, {
         "pretrained": NO_MODEL,
         "inputs": [None, images[0], images[..., 0], images[:, :4], images.astype(int), images > 0],
-        "padding": [jnp.ones((2, 4), bool), 3],
+        "valid": [jnp.ones((2, 4), bool), 3],
     }  # fmt: skip
 
 
@@ -191,16 +191,16 @@ def of_walkthrough(w):
     encoder, variables, tokens, place = (w[n] for n in ("encoder", "variables", "tokens", "place"))
     tie, most = Tie.parse("K=V"), {"width": 4, "heads": 2, "positions": "none", "seed": 0}
     no_layer = [-1, 1, 1.0, True, "0", None]
-    padding = jnp.ones((1, 3), bool)
+    valid = jnp.ones((1, 3), bool)
     yield walk.walk_through, {
         "encoder": encoder, "variables": variables, "inputs": tokens, "tokens": ("a", "b", "c"),
-        "name": "x", "layer": 0, "padding": padding,
+        "name": "x", "layer": 0, "valid": valid,
     }, {
         "encoder": NO_MODEL, "variables": [None, {}, {"params": {}}],
         "inputs": [None, 3, "x", [[1]], tokens[0], jnp.zeros((2, 3), int)],
         "tokens": [None, 3, "abc", (), (1, 2, 3), ("a", "b"), ("a", "b", "c", "d")],
         "name": [None, 3], "layer": no_layer,
-        "padding": [3, "x", padding[0], padding.astype(int), ~padding, padding[:, :2]],
+        "valid": [3, "x", valid[0], valid.astype(int), ~valid, valid[:, :2]],
     }  # fmt: skip
     yield sources.random_walks, {"text": "the cat", "ties": [tie], **most}, {
         "text": NO_TEXT, "ties": [None, 3, [], "K=V", ["K=V"], [None]],

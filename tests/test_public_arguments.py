@@ -232,12 +232,12 @@ def encoder_cases():
     module, variables = small_encoder()
     yield Case(
         traced(functools.partial(module.apply, variables)),
-        {"inputs": TOKENS, "padding": np.ones((B, T), bool), "read": TOKENS[:, :2] % T,
+        {"inputs": TOKENS, "valid": np.ones((B, T), bool), "read": TOKENS[:, :2] % T,
          "places": PLACES, "train": False},
         {
             "inputs": [*NO_ARRAY, TOKENS[0], TOKENS / 2, TOKENS > 0, TOKENS - 1, TOKENS + 1,
                        np.stack([TOKENS] * 2, -1), TOKENS[:, :0]],
-            "padding": [*NO_ARRAY[1:], np.ones((B, T)), np.ones((B, T + 1), bool),
+            "valid": [*NO_ARRAY[1:], np.ones((B, T)), np.ones((B, T + 1), bool),
                         np.ones((B, 1, 1, T), bool), np.ones(T, bool)],
             "read": [*NO_ARRAY[1:], TOKENS / 7, np.full((B, 1), T), np.full((B, 1), -1),
                      np.zeros((2, 1), int), np.zeros(B, int)],
@@ -513,20 +513,20 @@ def circuit_cases():
 
 
 def map_cases():
-    weights, padding = RNG.dirichlet(np.ones(T), (B, N, T)), np.ones((B, T), bool)
+    weights, valid = RNG.dirichlet(np.ones(T), (B, N, T)), np.ones((B, T), bool)
     wrong = [*NO_ARRAY, weights[0], -weights, weights > 0, weights.astype(complex)]
     for function in (attention_maps.entropy, attention_maps.distance):
         yield Case(function, {"weights": weights}, {"weights": wrong})
     yield Case(attention_maps.diagonal, {"weights": weights},
                {"weights": [*wrong, weights[..., 1:]]})  # fmt: skip
-    no_padding = [*NO_ARRAY, np.ones((B, T)), padding[0], padding[:, None, None]]
-    yield Case(attention_maps.uniform, {"padding": padding}, {"padding": no_padding})
+    no_valid = [*NO_ARRAY, np.ones((B, T)), valid[0], valid[:, None, None]]
+    yield Case(attention_maps.uniform, {"valid": valid}, {"valid": no_valid})
     rows = drawn(B, N, T)
     yield Case(
         attention_maps.real_queries,
-        {"rows": rows, "padding": padding},
+        {"rows": rows, "valid": valid},
         {"rows": [*NO_ARRAY, rows[0], rows > 0],
-         "padding": [*no_padding, np.ones((B, T + 1), bool), np.ones((1, T), bool)]},
+         "valid": [*no_valid, np.ones((B, T + 1), bool), np.ones((1, T), bool)]},
     )  # fmt: skip
 
 
@@ -539,8 +539,8 @@ def layer_cases():
     yield Case(layers.require_variables, here, wrong)
     yield Case(
         traced(layers.probe),
-        {**here, "inputs": TOKENS, "padding": None, "read": None},
-        {**wrong, "inputs": [*NO_ARRAY, TOKENS / 2, TOKENS[0]], "padding": ["x", np.ones((B, T))],
+        {**here, "inputs": TOKENS, "valid": None, "read": None},
+        {**wrong, "inputs": [*NO_ARRAY, TOKENS / 2, TOKENS[0]], "valid": ["x", np.ones((B, T))],
          "read": ["x", TOKENS / 7]},
         of=layers.probe,
     )  # fmt: skip

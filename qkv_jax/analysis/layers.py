@@ -76,12 +76,12 @@ def probe(
     encoder: Encoder,
     variables: dict,
     inputs: Num[Array, "..."],
-    padding: Bool[Array, "B T"] | None = None,
+    valid: Bool[Array, "B T"] | None = None,
     read: Int[Array, "B R"] | None = None,
 ) -> tuple[LayerProbe, ...]:
     """Runs the model, without dropout, and returns what flowed through every layer, bottom up."""
     require_variables(encoder, variables)
-    _, collected = encoder.apply(variables, inputs, padding, read, mutable="intermediates")
+    _, collected = encoder.apply(variables, inputs, valid, read, mutable="intermediates")
     found = []
     for layer in range(encoder.config.layers):
         sown = collected["intermediates"][f"layer_{layer}"]["attention"]["probes"]

@@ -98,7 +98,7 @@ def run_walks(
     _check_layer(layer, config.layers)
     walks = [
         walk_through(*models[step], *chosen[:2], name=f"step {step}", layer=layer,
-                     padding=chosen.padding)
+                     valid=chosen.valid)
         for step in steps
     ]  # fmt: skip
     about = (

@@ -27,7 +27,7 @@ def widen(arm: Arm, baseline: Arm, what: costs.Match) -> Arm:
     widened, residual = costs.match(arm.trainer, baseline.trainer, what)
     if widened == arm.trainer:
         return arm
-    note = f"MLP width {widened.model.mlp_width}: {residual:+.2%} {what} of the baseline"
+    note = f"MLP width {widened.model_config.mlp_width}: {residual:+.2%} {what} of the baseline"
     note = "; ".join(filter(None, (arm.note, note)))
     return dataclasses.replace(arm, trainer=widened, note=note)
 

@@ -116,7 +116,7 @@ def _model(trainer: Trainer, params: dict, start: tuple[Layer, ...], batch: Batc
     variables = {"params": params}
     layers = layer_weights(trainer.model, variables)
     probes = probe(trainer.model, variables, **batch)
-    shown = batch.get("padding")
+    shown = batch.get("valid")
     flows = (_tokens(*pair, shown) for pair in zip(layers, probes, strict=True))
     return Model(layers, start, tuple(flows))
 

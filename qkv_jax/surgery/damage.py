@@ -179,7 +179,7 @@ def model_of_pretrained(
         gone = size = 0.0
         cosines = []
         for feed, then in zip(held_out.feeds, targets, strict=True):
-            now, seen = _hidden(changed, params, feed), np.asarray(feed.padding)[: feed.count]
+            now, seen = _hidden(changed, params, feed), np.asarray(feed.valid)[: feed.count]
             gone += np.sum(np.square(now - then)[seen])
             size += np.sum(np.square(then)[seen])
             pooled = [(a * seen[:, :, None]).sum(1) for a in (now, then)]
@@ -219,7 +219,7 @@ def _evaluate(trainer: Trainer, changed: Stamp) -> Callable:
 
 
 def _hidden(encoder: Encoder, variables: Variables, feed: Feed) -> np.ndarray:
-    return np.asarray(apply(encoder, variables, feed.inputs, feed.padding))[: feed.count]
+    return np.asarray(apply(encoder, variables, feed.inputs, feed.valid))[: feed.count]
 
 
 def _moments(

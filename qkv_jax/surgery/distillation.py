@@ -30,7 +30,7 @@ class Distillation:
 
     def __init__(self, encoder: Encoder, variables: dict[str, Any], feeds: Sequence[Feed]):
         self._feeds = feeds
-        self._wanted = [apply(encoder, variables, feed.inputs, feed.padding) for feed in feeds]
+        self._wanted = [apply(encoder, variables, feed.inputs, feed.valid) for feed in feeds]
 
     def train(
         self, encoder: Encoder, params: dict[str, Any], steps: int, rate: float, rows: Rows
@@ -67,14 +67,14 @@ class Distillation:
     def _batches(self, rows: Rows):
         for feed, wanted, some in zip(self._feeds, self._wanted, rows, strict=True):
             if some.any():
-                seen = feed.padding & jnp.asarray(some)[:, None]
-                yield feed.inputs, feed.padding, wanted, seen
+                seen = feed.valid & jnp.asarray(some)[:, None]
+                yield feed.inputs, feed.valid, wanted, seen
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def apply(encoder: Encoder, variables: dict[str, Any], inputs, padding) -> Array:
+def apply(encoder: Encoder, variables: dict[str, Any], inputs, valid) -> Array:
     """The last hidden states [B, T, D]."""
-    return encoder.apply(variables, inputs, padding)
+    return encoder.apply(variables, inputs, valid)
 
 
 def _optimizer(rate, steps: int) -> optax.GradientTransformation:
@@ -91,8 +91,8 @@ def _step(encoder: Encoder, steps: int, rate, params, state, *batch):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _distance(encoder: Encoder, params, inputs, padding, target, seen) -> tuple[Array, Array]:
+def _distance(encoder: Encoder, params, inputs, valid, target, seen) -> tuple[Array, Array]:
     """The mean square distance to the target where tokens are seen, and how many they are."""
-    now = encoder.apply(params, inputs, padding)
+    now = encoder.apply(params, inputs, valid)
     mean = jnp.mean(jnp.square(now - target), where=seen[:, :, None])
     return mean, seen.sum()

@@ -26,7 +26,7 @@ class Feed(NamedTuple):
 
     inputs: Num[Array, "B ..."]
     count: int
-    padding: Bool[Array, "B T"] | None = None
+    valid: Bool[Array, "B T"] | None = None
     read: Int[Array, "B R"] | None = None
 
 
@@ -64,20 +64,20 @@ def gather(
     rows: list[dict] = [{name: [] for name in FIGURES} for _ in range(layers)]
     equal: dict[str, list] = {name: [] for name in FIGURES}
     for feed in feeds:
-        probed = _probed(encoder, variables, feed.inputs, feed.padding, feed.read)
+        probed = _probed(encoder, variables, feed.inputs, feed.valid, feed.read)
         some, length = slice(feed.count), probed[0].x.shape[1]
-        if feed.padding is None:
-            padding = np.ones((feed.count, length), bool)
+        if feed.valid is None:
+            valid = np.ones((feed.count, length), bool)
         else:
-            padding = np.asarray(feed.padding)[some]
-        even = attention_maps.uniform(padding)
+            valid = np.asarray(feed.valid)[some]
+        even = attention_maps.uniform(valid)
         for name, figure in FIGURES.items():
-            equal[name].append(attention_maps.real_queries(figure(even), padding))
+            equal[name].append(attention_maps.real_queries(figure(even), valid))
         for layer, found in enumerate(probed):
-            clouds[layer].append(np.asarray(found.x)[some][padding])
+            clouds[layer].append(np.asarray(found.x)[some][valid])
             weights = np.asarray(found.weights)[some]
             for name, figure in FIGURES.items():
-                rows[layer][name].append(attention_maps.real_queries(figure(weights), padding))
+                rows[layer][name].append(attention_maps.real_queries(figure(weights), valid))
     tokens = sum(map(len, clouds[0]))
     kept = np.sort(rng.choice(tokens, most, replace=False)) if tokens > most else slice(None)
     uniform = {name: float(np.concatenate(parts).mean()) for name, parts in equal.items()}

@@ -140,7 +140,7 @@ def task_feeds(encoder: Encoder, task: Task, most: int) -> tuple[list[Feed], str
         filled = np.pad(rows, (0, min(size, len(chosen)) - len(rows)), mode="edge")
         some = {
             name: jnp.asarray(np.asarray(data[name])[filled])
-            for name in ("inputs", "padding", "read")
+            for name in ("inputs", "valid", "read")
             if name in data
         }
         feeds.append(Feed(count=len(rows), **some))
@@ -163,5 +163,5 @@ def _text_feeds(model: Pretrained, texts: Mapping[str, str]) -> tuple[list[Feed]
             place = names[int(error.field.split()[1])]
             raise ConfigError("--texts", error.given, f"{place} {error.allowed}") from None
         raise ConfigError(f"--{error.field}", error.given, error.allowed) from None
-    feeds = [Feed(batch.inputs, len(batch.rows), batch.padding) for batch in found]
+    feeds = [Feed(batch.inputs, len(batch.rows), batch.valid) for batch in found]
     return feeds, model.reader.unknown_share(tokens)

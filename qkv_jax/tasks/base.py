@@ -25,7 +25,7 @@ from qkv_jax.tasks import fingerprint
 from qkv_jax.tasks.sources import Stamp, stamp
 from qkv_jax.tasks.streaming import BatchStream
 
-# A batch is a dict of arrays: `inputs` and `targets`; optionally `padding` [B, T], true at real
+# A batch is a dict of arrays: `inputs` and `targets`; optionally `valid` [B, T], true at real
 # tokens, and `read` [B, R], the places whose outputs are wanted (all, if absent).
 Batch = dict[str, Array]
 HeldOut = Literal["validation", "test"]

@@ -87,7 +87,7 @@ def purpose_key(seed: Integer[Array, ""] | int, purpose: Purpose) -> PRNGKeyArra
 
 def model_inputs(batch: dict) -> dict:
     """The part of a batch that the model sees."""
-    return {name: batch[name] for name in ("inputs", "padding", "read") if name in batch}
+    return {name: batch[name] for name in ("inputs", "valid", "read") if name in batch}
 
 
 def make_optimizer(

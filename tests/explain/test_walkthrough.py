@@ -113,9 +113,9 @@ def test_a_wrong_walk_is_seen_by_its_error(end, monkeypatch):
 def test_padding_is_left_out():
     """Real tokens are walked as if there were no others."""
     model = digits_model()
-    padding = jnp.array([[True, True, True, False, False]])
+    valid = jnp.array([[True, True, True, False, False]])
     tokens = jnp.array([[3, 1, 4, 1, 5]])
-    padded = walk_through(*model, tokens, tuple("314"), name="x", padding=padding)
+    padded = walk_through(*model, tokens, tuple("314"), name="x", valid=valid)
     alone = walked_digits(model, "314")
     assert padded.error < 1e-5 and padded.weights.shape == (2, 3, 3)
     np.testing.assert_allclose(padded.output, alone.output, atol=1e-6)

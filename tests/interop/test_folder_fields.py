@@ -148,16 +148,16 @@ def test_models_beside_the_usual_give_the_numbers_of_numpy(case, tmp_path):
         ends = ("query.bias", "key.bias", "value.bias")
         weights = {name: w for name, w in weights.items() if not name.endswith(ends)}
     loaded = load_pretrained(folders.write(tmp_path, config, weights, tokenizer=False))
-    padding = None
+    valid = None
     if kind == "vit":
         theirs = ours = folders.images()
     else:
-        theirs, padding = folders.token_inputs(usual)
+        theirs, valid = folders.token_inputs(usual)
         ours = theirs if kind == "distilbert" else np.stack([theirs, 0 * theirs], -1)
     named = usual | {"hidden_act": config.get("hidden_act"), "activation": config.get("activation")}
-    expected, last = oracle.hidden_states(named, weights, theirs, padding)
-    real = slice(None) if padding is None else padding
-    given = None if padding is None else jnp.asarray(padding)
+    expected, last = oracle.hidden_states(named, weights, theirs, valid)
+    real = slice(None) if valid is None else valid
+    given = None if valid is None else jnp.asarray(valid)
     found = hidden_states(loaded, jnp.asarray(ours), given)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(np.asarray(one)[real], other[real], rtol=0, atol=1e-4)

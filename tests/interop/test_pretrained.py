@@ -50,16 +50,16 @@ def inputs_of(kind):
     """Ours, the oracle's, and where tokens are real."""
     if kind == "vit":
         return jnp.asarray(folders.images()), folders.images(), None
-    ids, padding = folders.token_inputs(folders.CONFIGS[kind])
+    ids, valid = folders.token_inputs(folders.CONFIGS[kind])
     ours = ids if kind == "distilbert" else np.stack([ids, np.zeros_like(ids)], -1)
-    return jnp.asarray(ours), ids, jnp.asarray(padding)
+    return jnp.asarray(ours), ids, jnp.asarray(valid)
 
 
-def assert_states(actual, expected, padding, tolerance=1e-4):
+def assert_states(actual, expected, valid, tolerance=1e-4):
     """Equal at real tokens."""
     assert len(actual) == len(expected)
     for one, other in zip(actual, expected, strict=True):
-        real = np.ones(one.shape[:2], bool) if padding is None else np.asarray(padding)
+        real = np.ones(one.shape[:2], bool) if valid is None else np.asarray(valid)
         np.testing.assert_allclose(np.asarray(one)[real], other[real], rtol=0, atol=tolerance)
 
 
@@ -70,10 +70,10 @@ def assert_states(actual, expected, padding, tolerance=1e-4):
 def test_hidden_states_are_those_of_numpy(models, kind):
     """Every layer and the output, in float64 straight from the tensors."""
     config, pretrained = folders.CONFIGS[kind], models(kind)
-    ours, theirs, padding = inputs_of(kind)
-    states, last = oracle.hidden_states(config, folders.tensors(config), theirs, padding)
-    assert_states(hidden_states(pretrained, ours, padding), states, padding)
-    assert_states([pretrained.encoder.apply(pretrained.variables, ours, padding)], [last], padding)
+    ours, theirs, valid = inputs_of(kind)
+    states, last = oracle.hidden_states(config, folders.tensors(config), theirs, valid)
+    assert_states(hidden_states(pretrained, ours, valid), states, valid)
+    assert_states([pretrained.encoder.apply(pretrained.variables, ours, valid)], [last], valid)
     assert np.abs(states[0] - states[-1])[:, 0].max() > 0.1
 
 
@@ -81,21 +81,21 @@ def test_hidden_states_are_those_of_numpy(models, kind):
 def test_hidden_states_are_those_of_transformers(models, kind):
     """The numbers of tests/golden/make_pretrained.py."""
     stored = json.loads((pathlib.Path(__file__).parents[1] / "golden/pretrained.json").read_text())
-    ours, _, padding = inputs_of(kind)
+    ours, _, valid = inputs_of(kind)
     pretrained = models(kind)
-    last = pretrained.encoder.apply(pretrained.variables, ours, padding)
-    actual = (*hidden_states(pretrained, ours, padding), last)
+    last = pretrained.encoder.apply(pretrained.variables, ours, valid)
+    actual = (*hidden_states(pretrained, ours, valid), last)
     assert_states([a[:2, :5, :2] for a in actual], [np.array(e) for e in stored[kind]], None)
 
 
 def test_token_types_are_the_second_field(models):
     config, pretrained = folders.CONFIGS["bert"], models("bert")
-    ids, padding = folders.token_inputs(config)
+    ids, valid = folders.token_inputs(config)
     types = (np.arange(ids.shape[1]) > 3) * np.ones_like(ids)
-    _, last = oracle.hidden_states(config, folders.tensors(config), ids, padding, types)
+    _, last = oracle.hidden_states(config, folders.tensors(config), ids, valid, types)
     inputs = jnp.stack([ids, types], -1)
-    ours = pretrained.encoder.apply(pretrained.variables, inputs, jnp.asarray(padding))
-    assert_states([ours], [last], padding)
+    ours = pretrained.encoder.apply(pretrained.variables, inputs, jnp.asarray(valid))
+    assert_states([ours], [last], valid)
 
 
 @pytest.mark.parametrize("kind", TEXT_FAMILIES)
@@ -105,10 +105,10 @@ def test_sentence_embeddings_are_the_mean_at_unit_length(models, kind):
     assert not (pretrained.folder / "modules.json").exists()
     texts = [folders.TEXTS[i % 3] for i in range(4)]
     encoded = pretrained.encode(texts)
-    inputs, padding = map(np.asarray, encoded)
+    inputs, valid = map(np.asarray, encoded)
     ids = inputs if kind == "distilbert" else inputs[..., 0]
-    _, last = oracle.hidden_states(config, folders.tensors(config), ids, padding)
-    expected = oracle.sentence_embeddings(last, padding)
+    _, last = oracle.hidden_states(config, folders.tensors(config), ids, valid)
+    expected = oracle.sentence_embeddings(last, valid)
     np.testing.assert_allclose(sentence_embeddings(pretrained, texts), expected, atol=1e-5)
 
 
@@ -214,9 +214,9 @@ def test_other_number_formats_become_float32(dtype, tmp_path):
 
 def test_texts_become_tokens_padded_at_the_right(models):
     """What tokenizer.json says about padding and cutting is not followed."""
-    inputs, padding = map(np.asarray, models("distilbert").encode(folders.TEXTS[:2]))
+    inputs, valid = map(np.asarray, models("distilbert").encode(folders.TEXTS[:2]))
     np.testing.assert_array_equal(inputs, [[1, 4, 5, 6, 7, 8, 9, 2], [1, 15, 16, 17, 2, 0, 0, 0]])
-    np.testing.assert_array_equal(padding, inputs != 0)
+    np.testing.assert_array_equal(valid, inputs != 0)
     typed, _ = models("bert").encode(folders.TEXTS[:2])
     np.testing.assert_array_equal(typed[..., 0], inputs)
     assert not typed[..., 1].any() and typed.dtype == np.int32
@@ -240,7 +240,7 @@ def test_batches_hold_every_text_once_in_few_shapes(models):
     for batch in batches(models("distilbert"), texts, size=4):
         seen += batch.rows.tolist()
         shapes.add(batch.inputs.shape)
-        for row, tokens, real in zip(batch.rows, batch.inputs, batch.padding, strict=False):
+        for row, tokens, real in zip(batch.rows, batch.inputs, batch.valid, strict=False):
             assert real.sum() == len(texts[row].split()) + 2
             np.testing.assert_array_equal(tokens != 0, real)
     assert sorted(seen) == list(range(21)) and shapes == {(4, 16)}
@@ -538,10 +538,10 @@ def test_minilm_agrees_with_transformers(minilm):
     np.testing.assert_allclose(vectors[:, :8], stored["embeddings"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(vectors @ vectors.T, stored["cosines"], rtol=0, atol=1e-4)
     tensors = load_file(minilm.folder / "model.safetensors")
-    inputs, padding = map(np.asarray, encoded)
-    exact, last = oracle.hidden_states(minilm.config, tensors, inputs[..., 0], padding)
-    assert_states(states, exact, padding)
-    expected = oracle.sentence_embeddings(last, padding)
+    inputs, valid = map(np.asarray, encoded)
+    exact, last = oracle.hidden_states(minilm.config, tensors, inputs[..., 0], valid)
+    assert_states(states, exact, valid)
+    expected = oracle.sentence_embeddings(last, valid)
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-4)
 
 

@@ -194,10 +194,10 @@ def test_padded_tokens_are_seen_by_nobody_else():
     """Outputs at real tokens do not depend on what stands at padded ones, in any layer."""
     module = encoder(positions="sinusoidal")
     variables = initialised(module)
-    padding = jnp.asarray([[True, True, True, False, False]] * 2)
+    valid = jnp.asarray([[True, True, True, False, False]] * 2)
     changed = TOKENS.at[:, 3:].set((TOKENS[:, 3:] + 1) % 7)
     run = functools.partial(module.apply, variables)
-    one, other = run(TOKENS, padding), run(changed, padding)
+    one, other = run(TOKENS, valid), run(changed, valid)
     np.testing.assert_array_equal(one[:, :3], other[:, :3])
     assert not np.allclose(run(TOKENS, None)[:, :3], run(changed, None)[:, :3])
     short = module.apply(variables, TOKENS[:, :3])

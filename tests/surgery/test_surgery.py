@@ -411,7 +411,7 @@ def test_a_pretrained_model_loses_by_what_is_changed_and_distillation_gives_back
 def test_the_learning_rate_of_distillation_is_the_best_on_texts_kept_aside(place, monkeypatch):
     """Too large, diverged and too small ones lose, whatever the order."""
     model = load_pretrained(place / "bert")
-    feeds = [Feed(batch.inputs, len(batch.rows), batch.padding)
+    feeds = [Feed(batch.inputs, len(batch.rows), batch.valid)
              for batch in batches(model, folders.TEXTS * 4, size=8)]  # fmt: skip
     taught = distillation.Distillation(model.encoder, model.variables, feeds)
     worn = jax.tree.map(lambda leaf: 0.9 * leaf, model.variables)

@@ -186,10 +186,10 @@ def test_a_change_of_basis_that_leaves_the_model_leaves_what_is_said_to_be_invar
 
 def test_padding_and_rows_that_fill_a_batch_do_not_count():
     encoder, variables, inputs = model()
-    padding = jnp.arange(6)[None, :] < jnp.array([6, 3, 5, 2])[:, None]
+    valid = jnp.arange(6)[None, :] < jnp.array([6, 3, 5, 2])[:, None]
     feeds = [
-        Feed(inputs[:3], 3, padding[:3]),
-        Feed(jnp.repeat(inputs[3:4], 3, 0), 1, jnp.repeat(padding[3:4], 3, 0)),
+        Feed(inputs[:3], 3, valid[:3]),
+        Feed(jnp.repeat(inputs[3:4], 3, 0), 1, jnp.repeat(valid[3:4], 3, 0)),
     ]
     rng = np.random.default_rng(0)
     together = gather(encoder, variables, feeds, rng, 1000)

@@ -37,7 +37,7 @@ def words(case, split):
     """(words without class token and padding, answer) of every example."""
     _, batch = draw(case, split)
     rows = []
-    columns = [batch[name].tolist() for name in ("inputs", "padding", "targets")]
+    columns = [batch[name].tolist() for name in ("inputs", "valid", "targets")]
     for tokens, real, answer in zip(*columns, strict=True):
         text = [WORDS[token] for token in tokens]
         end = sum(real)

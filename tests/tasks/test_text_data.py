@@ -322,17 +322,17 @@ def test_tokens_are_cut_padded_and_marked(table):
     data, splits = task.load(), task.splits()
     for name, split in data.held_out.items():
         batch = jax.tree.map(np.asarray, split)
-        assert batch["padding"].shape == (len(batch["targets"]), task.max_length)
+        assert batch["valid"].shape == (len(batch["targets"]), task.max_length)
         for i, text in enumerate(splits[name].texts):
             kept = text.encode()[:9]
             expected = list(kept) + [256] * (9 - len(kept))
             assert batch["inputs"][i].tolist() == expected
-            assert batch["padding"][i].tolist() == [True] + [t < 256 for t in expected]
+            assert batch["valid"][i].tolist() == [True] + [t < 256 for t in expected]
             assert task.classes_in_order[batch["targets"][i]] == splits[name].labels[i]
 
 
 def test_batches_are_the_rows_of_the_schedule(table):
-    """Tokens, padding and targets of the training texts that are named; 21 at a time are asked for
+    """Tokens, valid and targets of the training texts that are named; 21 at a time are asked for
     two steps ahead, and every text comes once in them."""
     task = make_task("text_classification", {"files": (table,), "length": 40})
     train = jax.tree.map(jnp.asarray, task.load().train)
@@ -342,7 +342,7 @@ def test_batches_are_the_rows_of_the_schedule(table):
     batch = jax.tree.map(np.asarray, task.batch(train, {"rows": rows[1]}))
     texts = task.splits()["train"]
     for place, row in enumerate(rows[1]):
-        tokens = batch["inputs"][place][batch["padding"][place, 1:]]
+        tokens = batch["inputs"][place][batch["valid"][place, 1:]]
         assert tokens.astype(np.uint8).tobytes().decode() == texts.texts[row]
         assert task.classes_in_order[batch["targets"][place]] == texts.labels[row]
 
@@ -370,7 +370,7 @@ def test_padding_does_not_reach_the_logits(table):
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), **seen)
     draw = np.random.default_rng(0).normal
     variables = jax.tree.map(lambda leaf: draw(size=leaf.shape).astype(np.float32), shapes)
-    junk = jnp.where(batch["padding"][:, 1:], batch["inputs"], 7)
+    junk = jnp.where(batch["valid"][:, 1:], batch["inputs"], 7)
     assert not np.array_equal(junk, batch["inputs"])
     plain = logits(variables, **seen)
     assert plain.shape == (4, 2)

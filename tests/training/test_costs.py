@@ -116,7 +116,7 @@ def test_matching_widens_the_mlp_alone_and_reports_what_is_left(tie, what):
     """Within 0.5 % of the baseline, everything else as it was; the residual is the real one."""
     trainer, baseline = make_trainer(tie), make_trainer()
     matched, residual = costs.match(trainer, baseline, what)
-    narrow = dataclasses.replace(matched.model, mlp_width=None)
+    narrow = dataclasses.replace(matched.model_config, mlp_width=None)
     assert narrow == trainer.model_config and matched.task == trainer.task
     assert abs(residual) <= 0.005
     if what == "params":
@@ -126,7 +126,7 @@ def test_matching_widens_the_mlp_alone_and_reports_what_is_left(tie, what):
         of_layers = lambda r: costs.measure(r).flops_per_token - readout
         actual = of_layers(matched) / of_layers(baseline)
     assert residual == pytest.approx(actual - 1, abs=1e-9)
-    widened = (matched.model.mlp_width or 4 * WIDTH) - 4 * WIDTH
+    widened = (matched.model_config.mlp_width or 4 * WIDTH) - 4 * WIDTH
     # A source less is D^2 parameters, a unit more is 2 D (+ 1): half a source's width each.
     assert widened == pytest.approx((3 - len(Tie.parse(tie).sources)) * WIDTH / 2, abs=1)
 

@@ -82,14 +82,14 @@ class ListOps(Generated):
 
     def example(self):
         shape = (1, self.max_length)
-        return {"inputs": jnp.zeros(shape, jnp.int32), "padding": jnp.ones(shape, bool)}
+        return {"inputs": jnp.zeros(shape, jnp.int32), "valid": jnp.ones(shape, bool)}
 
     def generate(self, key, size, split):
         write, residue = jax.random.split(key)
         wanted = split_residues(residue, size, _DIGITS, split)
         tokens = _set_checksum(self.write(write, size), wanted)
         inputs = jnp.concatenate([jnp.full((size, 1), _CLASS, jnp.int32), tokens], axis=1)
-        return {"inputs": inputs, "targets": self.evaluate(tokens), "padding": inputs != _PAD}
+        return {"inputs": inputs, "targets": self.evaluate(tokens), "valid": inputs != _PAD}
 
     def write(self, key: PRNGKeyArray, size: int) -> Int[Array, "B T"]:
         """Expressions from left to right, padded to `length` tokens."""

@@ -114,8 +114,8 @@ class TextClassification(Task):
         return TextStem(self.symbols + 1, width)
 
     def example(self):
-        padding = jnp.ones((1, self.max_length), bool)
-        return {"inputs": jnp.zeros((1, self.length), jnp.int32), "padding": padding}
+        valid = jnp.ones((1, self.max_length), bool)
+        return {"inputs": jnp.zeros((1, self.length), jnp.int32), "valid": valid}
 
     def sources(self):
         if self.dataset:
@@ -213,8 +213,8 @@ class TextClassification(Task):
         tokens = rows["tokens"].astype(jnp.int32)
         seen = jnp.asarray(tokens != self.symbols)
         # The class token in front is always there.
-        padding = jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)
-        return {"inputs": tokens, "padding": padding, "targets": rows["targets"]}
+        valid = jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)
+        return {"inputs": tokens, "valid": valid, "targets": rows["targets"]}
 
 
 def bag_of_words(splits: dict[str, Labelled]) -> tuple[float, float]:
