@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 from scipy import stats
@@ -22,7 +23,7 @@ from qkv_jax.study.protocol import verdicts
 
 CONFIDENCE = 0.95  # of every interval that is not called simultaneous
 MIN_SEEDS = 5  # fewer pairs give no verdict
-MAX_SEEDS = 100  # more than this is not planned, only called ">100"
+MAX_SEEDS = 100  # more than this is not planned, only called infinite
 SD_LIMIT = 0.80  # planning uses the upper one-sided limit of the SD at this confidence
 
 
@@ -92,17 +93,18 @@ def _sd_factor(n: int) -> float:
     return float(np.sqrt((n - 1) / stats.chi2.ppf(1 - SD_LIMIT, n - 1)))
 
 
-def seeds_to_decide(sd, n, margin, family, alpha) -> str:
-    """Seeds at which the simultaneous half-width falls to the margin; "" unknown, ">100" too many.
+def seeds_to_decide(sd, n, margin, family, alpha) -> float:
+    """Seeds at which the simultaneous half-width falls to the margin: NaN where that is unknown,
+    infinity where `MAX_SEEDS` are too few.
 
     The SD is taken at its upper 80 % limit, as an SD from a few seeds is as often too small.
     `alpha` is the level of the next look, `family` the number of arms it is divided by.
     """
     if not (n >= 2 and sd > 0 and margin and margin > 0):
-        return ""
+        return math.nan
     sizes, half = _half_widths(alpha / family)
     enough = sizes[(half * sd * _sd_factor(int(n)) <= margin) & (sizes > n)]
-    return str(enough[0]) if enough.size else f">{MAX_SEEDS}"
+    return float(enough[0]) if enough.size else math.inf
 
 
 def _exact_p(values, baseline) -> float:
@@ -178,14 +180,14 @@ def compare_means(values, baseline, *, margin, level, higher_is_better, refuse_e
         else:
             found = verdicts.UNDECIDED
         open_ = found in (verdicts.UNDECIDED, verdicts.FEW_SEEDS)
-        plan = seeds_to_decide(sd[i], n[i], margin, arms, level.next_alpha) if open_ else ""
+        plan = seeds_to_decide(sd[i], n[i], margin, arms, level.next_alpha) if open_ else math.nan
         verdict.append(found)
         seeds.append(plan)
     return {
         "n": n, "delta": delta, "sd": sd, "delta_low": low, "delta_high": high,
         "delta_low_simultaneous": low_all, "delta_high_simultaneous": high_all,
         "p_value": p, "p_holm": p_holm, "p_equivalence": p_equivalence,
-        "seeds_to_decide": np.array(seeds, object), "verdict": np.array(verdict, object),
+        "seeds_to_decide": np.array(seeds, float), "verdict": np.array(verdict, object),
     }  # fmt: skip
 
 
@@ -209,7 +211,7 @@ def compare_solved(solved, baseline, *, level):
     p_holm = holm(p)
     verdict, seeds = [], []
     for i in range(arms):
-        plan = ""
+        plan = math.nan
         if n[i] == 0:
             found = verdicts.PENDING
         elif n[i] < MIN_SEEDS:
@@ -222,12 +224,12 @@ def compare_solved(solved, baseline, *, level):
             pairs = np.rint(sizes * (gained[i] + lost[i]) / n[i])
             fewer = np.floor(sizes * min(gained[i], lost[i]) / n[i])
             enough = sizes[2 * stats.binom.cdf(fewer, pairs, 0.5) <= level.next_alpha / arms]
-            plan = str(enough[0]) if enough.size else f">{MAX_SEEDS}"
+            plan = float(enough[0]) if enough.size else math.inf
         verdict.append(found)
         seeds.append(plan)
     return {
         "n": n, "p_value": p, "p_holm": p_holm,
-        "seeds_to_decide": np.array(seeds, object), "verdict": np.array(verdict, object),
+        "seeds_to_decide": np.array(seeds, float), "verdict": np.array(verdict, object),
     }  # fmt: skip
 
 

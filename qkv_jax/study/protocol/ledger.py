@@ -234,7 +234,7 @@ def _check(effect: _Effect) -> dict:
         verdict = verdicts.WORSE if seen[0] >= 0 else verdicts.BETTER
     blank = dict.fromkeys(("delta_low", "delta_high", "p_value", "p_holm", "p_equivalence"), np.nan)
     return blank | {
-        "verdict": verdict, "n": n, "delta": delta / effect.margin, "seeds_to_decide": "",
+        "verdict": verdict, "n": n, "delta": delta / effect.margin, "seeds_to_decide": math.nan,
     }  # fmt: skip
 
 
@@ -270,7 +270,7 @@ def _test(effects: list[_Effect], level: Level) -> list[dict]:
             found[i] = verdicts.EDGE
         if effect.alike and all(effect.alike) and result["n"][i]:
             found[i] = effect.alike[0]
-            result["seeds_to_decide"][i] = ""
+            result["seeds_to_decide"][i] = math.nan
     return [{key: column[i] for key, column in result.items()} for i in range(len(effects))]
 
 

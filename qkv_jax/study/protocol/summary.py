@@ -69,8 +69,8 @@ def summarise(
       95 % intervals, `delta_*_simultaneous` hold for all arms of the task at the level of the
       look; p_holm and p_equivalence are Holm-adjusted and are to be compared with `alpha_look`.
       `step_time_noise` is how far the placebo's `step_time_ratio` is from the 1 that it must be.
-      `seeds_to_decide` is text: "" (does not apply), a number, or ">100". `verdict` is a `Verdict`
-      and `note` `Notes`.
+      `seeds_to_decide` is NaN where it does not apply, and infinite above `MAX_SEEDS`. `verdict`
+      is a `Verdict` and `note` `Notes`.
     """
     table = _by_arm(record, runs)
     chosen = _choices(record, table)
@@ -169,7 +169,8 @@ def _summarise_task(record, name, table, chosen, level, costs, examples) -> list
                 task=name, arm=arm, tie=entry.tie, role=entry.role, baseline=base,
                 learning_rate=rates[arm].learning_rate, edge=rates[arm].edge,
                 margin=task.outcome.margin, look=level.look, alpha_look=level.alpha, note=Notes(),
-                seeds_to_decide="", verdict=verdicts.BASELINE if arm == base else verdicts.PENDING,
+                verdict=verdicts.BASELINE if arm == base else verdicts.PENDING,
+                seeds_to_decide=math.nan,
                 **{key: column[row] for key, column in columns.items()},
                 **{key: math.nan if cost.get(key) is None else cost[key] for key in COSTS},
                 step_time_noise=noise,
@@ -240,18 +241,18 @@ def _compare(record, name, rows, others, rates, values, solved, level, examples,
         result.pop("n")
         alike &= result["verdict"] == verdicts.UNDECIDED
         result["verdict"][alike] = verdicts.SAME_SCORES
-        result["seeds_to_decide"][alike] = ""
+        result["seeds_to_decide"][alike] = math.nan
     for i, row in enumerate(others):
         rows[row].update({key: column[i] for key, column in result.items()})
         if pairs[i] and (rates[base].edge or rates[rows[row]["arm"]].edge):
             own = rates[rows[row]["arm"]].edge
             notes[i].append(Note(What.EDGE if own else What.EDGE_OF_BASELINE))
             if pairs[i] >= inference.MIN_SEEDS:
-                rows[row].update(verdict=verdicts.EDGE, seeds_to_decide="")
+                rows[row].update(verdict=verdicts.EDGE, seeds_to_decide=math.nan)
         twin = task.program_of(rows[row]["arm"]) == task.program_of(base)
         if pairs[i] and (twin or (lost[row] and lost[home])):
             found = verdicts.SAME_PROGRAM if twin else verdicts.ALL_FAILED
-            rows[row].update(verdict=found, seeds_to_decide="")
+            rows[row].update(verdict=found, seeds_to_decide=math.nan)
         if 0 < pairs[i] < len(record.eval_seeds):
             notes[i].append(Note(What.SO_FAR, (pairs[i], len(record.eval_seeds))))
         if len(task.learning_rates) < 2:

@@ -1,9 +1,12 @@
 """The tables of a report, as rows of text."""
 
+import math
+
 from qkv_jax.output import formats
 from qkv_jax.study.protocol.summary import NOISE
 from qkv_jax.study.record import TaskRecord
 from qkv_jax.study.report import wording
+from qkv_jax.study.run.tables import seeds_text
 
 
 def _add_published(table, published) -> None:
@@ -50,7 +53,7 @@ def _rate(row) -> str:
 
 
 def _plan(row) -> str:
-    return str(row.get("seeds_to_decide", ""))
+    return seeds_text(row.get("seeds_to_decide", math.nan))
 
 
 def _mean_table(task: TaskRecord, rows) -> dict:

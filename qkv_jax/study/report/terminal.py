@@ -1,5 +1,7 @@
 """The table of a study for the terminal, while it runs and when it is done."""
 
+import math
+
 import rich
 from rich.table import Table
 from rich.text import Text
@@ -10,6 +12,7 @@ from qkv_jax.study.protocol.verdicts import UNDECIDED
 from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
 from qkv_jax.study.report.grids import verdict_counts
+from qkv_jax.study.run.tables import seeds_text
 
 _STYLES = {
     "better": "bold blue",
@@ -173,5 +176,5 @@ def _verdict(row):
     text = f"{wording.SIGNS[kind]} {row['verdict'].reason or kind}"
     seeds = row.get("seeds_to_decide") if row["verdict"] == UNDECIDED else None
     if seeds is not None:
-        text += f" ({seeds})" if str(seeds).startswith(">") else f" (~{seeds})"
+        text += f" ({'' if math.isinf(seeds) else '~'}{seeds_text(seeds)})"
     return Text(text, style=_STYLES[kind])

@@ -11,6 +11,7 @@ from typing import Any
 
 from qkv_jax.output.formats import MISSING, PENDING, integer, known
 from qkv_jax.study.protocol import verdicts
+from qkv_jax.study.protocol.inference import MAX_SEEDS
 from qkv_jax.study.record import StudyRecord, TaskRecord
 
 # {task: {arm: {column: value}}}: the summary as sentences, tables and figures take it.
@@ -129,13 +130,10 @@ def better_words(task: TaskRecord) -> str:
 
 def seeds_words(row: dict) -> str:
     """How many seeds would decide: "about 14 seeds", "more than 100 seeds", or "" if unknown."""
-    text = row.get("seeds_to_decide")
-    if text is None:
+    seeds = row.get("seeds_to_decide")
+    if seeds is None:
         return ""
-    text = str(text).strip()
-    if text.startswith(">") or text == "inf":
-        return f"more than {text.lstrip('>').replace('inf', '100')} seeds"
-    return f"about {float(text):.0f} seeds"
+    return f"more than {MAX_SEEDS} seeds" if math.isinf(seeds) else f"about {seeds:.0f} seeds"
 
 
 def failures(row: dict) -> int:

@@ -20,6 +20,7 @@ from qkv_jax.study.protocol.grids import families, family_table
 from qkv_jax.study.protocol.ledger import write_ledger
 from qkv_jax.study.protocol.summary import summarise
 from qkv_jax.study.record import StudyRecord
+from qkv_jax.study.run.tables import table_csv
 from qkv_jax.study.run.workdir import Workdir
 
 Pause = Callable[[], None]
@@ -50,7 +51,7 @@ def write_tables(workdir: Workdir, pause: Pause = lambda: None) -> Outcome:
         raise ConfigError("workdir", str(workdir.path), "no run of the study there has ended yet")
     examples = _examples(workdir, record, pause)
     summary = summary_of(workdir, record, runs, pause=pause)
-    workdir.write("summary.csv", summary.to_csv(index=False))
+    workdir.write("summary.csv", table_csv(summary))
     pause()
     if families(record):
         workdir.write("families.csv", family_table(record, runs).to_csv(index=False))
@@ -69,7 +70,7 @@ def write_tables(workdir: Workdir, pause: Pause = lambda: None) -> Outcome:
         table, judgements = write_ledger(
             record, claims, runs, examples, groups, lookup(measures, record.eval_seeds)
         )
-        workdir.write("claims.csv", table.to_csv(index=False))
+        workdir.write("claims.csv", table_csv(table))
         judged = [dataclasses.asdict(judgement) for judgement in judgements]
         workdir.write("claims.json", json_text(judged))
     return Outcome(record, runs, summary)

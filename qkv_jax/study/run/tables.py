@@ -1,5 +1,6 @@
 """Tables and other files of a study's folder, read back equal to what was written."""
 
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -7,13 +8,29 @@ from typing import Any
 import pandas as pd
 
 from qkv_jax.config import ConfigError
+from qkv_jax.study.protocol.inference import MAX_SEEDS
 
 # Of the summary and the tables beside it; what is neither is a number.
 _TEXTS = {
     "family", "task", "arm", "tie", "baseline", "edge", "role", "verdict", "by", "measure", "claim",
-    "evidence", "against", "expect", "outcome", "finding", "unit", "seeds_to_decide", "note",
+    "evidence", "against", "expect", "outcome", "finding", "unit", "note",
 }  # fmt: skip
 _TRUTHS = {"control"}
+_SEEDS = "seeds_to_decide"  # a number that files hold as text: "", "14" or ">100"
+
+
+def table_csv(frame: pd.DataFrame) -> str:
+    """A table as a study's folder holds it."""
+    if _SEEDS in frame:
+        frame = frame.assign(**{_SEEDS: frame[_SEEDS].map(seeds_text)})
+    return frame.to_csv(index=False)
+
+
+def seeds_text(seeds: float) -> str:
+    """A number of seeds that would decide: "14", ">100", or "" where it is not known."""
+    if math.isnan(seeds):
+        return ""
+    return f">{MAX_SEEDS}" if math.isinf(seeds) else f"{seeds:.0f}"
 
 
 def read_table(file: pathlib.Path) -> pd.DataFrame:
@@ -22,9 +39,15 @@ def read_table(file: pathlib.Path) -> pd.DataFrame:
     for column in frame:
         if column in _TRUTHS:
             frame[column] = frame[column].map({"True": True, "False": False})
+        elif column == _SEEDS:
+            frame[column] = frame[column].map(_read_seeds).astype(float)
         elif column not in _TEXTS:
             frame[column] = _numbers(frame[column])
     return frame
+
+
+def _read_seeds(text: str) -> float:
+    return math.inf if text.startswith(">") else float(text or "nan")
 
 
 def _numbers(texts: pd.Series) -> pd.Series:

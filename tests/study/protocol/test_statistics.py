@@ -169,15 +169,15 @@ def test_sampling_error_is_that_of_the_seed_averaged_difference():
 
 def test_seeds_to_decide_is_the_smallest_sufficient_number():
     """At the number given the adjusted half-width is within the margin, one seed less it is not."""
-    text = inference.seeds_to_decide(0.05, 6, 0.1, family=3, alpha=0.0125)
+    seeds = inference.seeds_to_decide(0.05, 6, 0.1, family=3, alpha=0.0125)
     sd = 0.05 * np.sqrt(5 / stats.chi2.ppf(0.2, 5))
 
     def half(n):
         return stats.t.ppf(1 - 0.0125 / 6, n - 1) * sd / np.sqrt(n)
 
-    assert half(int(text)) <= 0.1 < half(int(text) - 1)
-    assert inference.seeds_to_decide(5.0, 6, 0.1, 3, 0.0125) == ">100"
-    assert inference.seeds_to_decide(0.0, 6, 0.1, 3, 0.0125) == ""
+    assert half(seeds) <= 0.1 < half(seeds - 1)
+    assert inference.seeds_to_decide(5.0, 6, 0.1, 3, 0.0125) == np.inf
+    assert np.isnan(inference.seeds_to_decide(0.0, 6, 0.1, 3, 0.0125))
 
 
 # --- verdicts ---------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def test_verdict_words(shift, sd, expected):
     table = summarise(make_study(), make_runs(scores(0, 0, shift, sd=sd))).set_index("arm")
     assert table.verdict["K=V"] == expected
     assert table.verdict["separate"] == "baseline" and np.isnan(table.delta["separate"])
-    assert (table.seeds_to_decide["K=V"] != "") == (expected == "undecided")
+    assert (not np.isnan(table.seeds_to_decide["K=V"])) == (expected == "undecided")
 
 
 def test_equivalent_comes_before_worse():
@@ -204,7 +204,7 @@ def test_equivalent_comes_before_worse():
 def test_identical_outcomes_are_at_the_ceiling():
     same = {arm: [1.0] * 6 for arm in ("separate", "placebo", "K=V")}
     row = verdict(make_study(), make_runs(same))
-    assert row.verdict == "undecided (ceiling)" and row.seeds_to_decide == ""
+    assert row.verdict == "undecided (ceiling)" and np.isnan(row.seeds_to_decide)
 
 
 def judged(record, runs, arm="K=V"):
@@ -224,12 +224,12 @@ def test_the_same_program_under_another_name_is_not_at_the_ceiling(kind):
     twins = data | {"K=V": data["separate"]}
     task = {"kind": kind, "threshold": 1.5 if kind == "solve" else None}
     row, text, _ = judged(make_study(**task), make_runs(twins))
-    assert row.verdict == "undecided (same scores)" and row.seeds_to_decide == ""
+    assert row.verdict == "undecided (same scores)" and np.isnan(row.seeds_to_decide)
     assert "The same numbers as separate at every seed: is it the same program?" in text
     for some in (twins, dict.fromkeys(twins, np.ones(6))):
         record = make_study(same_program={"K=V": "separate"}, **task)
         row, text, top = judged(record, make_runs(some))
-        assert row.verdict == "undecided (same program)" and row.seeds_to_decide == ""
+        assert row.verdict == "undecided (same program)" and np.isnan(row.seeds_to_decide)
         assert "the program of separate under another name: there is nothing to decide" in text
     both = record.tasks | {"other": record.tasks["task"]}
     record = dataclasses.replace(record, tasks=both)
@@ -273,7 +273,7 @@ def test_arms_that_all_failed_are_not_at_the_ceiling(kind):
     works = make_runs({"placebo": data.pop("placebo")})
     runs = pd.concat([lose(make_runs(data, rate=GRID[0]), "K=V", "separate"), works])
     row, text, top = judged(record, runs)
-    assert row.verdict == "undecided (all failed)" and row.seeds_to_decide == ""
+    assert row.verdict == "undecided (all failed)" and np.isnan(row.seeds_to_decide)
     assert "No run came through, nor did one of separate: there is nothing to compare." in text
     assert any("separate failed at every rate tried (14 of 14)" in line for line in top)
     row, text, _ = judged(record, runs, "placebo")
@@ -625,9 +625,9 @@ def test_six_solved_seeds_cannot_decide_and_say_how_many_would():
     record, seeds = solve_study(6)
     row = verdict(record, solve_runs(seeds, separate=[1] * 6, **{"K=V": [0] * 6}))
     assert row.p_value == pytest.approx(2 * 0.5**6) and row.verdict == "undecided"
-    assert row.seeds_to_decide == "8"  # 2 * 0.5**8 <= 0.05 / 4 < 2 * 0.5**7
+    assert row.seeds_to_decide == 8  # 2 * 0.5**8 <= 0.05 / 4 < 2 * 0.5**7
     row = verdict(record, solve_runs(seeds, separate=[1] * 6, **{"K=V": [1] * 6}))
-    assert row.verdict == "undecided" and row.seeds_to_decide == ">100"
+    assert row.verdict == "undecided" and row.seeds_to_decide == np.inf
 
 
 def test_a_run_that_failed_has_not_solved():

@@ -5,6 +5,7 @@ import hashlib
 import html
 import io
 import itertools
+import math
 import re
 from html.parser import HTMLParser
 
@@ -158,12 +159,12 @@ def test_sentences_read_as_they_should():
     assert "gains 0.310 in accuracy (95 % interval 0.270 to 0.350; better" in say(
         digits, verdict="better"
     )
-    undecided = say(text, verdict="undecided", seeds_to_decide="14", delta=-0.01, delta_low=-0.05,
+    undecided = say(text, verdict="undecided", seeds_to_decide=14.0, delta=-0.01, delta_low=-0.05,
                     delta_high=0.03)  # fmt: skip
     assert "measured gain 0.010 nats per byte (95 % interval −0.030 to 0.050" in undecided
     assert "Neither a difference nor equivalence could be shown" in undecided
     assert "about 14 seeds to decide" in undecided
-    many = say(text, verdict="undecided", seeds_to_decide=">100")
+    many = say(text, verdict="undecided", seeds_to_decide=math.inf)
     assert "it would take more than 100 seeds to decide" in many
     assert "edge of the grid" in say(text, verdict="undecided (edge)")
     assert "this task cannot tell" in say(text, verdict="undecided (ceiling)", delta=0.0)
