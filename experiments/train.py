@@ -77,20 +77,20 @@ class TrainFile:
 
 
 _CONFIG = entry.config_flag("configs/train.py", TrainFile)
-_WATCH = entry.watch_flags()
+_STOP_SIGNAL = entry.stop_flags()
 
 
 def main() -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     defects.keep_in(workdir)
-    watch = None if _COMPILE_ONLY.value else _WATCH()
+    stop_signal = None if _COMPILE_ONLY.value else _STOP_SIGNAL()
     values = _CONFIG().to_dict()
     file = build(TrainFile, values)
     check_plain(as_dict(values))
     trainer = trainer_of(values)
     keep = CheckpointPolicy(file.checkpoint_steps, file.checkpoint_every, file.checkpoints_kept)
     mesh = file.mesh
-    if watch is None:
+    if stop_signal is None:
         found = estimate.look(trainer, mesh, _COMPILE_ONLY.value)
         print("\n".join(estimate.describe(found)))
         return
@@ -111,7 +111,7 @@ def main() -> None:
         workdir,
         config=values,
         keep=keep,
-        watch=watch,
+        stop_signal=stop_signal,
         make_program=program_maker(mesh),
         on_report=show,
     )

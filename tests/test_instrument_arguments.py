@@ -52,15 +52,15 @@ def world(tmp_path_factory):
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), tokens)
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
     layers = layer_weights(encoder, variables)
-    feeds = [activations.Feed(tokens, 1)]
-    found = activations.gather(encoder, variables, feeds, np.random.default_rng(0), 9)
-    subject = subjects.Subject("a", "b", encoder, variables, feeds, None, "", {})
+    batches = [activations.InputBatch(tokens, 1)]
+    found = activations.gather(encoder, variables, batches, np.random.default_rng(0), 9)
+    subject = subjects.Subject("a", "b", encoder, variables, batches, None, "", {})
     moments = fit.InputMoments(np.zeros(4), np.eye(4))
     edited = damage.EditedModel("a", encoder, variables, (), None, None, layers, (moments,), False)
     task = make_task("relation", {"length": 4, "validation_examples": 4, "test_examples": 4})
     return {
         "place": place, "bert": bert, "vit": vit, "encoder": encoder, "variables": variables,
-        "task": task, "tokens": tokens, "layers": layers, "feeds": feeds, "flows": found,
+        "task": task, "tokens": tokens, "layers": layers, "batches": batches, "flows": found,
         "subject": subject, "moments": moments, "edited": edited,
     }  # fmt: skip
 
@@ -104,9 +104,9 @@ def of_folders(w):
 def of_survey(w):
     encoder, rng = w["encoder"], np.random.default_rng(0)
     place, named = w["place"], {"texts": {"line 1": "the cat"}, "seed": 0}
-    no_feeds = [None, 3, [], [None], w["tokens"], [activations.Feed(w["tokens"], 0)],
-                [activations.Feed(w["tokens"], 2)],
-                [activations.Feed(w["tokens"], 1.0)]]  # fmt: skip
+    no_batches = [None, 3, [], [None], w["tokens"], [activations.InputBatch(w["tokens"], 0)],
+                [activations.InputBatch(w["tokens"], 2)],
+                [activations.InputBatch(w["tokens"], 1.0)]]  # fmt: skip
     no_layers = [None, 3, [], [None], w["layers"][0], [w["layers"]]]
     file = place / "t.txt"
     file.write_text("the cat")
@@ -118,7 +118,7 @@ def of_survey(w):
         "folder": NO_PATH, "texts": NO_NAMED, "seed": NO_SEED, "allow_unknown": NO_FLAG
     }  # fmt: skip
     yield subjects.about, {"encoder": encoder}, {"encoder": NO_MODEL}
-    yield subjects.task_feeds, {"encoder": encoder, "task": w["task"], "most": 2}, {
+    yield subjects.task_batches, {"encoder": encoder, "task": w["task"], "most": 2}, {
         "encoder": NO_MODEL, "task": NO_MODEL, "most": [*NO_COUNT, None]}  # fmt: skip
     yield texts.read_texts, {"path": file, "most": 2}, {
         "path": NO_PATH, "most": [*NO_COUNT, None]}  # fmt: skip
@@ -126,11 +126,11 @@ def of_survey(w):
         "most": [*NO_COUNT, None], "seed": [-1, 0.5, "0", True, None]}  # fmt: skip
     yield activations.batch_size, {"encoder": encoder, "length": 3, "most": 2}, {
         "encoder": NO_MODEL, "length": [*NO_COUNT, None], "most": [*NO_COUNT, None]}  # fmt: skip
-    right = {"encoder": encoder, "variables": w["variables"], "feeds": w["feeds"], "rng": rng}
+    right = {"encoder": encoder, "variables": w["variables"], "batches": w["batches"], "rng": rng}
     no_rng = [None, 0, np.random, jax.random.key(0)]
     yield activations.gather, right | {"most": 5}, {
         "encoder": NO_MODEL, "variables": [None, 3, {}, {"params": {}}, w["variables"]["params"]],
-        "feeds": no_feeds, "rng": no_rng, "most": [*NO_COUNT, None]}  # fmt: skip
+        "batches": no_batches, "rng": no_rng, "most": [*NO_COUNT, None]}  # fmt: skip
     right = {"layers": w["layers"], "flows": w["flows"], "rng": rng, "draws": 1}
     yield measure.measure, right, {
         "layers": [*no_layers, w["layers"] * 2], "flows": [*no_layers, w["flows"] * 2],

@@ -64,10 +64,10 @@ def check_flags() -> None:
         raise ConfigError("--max_hours", flags.FLAGS["max_hours"].value, allowed)
 
 
-def work(make_study: Callable[[], Study], path: pathlib.Path, watch: StopSignal) -> None:
+def work(make_study: Callable[[], Study], path: pathlib.Path, stop_signal: StopSignal) -> None:
     """Runs `--part` in this process, on the devices that the study has asked for."""
     use_cpu_cores(Workdir(path).read_study().wave["devices"])
-    run_part(make_study(), path, Part.parse(PART.value), watch)
+    run_part(make_study(), path, Part.parse(PART.value), stop_signal)
 
 
 def show_status(study: Study, workdir: Workdir) -> None:
@@ -98,7 +98,7 @@ def platform() -> str | None:
     return "gpu" if _GPUS.value else "cpu"
 
 
-def run_jobs(study: Study, workdir: Workdir, watch: StopSignal) -> None:
+def run_jobs(study: Study, workdir: Workdir, stop_signal: StopSignal) -> None:
     """Runs what is missing of a study as jobs, if jobs were asked for, and merges what jobs wrote.
 
     Raises:
@@ -114,7 +114,7 @@ def run_jobs(study: Study, workdir: Workdir, watch: StopSignal) -> None:
     flag = f"--workdir={workdir.path.absolute()}"
     command = [sys.executable, "-m", "experiments.ablate", *sys.argv[1:], flag]
     with ClusterDisplay() as shown:
-        driver = Driver(study, workdir, record, launcher, command, watch, shown.on_progress,
+        driver = Driver(study, workdir, record, launcher, command, stop_signal, shown.on_progress,
                         _RETRIES.value, _POLL.value)  # fmt: skip
         driver.run()
     merge(workdir, driver.record)

@@ -134,7 +134,7 @@ def require_variables(encoder: Encoder, variables: dict) -> ModelConfig:
 
 def _output(config, params) -> tuple[Num[Any, "N H D"], Num[Any, " D"]]:
     """W_O [N, H, D] and its bias [D]."""
-    shape = (config.heads, config.features, config.width)
+    shape = (config.heads, config.head_width, config.width)
     if config.output_projection:
         out, out_bias = params["out"]["kernel"], params["out"].get("bias", np.zeros(config.width))
     else:

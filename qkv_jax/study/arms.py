@@ -43,8 +43,8 @@ def same_programs(arms: tuple[Arm, ...]) -> dict[str, str]:
         model, train = arm.trainer.model_config, arm.trainer.train_config
         filled = {
             "preset": "", "tie": model.ties, "kv_heads": model.kv_heads or model.heads,
-            "head_dim": model.features, "mlp_width": model.hidden,
-            "scale": "sqrt" if model.scale == model.features**-0.5 else model.scale,
+            "head_dim": model.head_width, "mlp_width": model.hidden,
+            "scale": "sqrt" if model.scale == model.head_width**-0.5 else model.scale,
             "frozen": tuple(sorted({*model.frozen})),
         }  # fmt: skip
         fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)} | filled

@@ -30,7 +30,7 @@ class Model(NamedTuple):
 
     layers: tuple[Layer, ...]
     start: tuple[Layer, ...]
-    tokens: tuple[dict[str, Float[np.ndarray, "M _features"]], ...]
+    tokens: tuple[dict[str, Float[np.ndarray, "M _width"]], ...]
 
 
 def nearest_copy(model: Model) -> float:

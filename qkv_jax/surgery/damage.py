@@ -24,8 +24,8 @@ from qkv_jax.surgery.distillation import Distillation, apply
 from qkv_jax.surgery.fit import InputMoments
 from qkv_jax.surgery.impose import METHODS, check, impose, spread, tied
 from qkv_jax.surgery.rotary import Turns
-from qkv_jax.survey.activations import Feed, gather
-from qkv_jax.survey.subjects import of_pretrained, task_feeds
+from qkv_jax.survey.activations import InputBatch, gather
+from qkv_jax.survey.subjects import of_pretrained, task_batches
 from qkv_jax.tasks.base import eval_blocks
 from qkv_jax.tasks.sources import Stamp
 from qkv_jax.tasks.streaming import next_batches
@@ -79,7 +79,7 @@ class EditedModel(NamedTuple):
         arguments.word("method", method, METHODS)
         check(self.encoder, arguments.instance("tie", tie, Tie), (method,))
         rotary = config.positions == "rotary"
-        turns = Turns.of(self.encoder.max_length, config.features) if rotary else None
+        turns = Turns.of(self.encoder.max_length, config.head_width) if rotary else None
         whole = {"kv_heads": config.kv_heads, "turns": turns}
         return {n: impose(self.layers[n], tie, method, self.moments[n], **whole) for n in numbers}
 
@@ -117,7 +117,7 @@ def model_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> E
     encoder, variables = runs.run_model(folder, step)
     trainer = runs.run_trainer(folder)
     data, outcome = trainer.task.load(), trainer.task.outcome
-    feeds, _ = task_feeds(encoder, trainer.task, EXAMPLES)
+    batches, _ = task_batches(encoder, trainer.task, EXAMPLES)
 
     def measure(changed: Encoder, params: Variables) -> tuple[float, ...]:
         evaluate = _evaluate(_with(trainer, changed), trainer.task.stamp())
@@ -147,7 +147,7 @@ def model_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> E
     return EditedModel(
         f"{folder} at step {step}, {trainer.task.title.lower()}", encoder, variables,
         (Metric(f"test {outcome.metric}", outcome.higher_is_better),), measure, train_on,
-        layer_weights(encoder, variables), _moments(encoder, variables, feeds), has_control=True,
+        layer_weights(encoder, variables), _moments(encoder, variables, batches), has_control=True,
     )  # fmt: skip
 
 
@@ -173,13 +173,13 @@ def model_of_pretrained(
     ours, others = ({n: texts[n] for n in names[start::2]} for start in (0, 1))
     subject, held_out = (of_pretrained(folder, some, 0, allow_unknown) for some in (ours, others))
     encoder, variables = subject.encoder, subject.variables
-    targets = [_hidden(encoder, variables, feed) for feed in held_out.feeds]
+    targets = [_hidden(encoder, variables, batch) for batch in held_out.batches]
 
     def measure(changed: Encoder, params: Variables) -> tuple[float, ...]:
         gone = size = 0.0
         cosines = []
-        for feed, then in zip(held_out.feeds, targets, strict=True):
-            now, seen = _hidden(changed, params, feed), np.asarray(feed.valid)[: feed.count]
+        for batch, then in zip(held_out.batches, targets, strict=True):
+            now, seen = _hidden(changed, params, batch), np.asarray(batch.valid)[: batch.count]
             gone += np.sum(np.square(now - then)[seen])
             size += np.sum(np.square(then)[seen])
             pooled = [(a * seen[:, :, None]).sum(1) for a in (now, then)]
@@ -188,16 +188,16 @@ def model_of_pretrained(
         return float(np.sqrt(gone / size)), float(np.concatenate(cosines).mean())
 
     def train_on(changed: Encoder, params: Variables, steps: int) -> tuple[Variables, float]:
-        distillation = Distillation(encoder, variables, subject.feeds)
+        distillation = Distillation(encoder, variables, subject.batches)
         if learning_rate is not None:
-            every = [np.ones(len(feed.inputs), bool) for feed in subject.feeds]
+            every = [np.ones(len(batch.inputs), bool) for batch in subject.batches]
             return distillation.train(changed, params, steps, learning_rate, every), learning_rate
         return distillation.train_at_best_rate(changed, params, steps)
 
     return EditedModel(
         f"{subject.name}, {len(others)} held-out texts", encoder, variables,
         (Metric("change of hidden states", False), Metric("cosine of embeddings", True)), measure,
-        train_on, layer_weights(encoder, variables), _moments(encoder, variables, subject.feeds),
+        train_on, layer_weights(encoder, variables), _moments(encoder, variables, subject.batches),
         has_control=False, note=held_out.note,
     )  # fmt: skip
 
@@ -218,12 +218,12 @@ def _evaluate(trainer: Trainer, changed: Stamp) -> Callable:
     return jax.jit(trainer.evaluate)
 
 
-def _hidden(encoder: Encoder, variables: Variables, feed: Feed) -> np.ndarray:
-    return np.asarray(apply(encoder, variables, feed.inputs, feed.valid))[: feed.count]
+def _hidden(encoder: Encoder, variables: Variables, batch: InputBatch) -> np.ndarray:
+    return np.asarray(apply(encoder, variables, batch.inputs, batch.valid))[: batch.count]
 
 
 def _moments(
-    encoder: Encoder, variables: Variables, feeds: Sequence[Feed]
+    encoder: Encoder, variables: Variables, batches: Sequence[InputBatch]
 ) -> tuple[InputMoments, ...]:
-    flows = gather(encoder, variables, feeds, np.random.default_rng(0), _TOKENS)
+    flows = gather(encoder, variables, batches, np.random.default_rng(0), _TOKENS)
     return tuple(InputMoments.of(flow.x) for flow in flows)

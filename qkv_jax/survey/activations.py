@@ -21,7 +21,7 @@ FIGURES = {
 }
 
 
-class Feed(NamedTuple):
+class InputBatch(NamedTuple):
     """A batch of inputs, of which the first `count` rows are meant and the rest fill it up."""
 
     inputs: Num[Array, "B ..."]
@@ -53,23 +53,27 @@ def batch_size(encoder: Encoder, length: int, most: int = 32) -> int:
 
 
 def gather(
-    encoder: Encoder, variables: dict, feeds: Iterable[Feed], rng: np.random.Generator, most: int
+    encoder: Encoder,
+    variables: dict,
+    batches: Iterable[InputBatch],
+    rng: np.random.Generator,
+    most: int,
 ) -> tuple[Activations, ...]:
-    """Runs the model on all feeds; of more than `most` tokens, `most` are drawn for the clouds."""
+    """Runs the model on all batches; of more than `most` tokens `most` are drawn for the clouds."""
     layers = arguments.instance("encoder", encoder, Encoder).config.layers
     arguments.whole("most", most, 1)
     arguments.instance("rng", rng, np.random.Generator)
-    feeds = _checked(feeds)
+    batches = _checked(batches)
     clouds: list[list] = [[] for _ in range(layers)]
     rows: list[dict] = [{name: [] for name in FIGURES} for _ in range(layers)]
     equal: dict[str, list] = {name: [] for name in FIGURES}
-    for feed in feeds:
-        probed = _probed(encoder, variables, feed.inputs, feed.valid, feed.read)
-        some, length = slice(feed.count), probed[0].x.shape[1]
-        if feed.valid is None:
-            valid = np.ones((feed.count, length), bool)
+    for batch in batches:
+        probed = _probed(encoder, variables, batch.inputs, batch.valid, batch.read)
+        some, length = slice(batch.count), probed[0].x.shape[1]
+        if batch.valid is None:
+            valid = np.ones((batch.count, length), bool)
         else:
-            valid = np.asarray(feed.valid)[some]
+            valid = np.asarray(batch.valid)[some]
         even = attention_maps.uniform(valid)
         for name, figure in FIGURES.items():
             equal[name].append(attention_maps.real_queries(figure(even), valid))
@@ -91,13 +95,13 @@ def gather(
     )
 
 
-def _checked(feeds: Iterable[Feed]) -> list[Feed]:
-    if not isinstance(feeds, list | tuple) or not feeds:
-        raise ConfigError("feeds", feeds, "must be a list of at least one Feed")
-    for feed in feeds:
-        arguments.instance("feeds", feed, Feed)
-        arguments.whole("feeds", feed.count, 1, len(feed.inputs))
-    return list(feeds)
+def _checked(batches: Iterable[InputBatch]) -> list[InputBatch]:
+    if not isinstance(batches, list | tuple) or not batches:
+        raise ConfigError("batches", batches, "must be a list of at least one InputBatch")
+    for batch in batches:
+        arguments.instance("batches", batch, InputBatch)
+        arguments.whole("batches", batch.count, 1, len(batch.inputs))
+    return list(batches)
 
 
 _probed = functools.partial(jax.jit, static_argnums=0)(probe)

@@ -98,7 +98,7 @@ def train_run(
     *,
     config: dict[str, Any],
     keep: CheckpointPolicy = CheckpointPolicy(),  # noqa: B008 (frozen)
-    watch: StopSignal | None = None,
+    stop_signal: StopSignal | None = None,
     make_program: Callable[[Trainer, Data], Program] = LoneProgram,
     on_report: Callable[[dict], None] = lambda row: None,
 ) -> dict:
@@ -106,14 +106,14 @@ def train_run(
     `workdir`:
 
     `config.json`, `curve.csv` (step, train_loss, gradient_norm, value on validation), TensorBoard
-    events, `checkpoints/` (those of `keep`; while it is under way those that `watch` asks for as
-    well), and, last, `result.json`, which is returned. A finished run is not run again.
+    events, `checkpoints/` (those of `keep`; while it is under way those that `stop_signal` asks
+    for as well), and, last, `result.json`, which is returned. A finished run is not run again.
 
     Raises:
       ConfigError: if the folder holds other files, another run or one that was started with other
         data, is in use by another process or holds no checkpoint that is whole, or if a checkpoint
         step falls between reports.
-      Interrupted: when `watch` says so, after saving: the same call goes on.
+      Interrupted: when `stop_signal` says so, after saving: the same call goes on.
       OSError: if something cannot be written; what was saved before is intact.
     """
     arguments.whole("seed", seed, most=2**32 - 1)
@@ -145,7 +145,7 @@ def train_run(
                 if _status(workdir, config) == "new":  # nobody came first
                     started = config | {_DATA: found}
                     write_whole(workdir / "config.json", json_text(started))
-        result = _train(program, seed, workdir, keep, watch or StopSignal(), on_report)
+        result = _train(program, seed, workdir, keep, stop_signal or StopSignal(), on_report)
         if is_primary():
             write_whole(workdir / "result.json", json_text(result))
     return result
@@ -208,7 +208,7 @@ def _train(
     seed: int,
     workdir: pathlib.Path,
     keep: CheckpointPolicy,
-    watch: StopSignal,
+    stop_signal: StopSignal,
     on_report: Callable[[dict], None],
 ) -> dict:
     trainer, outcome = program.trainer, program.trainer.task.outcome
@@ -234,7 +234,7 @@ def _train(
             # A copy: notes are written in the background, while the curve grows.
             notes = {"curve": json.loads(json_text(curve)), "stream": place}
             checkpoints.save(state, notes, step)
-            watch.saved()
+            stop_signal.saved()
 
         if found is None:
             step, state = 0, program.start(seed)
@@ -249,12 +249,12 @@ def _train(
                 stream.set_state(notes["stream"])
         with _Curve(workdir, outcome.metric, curve) as written:
             while step < last and not bool(state.diverged):
-                due = watch.poll()
+                due = stop_signal.poll()
                 if (due.save or due.stop) and step not in checkpoints.steps:
                     save()
                 if due.stop:
                     checkpoints.wait()
-                    raise watch.interruption()
+                    raise stop_signal.interruption()
                 state, metrics = program.advance(state, stream)
                 step += every
                 row = {

@@ -20,9 +20,9 @@ COMMAND = """
 import sys
 from experiments.cli import entry
 from qkv_jax.model.config import ModelConfig
-config, watch = entry.config_flag("plain.py", ModelConfig), entry.watch_flags()
+config, stop_signal = entry.config_flag("plain.py", ModelConfig), entry.stop_flags()
 def main():
-    watch()
+    stop_signal()
     print(config().width)
 entry.enter(main)
 """

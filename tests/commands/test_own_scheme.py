@@ -142,12 +142,12 @@ def test_matrices_and_the_worked_example_are_those_of_the_scheme(scheme):
 @own_schemes
 def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(scheme, tmp_path):
     """And its model, loaded from the folder, is of that scheme."""
-    config, watch = run_config(scheme), StopSignal()
+    config, stop_signal = run_config(scheme), StopSignal()
     options = {"config": config, "keep": CheckpointPolicy((20,), every=10)}
     whole = train_run(trainer_of(config), 0, tmp_path / "whole", **options)
-    folder, stop = tmp_path / "stopped", lambda row: watch.stop("enough")
+    folder, stop = tmp_path / "stopped", lambda row: stop_signal.stop("enough")
     with pytest.raises(Interrupted):
-        train_run(trainer_of(config), 0, folder, watch=watch, on_report=stop, **options)
+        train_run(trainer_of(config), 0, folder, stop_signal=stop_signal, on_report=stop, **options)
     resumed = train_run(trainer_of(config), 0, folder, **options)
     assert resumed["test"] == whole["test"]
     encoder, variables = run_model(folder, 20)

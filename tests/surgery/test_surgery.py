@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from qkv_jax.analysis.layers import Layer, heads, layer_weights
 from qkv_jax.config import ConfigError
-from qkv_jax.interop.pretrained import batches, load_pretrained
+from qkv_jax.interop import pretrained
+from qkv_jax.interop.pretrained import load_pretrained
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.encoder import Encoder
 from qkv_jax.model.positions import rotate
@@ -24,7 +25,7 @@ from qkv_jax.surgery.fit import InputMoments
 from qkv_jax.surgery.impose import METHODS, check, impose, spread, tied
 from qkv_jax.surgery.page import notes
 from qkv_jax.surgery.store import load_tied
-from qkv_jax.survey.activations import Feed
+from qkv_jax.survey.activations import InputBatch
 from qkv_jax.tie import Tie
 from qkv_jax.training.checkpoint import trainer_of
 from tests.support import pretrained_folders as folders
@@ -411,9 +412,9 @@ def test_a_pretrained_model_loses_by_what_is_changed_and_distillation_gives_back
 def test_the_learning_rate_of_distillation_is_the_best_on_texts_kept_aside(place, monkeypatch):
     """Too large, diverged and too small ones lose, whatever the order."""
     model = load_pretrained(place / "bert")
-    feeds = [Feed(batch.inputs, len(batch.rows), batch.valid)
-             for batch in batches(model, folders.TEXTS * 4, size=8)]  # fmt: skip
-    taught = distillation.Distillation(model.encoder, model.variables, feeds)
+    batches = [InputBatch(batch.inputs, len(batch.rows), batch.valid)
+               for batch in pretrained.batches(model, folders.TEXTS * 4, size=8)]  # fmt: skip
+    taught = distillation.Distillation(model.encoder, model.variables, batches)
     worn = jax.tree.map(lambda leaf: 0.9 * leaf, model.variables)
     monkeypatch.setattr(distillation, "RATES", (1e9, 0.9, 1e-3, 1e-9, float("inf")))
     _, rate = taught.train_at_best_rate(model.encoder, worn, 20)

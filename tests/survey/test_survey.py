@@ -27,7 +27,7 @@ from qkv_jax.study.plan import Study
 from qkv_jax.study.results import load_study
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.survey import texts as survey_texts
-from qkv_jax.survey.activations import Feed, batch_size, gather
+from qkv_jax.survey.activations import InputBatch, batch_size, gather
 from qkv_jax.survey.measure import ALL, KEYS, beside, measure, movements, spectra
 from qkv_jax.survey.quantities import HEAD, PAIRS, QUANTITIES
 from qkv_jax.survey.remarks import number, remarks, select, table
@@ -57,7 +57,7 @@ def model(**options):
 
 def figures(encoder, variables, inputs, draws=0):
     rng = np.random.default_rng(0)
-    flows = gather(encoder, variables, [Feed(inputs, len(inputs))], rng, 10_000)
+    flows = gather(encoder, variables, [InputBatch(inputs, len(inputs))], rng, 10_000)
     return measure(layer_weights(encoder, variables), flows, rng, draws)
 
 
@@ -187,14 +187,14 @@ def test_a_change_of_basis_that_leaves_the_model_leaves_what_is_said_to_be_invar
 def test_padding_and_rows_that_fill_a_batch_do_not_count():
     encoder, variables, inputs = model()
     valid = jnp.arange(6)[None, :] < jnp.array([6, 3, 5, 2])[:, None]
-    feeds = [
-        Feed(inputs[:3], 3, valid[:3]),
-        Feed(jnp.repeat(inputs[3:4], 3, 0), 1, jnp.repeat(valid[3:4], 3, 0)),
+    batches = [
+        InputBatch(inputs[:3], 3, valid[:3]),
+        InputBatch(jnp.repeat(inputs[3:4], 3, 0), 1, jnp.repeat(valid[3:4], 3, 0)),
     ]
     rng = np.random.default_rng(0)
-    together = gather(encoder, variables, feeds, rng, 1000)
+    together = gather(encoder, variables, batches, rng, 1000)
     alone = [
-        gather(encoder, variables, [Feed(inputs[i : i + 1, :n], 1)], rng, 1000)
+        gather(encoder, variables, [InputBatch(inputs[i : i + 1, :n], 1)], rng, 1000)
         for i, n in enumerate((6, 3, 5, 2))
     ]
     for layer, flow in enumerate(together):
@@ -206,7 +206,7 @@ def test_padding_and_rows_that_fill_a_batch_do_not_count():
             np.testing.assert_allclose(means, expected, atol=1e-5)
             even = sum(s * part[layer].uniform[name] for s, part in zip(queries, alone))  # noqa: B905
             assert flow.uniform[name] == pytest.approx(even)
-    few = gather(encoder, variables, feeds, rng, 10)
+    few = gather(encoder, variables, batches, rng, 10)
     rows = {row.tobytes() for row in together[0].x}
     assert few[0].x.shape == (10, 8) and {row.tobytes() for row in few[0].x} <= rows
 
@@ -253,8 +253,8 @@ def test_movement_over_steps():
 
 
 def subject(encoder, variables, inputs, untrained=None, past=None):
-    feeds = [Feed(inputs, len(inputs))]
-    return Subject("a [b]model", "12 examples", encoder, variables, feeds, untrained, "itself",
+    batches = [InputBatch(inputs, len(inputs))]
+    return Subject("a [b]model", "12 examples", encoder, variables, batches, untrained, "itself",
                    past or {})  # fmt: skip
 
 

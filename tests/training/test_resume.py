@@ -61,16 +61,16 @@ def train(trainer, folder, **options):
     return train_run(trainer, 3, folder, make_program=lambda *_: program_of(trainer), **given)
 
 
-def stopping_at(step, watch):
+def stopping_at(step, stop_signal):
     """A listener that asks for an end at a step."""
-    return lambda row: watch.stop("enough") if row["step"] == step else None
+    return lambda row: stop_signal.stop("enough") if row["step"] == step else None
 
 
 def stop_at(trainer, folder, step, **options):
     """Starts a run, or goes on with it, to a step."""
-    watch = StopSignal(**options)
+    stop_signal = StopSignal(**options)
     with pytest.raises(Interrupted, match="enough"):
-        train(trainer, folder, watch=watch, on_report=stopping_at(step, watch))
+        train(trainer, folder, stop_signal=stop_signal, on_report=stopping_at(step, stop_signal))
 
 
 @pytest.fixture(scope="module")
@@ -141,14 +141,14 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(trainer, whole, tmp
 def test_a_run_may_be_stopped_time_and_again(trainer, whole, tmp_path):
     """Before its first step, and after every one of them, saving at each."""
     folder = tmp_path / "run"
-    watch = StopSignal()
-    watch.stop("enough")
+    stop_signal = StopSignal()
+    stop_signal.stop("enough")
     for _ in range(2):  # no step is taken between the two
         with pytest.raises(Interrupted):
-            train(trainer, folder, watch=watch)
+            train(trainer, folder, stop_signal=stop_signal)
     for step in STEPS:
         stop_at(trainer, folder, step, save_minutes=0.0)
-    train(trainer, folder, watch=StopSignal(save_minutes=0.0))
+    train(trainer, folder, stop_signal=StopSignal(save_minutes=0.0))
     assert_same_run(trainer, folder, whole)
 
 
@@ -317,14 +317,14 @@ def undisturbed(population):
     return population.train(WAVE, test=True)
 
 
-def saves_of(folder, watch):
-    return WaveSaves(folder / "waves" / "task" / "arm" / "one", WAVE, watch)
+def saves_of(folder, stop_signal):
+    return WaveSaves(folder / "waves" / "task" / "arm" / "one", WAVE, stop_signal)
 
 
 def stop_wave(population, folder, step, **options):
-    watch = StopSignal(**options)
-    stop = lambda done: watch.stop("enough") if done == step else None
-    with saves_of(folder, watch) as saves, pytest.raises(Interrupted):
+    stop_signal = StopSignal(**options)
+    stop = lambda done: stop_signal.stop("enough") if done == step else None
+    with saves_of(folder, stop_signal) as saves, pytest.raises(Interrupted):
         population.train(WAVE, test=True, on_report=stop, saves=saves)
 
 
@@ -395,17 +395,17 @@ def test_time_decides_when_to_save_and_when_to_stop(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     monkeypatch.setattr("time.time", lambda: -1e9 if now[0] < 130 else 1e12)
-    watch = StopSignal(save_minutes=1.0, max_hours=0.05)
-    assert watch.poll() == dataclasses.replace(watch.poll(), save=False, stop=False)
+    stop_signal = StopSignal(save_minutes=1.0, max_hours=0.05)
+    assert stop_signal.poll() == dataclasses.replace(stop_signal.poll(), save=False, stop=False)
     now[0] = 161.0
-    assert watch.poll().save and not watch.poll().stop
-    watch.saved()
-    assert not watch.poll().save
+    assert stop_signal.poll().save and not stop_signal.poll().stop
+    stop_signal.saved()
+    assert not stop_signal.poll().save
     now[0] = 280.0
-    assert watch.poll().stop
-    assert str(watch.interruption()) == "time limit of 0.05 hours reached"
-    watch.stop("too late")
-    assert str(watch.interruption()) == "time limit of 0.05 hours reached"
+    assert stop_signal.poll().stop
+    assert str(stop_signal.interruption()) == "time limit of 0.05 hours reached"
+    stop_signal.stop("too late")
+    assert str(stop_signal.interruption()) == "time limit of 0.05 hours reached"
 
 
 # --- the lock

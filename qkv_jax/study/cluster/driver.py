@@ -45,7 +45,7 @@ class Driver:
       record: as `Workdir.open` returned it.
       launcher: starts jobs.
       command: the command line that runs a part, but for `--part`.
-      watch: says when to stop.
+      stop_signal: says when to stop.
       hear: is called with this driver after every look at the jobs.
       retries: how often a part that failed is tried again.
       poll: seconds from one look to the next.
@@ -58,14 +58,14 @@ class Driver:
         record: StudyRecord,
         launcher: Launcher,
         command: Sequence[str],
-        watch: StopSignal,
+        stop_signal: StopSignal,
         on_progress: Callable[["Driver"], None] = lambda driver: None,
         retries: int = 2,
         poll: float = 10.0,
     ):
         self.study, self.workdir, self.record = study, workdir, record
         self.launcher, self.command = launcher, list(command)
-        self.watch, self.on_progress = watch, on_progress
+        self.stop_signal, self.on_progress = stop_signal, on_progress
         self.retries, self.poll = retries, poll
         self.jobs = Jobs(workdir.path)
         rows = workdir.runs()
@@ -78,7 +78,7 @@ class Driver:
         """Runs what is missing, to the end.
 
         Raises:
-          Interrupted: when the watch says so; jobs go on.
+          Interrupted: when the stop signal says so; jobs go on.
         """
         started, before = time.monotonic(), self.record.seconds or 0.0
         started_at = self.record.started or now_text()
@@ -230,10 +230,11 @@ class Driver:
     def _wait(self) -> None:
         until = time.monotonic() + self.poll
         while True:
-            if self.watch.poll().stop:
+            if self.stop_signal.poll().stop:
                 self.jobs.write()
                 raise Interrupted(
-                    f"{self.watch.interruption()}; {len(self.jobs.live)} jobs go on without it"
+                    f"{self.stop_signal.interruption()}; "
+                    f"{len(self.jobs.live)} jobs go on without it"
                 )
             left = until - time.monotonic()
             if left <= 0:

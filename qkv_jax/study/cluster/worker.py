@@ -59,13 +59,13 @@ class PartWorkdir(Workdir):
         """Nothing: study.json is the driver's."""
 
 
-def run_part(study: Study, path: pathlib.Path, part: Part, watch: StopSignal) -> None:
+def run_part(study: Study, path: pathlib.Path, part: Part, stop_signal: StopSignal) -> None:
     """Runs what is missing of a part of the study in a folder.
 
     Raises:
       ConfigError: if the folder holds another study, its waves are not what these devices make, or
         another process is at it.
-      Interrupted: when the watch says so, all saved.
+      Interrupted: when the stop signal says so, all saved.
     """
     study.find(part.task, part.arm)
     workdir = PartWorkdir(path, part.task, part.arm)
@@ -75,4 +75,4 @@ def run_part(study: Study, path: pathlib.Path, part: Part, watch: StopSignal) ->
     with workdir.held():
         machine = json_text(as_dict(this_machine()))
         workdir.write(f"parts/{part.task}/{part.arm}/machine.json", machine)
-        Engine(study, workdir, record, lambda event: None, watch).run_part(part)
+        Engine(study, workdir, record, lambda event: None, stop_signal).run_part(part)

@@ -49,7 +49,7 @@ class Display:
     def __exit__(self, *_exception) -> None:
         self.live.stop()
 
-    def watch(self, engine: Engine) -> None:
+    def follow(self, engine: Engine) -> None:
         """Shows this engine's tables."""
         self.engine = engine
 

@@ -81,7 +81,7 @@ class Engine:
       workdir: an opened `Workdir`.
       record: as `Workdir.open` returned it.
       listener: hears of progress.
-      watch: says when to save a wave under way and when to stop.
+      stop_signal: says when to save a wave under way and when to stop.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class Engine:
         workdir: Workdir,
         record: StudyRecord,
         listener: Listener,
-        watch: StopSignal | None = None,
+        stop_signal: StopSignal | None = None,
     ):
         self.study, self.workdir, self.listener = study, workdir, listener
-        self.watch = watch or StopSignal()
+        self.stop_signal = stop_signal or StopSignal()
         self.runs = workdir.runs()
         self.done = {tuple(row) for row in self.runs[list(KEY)].itertuples(index=False)}
         self.populations: dict[Any, Population] = {}
@@ -111,7 +111,7 @@ class Engine:
 
         Raises:
           ConfigError: if a task's data are not those that the study was started with.
-          Interrupted: when the watch says so; the folder holds all that was done.
+          Interrupted: when the stop signal says so; the folder holds all that was done.
         """
         self._check_data()
         self.workdir.write_study(self.record)
@@ -153,7 +153,7 @@ class Engine:
             key = lambda run: part.key(run.learning_rate, run.seed)
             missing = [run for run in wave if key(run) not in self.done]
             folder = self.workdir.wave_folder(plan.name, arm, part.phase, wave[0])
-            with WaveSaves(folder, wave, self.watch) as saves:
+            with WaveSaves(folder, wave, self.stop_signal) as saves:
                 if missing:
                     self._report(part)
                     finished = self._train(part, plan, arm, wave, data, saves)
@@ -259,9 +259,9 @@ class Engine:
         Raises:
           Interrupted: then.
         """
-        if self.watch.poll().stop:
+        if self.stop_signal.poll().stop:
             self._write_time()
-            raise self.watch.interruption()
+            raise self.stop_signal.interruption()
 
     def _write_time(self) -> None:
         seconds = self._before + time.monotonic() - self._started

@@ -146,20 +146,20 @@ class Scheduler:
     def run(self, part, fate):
         if fate in ("fail", "lost"):
             return {"fail": 1, "lost": None}[fate]
-        watch = StopSignal()
+        stop_signal = StopSignal()
         if fate == "stop":
             looks = iter([False])
-            look = watch.poll
+            look = stop_signal.poll
 
             def stop_later():
                 if not next(looks, True):
                     return look()
-                watch.stop("preempted")
+                stop_signal.stop("preempted")
                 return look()
 
-            watch.poll = stop_later
+            stop_signal.poll = stop_later
         try:
-            run_part(Study(self.values), self.folder, part, watch)
+            run_part(Study(self.values), self.folder, part, stop_signal)
         except Interrupted:
             return STOPPED
         return None if fate == "vanish" else 0
@@ -172,14 +172,16 @@ def local(folder, values=VALUES, on_progress=lambda event: None):
     return folder
 
 
-def drive(scheduler, watch=None, on_progress=lambda driver: None, **options):
+def drive(scheduler, stop_signal=None, on_progress=lambda driver: None, **options):
     """A driver from its start to its end."""
     study, workdir = Study(scheduler.values), Workdir(scheduler.folder)
     with workdir.held():
         record = workdir.open(study.describe())
         options = {"poll": 0.0, **options}
-        watch = watch or StopSignal()
-        driver = Driver(study, workdir, record, scheduler, ["work"], watch, on_progress, **options)
+        stop_signal = stop_signal or StopSignal()
+        driver = Driver(
+            study, workdir, record, scheduler, ["work"], stop_signal, on_progress, **options
+        )
         driver.run()
         merge(workdir, driver.record)
     return local(scheduler.folder, scheduler.values)
@@ -239,14 +241,14 @@ def test_no_order_nor_mishap_changes_the_tables(data, scripted, tmp_path_factory
     closes = data.draw(st.lists(st.integers(1, 4), max_size=4))
     scheduler.dies = data.draw(st.booleans())
     for looks in closes:
-        watch, left = StopSignal(), iter(range(looks - 1))
+        stop_signal, left = StopSignal(), iter(range(looks - 1))
 
-        def on_progress(driver, watch=watch, left=left):
+        def on_progress(driver, stop_signal=stop_signal, left=left):
             if next(left, None) is None:
-                watch.stop("closed")
+                stop_signal.stop("closed")
 
         try:
-            drive(scheduler, watch, on_progress)
+            drive(scheduler, stop_signal, on_progress)
         except Interrupted as stopped:
             assert "jobs go on without it" in str(stopped)
         except KeyboardInterrupt:
@@ -327,11 +329,11 @@ def test_a_part_is_not_given_up_while_somebody_is_at_it(scripted, tmp_path):
     def on_progress(driver):
         looks.append(driver)
         if len(looks) > 30:
-            watch.stop("seen enough")
+            stop_signal.stop("seen enough")
 
-    watch = StopSignal()
+    stop_signal = StopSignal()
     with pytest.raises(Interrupted), own.held():
-        drive(scheduler, watch, on_progress, retries=0)
+        drive(scheduler, stop_signal, on_progress, retries=0)
     assert not own.rows.exists()
     assert (scheduler.folder / "parts" / "copy" / "separate.csv").exists()
 
@@ -403,23 +405,23 @@ def test_what_the_scheduler_refuses_was_not_submitted(scripted, tmp_path):
 
 def test_silence_says_nothing(scripted, tmp_path):
     """While the scheduler does not answer nothing is submitted a second time."""
-    scheduler, looks, watch = Scheduler(tmp_path / "jobs"), [], StopSignal()
+    scheduler, looks, stop_signal = Scheduler(tmp_path / "jobs"), [], StopSignal()
 
     def on_progress(driver):
         looks.append(driver)
         scheduler.answers = False
         if len(looks) > 5:
-            watch.stop("seen enough")
+            stop_signal.stop("seen enough")
 
     with pytest.raises(Interrupted, match=f"{PARTS} jobs go on"):
-        drive(scheduler, watch, on_progress)
+        drive(scheduler, stop_signal, on_progress)
     assert [len(parts) for parts in scheduler.submissions] == [PARTS]
 
 
 def test_one_process_does_not_work_beside_jobs(scripted, tmp_path):
-    scheduler, watch = Scheduler(tmp_path / "jobs"), StopSignal()
+    scheduler, stop_signal = Scheduler(tmp_path / "jobs"), StopSignal()
     with pytest.raises(Interrupted):
-        drive(scheduler, watch, lambda driver: watch.stop("closed"))
+        drive(scheduler, stop_signal, lambda driver: stop_signal.stop("closed"))
     with pytest.raises(ConfigError, match=f"{PARTS} jobs of this study were not seen to end"):
         Jobs(scheduler.folder).refuse_live()
     (scheduler.folder / "cluster" / "jobs.json").write_text("{")
@@ -433,7 +435,7 @@ def test_a_job_refuses_what_is_not_its_study(scripted, tmp_path):
     workdir = Workdir(folder)
     record = workdir.open(study.describe())
     part = Part("copy", "placebo", "tune", (1e-3, 1e-2))
-    work = functools.partial(run_part, study, folder, watch=StopSignal())
+    work = functools.partial(run_part, study, folder, stop_signal=StopSignal())
     for text in ("copy/placebo/tune", "copy/placebo/tune/x"):
         with pytest.raises(ConfigError, match="must be TASK/ARM/ROUND/RATE"):
             Part.parse(text)
@@ -460,15 +462,15 @@ def test_a_job_refuses_what_is_not_its_study(scripted, tmp_path):
 def test_the_status_fits_80_columns_and_changes_nothing(scripted, tmp_path):
     """Counts by task and round, jobs by id, logs of what failed; the folder is held by another."""
     bad = lambda part, tries: "fail" if tries < 2 else None
-    scheduler, watch, looks = Scheduler(tmp_path / "jobs", fate=bad), StopSignal(), []
+    scheduler, stop_signal, looks = Scheduler(tmp_path / "jobs", fate=bad), StopSignal(), []
 
     def on_progress(driver):
         looks.append(driver)
         if len(looks) == 5:
-            watch.stop("closed")
+            stop_signal.stop("closed")
 
     with pytest.raises(Interrupted):
-        drive(scheduler, watch, on_progress)
+        drive(scheduler, stop_signal, on_progress)
     files = {f: f.stat().st_mtime_ns for f in scheduler.folder.rglob("*")}
     console = Console(width=80, record=True, file=io.StringIO())
     workdir = Workdir(scheduler.folder)

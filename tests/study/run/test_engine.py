@@ -680,7 +680,7 @@ def test_without_a_terminal_every_arm_is_named_when_tuned_and_with_its_result(tm
 
         with Display(study, Console(file=out)) as shown, suppress(KeyboardInterrupt):
             work = Engine(study, workdir, workdir.open(study.describe()), on_progress)
-            shown.watch(work)
+            shown.follow(work)
             work.run()
         said.append([line.partition("] reverse: ")[2] for line in out.getvalue().splitlines()])
     tuned, judged = ([x for x in said[0] if x.startswith("tuning ") == t] for t in (True, False))

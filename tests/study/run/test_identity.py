@@ -250,14 +250,14 @@ def run_config(file):
 def test_a_run_does_not_go_on_with_other_data(table, tmp_path):
     """Nor is anything of it changed; with the data back it ends."""
     folder, config = tmp_path / "run", run_config(table)
-    watch = StopSignal()
+    stop_signal = StopSignal()
 
     def on_progress(row):
-        watch.stop("enough")
+        stop_signal.stop("enough")
 
     trainer = trainer_of(config)
     with pytest.raises(Interrupted):
-        train_run(trainer, 0, folder, config=config, watch=watch, on_report=on_progress)
+        train_run(trainer, 0, folder, config=config, stop_signal=stop_signal, on_report=on_progress)
     before, known = contents(folder), table.read_text()
     for change in CHANGES.values():
         change(table)

@@ -90,11 +90,11 @@ def made():
         yield
 
 
-def run(folder, values=ODD, watch=None, listener=lambda event: None):
+def run(folder, values=ODD, stop_signal=None, listener=lambda event: None):
     """As the command does: study, tables, report."""
     study, workdir = Study(values), Workdir(folder)
     record = dataclasses.replace(workdir.open(study.describe()), command="make")
-    work = Engine(study, workdir, record, listener, watch)
+    work = Engine(study, workdir, record, listener, stop_signal)
     work.run()
     found, _ = page.write_outcomes(workdir, pause=work.stop_if_asked)
     return work, found.summary
@@ -287,17 +287,17 @@ def test_a_study_stops_at_whatever_it_is_and_goes_on(small, tmp_path, monkeypatc
     """SIGTERM while it does not train: it ends before the next thing, everything that was done is
     there, and the same command ends with the same tables."""
     owner, name = STAGES[stage]
-    watch, doing = StopSignal(), getattr(owner, name)
+    stop_signal, doing = StopSignal(), getattr(owner, name)
 
     def asked(*args, **options):
-        watch.stop("interrupted by SIGTERM")
+        stop_signal.stop("interrupted by SIGTERM")
         return doing(*args, **options)
 
     folder = tmp_path / "study"
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, asked)
         with pytest.raises(Interrupted, match="SIGTERM"):
-            run(folder, SMALL, watch=watch)
+            run(folder, SMALL, stop_signal=stop_signal)
     assert not (folder / "report.html").exists()
     rows = len(load_study(folder).runs)
     run(folder, SMALL)
@@ -332,12 +332,12 @@ def test_a_study_of_finished_waves_alone_can_be_stopped_between_any_two(small):
         return StopSignal.poll(looks)
 
     looks.poll = counted
-    run(folder, SMALL, watch=looks)
+    run(folder, SMALL, stop_signal=looks)
     waves = work.progress.waves_done
     assert count > waves
     for place in (2, 5, waves // 2, waves):
         with pytest.raises(Interrupted):
-            run(folder, SMALL, watch=Stopping(place))
+            run(folder, SMALL, stop_signal=Stopping(place))
 
 
 def test_a_disk_that_is_full_leaves_the_old_report(study):
