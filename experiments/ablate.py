@@ -50,7 +50,7 @@ def main() -> None:
     if stop_signal is None:
         estimate.print_plan(study)
         return
-    with workdir.held():
+    with workdir.locked():
         if _ACCEPT.value:
             workdir.accept_changes(launch.described(study))
         launch.run_jobs(study, workdir, stop_signal)

@@ -61,7 +61,7 @@ def compile_cell(cell: dict[str, Any]) -> dict[str, Any]:
     given = cell["mesh"] or values["mesh"]
     try:
         mesh = build(MeshConfig, given, "mesh")
-        found = estimate.look(trainer_of(values), mesh, cell["topology"])
+        found = estimate.step_costs(trainer_of(values), mesh, cell["topology"])
     except ConfigError as error:
         if error.field == "--compile_only":  # no compiler, or it broke: says nothing of the cell
             raise

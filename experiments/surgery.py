@@ -76,8 +76,8 @@ def main() -> None:
     console = Console(highlight=False)
     console.print(edited.name, console_table(found, edited, str(tie)), sep="\n")
     if _STEPS.value:
-        told = ", ".join(f"{method} at {rate:g}" for method, rate in rates.items())
-        console.print(f"Learning rate of further training: {told}.", markup=False)
+        chosen = ", ".join(f"{method} at {rate:g}" for method, rate in rates.items())
+        console.print(f"Learning rate of further training: {chosen}.", markup=False)
     for line in notes(found, edited):
         console.print(line, markup=False)
     seconds = time.monotonic() - started

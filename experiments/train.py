@@ -88,10 +88,10 @@ def main() -> None:
     file = build(TrainFile, values)
     check_plain(as_dict(values))
     trainer = trainer_of(values)
-    keep = CheckpointPolicy(file.checkpoint_steps, file.checkpoint_every, file.checkpoints_kept)
+    policy = CheckpointPolicy(file.checkpoint_steps, file.checkpoint_every, file.checkpoints_kept)
     mesh = file.mesh
     if stop_signal is None:
-        found = estimate.look(trainer, mesh, _COMPILE_ONLY.value)
+        found = estimate.step_costs(trainer, mesh, _COMPILE_ONLY.value)
         print("\n".join(estimate.describe(found)))
         return
     join_processes(mesh)
@@ -110,7 +110,7 @@ def main() -> None:
         file.seed,
         workdir,
         config=values,
-        keep=keep,
+        policy=policy,
         stop_signal=stop_signal,
         make_program=program_maker(mesh),
         on_report=show,

@@ -1,4 +1,4 @@
-"""The door of every command: flags and config in, one clear line and exit code 2 for bad input.
+"""The entry of every command: flags and config in, one clear line and exit code 2 for bad input.
 
 Left alone, absl exits 1 on a flag error. Here every refusal says the field, what was given and what
 is allowed; the config file and what the command line says of its fields are read before absl sees
@@ -48,7 +48,7 @@ def enter(main: Callable[[], int | None]) -> NoReturn:
             sys.stdout.flush()
             code = exit.code
     except BaseException as error:
-        code = _said(error, command)
+        code = _report(error, command)
     sys.exit(code)
 
 
@@ -62,7 +62,7 @@ def _refuse_name(what: str, name: str, mains: Iterable[str]) -> NoReturn:
     raise ConfigError(what, name, f"allowed: {', '.join(mains)}")
 
 
-def _said(error: BaseException, command: list[str]) -> int:
+def _report(error: BaseException, command: list[str]) -> int:
     """Prints the one line that an error comes to; returns the exit code."""
     if isinstance(error, ConfigError):
         return refuse(str(error))

@@ -45,7 +45,7 @@ _SETUP = flags.DEFINE_multi_string("slurm_setup", [], "A shell line to run first
 _OPTION = flags.DEFINE_multi_string(
     "slurm_option", [], "A further option of sbatch, such as mem=16G or qos=low; repeatable."
 )
-_POLL = flags.DEFINE_float("slurm_poll", 10.0, "Seconds between looks at jobs.", lower_bound=0.1)
+_POLL = flags.DEFINE_float("slurm_poll", 10.0, "Seconds between polls of jobs.", lower_bound=0.1)
 
 
 def check_flags() -> None:

@@ -17,7 +17,7 @@ from qkv_jax.training.mesh import MeshConfig, MeshProgram
 from qkv_jax.training.step import Trainer
 
 
-def look(trainer: Trainer, mesh: MeshConfig, topology: str) -> dict[str, Any]:
+def step_costs(trainer: Trainer, mesh: MeshConfig, topology: str) -> dict[str, Any]:
     """Compiles a trainer's steps for a topology; returns what there is to say of one step.
 
     Raises:

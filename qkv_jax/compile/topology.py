@@ -136,8 +136,8 @@ def compile_program(program: MeshProgram) -> Compiled:
 
 def _refusal(error: str) -> str:
     """How much the compiler would have needed of how much, if it says so."""
-    said = r"Used [\d.]+\w of [\d.]+\w hbm|total memory required .* available HBM \([\d.]+\w\)"
-    found = re.search(said, error)
+    pattern = r"Used [\d.]+\w of [\d.]+\w hbm|total memory required .* available HBM \([\d.]+\w\)"
+    found = re.search(pattern, error)
     return found[0] if found else error.strip().splitlines()[0]
 
 

@@ -124,10 +124,10 @@ def _model(trainer: Trainer, params: dict, start: tuple[Layer, ...], batch: Batc
 def _tokens(layer: Layer, flow: LayerProbe, shown) -> dict[str, np.ndarray]:
     """Tokens of X and of the roles, padding left out, heads side by side."""
     x = np.asarray(flow.x)
-    keep = np.ones(x.shape[:2], bool) if shown is None else np.asarray(shown)
+    valid = np.ones(x.shape[:2], bool) if shown is None else np.asarray(shown)
     roles = dict(zip("QKV", map(np.asarray, heads(layer, flow.x)), strict=True))
-    return {"X": x[keep]} | {
-        role: array[keep].reshape(int(keep.sum()), -1) for role, array in roles.items()
+    return {"X": x[valid]} | {
+        role: array[valid].reshape(int(valid.sum()), -1) for role, array in roles.items()
     }
 
 

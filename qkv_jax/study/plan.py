@@ -69,7 +69,7 @@ class Facts:
     notes: tuple[str, ...]
 
     @property
-    def kept(self) -> dict[str, Any]:
+    def recorded(self) -> dict[str, Any]:
         """The fields of a `TaskRecord` that say what they are."""
         return {"data": self.fingerprint, "data_notes": self.notes}
 
@@ -333,7 +333,7 @@ class Study:
             cell=label,
             axes=as_dict(plan.cell.values),
             published=as_dict(plan.published),
-            **(self.facts(plan).kept if plan.task in self._facts else {}),
+            **(self.facts(plan).recorded if plan.task in self._facts else {}),
         )
 
 

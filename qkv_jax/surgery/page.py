@@ -31,8 +31,8 @@ def write_surgery(
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     found.to_csv(folder / "surgery.csv", index=False)
-    said = notes(found, edited)
-    facts = {"model": edited.name, "tie": tie, "notes": said, **record}
+    remarked = notes(found, edited)
+    facts = {"model": edited.name, "tie": tie, "notes": remarked, **record}
     (folder / "surgery.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False))
     svg, png = style.save(damage_figure(found, edited), folder / "figures" / "damage")
     environment = jinja2.Environment(
@@ -42,7 +42,7 @@ def write_surgery(
     page = environment.get_template("surgery.html.jinja").render(
         edited=edited, tie=tie, headings=[m.name for m in edited.metrics],
         rows=_rows(found, edited), uri=style.data_uri(svg), files=(svg.name, png.name),
-        notes=said,
+        notes=remarked,
     )  # fmt: skip
     path = folder / "report.html"
     part = path.with_name(f"{path.name}.part")
@@ -106,13 +106,13 @@ def damage_figure(found: pd.DataFrame, edited: EditedModel) -> Figure:
     ):
         values = part.assign(layers=part["layers"].astype(str)).set_index("layers")[metric.name]
         alone = values.reindex(layers)
-        look = {"marker": marker, "color": colour}
-        axes.plot(range(len(layers)), alone, ms=4, lw=1.2, label=method, **look)
+        line_style = {"marker": marker, "color": colour}
+        axes.plot(range(len(layers)), alone, ms=4, lw=1.2, label=method, **line_style)
         if ALL in values:
-            axes.plot(len(layers), values[ALL], ms=6, **look)
+            axes.plot(len(layers), values[ALL], ms=6, **line_style)
         later = found[(found["method"] == method) & (found["trained"] > 0)]
         if len(later):
-            axes.plot(len(layers) + 1, later[metric.name].iloc[0], ms=6, mfc="white", **look)
+            axes.plot(len(layers) + 1, later[metric.name].iloc[0], ms=6, mfc="white", **line_style)
     originals = found[found["method"] == ORIGINAL]
     for row in originals.to_dict("records"):
         axes.axhline(row[metric.name], color=style.INK, lw=0.9, ls="--" if row["trained"] else "-")

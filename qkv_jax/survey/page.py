@@ -42,12 +42,12 @@ def write_survey(
     survey.spectra.to_csv(folder / "spectra.csv", index=False)
     if len(survey.movements):
         survey.movements.to_csv(folder / "movement.csv", index=False)
-    said = remarks(survey)
+    remarked = remarks(survey)
     facts = {
         "model": subject.name, "inputs": subject.inputs, "tokens": survey.tokens,
         "note": subject.note,
         "untrained": subject.untrained_is if subject.untrained is not None else None,
-        "draws": DRAWS, "remarks": said, **record,
+        "draws": DRAWS, "remarks": remarked, **record,
     }  # fmt: skip
     (folder / "survey.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False))
     shown = []
@@ -69,7 +69,7 @@ def write_survey(
     page = environment.get_template("survey.html.jinja").render(
         subject=subject,
         tokens=survey.tokens,
-        remarks=said,
+        remarks=remarked,
         headings=HEADINGS,
         rows=table(survey.figures),
         nulls=NULLS,

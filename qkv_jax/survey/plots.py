@@ -68,8 +68,8 @@ def strips(figures: pd.DataFrame, items: list[Item], columns: int) -> Figure:
             panel.set_ylabel(textwrap.fill(QUANTITIES[quantity].title, 20), fontsize=8)
         # One scale for what is to be compared; the rank of X is of another order than a head's.
         if quantity != "effective_rank":
-            alike = [p for p, item in zip(panels, items, strict=False) if item[0] == quantity]
-            ends = np.array([p.get_ylim() for p in alike])
+            of_one = [p for p, item in zip(panels, items, strict=False) if item[0] == quantity]
+            ends = np.array([p.get_ylim() for p in of_one])
             panel.set_ylim(ends[:, 0].min(), ends[:, 1].max())
     figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=min(3, len(drawn)))
     return _laid_out(figure)

@@ -300,7 +300,7 @@ def load_run(workdir: str | os.PathLike, step: int | None = None) -> tuple[Encod
             raise
         except Exception as error:  # what Orbax raises depends on what is broken
             what = error.args[0] if isinstance(error, KeyError) and error.args else error
-            said = f"the checkpoint of step {found} cannot be read"
-            allowed = f"{said} (damaged, or written by another version): {what}"
+            problem = f"the checkpoint of step {found} cannot be read"
+            allowed = f"{problem} (damaged, or written by another version): {what}"
             raise ConfigError("run", str(folder), " ".join(allowed.split())[:300]) from None
     return trainer.model, {"params": state.params}

@@ -97,7 +97,7 @@ def train_run(
     workdir: pathlib.Path,
     *,
     config: dict[str, Any],
-    keep: CheckpointPolicy = CheckpointPolicy(),  # noqa: B008 (frozen)
+    policy: CheckpointPolicy = CheckpointPolicy(),  # noqa: B008 (frozen)
     stop_signal: StopSignal | None = None,
     make_program: Callable[[Trainer, Data], Program] = LoneProgram,
     on_report: Callable[[dict], None] = lambda row: None,
@@ -106,7 +106,7 @@ def train_run(
     `workdir`:
 
     `config.json`, `curve.csv` (step, train_loss, gradient_norm, value on validation), TensorBoard
-    events, `checkpoints/` (those of `keep`; while it is under way those that `stop_signal` asks
+    events, `checkpoints/` (those of `policy`; while it is under way those that `stop_signal` asks
     for as well), and, last, `result.json`, which is returned. A finished run is not run again.
 
     Raises:
@@ -117,7 +117,7 @@ def train_run(
       OSError: if something cannot be written; what was saved before is intact.
     """
     arguments.whole("seed", seed, most=2**32 - 1)
-    keep.check(trainer.train_config.report_every, trainer.train_config.steps)
+    policy.check(trainer.train_config.report_every, trainer.train_config.steps)
     config = json.loads(json_text(as_dict(config)))
     with raise_together("workdir"):
         status = _status(workdir, config)
@@ -145,7 +145,7 @@ def train_run(
                 if _status(workdir, config) == "new":  # nobody came first
                     started = config | {_DATA: found}
                     write_whole(workdir / "config.json", json_text(started))
-        result = _train(program, seed, workdir, keep, stop_signal or StopSignal(), on_report)
+        result = _train(program, seed, workdir, policy, stop_signal or StopSignal(), on_report)
         if is_primary():
             write_whole(workdir / "result.json", json_text(result))
     return result
@@ -207,7 +207,7 @@ def _train(
     program: Program,
     seed: int,
     workdir: pathlib.Path,
-    keep: CheckpointPolicy,
+    policy: CheckpointPolicy,
     stop_signal: StopSignal,
     on_report: Callable[[dict], None],
 ) -> dict:
@@ -220,7 +220,7 @@ def _train(
         return -np.inf if np.isnan(value) else value if outcome.higher_is_better else -value
 
     def kept(steps: Sequence[int]) -> set[int]:
-        return keep.final(steps, last, rank) | set(steps[-_SPARE:])
+        return policy.final(steps, last, rank) | set(steps[-_SPARE:])
 
     with Checkpoints(workdir / "checkpoints", kept) as checkpoints:
         with raise_together("checkpoints"):
@@ -265,11 +265,11 @@ def _train(
                 }
                 curve.append({**row, "time": time.time()})
                 written.add(curve[-1])
-                if step == last or bool(metrics["diverged"]) or keep.is_due(step):
+                if step == last or bool(metrics["diverged"]) or policy.is_due(step):
                     save()
                 on_report(row)
         checkpoints.wait()  # nothing goes before the last one is there
-        stay = keep.final(checkpoints.steps, step, rank)
+        stay = policy.final(checkpoints.steps, step, rank)
         checkpoints.keep_only(stay)
         return {
             "seed": seed,

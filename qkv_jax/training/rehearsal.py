@@ -77,8 +77,8 @@ def _in_one_line(field: str, given: Any) -> Iterator[None]:
     except (ConfigError, MemoryError):
         raise
     except Exception as error:  # of whatever library the config leads to
-        said = next(filter(None, map(str.strip, str(error).splitlines())), "")
-        allowed = f"this cannot be traced: {type(error).__name__}: {said}"
+        reason = next(filter(None, map(str.strip, str(error).splitlines())), "")
+        allowed = f"this cannot be traced: {type(error).__name__}: {reason}"
         raise ConfigError(field, given, allowed) from error
 
 

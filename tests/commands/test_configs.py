@@ -41,11 +41,11 @@ def test_every_study_resolves_and_says_its_command(name, size):
     if name != "configs.reviews":  # its data is not there until it is fetched
         study = Study(config_of(name, size).to_dict())
         assert study.tasks and all(plan.arms for plan in study.tasks)
-    said = importlib.import_module(name).__doc__
+    doc = importlib.import_module(name).__doc__
     command = f"python -m experiments.ablate --config={name.replace('.', '/')}.py"
-    assert f"{command} " in said and "GPU" in said
+    assert f"{command} " in doc and "GPU" in doc
     if size and config_of(name, size)["name"] != config_of(name)["name"]:
-        assert f"{command}:{size} " in said or f"`:{size}`" in said
+        assert f"{command}:{size} " in doc or f"`:{size}`" in doc
 
 
 @pytest.mark.parametrize("size", big.SIZES)

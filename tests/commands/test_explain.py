@@ -148,13 +148,13 @@ def test_bad_input_is_one_line(command, place):
 
 
 def test_damaged_runs_are_named(command, place):
-    for name, said in [
+    for name, message in [
         ("torn", "its config.json is damaged: JSONDecodeError"),
         ("broken", "the checkpoint of step 20 cannot be read"),
     ]:
         code, out, err = command(f"--run={place / name}")
         assert (code, out) == (2, "") and err.count("\n") == 1
-        assert err.startswith(f"error: --run: given '{place / name}'; {said}")
+        assert err.startswith(f"error: --run: given '{place / name}'; {message}")
 
 
 class _Page(html.parser.HTMLParser):

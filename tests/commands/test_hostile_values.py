@@ -76,10 +76,10 @@ def test_every_field_takes_what_it_is_given_or_refuses_it_in_one_line(path, cls,
             taken.append(value)
         except Exception as error:
             assert isinstance(error, ConfigError), (value, error)
-            assert entry._said(error, []) == 2
-            said = capsys.readouterr().err
-            assert said.startswith("error: ") and said.count("\n") == 1, said
-            assert len(said) < 1000
+            assert entry._report(error, []) == 2
+            message = capsys.readouterr().err
+            assert message.startswith("error: ") and message.count("\n") == 1, message
+            assert len(message) < 1000
     assert len(taken) < len(HOSTILE) / 2, taken
 
 

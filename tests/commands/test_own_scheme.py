@@ -143,7 +143,7 @@ def test_matrices_and_the_worked_example_are_those_of_the_scheme(scheme):
 def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(scheme, tmp_path):
     """And its model, loaded from the folder, is of that scheme."""
     config, stop_signal = run_config(scheme), StopSignal()
-    options = {"config": config, "keep": CheckpointPolicy((20,), every=10)}
+    options = {"config": config, "policy": CheckpointPolicy((20,), every=10)}
     whole = train_run(trainer_of(config), 0, tmp_path / "whole", **options)
     folder, stop = tmp_path / "stopped", lambda row: stop_signal.stop("enough")
     with pytest.raises(Interrupted):
@@ -181,7 +181,7 @@ def test_a_scheme_that_is_not_affine_is_refused_where_matrices_are_read():
 
 
 @pytest.mark.parametrize(
-    "scheme, said",
+    "scheme, message",
     [
         ("tide", "did you mean 'tied'"),
         ("no_such_module.Scheme", "cannot be imported: ModuleNotFoundError: No module named"),
@@ -189,7 +189,7 @@ def test_a_scheme_that_is_not_affine_is_refused_where_matrices_are_read():
         ("qkv_jax.model.adapters.Adapter", "must be a subclass of qkv_jax.model.schemes.Scheme"),
     ],
 )
-def test_a_scheme_that_cannot_be_is_one_line(scheme, said):
+def test_a_scheme_that_cannot_be_is_one_line(scheme, message):
     with pytest.raises(ConfigError) as caught:
         ModelConfig(scheme=scheme)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -203,7 +203,7 @@ def test_a_step_is_looked_at_as_it_would_run(monkeypatch):
     pass's; what data parallelism sends a step is the gradient of every parameter, once, beside
     losses and norms; state and moments fit in the arguments; nothing is estimated."""
     monkeypatch.setattr(estimate, "tpu_devices", lambda topology: jax.devices("cpu")[:2])
-    found = estimate.look(SMALL, MeshConfig(data=2), "v5e:2x1")
+    found = estimate.step_costs(SMALL, MeshConfig(data=2), "v5e:2x1")
     assert found["flops"] == pytest.approx(found["model_flops"], rel=0.1)
     gradients = 4 * found["params"]
     assert list(found["traffic"]) == ["all-reduce"]
@@ -237,7 +237,7 @@ def test_the_page_shows_what_was_compiled():
 
 def test_data_parallelism_by_pmap_is_not_what_is_compiled():
     with pytest.raises(ConfigError, match="mesh.by: given 'pmap'; what --compile_only compiles"):
-        estimate.look(SMALL, MeshConfig(data=16, by="pmap"), "v5e:4x4")
+        estimate.step_costs(SMALL, MeshConfig(data=16, by="pmap"), "v5e:4x4")
 
 
 try:

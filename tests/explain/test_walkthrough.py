@@ -14,7 +14,7 @@ from qkv_jax.model.positions import POSITIONS
 from qkv_jax.tie import Tie
 from tests.support.walks import (
     digits_model,
-    told,
+    explained,
     walk_through,
     walked,
     walked_digits,
@@ -89,7 +89,7 @@ def test_every_option_of_a_model_is_walked_as_it_computes(options):
     for layer in (0, 1):
         walk = walked_digits(model, "31415", layer=layer)
         assert walk.error < 1e-5
-        assert len(told(walk).steps) == 8 + bool(walk.between)
+        assert len(explained(walk).steps) == 8 + bool(walk.between)
 
 
 @pytest.mark.parametrize("end", ["weights", "output"])

@@ -255,11 +255,11 @@ TEXT_REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize("texts, said", TEXT_REFUSALS)
-def test_texts_that_cannot_be_are_refused(models, texts, said, unchecked):
+@pytest.mark.parametrize("texts, message", TEXT_REFUSALS)
+def test_texts_that_cannot_be_are_refused(models, texts, message, unchecked):
     with pytest.raises(ConfigError) as caught:
         sentence_embeddings(models("bert"), texts)
-    assert said in one_line(caught)
+    assert message in one_line(caught)
 
 
 @pytest.mark.parametrize("limit", [0, 2, 17])
@@ -317,11 +317,11 @@ CONFIG_REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize("change, said", CONFIG_REFUSALS, ids=lambda case: str(case)[:40])
-def test_configs_that_are_not_understood_are_refused_by_name_and_value(tmp_path, change, said):
+@pytest.mark.parametrize("change, message", CONFIG_REFUSALS, ids=lambda case: str(case)[:40])
+def test_configs_that_are_not_understood_are_refused_by_name_and_value(tmp_path, change, message):
     folder = folders.write(tmp_path, folders.BERT)
     (folder / "config.json").write_text(json.dumps(folders.BERT | change))
-    assert said in refused(folder)
+    assert message in refused(folder)
 
 
 OTHER_REFUSALS = [
@@ -335,12 +335,12 @@ OTHER_REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize("kind, change, said", OTHER_REFUSALS)
-def test_other_families_name_their_own_fields(tmp_path, kind, change, said):
+@pytest.mark.parametrize("kind, change, message", OTHER_REFUSALS)
+def test_other_families_name_their_own_fields(tmp_path, kind, change, message):
     (tmp_path / "config.json").write_text(json.dumps(folders.CONFIGS[kind] | change))
     folders.write(tmp_path / "weights", folders.CONFIGS[kind], tokenizer=False)
     shutil.copy(tmp_path / "weights/model.safetensors", tmp_path)
-    assert said in refused(tmp_path)
+    assert message in refused(tmp_path)
 
 
 TABLE, NORM = "embeddings.word_embeddings.weight", "embeddings.LayerNorm.weight"
@@ -366,14 +366,14 @@ TENSOR_REFUSALS = {
 
 @pytest.mark.parametrize("case", TENSOR_REFUSALS)
 def test_tensors_are_used_or_refused_by_name(tmp_path, case):
-    changes, said = TENSOR_REFUSALS[case]
+    changes, message = TENSOR_REFUSALS[case]
     weights = folders.tensors(folders.BERT)
     for name, new in changes.items():
         if new is None:
             del weights[name]
         else:
             weights[name] = np.zeros(new, np.float32) if isinstance(new, tuple) else new
-    assert said in refused(folders.write(tmp_path, folders.BERT, weights))
+    assert message in refused(folders.write(tmp_path, folders.BERT, weights))
 
 
 def cut_short(folder):
@@ -434,10 +434,10 @@ DAMAGES = {
 
 @pytest.mark.parametrize("case", DAMAGES)
 def test_damaged_folders_are_refused_in_one_line(tmp_path, case):
-    damage, said = DAMAGES[case]
+    damage, message = DAMAGES[case]
     folder = folders.write(tmp_path, folders.BERT)
     damage(folder)
-    assert said in refused(folder)
+    assert message in refused(folder)
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path):
@@ -460,14 +460,14 @@ POOLINGS = [
 ]
 
 
-@pytest.mark.parametrize("file, content, said", POOLINGS)
-def test_other_kinds_of_pooling_are_refused(tmp_path, file, content, said):
+@pytest.mark.parametrize("file, content, message", POOLINGS)
+def test_other_kinds_of_pooling_are_refused(tmp_path, file, content, message):
     folder = folders.write(tmp_path, folders.BERT)
     (folder / "1_Pooling").mkdir()
     (folder / file).write_text(json.dumps(content))
     with pytest.raises(ConfigError) as caught:
         sentence_embeddings(load_pretrained(folder), ["the cat"])
-    assert said in one_line(caught)
+    assert message in one_line(caught)
 
 
 # --- what the encoder gained

@@ -333,12 +333,12 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize("overrides, said", REFUSALS)
-def test_configs_that_cannot_be_are_refused_with_the_reason(overrides, said, unchecked):
+@pytest.mark.parametrize("overrides, message", REFUSALS)
+def test_configs_that_cannot_be_are_refused_with_the_reason(overrides, message, unchecked):
     """One line: the field, what was given, what is allowed."""
     with pytest.raises(ConfigError) as caught:
         dataclasses.replace(SMALL, **overrides)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.field in {field.name for field in dataclasses.fields(ModelConfig)}
 

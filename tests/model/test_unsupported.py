@@ -31,11 +31,13 @@ pytestmark = pytest.mark.skipif(jax.default_backend() == "gpu", reason="cuDNN ma
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_no_program_is_made_without_cudnn(program, tmp_path):
-    said = "model.implementation: given 'cudnn'; cuDNN needs an NVIDIA GPU, and the platform is cpu"
+    message = (
+        "model.implementation: given 'cudnn'; cuDNN needs an NVIDIA GPU, and the platform is cpu"
+    )
     with pytest.raises(ConfigError) as refusal:
         make = PROGRAMS[program]
         train_run(TRAINER, 0, tmp_path / "run", config={"model": FIELDS}, make_program=make)
-    assert str(refusal.value) == said
+    assert str(refusal.value) == message
     assert not list(tmp_path.iterdir())
 
 
@@ -56,16 +58,16 @@ def test_a_study_says_which_arm_needs_cudnn():
 
 
 @pytest.mark.parametrize(
-    "fields, said",
+    "fields, message",
     [
         ({"dtype": "float32"}, "cuDNN computes in bfloat16, not in float32"),
         ({"width": 12}, "heads whose width is a multiple of 8, not 6"),
     ],
 )
-def test_what_no_cudnn_takes_is_no_config(fields, said):
+def test_what_no_cudnn_takes_is_no_config(fields, message):
     with pytest.raises(ConfigError) as refusal:
         ModelConfig(**FIELDS | fields)
-    assert refusal.value.field == "implementation" and said in str(refusal.value)
+    assert refusal.value.field == "implementation" and message in str(refusal.value)
 
 
 @pytest.mark.parametrize("error", [ConfigError("workdir", "x", "no"), OSError(28, "full")])

@@ -353,8 +353,8 @@ def test_references_are_worked_out_once_and_kept(run, tmp_path, monkeypatch):
     run(tmp_path / "study")
     assert [task.length for task in calls] == [4, 6]
     tasks = load_study(tmp_path / "study").record.tasks
-    said = Reference("majority", 0.25, "always the same"), Reference("oracle", 1.0)
-    assert [tasks[cell].references for cell in CELLS] == [said] * 4
+    expected = Reference("majority", 0.25, "always the same"), Reference("oracle", 1.0)
+    assert [tasks[cell].references for cell in CELLS] == [expected] * 4
     run(tmp_path / "study")
     assert len(calls) == 2
 
@@ -362,9 +362,9 @@ def test_references_are_worked_out_once_and_kept(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize("share", [0.3, 0.8])
 def test_an_interrupted_grid_ends_with_equal_tables(run, tmp_path, share):
     """Families, groups and references too; and again when seeds are added."""
-    heard = []
-    run(tmp_path / "whole", listener=heard.append)
-    left = round(share * (len(heard) - 1))
+    reported = []
+    run(tmp_path / "whole", listener=reported.append)
+    left = round(share * (len(reported) - 1))
 
     def interrupt(event):
         nonlocal left

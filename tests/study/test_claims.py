@@ -186,9 +186,9 @@ def test_doubt_about_learning_rates_leaves_evidence_open(monkeypatch):
     claims = {"1": {"text": "so.", "evidence": {"one": worse()}}}
     rates = {("a", "tied"): 0.3}
     monkeypatch.setattr(ledger_module.inference, "tuning_regret", lambda sd, *_: np.ones(len(sd)))
-    alike, _ = ledger(claims, SCORES)
+    same, _ = ledger(claims, SCORES)
     differ, _ = ledger(claims, SCORES | {("a", "placebo"): SCORES["a", "separate"]}, rates=rates)
-    assert alike["outcome"][0] == "for"  # both sides chose the same rate
+    assert same["outcome"][0] == "for"  # both sides chose the same rate
     assert differ["outcome"][0] == "open"
 
 

@@ -280,7 +280,7 @@ def test_the_tied_model_computes_what_was_imposed(tie, kv_heads):
 
 
 @pytest.mark.parametrize(
-    ("options", "tie", "method", "said"),
+    ("options", "tie", "method", "message"),
     [
         ({"kv_heads": 1}, "Q=K", "fit", "as many key/value heads as query heads, not 1 and 2"),
         ({"frozen": ("value",)}, "K=V", "fit", "frozen source 'value'"),
@@ -293,14 +293,14 @@ def test_the_tied_model_computes_what_was_imposed(tie, kv_heads):
         ({"output_projection": False}, "K=V", "fit", "needs a model with an output projection"),
     ],
 )
-def test_what_cannot_be_is_refused(options, tie, method, said):
+def test_what_cannot_be_is_refused(options, tie, method, message):
     from qkv_jax.model.adapters import Adapters
 
     if "adapters" in options:
         options = options | {"adapters": Adapters(**options["adapters"])}
     with pytest.raises(ConfigError) as refused:
         check(encoder(**options), Tie.parse(tie), (method,))
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert len(METHODS) == 5
 
 
@@ -400,8 +400,8 @@ def test_a_pretrained_model_loses_by_what_is_changed_and_distillation_gives_back
     assert whole.loc[("fit", 0), change] < whole.loc[("average", 0), change]
     rates = json.loads((folder / "surgery.json").read_text())["learning_rate"]
     assert rates == {"average": 1e-3, "fit": 1e-4}  # which is nearer to the original already
-    said = " ".join(out.split())
-    assert "Learning rate of further training: average at 0.001, fit at 0.0001. 0.0 % of" in said
+    message = " ".join(out.split())
+    assert "Learning rate of further training: average at 0.001, fit at 0.0001. 0.0 % of" in message
     # Distillation: the tied model nears the original, which has nothing to learn from itself.
     assert ("original", 40) not in found.index
     assert whole.loc[("average", 40), change] < 0.9 * whole.loc[("average", 0), change]

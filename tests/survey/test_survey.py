@@ -269,14 +269,14 @@ def test_the_terminal_says_what_the_figures_say(columns):
     print_survey(console, shown, found)
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= columns and "a [b]model" in text
-    said = " ".join(text.split())
+    printed = " ".join(text.split())
     for line in remarks(found):
-        assert line in said.replace("• ", "")
+        assert line in printed.replace("• ", "")
     cka = select(found.figures, "cka", "XQ")
-    assert f"Q {number(cka['value'].mean())} (" in said
+    assert f"Q {number(cka['value'].mean())} (" in printed
     above = (cka["value"] > cka["null_random_high"]).sum()
-    assert f"{above} of 4 heads above the band" in said
-    assert "W_Q by 0.00, W_K by 1.00, W_V by 0.00" in said
+    assert f"{above} of 4 heads above the band" in printed
+    assert "W_Q by 0.00, W_K by 1.00, W_V by 0.00" in printed
     rows = table(found.figures)
     assert rows[1][1].startswith(number(cka[cka["layer"] == 1]["value"].mean()))
 
@@ -428,9 +428,9 @@ def check_folder(folder, out, sections):
     for suffix in ("svg", "png"):
         files = list((folder / "figures").glob(f"*.{suffix}"))
         assert len(files) == sections and all(file.stat().st_size > 2000 for file in files)
-    said = json.loads((folder / "survey.json").read_text())["remarks"]
+    printed = json.loads((folder / "survey.json").read_text())["remarks"]
     terminal, shown = " ".join(out.split()), " ".join(page.text.split())
-    assert len(said) >= 5 and all(line in terminal and line in shown for line in said)
+    assert len(printed) >= 5 and all(line in terminal and line in shown for line in printed)
     found = pd.read_csv(folder / "figures.csv", dtype={"head": str})
     assert not found.duplicated(KEYS).any() and found["value"].notna().all()
     return found
@@ -487,8 +487,10 @@ def test_a_pretrained_model(command, place):
     check_folder(folder, out, sections=8)
     # Each text with its two special tokens, without padding.
     tokens = sum(len(text.split()) + 2 for text in pretrained_folders.TEXTS)
-    said = f"on 3 texts, {tokens} tokens. 0.0 % of the tokens are unknown to the model's tokenizer."
-    assert said in " ".join(out.split())
+    printed = (
+        f"on 3 texts, {tokens} tokens. 0.0 % of the tokens are unknown to the model's tokenizer."
+    )
+    assert printed in " ".join(out.split())
 
 
 def words_and(unknown, known):

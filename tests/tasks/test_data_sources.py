@@ -439,8 +439,8 @@ def test_the_share_of_test_images_in_training_is_said(tmp_path):
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(other))
     for limit in (2**30, 1):
         task = make_task("idx", options | {"device_limit_bytes": limit})
-        said = ("2 of 8 test images (25 %) are in the training split as well.",)
-        assert task.notes(task.load()) == said
+        message = ("2 of 8 test images (25 %) are in the training split as well.",)
+        assert task.notes(task.load()) == message
 
 
 def test_the_share_of_test_windows_in_training_is_said(tmp_path):
@@ -504,8 +504,8 @@ def test_images_of_one_class_are_refused(kind, tmp_path):
             rows = np.frombuffer(file.read_bytes(), np.uint8).reshape(-1, 3073).copy()
             rows[:, 0] = 7
             file.write_bytes(rows.tobytes())
-    said = "has one label only, 7, in the training set"
-    assert refusal(kind, options) == f"folder: given {str(tmp_path)!r}; {said}"
+    message = "has one label only, 7, in the training set"
+    assert refusal(kind, options) == f"folder: given {str(tmp_path)!r}; {message}"
 
 
 def test_labels_that_no_text_has_are_refused(tmp_path):
@@ -519,7 +519,7 @@ def test_labels_that_no_text_has_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ([("a", "x"), ("b", "y"), ("c", "x")],
          "the test split would be empty: 3 examples of 2 classes, of each of which one is kept for "
@@ -537,11 +537,11 @@ def test_labels_that_no_text_has_are_refused(tmp_path):
         ([(" ", "xy"[i % 2]) for i in range(8)], "all texts of the column 'text' are empty"),
     ],
 )  # fmt: skip
-def test_tables_that_leave_a_split_empty_are_refused_with_the_numbers(rows, said, tmp_path):
+def test_tables_that_leave_a_split_empty_are_refused_with_the_numbers(rows, message, tmp_path):
     """Before a step is taken, in place of a traceback after all of them."""
     path = write_table(tmp_path / "t.csv", rows)
     line = refusal("text_classification", {"files": (path,)})
-    assert line == f"files: given {path!r}; {said}"
+    assert line == f"files: given {path!r}; {message}"
 
 
 def test_images_that_leave_a_split_empty_are_refused_with_the_numbers(tmp_path):
@@ -575,7 +575,7 @@ BITS = [i % 2 for i in range(40)]
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
         ({"text": LISTS, "label": BITS},
          "column 'text' of its train split holds List(Value('string')), not texts"),
@@ -595,14 +595,14 @@ BITS = [i % 2 for i in range(40)]
          "column 'label' of its train split: no label in row 7, but ''"),
     ],
 )  # fmt: skip
-def test_columns_of_something_else_are_refused_with_the_type(columns, said, tmp_path):
+def test_columns_of_something_else_are_refused_with_the_type(columns, message, tmp_path):
     """They would be trained on as Python prints them."""
     place = save(tmp_path / "set", columns)
     options = {"dataset": place, "length": 16}
-    assert refusal("text_classification", options) == f"dataset: given {place!r}; {said}"
-    if "'text'" in said:
+    assert refusal("text_classification", options) == f"dataset: given {place!r}; {message}"
+    if "'text'" in message:
         for kind in ("masked_bytes", "masked_tokens"):
-            assert refusal(kind, options) == f"dataset: given {place!r}; {said}"
+            assert refusal(kind, options) == f"dataset: given {place!r}; {message}"
 
 
 @pytest.mark.parametrize(
@@ -616,7 +616,7 @@ def test_whole_numbers_truth_values_and_odd_words_are_labels(labels, classes, tm
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("text,label\na,x\n".encode("utf-16-le"), "holds a NUL character (is the file UTF-16?) in "
                                                "line 1; save it as UTF-8"),
@@ -628,13 +628,13 @@ def test_whole_numbers_truth_values_and_odd_words_are_labels(labels, classes, tm
         (b"text,label\na,x\nb,nan\n", "line 3: no label, but 'nan'"),
     ],
 )  # fmt: skip
-def test_columns_that_look_right_and_are_not_are_told(content, said, tmp_path):
+def test_columns_that_look_right_and_are_not_are_told(content, message, tmp_path):
     """What a name really is, and which encoding a table is in."""
     path = tmp_path / "t.csv"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         read_table(path, "text", "label")
-    assert str(caught.value) == f"files: given {str(path)!r}; {said}"
+    assert str(caught.value) == f"files: given {str(path)!r}; {message}"
 
 
 def test_texts_cannot_be_their_own_labels(tmp_path):

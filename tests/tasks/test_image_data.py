@@ -310,8 +310,8 @@ def test_folders_that_cannot_be_are_refused(tmp_path):
     ):
         place = tmp_path / kind
         name = repr(str(place))
-        said = "folder: given ''; name the folder of the images"
-        assert refusal({"folder": ""}, kind) == refusal({}, kind) == said
+        message = "folder: given ''; name the folder of the images"
+        assert refusal({"folder": ""}, kind) == refusal({}, kind) == message
         assert refusal({"folder": str(place)}, kind) == f"folder: given {name}; no such folder"
         place.mkdir()
         assert refusal({"folder": str(place)}, kind) == f"folder: given {name}; is empty"
@@ -326,7 +326,7 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         (IMAGES, b"", "is empty"),
         (IMAGES, idx_bytes(np.zeros((40, 8, 8), np.uint8))[:-5],
@@ -345,12 +345,12 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
         (IMAGES, idx_bytes(np.zeros((0, 8, 8), np.uint8)), "holds no examples"),
     ],
 )  # fmt: skip
-def test_damaged_idx_files_are_refused_by_name(name, content, said, tmp_path):
+def test_damaged_idx_files_are_refused_by_name(name, content, message, tmp_path):
     """What is wrong with which file."""
     write_idx(tmp_path)
     (tmp_path / name).write_bytes(content)
     line = refusal({"folder": str(tmp_path)})
-    assert line == f"folder: given {str(tmp_path / name)!r}; {said}"
+    assert line == f"folder: given {str(tmp_path / name)!r}; {message}"
 
 
 def test_idx_sets_at_odds_with_each_other_are_refused(tmp_path):
@@ -360,11 +360,11 @@ def test_idx_sets_at_odds_with_each_other_are_refused(tmp_path):
         write_idx(place)
     write_idx(damaged, zipped=True)
     (sizes / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros((20, 8, 9), np.uint8)))
-    said = "holds images of two sizes: 8 x 8 (train) and 8 x 9 (test)"
-    assert refusal({"folder": str(sizes)}) == f"folder: given {str(sizes)!r}; {said}"
+    message = "holds images of two sizes: 8 x 8 (train) and 8 x 9 (test)"
+    assert refusal({"folder": str(sizes)}) == f"folder: given {str(sizes)!r}; {message}"
     (labels / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(np.arange(20, dtype=np.uint8)))
-    said = "the label 4 is in the test set only"
-    assert refusal({"folder": str(labels)}) == f"folder: given {str(labels)!r}; {said}"
+    message = "the label 4 is in the test set only"
+    assert refusal({"folder": str(labels)}) == f"folder: given {str(labels)!r}; {message}"
     (missing / "t10k-labels-idx1-ubyte").unlink()
     assert refusal({"folder": str(missing)}).endswith("holds no t10k-labels-idx1-ubyte[.gz]")
     file = damaged / f"{IMAGES}.gz"
@@ -381,8 +381,8 @@ def test_a_cifar_batch_that_is_cut_between_two_images_is_refused(tmp_path, cut, 
     write_cifar(tmp_path, 10, "binary")
     file = tmp_path / f"data_batch_{cut}.bin"
     file.write_bytes(file.read_bytes()[:3073])
-    said = f"holds 1 images, not 2 as data_batch_{longest}.bin"
-    assert refusal({"folder": str(tmp_path)}, "cifar") == f"folder: given {str(file)!r}; {said}"
+    message = f"holds 1 images, not 2 as data_batch_{longest}.bin"
+    assert refusal({"folder": str(tmp_path)}, "cifar") == f"folder: given {str(file)!r}; {message}"
 
 
 @pytest.mark.parametrize(
@@ -396,8 +396,8 @@ def test_a_lone_cifar_file_that_is_cut_between_two_images_is_refused(
     write_cifar(tmp_path, classes, "binary")
     file = tmp_path / f"{name}.bin"
     file.write_bytes(file.read_bytes()[: 3073 + (classes == 100)])
-    said = "{} images for training and {} for test, not 5 to 1: a file is cut".format(*sizes)
-    assert refusal({"folder": str(tmp_path)}, "cifar") == f"folder: given {str(file)!r}; {said}"
+    message = "{} images for training and {} for test, not 5 to 1: a file is cut".format(*sizes)
+    assert refusal({"folder": str(tmp_path)}, "cifar") == f"folder: given {str(file)!r}; {message}"
 
 
 def test_damaged_cifar_files_are_refused_by_name(tmp_path):
@@ -413,23 +413,23 @@ def test_damaged_cifar_files_are_refused_by_name(tmp_path):
     }
     write_cifar(tmp_path / "python", 10, "python")
     file = tmp_path / "python" / "data_batch_2"
-    for said, content in batches.items():
+    for message, content in batches.items():
         file.write_bytes(content)
         line = refusal({"folder": str(file.parent)}, "cifar")
-        assert line.startswith(f"folder: given {str(file)!r}; {said}")
+        assert line.startswith(f"folder: given {str(file)!r}; {message}")
     file.unlink()
     line = refusal({"folder": str(file.parent)}, "cifar")
     assert line == f"folder: given {str(file.parent)!r}; holds no data_batch_2"
     write_cifar(tmp_path / "binary", 100, "binary")
     file = tmp_path / "binary" / "train.bin"
     file.write_bytes(file.read_bytes()[:-1])
-    said = "is truncated: 30739 bytes are no multiple of 3074"
+    message = "is truncated: 30739 bytes are no multiple of 3074"
     line = refusal({"folder": str(file.parent)}, "cifar")
-    assert line == f"folder: given {str(file)!r}; {said}"
+    assert line == f"folder: given {str(file)!r}; {message}"
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"patch": 3}, "patch: given 3; must divide the side, 8"),
         ({"validation_examples": 40},
@@ -441,5 +441,5 @@ def test_damaged_cifar_files_are_refused_by_name(tmp_path):
         ({"prefix": "qmnist-"}, "holds no qmnist-train-images-idx3-ubyte[.gz]"),
     ],
 )  # fmt: skip
-def test_options_that_cannot_be_are_refused(options, said, folder):
-    assert refusal({"folder": str(folder), **options}).endswith(said)
+def test_options_that_cannot_be_are_refused(options, message, folder):
+    assert refusal({"folder": str(folder), **options}).endswith(message)

@@ -182,7 +182,7 @@ def test_a_lone_run_goes_on_from_its_checkpoint_and_its_place_in_the_data(text, 
     task = text_task(text, device_limit_bytes=1)
     trainer = Trainer(MODEL, task, dataclasses.replace(TRAIN, learning_rate=1e-2))
     folder = tmp_path / "run"
-    train_run(trainer, 5, folder, config={}, keep=CheckpointPolicy((2,)))
+    train_run(trainer, 5, folder, config={}, policy=CheckpointPolicy((2,)))
     checkpoints = Checkpoints(folder / "checkpoints")
     like = jax.eval_shape(lambda: trainer.init(0, 0.0))
     train, schedule = jax.jit(trainer.train), jax.jit(trainer.schedule)

@@ -400,14 +400,14 @@ def test_unreadable_empty_and_short_texts_are_refused_by_name(tmp_path):
     empty.write_bytes(b"")
     short.write_bytes(b"abc")
     middling.write_bytes(bytes(300))
-    for path, said in [
+    for path, message in [
         (tmp_path / "none", "cannot be read: No such file or directory"),
         (empty, "is empty"),
         (short, "holds 3 bytes; a sequence needs 16"),
     ]:
         with pytest.raises(ConfigError) as refusal:
             read_bytes(path, 16)
-        assert str(refusal.value) == f"files: given {str(path)!r}; {said}"
+        assert str(refusal.value) == f"files: given {str(path)!r}; {message}"
     with pytest.raises(ConfigError, match="middling.*too short: the validation split"):
         make_task("masked_bytes", {"files": (str(middling),), "length": 16}).load()
 

@@ -263,18 +263,18 @@ def test_one_process_is_all_processes():
 def test_what_the_disk_refuses_is_shared_as_what_a_config_does_is(error, monkeypatch):
     """The process that it happens to tells the others, and raises it; they raise a line of their
     own, instead of waiting for it at the next step. Anything else is told to nobody."""
-    told = []
-    monkeypatch.setattr(distributed, "any_process", lambda flag: told.append(flag) or True)
+    asked = []
+    monkeypatch.setattr(distributed, "any_process", lambda flag: asked.append(flag) or True)
     with pytest.raises(type(error)) as raised, raise_together("workdir"):
         raise error
-    assert raised.value is error and told == [True]
+    assert raised.value is error and asked == [True]
     another = pytest.raises(ConfigError, match="workdir: given 'refused'; by another process")
     with another, raise_together("workdir"):
         pass
-    assert told == [True, False]
+    assert asked == [True, False]
     with pytest.raises(KeyError), raise_together("workdir"):
         raise KeyError
-    assert len(told) == 2
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,9 @@ def test_a_wave_of_diverged_runs_stops_early(population):
 def test_curves_and_scores_have_their_lengths(pair, population):
     """An entry a report; a score an example, without the padding of blocks; `on_report` hears the
     steps; without `test` there are neither scores nor parameters."""
-    heard = []
-    (untested,) = population.train([B], on_report=heard.append)
-    assert heard == [2, 4, 6, 8, 10]
+    reported = []
+    (untested,) = population.train([B], on_report=reported.append)
+    assert reported == [2, 4, 6, 8, 10]
     assert untested.scores is None and untested.params is None
     for done in pair:
         assert done.steps.tolist() == [2, 4, 6, 8, 10]

@@ -168,9 +168,9 @@ def test_what_was_written_after_the_checkpoint_is_written_over(trainer, whole, t
 def test_a_finished_run_is_not_run_again(trainer, whole):
     """The same call gives the same result and touches nothing; another run is refused by name."""
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
-    heard = []
-    result = train(trainer, whole, on_report=heard.append)
-    assert result == json.loads((whole / "result.json").read_text()) and not heard
+    reported = []
+    result = train(trainer, whole, on_report=reported.append)
+    assert result == json.loads((whole / "result.json").read_text()) and not reported
     with pytest.raises(ConfigError, match="seed: given 4; the run in .* has the seed 3"):
         train_run(trainer, 4, whole, config={"of": "the run"})
     with pytest.raises(ConfigError, match="holds another run .its of is 'the run', not 'mine'"):
@@ -216,15 +216,15 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
         folder = pathlib.Path(shutil.copytree(start, tmp_path / str(number)))
         damage(folder / name, how)
         capfd.readouterr()
-        heard = []
-        train(trainer, folder, on_report=heard.append)
-        said = capfd.readouterr().err
-        if heard[0]["step"] == 8:
+        reported = []
+        train(trainer, folder, on_report=reported.append)
+        message = capfd.readouterr().err
+        if reported[0]["step"] == 8:
             passed_over += 1
-            assert said.startswith(f"warning: checkpoint {folder}/checkpoints/8 is skipped")
-            assert said.count("\n") == 1
+            assert message.startswith(f"warning: checkpoint {folder}/checkpoints/8 is skipped")
+            assert message.count("\n") == 1
         else:
-            assert heard[0]["step"] == 10 and said == ""
+            assert reported[0]["step"] == 10 and message == ""
         assert_same_run(trainer, folder, whole)
     assert passed_over
 
@@ -274,11 +274,11 @@ def test_the_newest_and_the_best_stay_and_what_was_asked_for():
     """Of 0, 2, ..., 20 with the best validation at 6: 0, the last, the one asked for, two newest
     of the others, the best; without `every`, no more than was asked for; NaN is never best."""
     rank = {step: -abs(step - 6.0) for step in range(2, 22, 2)} | {4: -np.inf}
-    keep = CheckpointPolicy((10,), every=2, last=2)
-    assert keep.final(range(0, 22, 2), 20, rank.get) == {0, 6, 10, 16, 18, 20}
+    policy = CheckpointPolicy((10,), every=2, last=2)
+    assert policy.final(range(0, 22, 2), 20, rank.get) == {0, 6, 10, 16, 18, 20}
     assert CheckpointPolicy((10,)).final((0, 10, 20), 20, rank.get) == {0, 10, 20}
     assert CheckpointPolicy().final((0, 20), 20, lambda step: -np.inf) == {0, 20}
-    assert keep.final((0,), 20, rank.get) == {0}
+    assert policy.final((0,), 20, rank.get) == {0}
 
 
 def test_a_run_keeps_the_best_of_its_checkpoints(whole):
@@ -296,7 +296,7 @@ def test_checkpoints_between_reports_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="checkpoint_every: given 3; must be a multiple of"):
         train_run(
             Trainer(MODEL, make_task("reverse", OPTIONS), TRAIN), 0, tmp_path / "run", config={},
-            keep=CheckpointPolicy(every=3),
+            policy=CheckpointPolicy(every=3),
         )  # fmt: skip
 
 
@@ -351,9 +351,9 @@ def test_a_wave_that_is_stopped_goes_on_as_if_it_had_not_been(
     """At every report: curves, test scores, parameters of all replicas, without another trace; what
     was kept of it is removed with its folders."""
     stop_wave(population, tmp_path, step)
-    heard = []
-    assert_same_wave(finish_wave(population, tmp_path, heard.append), undisturbed)
-    assert heard == list(range(step + 2, 14, 2))
+    reported = []
+    assert_same_wave(finish_wave(population, tmp_path, reported.append), undisturbed)
+    assert reported == list(range(step + 2, 14, 2))
 
 
 def test_a_wave_may_be_stopped_time_and_again(population, undisturbed, tmp_path):
@@ -370,9 +370,9 @@ def test_a_damaged_checkpoint_of_a_wave_is_passed_over(population, undisturbed, 
     assert sorted(path.name for path in place.iterdir()) == ["4", "6"]
     shutil.copytree(one, other)
     damage(place / "6" / "arrays" / "manifest.ocdbt", "cut")
-    heard = []
-    assert_same_wave(finish_wave(population, one, heard.append), undisturbed)
-    assert heard[0] == 6 and "/6 is skipped and removed" in capfd.readouterr().err
+    reported = []
+    assert_same_wave(finish_wave(population, one, reported.append), undisturbed)
+    assert reported[0] == 6 and "/6 is skipped and removed" in capfd.readouterr().err
     for step in (4, 6):
         damage(saves_of(other, StopSignal()).folder / f"{step}" / "arrays" / "_METADATA", "gone")
     with pytest.raises(ConfigError, match=f"checkpoints: given '{other}.*none of the"):
@@ -436,9 +436,9 @@ def holder(tmp_path):
 def test_a_folder_in_use_is_refused_until_its_owner_is_gone(trainer, whole, tmp_path, holder):
     """In a line that says which process it is; after kill -9 the lock holds nothing."""
     folder = tmp_path / "run"
-    said = f"in use by process {holder.pid} on .*, since 20.*; wait for it to end"
+    message = f"in use by process {holder.pid} on .*, since 20.*; wait for it to end"
     for _ in range(2):
-        with pytest.raises(ConfigError, match=f"workdir: given .*{said}"):
+        with pytest.raises(ConfigError, match=f"workdir: given .*{message}"):
             train(trainer, folder)
     assert [path.name for path in folder.iterdir()] == [LOCK]
     holder.kill()
@@ -452,8 +452,8 @@ def test_the_lock_is_given_back(tmp_path):
     """Whatever ends its block; nothing is left of it."""
     for _ in range(2):
         with pytest.raises(KeyError), folder_lock(tmp_path):
-            said = f"in use by process {os.getpid()} on"
-            with pytest.raises(ConfigError, match=said), folder_lock(tmp_path):
+            message = f"in use by process {os.getpid()} on"
+            with pytest.raises(ConfigError, match=message), folder_lock(tmp_path):
                 pass
             raise KeyError
         assert not list(tmp_path.iterdir())

@@ -49,16 +49,16 @@ def finished(tmp_path_factory):
     config = TrainConfig(steps=300, report_every=50, batch_size=32, learning_rate=1e-2)
     trainer = dataclasses.replace(TRAINER, train_config=config)
     folder = tmp_path_factory.mktemp("runs") / "deep" / "one"
-    heard = []
+    reported = []
     result = train_run(
         trainer,
         5,
         folder,
         config=config_of(trainer),
-        keep=CheckpointPolicy((100,)),
-        on_report=heard.append,
+        policy=CheckpointPolicy((100,)),
+        on_report=reported.append,
     )
-    return folder, result, trainer, heard
+    return folder, result, trainer, reported
 
 
 def train(program, state, stack=lambda tree: tree):
@@ -318,11 +318,11 @@ def test_a_tiny_model_learns_to_reverse(finished):
 
 def test_a_run_writes_its_curve_events_and_result(finished):
     """A row a report, equal to what was heard; TensorBoard scalars; result.json as returned."""
-    folder, result, trainer, heard = finished
+    folder, result, trainer, reported = finished
     curve = pd.read_csv(folder / "curve.csv")
     assert curve.columns.tolist() == ["step", "train_loss", "gradient_norm", "value"]
     assert curve["step"].tolist() == [50, 100, 150, 200, 250, 300]
-    assert curve.to_dict("records") == heard
+    assert curve.to_dict("records") == reported
     assert curve["train_loss"].iloc[-1] < curve["train_loss"].iloc[0]
     assert curve["value"].iloc[-1] == result["validation"]
     (events,) = folder.glob("events.out.tfevents.*")
@@ -389,7 +389,7 @@ def test_checkpoints_between_reports_are_refused(step, tmp_path):
     config = dataclasses.replace(TRAIN, steps=20, report_every=5)
     trainer = dataclasses.replace(TRAINER, train_config=config)
     with pytest.raises(ConfigError, match=f"checkpoint_steps: given {step}; must be a multiple"):
-        train_run(trainer, 0, tmp_path / "run", config={}, keep=CheckpointPolicy((5, step)))
+        train_run(trainer, 0, tmp_path / "run", config={}, policy=CheckpointPolicy((5, step)))
     assert not (tmp_path / "run").exists()
 
 

@@ -34,7 +34,7 @@ class PartWorkdir(Workdir):
         self.own = self.path / "parts" / task / arm  # lock, machine, wave under way
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Keeps other jobs of the same arm out, and the driver that would write for it.
 
         Raises:
@@ -72,7 +72,7 @@ def run_part(study: Study, path: pathlib.Path, part: Part, stop_signal: StopSign
     described = study.describe()
     record = workdir.read_same(described)
     refuse_changes(changes(record, described))
-    with workdir.held():
+    with workdir.locked():
         machine = json_text(as_dict(this_machine()))
         workdir.write(f"parts/{part.task}/{part.arm}/machine.json", machine)
         Engine(study, workdir, record, lambda event: None, stop_signal).run_part(part)

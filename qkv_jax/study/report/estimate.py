@@ -20,7 +20,7 @@ _CELLS_LISTED = 24  # of larger grids --plan shows the total only
 _SECONDS_A_STEP, _FLOPS_A_SECOND, _SECONDS_A_COMPILATION = 8e-4, 5e10, 4.0
 
 
-class _Workload:
+class Workload:
     """The share of a study's work that is done, in estimated seconds; grown grids are added."""
 
     def __init__(self, study: Study):

@@ -11,7 +11,7 @@ def protocol(record: StudyRecord, runs, results: wording.Results) -> list[str]:
     """The paragraphs of "How this was measured", from the study's own settings and runs."""
     base, tasks = record.baseline, record.tasks
     solving = {task.solving for task in tasks.values()}
-    level = record.alpha * 2.0**-record.look
+    level = record.alpha * 2.0**-record.analysis
     lines = [
         "Tuning. Every arm, the baseline and the placebo included, had the same learning rates on "
         f"the same tuning seeds ({_seeds(record.tune_seeds)}); the rate with the best mean on "
@@ -44,7 +44,7 @@ def protocol(record: StudyRecord, runs, results: wording.Results) -> list[str]:
             "the budget: a seed that never solved the task counts with the whole budget."
         )
     lines.append(
-        f"Interim analyses. This is analysis {record.look}; the k-th tests at α·2⁻ᵏ, here "
+        f"Interim analyses. This is analysis {record.analysis}; the k-th tests at α·2⁻ᵏ, here "
         f"{level:g} (α = {record.alpha:g}), so that seeds may be added later. Simultaneous "
         "intervals hold for all arms of a task at that level."
     )

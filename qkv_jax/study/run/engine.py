@@ -210,7 +210,7 @@ class Engine:
             self.stop_if_asked()
             facts = self.study.facts(plan)
             self._check_same(plan, facts.fingerprint)
-            self.record = self.record.with_task(plan.name, **facts.kept)
+            self.record = self.record.with_task(plan.name, **facts.recorded)
 
     def _check_same(self, plan: TaskPlan, fingerprint: dict) -> None:
         known = self.record.tasks[plan.name].data

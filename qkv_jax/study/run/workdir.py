@@ -67,8 +67,8 @@ class Workdir:
         return self.path / "study.json"
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Keeps other processes from writing here; to be held from before `open` to the end.
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from writing here; to be locked from before `open` to the end.
 
         Raises:
           ConfigError: if another process holds it, or the folder holds other files or is read-only.
@@ -86,7 +86,7 @@ class Workdir:
     def open(self, asked: StudyRecord) -> StudyRecord:
         """Starts the folder, or picks up the same study where it stopped; the record of it.
 
-        A finished study may be given more evaluation seeds: that is another look at it.
+        A finished study may be given more evaluation seeds: that is another interim analysis.
 
         Raises:
           ConfigError: if the folder holds another study or other files, or was started on other

@@ -106,12 +106,12 @@ class ImageTask(Task):
         return found | {"splits": {"train": train} | found["splits"]}  # the order of old records
 
     def notes(self, data):
-        said = ()
+        sentences = ()
         for name, split in data.held_out.items():
             images = self._pixels(split, data.train)
             found = overlap.count(self._trained_on(data.train), images)
-            said += overlap.sentence(name, "images", found, len(images))
-        return said
+            sentences += overlap.sentence(name, "images", found, len(images))
+        return sentences
 
     def stream(self, train, seed, batch_size):
         if "images" in train:

@@ -200,11 +200,11 @@ class TextClassification(Task):
 
     def notes(self, data):
         texts = {name: list(map(_spaced, part.texts)) for name, part in self.splits().items()}
-        said = ()
+        sentences = ()
         for name in ("validation", "test"):
             found = overlap.count(texts["train"], texts[name])
-            said += overlap.sentence(name, "texts", found, len(texts[name]))
-        return said
+            sentences += overlap.sentence(name, "texts", found, len(texts[name]))
+        return sentences
 
     def _refuses(self, what: str) -> ConfigError:
         return _refused(self.files, self.dataset, what)
@@ -269,8 +269,8 @@ def _read_splits(
         found |= _drawn(train, drawn, seed)
     except ConfigError as error:
         different = len(set(map(_spaced, train.texts)))
-        said = f" ({different} different texts in {rows} rows)" if different < rows else ""
-        raise _refused(files, dataset, error.allowed + said + doubt) from None
+        counts = f" ({different} different texts in {rows} rows)" if different < rows else ""
+        raise _refused(files, dataset, error.allowed + counts + doubt) from None
     if doubt and classes > 1:
         raise _refused(files, dataset, f"has {classes} labels in {rows} rows{doubt}")
     return {name: found[name] for name in _SPLITS}

@@ -163,7 +163,7 @@ ROWS, MORE = ({"rows": n, "sha256": "0" * 64} for n in (7, 8))
 
 
 @pytest.mark.parametrize(
-    ("known", "found", "said"),
+    ("known", "found", "message"),
     [
         ({"files": {"a": A, "b": B}}, {"files": {"a": B, "b": A}}, ""),
         ({"files": {"a": A}}, {"files": {"x": A}}, ""),
@@ -178,11 +178,11 @@ ROWS, MORE = ({"rows": n, "sha256": "0" * 64} for n in (7, 8))
         ({"classes": ["b"]}, None, ""),
     ],
 )  # fmt: skip
-def test_what_has_changed_is_named(known, found, said):
-    if not said:
+def test_what_has_changed_is_named(known, found, message):
+    if not message:
         check_same_data(known, found, "task", "this run")
         return
-    with pytest.raises(ConfigError, match=f"^task: data: {said}"):
+    with pytest.raises(ConfigError, match=f"^task: data: {message}"):
         check_same_data(known, found, "task", "this run")
 
 
@@ -204,9 +204,9 @@ def test_a_study_records_the_data_of_each_task_and_the_packages_of_each_start(
     first, again, last = (start.packages for start in load_study(folder).record.versions)
     assert first["jax"] == again["jax"] != "99" == last["jax"]
     rows = wording.all_rows(work.record, None)
-    (said,) = [s for s in headlines.warnings(work.record, work.runs, rows) if "jax" in s]
-    assert said.startswith("Packages changed while the study was under way: ")
-    assert f"jax {first['jax']}, then 99" in said
+    (message,) = [s for s in headlines.warnings(work.record, work.runs, rows) if "jax" in s]
+    assert message.startswith("Packages changed while the study was under way: ")
+    assert f"jax {first['jax']}, then 99" in message
 
 
 def test_a_study_from_before_data_were_known_takes_note_of_them(table, tmp_path):

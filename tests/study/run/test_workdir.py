@@ -237,7 +237,7 @@ def test_what_is_no_study_is_refused(study, tmp_path, unchecked):
 
 
 class Stopping(StopSignal):
-    """Is asked to stop at its n-th look."""
+    """Is asked to stop at its n-th poll."""
 
     def __init__(self, place):
         super().__init__()
@@ -323,16 +323,16 @@ def test_no_loop_of_a_study_is_without_an_end(tmp_path, monkeypatch):
 def test_a_study_of_finished_waves_alone_can_be_stopped_between_any_two(small):
     """As an endless one was: nothing was missing, so nobody asked."""
     folder, work, _ = small
-    looks = StopSignal()
+    counting = StopSignal()
     count = 0
 
     def counted():
         nonlocal count
         count += 1
-        return StopSignal.poll(looks)
+        return StopSignal.poll(counting)
 
-    looks.poll = counted
-    run(folder, SMALL, stop_signal=looks)
+    counting.poll = counted
+    run(folder, SMALL, stop_signal=counting)
     waves = work.progress.waves_done
     assert count > waves
     for place in (2, 5, waves // 2, waves):

@@ -179,10 +179,10 @@ def _band(record, name, arm, row, curve):
     steps = np.unique(np.concatenate([f.index for f in found]))
     table = np.stack([f[~f.index.duplicated()].reindex(steps) for f in found]).astype(float)
     table[~np.isfinite(table)] = np.nan
-    keep = ~np.isnan(table).all(0)
-    if not keep.any():
+    measured = ~np.isnan(table).all(0)
+    if not measured.any():
         return None
-    steps, table = steps[keep], table[:, keep]
+    steps, table = steps[measured], table[:, measured]
     return _thin(steps, np.nanmean(table, 0), np.nanmin(table, 0), np.nanmax(table, 0))
 
 
