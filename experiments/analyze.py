@@ -33,7 +33,7 @@ _STEP = flags.DEFINE_integer("step", None, "A checkpoint of the run; by default 
                              lower_bound=0)  # fmt: skip
 _TASK = flags.DEFINE_string("task", None, "A task of the study.")
 _ARM = flags.DEFINE_string("arm", None, "An arm of the study.")
-_TEXTS = path_flag("texts", None, "A file with a text a line, for --pretrained; by "
+_TEXTS = path_flag("texts", None, "A file with one text per line, for --pretrained; by "
                                             "default sentences of Shakespeare.")  # fmt: skip
 _UNKNOWN = flags.DEFINE_boolean("allow_unknown", None, "Also texts that are more than half unknown "
                                 "to the model's tokenizer.")  # fmt: skip

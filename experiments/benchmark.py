@@ -24,7 +24,7 @@ from qkv_jax.training.step import Trainer
 
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Times each side is run.", lower_bound=3)
 _STEPS = flags.DEFINE_integer("steps", 100, "Training steps of a run.", lower_bound=10)
-_PACKING = flags.DEFINE_integer("packing", None, "Replicas a device.", lower_bound=1)
+_PACKING = flags.DEFINE_integer("packing", None, "Replicas per device.", lower_bound=1)
 
 # width, length, batch size
 _SIZES = ((32, 16, 32), (64, 16, 32), (64, 32, 64))
@@ -33,7 +33,7 @@ _SIZES = ((32, 16, 32), (64, 16, 32), (64, 32, 64))
 def main() -> None:
     use_cpu_cores()
     console, shape = Console(), wave_shape(_PACKING.value)
-    table = Table(title="Training: models a second per 1000 steps", title_justify="left")
+    table = Table(title="Training: models per second per 1000 steps", title_justify="left")
     for heading in ("width/length/batch", "population", "one at a time", "ratio", "ratio, range"):
         table.add_column(heading, justify="right")
     for width, length, batch in _SIZES:

@@ -86,7 +86,7 @@ WRONG_KEYS = [*NO_ARRAY, KEY[0], KEY[:2], KEY[..., :2], KEY[:, :0], np.ones((B, 
 WRONG_QUERIES = [*NO_ARRAY, QUERY[0], QUERY[:2], QUERY[:, :, :0], QUERY[..., :2],
                  QUERY.astype(jnp.bfloat16), QUERY.astype(jnp.float16), QUERY.astype(int),
                  QUERY.astype(complex)]  # fmt: skip
-WRONG_MASKS = [  # among them the four of an additive mask, of padding, and of one mask an example
+WRONG_MASKS = [  # among them the four of an additive mask, of padding, and of one mask per example
     *NO_ARRAY[1:], np.where(MASK, 0.0, -1e9), MASK.astype(int), MASK[:, 0, 0], MASK[:, 0],
     MASK[0, 0], np.ones((T, S), bool), np.ones((B, 3, T, S), bool), np.ones((2, 1, T, S), bool),
     np.ones((B, 1, T, S + 1), bool), np.ones((1, B, 1, T, S), bool),

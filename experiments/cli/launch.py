@@ -28,9 +28,9 @@ STATUS = flags.DEFINE_bool("status", False, "Print how the study is doing; start
 PART = flags.DEFINE_string("part", "", "What a job is given: TASK/ARM/ROUND/RATES of the study.")
 _PARTITION = flags.DEFINE_string("slurm_partition", "", "Partition of the jobs.")
 _ACCOUNT = flags.DEFINE_string("slurm_account", "", "Account that pays for them.")
-_GPUS = flags.DEFINE_integer("slurm_gpus", 0, "GPUs a job; 0: CPU cores.", lower_bound=0)
+_GPUS = flags.DEFINE_integer("slurm_gpus", 0, "GPUs per job; 0: CPU cores.", lower_bound=0)
 _CPUS = flags.DEFINE_integer(
-    "slurm_cpus", None, "CPU cores a job; by default 4 a GPU, or 2.", lower_bound=1
+    "slurm_cpus", None, "CPU cores per job; by default 4 per GPU, or 2.", lower_bound=1
 )
 _HOURS = flags.DEFINE_float(
     "slurm_hours", 4.0, "Time limit of a job, which saves and goes on later.", lower_bound=1 / 60

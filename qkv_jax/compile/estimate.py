@@ -75,25 +75,25 @@ def describe(found: dict[str, Any]) -> list[str]:
     mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items())
     lines = [
         f"{found['topology']}: {found['chips']} x {found['kind']}, mesh {mesh}",
-        f"{found['params'] / 1e6:.1f} million parameters, {found['tokens']} tokens a step, "
+        f"{found['params'] / 1e6:.1f} million parameters, {found['tokens']} tokens per step, "
         f"compiled in {found['compile_seconds']:.0f} s",
     ]
     if found["refusal"]:
         return [*lines, f"does not fit: {found['refusal']}"]
     lines += [
-        f"memory a chip   {giga(found['memory'])}"
+        f"memory per chip {giga(found['memory'])}"
         + (f" of {giga(found['hbm'])}" if "hbm" in found else "")
         + ": fits",
         f"                state and data {giga(found['arguments'])}, "
         f"temporaries {giga(found['temporaries'])}",
-        f"FLOPs a step    {found['flops']:.4g}, with what the backward pass computes again",
+        f"FLOPs per step  {found['flops']:.4g}, with what the backward pass computes again",
         f"                {found['model_flops']:.4g} without; 6 x parameters x tokens is "
         f"{found['rule_of_thumb']:.4g}",
-        f"bytes a step    {giga(found['touched'])} from and to each chip's memory",
+        f"bytes per step  {giga(found['touched'])} from and to each chip's memory",
     ]
     label = "collectives"
     for kind, (count, moved) in found["traffic"].items():
-        lines.append(f"{label:16}{kind}: {count:.0f} a step, {giga(moved)} a chip")
+        lines.append(f"{label:16}{kind}: {count:.0f} per step, {giga(moved)} per chip")
         label = ""
     if not found["traffic"]:
         lines.append("collectives     none")

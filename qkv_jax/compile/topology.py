@@ -24,10 +24,10 @@ class Chip:
 
     Attributes:
       name: as Google Cloud calls it.
-      flops: bfloat16 FLOPs a second.
+      flops: bfloat16 FLOPs per second.
       memory: bytes of its main memory (HBM).
-      bandwidth: bytes a second from and to that memory.
-      link: bytes a second over one link to a neighbour, one way.
+      bandwidth: bytes per second from and to that memory.
+      link: bytes per second over one link to a neighbour, one way.
     """
 
     name: str

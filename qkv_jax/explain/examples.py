@@ -27,7 +27,7 @@ _SIGNS = {" ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥"}
 
 
 class Example(NamedTuple):
-    """One example as the model reads it (a batch of one), and a label a token, padding left out."""
+    """One example as the model reads it (a batch of one), and one label per real token."""
 
     inputs: Num[Array, "1 ..."]
     tokens: tuple[str, ...]
@@ -159,7 +159,7 @@ def _tokenizer(task: MaskedBytes | TextClassification) -> Tokenizer:
 
 
 def _labels(task: Task, inputs: np.ndarray) -> list[str]:
-    """A label a token of one example."""
+    """One label per token of one example."""
     if is_text(task):
         decode = _tokenizer(task).decode
         special = task.symbols if isinstance(task, TextClassification) else task.classes

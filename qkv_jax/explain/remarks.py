@@ -28,8 +28,8 @@ def remarks_on(walks: Sequence[Trace], start: Layer | None = None) -> list[list[
 
 
 def compared(walks: Sequence[Trace], start: Layer | None = None) -> list[tuple[str, ...]]:
-    """A heading and a row a walk, for those who would rather compare than read. Cells are short and
-    without spaces, so that a narrow terminal breaks headings only."""
+    """A heading and one row per walk, for those who would rather compare than read. Cells are short
+    and without spaces, so that a narrow terminal breaks headings only."""
     heading = ("", "same numbers", "max |S−Sᵀ|", "most to itself", "weight on itself",
                "spread over")  # fmt: skip
     rows = [(*heading, "parameters" if start is None else "Q, K, V moved, %")]
@@ -52,7 +52,7 @@ def compared(walks: Sequence[Trace], start: Layer | None = None) -> list[tuple[s
 
 
 def answers(walks: Sequence[Trace]) -> list[str]:
-    """Whether Q, K and V are copies of X, a line a walk."""
+    """Whether Q, K and V are copies of X, one line per walk."""
     several = len(walks) > 1
     return [f"{walk.name}: {_answer(walk)}" if several else _answer(walk) for walk in walks]
 

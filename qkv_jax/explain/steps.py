@@ -43,7 +43,7 @@ class Step(NamedTuple):
     title: str
     formula: str
     sentence: str
-    views: tuple[View, ...]  # one a walk, in their order
+    views: tuple[View, ...]  # one per walk, in their order
 
 
 def steps_of(walks: Sequence[Trace]) -> tuple[Step, ...]:

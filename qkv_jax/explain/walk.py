@@ -186,12 +186,12 @@ def _combined(config: ModelConfig, tie: Tie, params, weights, qkv: QKV) -> np.nd
 
 
 def _check_example(inputs, tokens, valid) -> None:
-    """Refuses what is no batch of one with a label a token."""
+    """Refuses what is no batch of one with one label per token."""
     shape = getattr(inputs, "shape", ())
     if len(shape) < 2 or shape[0] != 1:
         raise ConfigError("inputs", inputs, "must be a batch of one")
     if not isinstance(tokens, tuple | list) or not tokens:
-        raise ConfigError("tokens", tokens, "must be a label a token")
+        raise ConfigError("tokens", tokens, "must be one label per token")
     for token in tokens:
         arguments.text("tokens", token)
     if valid is None:

@@ -114,7 +114,7 @@ class ModelConfig:
 
     @property
     def ties(self) -> tuple[Tie, ...]:
-        """One tie a layer, bottom up."""
+        """One tie per layer, bottom up."""
         return parse_schedule(self.tie, self.layers)
 
     @property

@@ -1,4 +1,4 @@
-"""Measures of trained models for the ledger of claims: one number a model.
+"""Measures of trained models for the ledger of claims: one number per model.
 
 Each is worked out on the trained model of an evaluation run and on the same model before training,
 which is its null. Quantities that a change of basis within a head would alter are not used.

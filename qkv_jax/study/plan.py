@@ -338,5 +338,5 @@ class Study:
 
 
 def tie_arms(*ties: str | Tie) -> dict[str, dict]:
-    """Arms of a config file, one a tie, named as it is written here."""
+    """Arms of a config file, one per tie, named as it is written here."""
     return {str(tie): {"model": {"tie": str(Tie.parse(tie))}} for tie in ties}

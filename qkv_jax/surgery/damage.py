@@ -50,7 +50,7 @@ class EditedModel(NamedTuple):
     Attributes:
       name: which model, in a few words.
       metrics: of `measure`, the first being the one that is drawn.
-      measure: (encoder, variables) -> a number a metric.
+      measure: (encoder, variables) -> one number per metric.
       train_on: (encoder, variables, steps) -> variables, and the learning rate that they had.
       layers, moments: the matrices of every layer, and the moments of its inputs.
       has_control: whether the original can be trained on as well. What is distilled from it has
@@ -126,7 +126,7 @@ def model_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> E
         return (float(np.concatenate(scores).astype(np.float64).mean()),)
 
     def train_on(changed: Encoder, params: Variables, steps: int) -> tuple[Variables, float]:
-        # As many steps a program as divide `steps`: it is `steps` that the table says.
+        # As many steps per program as divide `steps`: it is `steps` that the table says.
         most = min(steps, trainer.train_config.report_every)
         every = next(n for n in range(most, 0, -1) if steps % n == 0)
         config = dataclasses.replace(

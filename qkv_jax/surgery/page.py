@@ -27,7 +27,7 @@ def write_surgery(
     """Writes `surgery.csv`, `surgery.json`, `figures/` and `report.html`; returns the page.
 
     Args:
-      found: method, layers, trained (steps after surgery), and a column a metric.
+      found: method, layers, trained (steps after surgery), and one column per metric.
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     found.to_csv(folder / "surgery.csv", index=False)
@@ -94,7 +94,7 @@ def _rows(found: pd.DataFrame, edited: EditedModel) -> list[list[str]]:
 
 @style.styled
 def damage_figure(found: pd.DataFrame, edited: EditedModel) -> Figure:
-    """The first metric by layer, a line a method; at the right all layers, and after training."""
+    """The first metric by layer, one line per method; right: all layers, and after training."""
     metric = edited.metrics[0]
     untrained = found[(found["trained"] == 0) & (found["method"] != ORIGINAL)]
     layers = [str(n) for n in range(edited.encoder.config.layers)]

@@ -34,8 +34,8 @@ class Activations(NamedTuple):
     """A layer's inputs, and means over the queries of what its attention weights look like.
 
     Attributes:
-      x: a row a token that is no padding.
-      attention: {quantity: mean over all queries, a number a head}.
+      x: one row per token that is no padding.
+      attention: {quantity: mean over all queries, one number per head}.
       uniform: the same of equal weights on all keys that are seen.
     """
 

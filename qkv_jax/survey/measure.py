@@ -52,7 +52,7 @@ class Figure(NamedTuple):
 def measure(
     layers: Sequence[Layer], flows: Sequence[Activations], rng: np.random.Generator, draws: int = 40
 ) -> pd.DataFrame:
-    """A row a figure, with the columns `COLUMNS`; `null_untrained` is left empty, see `beside`.
+    """One row per figure, with the columns `COLUMNS`; `null_untrained` is left empty, see `beside`.
 
     Args:
       draws: of each null; 0 leaves them out.

@@ -92,8 +92,8 @@ def _sections(survey: Survey) -> list[Section]:
     found = [
         Section(
             "similarity", "X, Q, K and V: how alike?",
-            "A map a layer. The inputs spread unevenly, so that even a random projection of X is "
-            "like X; what counts is the difference between the two halves of a map.",
+            "One map per layer. The inputs spread unevenly, so that even a random projection of X "
+            "is like X; what counts is the difference between the two halves of a map.",
             plots.similarity(figures), ("cka",),
         ),
         Section(

@@ -19,7 +19,7 @@ Item = tuple[str, str, str]  # quantity, roles, title of the panel
 
 @style.styled
 def similarity(figures: pd.DataFrame) -> Figure:
-    """Linear CKA of X, Q, K and V, a map a layer: below the diagonal the model, above it random
+    """Linear CKA of X, Q, K and V, one map per layer: below the diagonal the model, above it random
     projections of the same inputs."""
     layers = sorted(figures["layer"].unique())
     figure, axes = style.grid(len(layers), (1.75, 1.75), footer=0.6, left=0.35)
@@ -49,7 +49,7 @@ def similarity(figures: pd.DataFrame) -> Figure:
 
 @style.styled
 def strips(figures: pd.DataFrame, items: list[Item], columns: int) -> Figure:
-    """A panel an item, layers along x: every head, their mean, and what it is to be held
+    """One panel per item, layers along x: every head, their mean, and what it is to be held
     against."""
     rows = -(-len(items) // columns)
     figure = style.new_figure(0.4 + 2.5 * columns, 0.6 + 1.85 * rows)
@@ -143,14 +143,14 @@ def spectra(found: pd.DataFrame) -> Figure:
 
 @style.styled
 def movement(found: pd.DataFrame) -> Figure:
-    """How far the matrices are from where they started, a panel a layer."""
+    """How far the matrices are from where they started, one panel per layer."""
     return _over_steps(found, "movement", ("W_Q", "W_K", "W_V", "W_O"), "|W − W_start| / |W_start|",
                        "a fresh draw")  # fmt: skip
 
 
 @style.styled
 def circuits_over_training(found: pd.DataFrame) -> Figure:
-    """Antisymmetric share and copying score by step: one panel each, a line a layer."""
+    """Antisymmetric share and copying score by step: one panel each, one line per layer."""
     layers = sorted(found["layer"].unique())
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, len(layers)))
     figure = style.new_figure(7.2, 2.7)

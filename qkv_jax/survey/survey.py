@@ -2,7 +2,7 @@
 where they look, beside what chance and the untrained model give.
 
     found = survey(subject, seed=0)
-    found.figures        # a row a figure: layer, head, quantity, roles, value, nulls
+    found.figures        # one row per figure: layer, head, quantity, roles, value, nulls
 """
 
 from typing import NamedTuple

@@ -119,7 +119,7 @@ class Reference:
 @dataclasses.dataclass(frozen=True)
 class Breakdown:
     """A whole number that tells test examples apart, such as the distance of what is asked for;
-    reports show the metric as a function of it. `groups` has an item an example."""
+    reports show the metric as a function of it. `groups` has one item per example."""
 
     name: str
     groups: Sequence[int]
@@ -253,7 +253,7 @@ def register(name: str):
 
 
 def keys_schedule(key: PRNGKeyArray, first: Int[Array, ""], steps: int) -> Key[Array, " steps"]:
-    """One key a step: the schedule of tasks whose batches are generated."""
+    """One key per step: the schedule of tasks whose batches are generated."""
     return jax.vmap(lambda step: jax.random.fold_in(key, step))(first + jnp.arange(steps))
 
 

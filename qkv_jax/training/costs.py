@@ -51,7 +51,7 @@ def measure(trainer: Trainer) -> Costs:
 
 
 def flops_per_token(trainer: Trainer) -> float:
-    """Forward FLOPs a token of the whole model."""
+    """Forward FLOPs per token of the whole model."""
     task = trainer.task
     return _layer_flops(trainer) + _outer_flops(task, trainer.model_config.width, task.stamp())
 
@@ -112,13 +112,13 @@ def _programs_in(value: Any) -> Iterator[Jaxpr]:
 
 
 def _cached_numbers(model: ModelConfig) -> int:
-    """Numbers a token that decoding would keep, all layers together."""
+    """Numbers per token that decoding would keep, all layers together."""
     schemes = (attention_of(model, tie).make_scheme(model.width) for tie in model.ties)
     return sum(math.prod(shape) for s in schemes for shape in s.cache_shapes().values())
 
 
 def _layer_flops(trainer: Trainer) -> float:
-    """Forward FLOPs a token of the layers alone."""
+    """Forward FLOPs per token of the layers alone."""
     # Kernels would hide their products from the count.
     model = dataclasses.replace(trainer.model_config, implementation="einsum")
     return sum(_block_flops(model, tie, trainer.task.max_length) for tie in model.ties)
@@ -126,7 +126,7 @@ def _layer_flops(trainer: Trainer) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def _block_flops(model: ModelConfig, tie: Tie, length: int) -> float:
-    """FLOPs a token of one layer on sequences of a length."""
+    """FLOPs per token of one layer on sequences of a length."""
     block = Block(model, tie)
     x = jax.ShapeDtypeStruct((1, length, model.width), model.dtype)
     init = lambda x: block.init(jax.random.key(0), x, None, train=False)
@@ -136,8 +136,8 @@ def _block_flops(model: ModelConfig, tie: Tie, length: int) -> float:
 
 @functools.lru_cache(maxsize=1024)
 def _outer_flops(task: Task, width: int, changed: Stamp) -> float:
-    """FLOPs a token of what surrounds the layers: stem and readout. Files may say how many classes
-    there are, so the stamp of them is part of the key."""
+    """FLOPs per token of what surrounds the layers: stem and readout. Files may say how many
+    classes there are, so the stamp of them is part of the key."""
     model = ModelConfig(layers=1, width=width, heads=1, implementation="einsum")
     encoder, example = task.encoder(model), model_inputs(task.example())
     variables = jax.eval_shape(lambda: encoder.init(jax.random.key(0), **example))

@@ -32,7 +32,7 @@ from qkv_jax.training.state import TrainConfig, TrainState
 from qkv_jax.training.step import Trainer
 from qkv_jax.training.wave_checkpoints import WaveSaves
 
-# Replicas a device: on a CPU core one is fastest; accelerators have room for more.
+# Replicas per device: on a CPU core one is fastest; accelerators have room for more.
 PACKING = {"cpu": 1, "gpu": 8, "tpu": 8}
 _SERIAL = itertools.count()
 # The columns of a wave's curves, and their types.
@@ -56,10 +56,10 @@ class RunSpec:
 
 @dataclasses.dataclass
 class RunResult:
-    """One run, done: its curve, its test scores (an item an example), its final parameters.
+    """One run, done: its curve, its test scores (one item per example), its final parameters.
 
     Attributes:
-      steps, train_loss, value: the curve, an entry a report; `value` is the validation metric.
+      steps, train_loss, value: the curve, one entry per report; `value` is the validation metric.
       diverged: whether a training loss was not finite.
       scores: the metric of every test example, or None if the test was not asked for.
       params: final parameters as NumPy arrays, or None likewise.
@@ -79,7 +79,7 @@ class RunResult:
 def wave_shape(
     packing: int | None = None, devices: Sequence[jax.Device] | None = None
 ) -> dict[str, int]:
-    """Devices, replicas a device, and replicas a wave; all local devices by default."""
+    """Devices, replicas per device, and replicas per wave; all local devices by default."""
     devices = _devices(devices)
     if packing is None:
         packing = PACKING.get(devices[0].platform, 1)
@@ -116,7 +116,7 @@ class Population:
     Args:
       trainer: the program.
       data: its task's data, on the devices that the population is to use.
-      packing: replicas a device; by default `PACKING` of the backend.
+      packing: replicas per device; by default `PACKING` of the backend.
     """
 
     def __init__(self, trainer: Trainer, data: "DeviceData", packing: int | None = None):

@@ -36,8 +36,8 @@ class TrainConfig:
 
     steps: int = 1000  # updates of the parameters
     report_every: int = 100  # steps fused into one program between two validations
-    batch_size: int = 32  # examples a step
-    accumulate: int = 1  # microbatches a step: their gradients are averaged before the update
+    batch_size: int = 32  # examples per step
+    accumulate: int = 1  # microbatches per step: their gradients are averaged before the update
     learning_rate: float = 3e-3  # the peak; a study tunes it
     warmup: float = 0.1  # share of the steps
     decay: Literal["linear", "cosine", "constant"] = "linear"  # all but constant: to zero

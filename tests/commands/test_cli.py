@@ -548,7 +548,7 @@ def test_the_plan_of_the_full_study_can_be_printed(command):
     few = "!import qkv_jax.study.plan; qkv_jax.study.plan._TRACED = 5"
     config = f"--config={ROOT / 'configs' / 'full.py'}"
     code, out, err = command(few, ABLATE, config, "--plan", "--config.study.packing=3")
-    assert (code, err) == (0, "") and "3 a device" in out
+    assert (code, err) == (0, "") and "3 per device" in out
 
 
 def test_commands_exit_with_2_and_no_traceback(tmp_path):

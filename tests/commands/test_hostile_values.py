@@ -112,7 +112,7 @@ def test_numbers_that_would_be_others_in_training_are_refused(part, name, value,
     [
         ("learning_rates", (1e-300, 1.0), HELD),
         ("tune_seeds", 2_000_000, "at most 1000000"),
-        ("packing", 70_000, "at most 65536 replicas a device"),
+        ("packing", 70_000, "at most 65536 replicas per device"),
     ],
 )
 def test_studies_that_would_never_be_made_are_refused(name, value, allowed):

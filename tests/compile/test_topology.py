@@ -160,7 +160,7 @@ def test_an_unknown_chip_gets_no_estimate():
     assert lines[-1] == "step time       not estimated: no numbers for 'TPU v99'"
     times = {"arithmetic": 0.2, "memory": 0.1, "links": 0.05}
     lines = describe(FOUND | {"hbm": 16e9, "seconds": times})
-    assert "memory a chip   10.00 GB of 16.00 GB: fits" in lines[2]
+    assert "memory per chip 10.00 GB of 16.00 GB: fits" in lines[2]
     assert lines[-3] == "step time       200.0 ms if all overlap, 350.0 ms if nothing does;"
     assert lines[-1] == " " * 16 + "at best 75% of the peak does useful arithmetic"
     assert max(map(len, lines)) <= 80
@@ -200,7 +200,7 @@ SMALL = Trainer(
 
 def test_a_step_is_looked_at_as_it_would_run(monkeypatch):
     """For this machine's two CPU devices in place of a TPU's: FLOPs are three times the forward
-    pass's; what data parallelism sends a step is the gradient of every parameter, once, beside
+    pass's; what data parallelism sends in a step is the gradient of every parameter, once, beside
     losses and norms; state and moments fit in the arguments; nothing is estimated."""
     monkeypatch.setattr(estimate, "tpu_devices", lambda topology: jax.devices("cpu")[:2])
     found = estimate.step_costs(SMALL, MeshConfig(data=2), "v5e:2x1")

@@ -259,7 +259,7 @@ def encoder(**options):
     [("K=V", N), ("Q=K=V", N), ("V=X,Q=K", N), ("copies", N), ("K=V", 1), ("Q=X,K=V", 1)],
 )
 def test_the_tied_model_computes_what_was_imposed(tie, kv_heads):
-    """Tied in one layer, with one leaf a source; the same function as with a leaf a role."""
+    """Tied in one layer, with one leaf per source; the same function as with one leaf per role."""
     model = encoder(use_bias=True, kv_heads=kv_heads)
     tokens = jnp.arange(12).reshape(2, 6) % 10
     variables = model.init(jax.random.key(0), tokens)

@@ -48,7 +48,7 @@ def save(place, columns, **features):
     return str(place)
 
 
-# --- one writer a kind: data in a folder, as many bytes of each variant; what makes the task
+# --- one writer per kind: data in a folder, as many bytes of each variant; what makes the task
 
 
 def labelled_rows(variant):

@@ -17,7 +17,7 @@ READ = {
     "blank lines": (b"\n \t\nthe cat\n\n", {3: "the cat"}),
     "no end": ("zürich ✓".encode(), {1: "zürich ✓"}),
 }  # fmt: skip
-EMPTY = "is empty; write a text a line"
+EMPTY = "is empty; write one text per line"
 REFUSED = {
     "mark alone": (MARK, EMPTY),
     "nothing": (b"", EMPTY),

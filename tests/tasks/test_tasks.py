@@ -288,7 +288,7 @@ def test_an_epoch_is_a_permutation(examples, batch_size):
 
 @functools.partial(jax.jit, static_argnums=1)
 def places_of_epochs(first, steps):
-    """Three batches of 3 an epoch, from 10 examples."""
+    """Three batches of 3 per epoch, from 10 examples."""
     return epoch_schedule(jax.random.key(1), first, steps, 3, 10)
 
 

@@ -46,7 +46,7 @@ def test_parameters_are_those_of_the_real_tree(model):
 
 @pytest.mark.parametrize("tie", TIES)
 def test_a_tie_saves_a_square_matrix_a_layer_for_every_source(tie):
-    """Attention holds (sources + 1) D^2 a layer, and does 2 FLOPs a token for each of them."""
+    """Attention holds (sources + 1) D^2 per layer, and does 2 FLOPs per token for each of them."""
     measured, separate = (costs.measure(make_trainer(t)) for t in (tie, "separate"))
     sources = len(Tie.parse(tie).sources)
     assert measured.attention_params == 2 * (sources + 1) * WIDTH**2
@@ -66,7 +66,7 @@ def test_the_cache_costs_what_init_cache_allocates(tie):
 
 
 def test_a_latent_source_and_half_precision_shrink_the_cache():
-    """One latent vector a token and layer, and two bytes a number."""
+    """One latent vector per token and layer, and two bytes per number."""
     costs_of = lambda **model: costs.measure(make_trainer("K=V", **model)).kv_cache_bytes_per_token
     assert costs_of() == 2 * WIDTH * 4
     assert costs_of(latent_dim=5) == 2 * 5 * 4

@@ -27,7 +27,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def population(data):
-    """One replica a device: every test trains its waves on this one, which may trace once only."""
+    """One replica per device: every test trains its waves on this one, which may trace once."""
     return Population(TRAINER, data, packing=1)
 
 
@@ -105,8 +105,8 @@ def test_a_wave_of_diverged_runs_stops_early(population):
 
 
 def test_curves_and_scores_have_their_lengths(pair, population):
-    """An entry a report; a score an example, without the padding of blocks; `on_report` hears the
-    steps; without `test` there are neither scores nor parameters."""
+    """One entry per report; one score per example, without the padding of blocks; `on_report` hears
+    the steps; without `test` there are neither scores nor parameters."""
     reported = []
     (untested,) = population.train([B], on_report=reported.append)
     assert reported == [2, 4, 6, 8, 10]
@@ -151,7 +151,7 @@ def test_a_population_agrees_with_a_lone_run(pair):
 
 
 def test_packing_several_replicas_on_a_device_changes_nothing(data, pair):
-    """Two replicas a device (vmap inside pmap) agree with one a device to 1e-5, in their order."""
+    """Two replicas per device (vmap inside pmap) agree with one to 1e-5, in their order."""
     packed = Population(TRAINER, data, packing=2)
     assert packed.wave_size == 4
     finished = packed.train([A, C, B], test=True)

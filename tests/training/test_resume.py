@@ -305,7 +305,7 @@ def test_checkpoints_between_reports_are_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def population(trainer):
-    """One replica a device; chex refuses a second trace of its programs, after a restore too."""
+    """One replica per device; chex refuses a second trace of its programs, after a restore too."""
     return Population(trainer, DeviceData(trainer.task.load()), packing=1)
 
 

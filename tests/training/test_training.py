@@ -317,7 +317,7 @@ def test_a_tiny_model_learns_to_reverse(finished):
 
 
 def test_a_run_writes_its_curve_events_and_result(finished):
-    """A row a report, equal to what was heard; TensorBoard scalars; result.json as returned."""
+    """One row per report, equal to what was heard; TensorBoard scalars; result.json as returned."""
     folder, result, trainer, reported = finished
     curve = pd.read_csv(folder / "curve.csv")
     assert curve.columns.tolist() == ["step", "train_loss", "gradient_norm", "value"]

@@ -93,9 +93,9 @@ def print_plan(study: Study, console: Console | None = None) -> None:
     table.add_row("all", *_total(list(zip(study.tasks, rows, strict=True))))
     console.print(table)
     console.print(
-        f"Waves of {shape['size']} runs: {shape['devices']} devices × {shape['packing']} a device. "
-        "Programs are what is compiled. Minutes are estimated for two CPU cores; a grid extended "
-        "at its edge adds runs. All runs "
+        f"Waves of {shape['size']} runs: {shape['devices']} devices × {shape['packing']} per "
+        "device. Programs are what is compiled. Minutes are estimated for two CPU cores; a grid "
+        "extended at its edge adds runs. All runs "
         f"together: {_petaflops(record, study):.2g} PFLOP of matrix products. Nothing was started."
     )
     for line in _to_know(study):

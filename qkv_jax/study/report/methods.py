@@ -91,7 +91,7 @@ def _tuning(record, runs, results, name) -> str:
     if extra:
         text += f", extended by {', '.join(map(wording.rate, extra))}"
     text += f"; {' or '.join(map(str, budget)) or 'no'} tuning runs per arm"
-    text += f"; {task.steps:,} steps a run{_own_steps(task)}"
+    text += f"; {task.steps:,} steps per run{_own_steps(task)}"
     rows = results[name].values()
     at_edge = [row["arm"] for row in rows if row.get("edge")]
     text += f"; at the edge: {formats.join(at_edge)}" if at_edge else "; no arm at the edge"
@@ -117,7 +117,7 @@ def _tuning_of_grid(record, runs, results, tasks) -> str:
     text += f", extended in {extended} of the cells" if extended else ""
     text += f"; {' or '.join(map(str, budget)) or 'no'} tuning runs per arm and cell"
     own = dict.fromkeys(_own_steps(record.tasks[name]) for name in tasks)
-    text += f"; {' or '.join(f'{n:,}' for n in steps)} steps a run{''.join(own)}"
+    text += f"; {' or '.join(f'{n:,}' for n in steps)} steps per run{''.join(own)}"
     text += f"; at the edge: {formats.join(at_edge)}" if at_edge else "; no arm at the edge"
     return f"{text}; outcome: {_outcome(task)}."
 

@@ -1,7 +1,7 @@
 """A study's folder: what is written, in which order, and how it is read back.
 
     study.json        what is studied and on what; written first
-    runs.csv          one row a run; a row is appended only after the run's other files are there
+    runs.csv          one row per run; a row is appended only after the run's other files are there
     parts/            TASK/ARM.csv: likewise, of the jobs of a cluster, until runs.csv has them
     cluster/          jobs.json and the jobs' logs, see `cluster.py`
     waves/            TASK/ARM/...: checkpoints of the wave under way, gone when its rows are there

@@ -49,7 +49,7 @@ class ListOps(Generated):
     nested: float = 0.25
     operators: tuple[str, ...] = OPERATORS
     outcome_kind: Literal["mean", "solve"] = "mean"
-    test_examples: int = 4096  # an answer an example: fewer leave too large a paired error
+    test_examples: int = 4096  # one answer per example: fewer leave too large a paired error
     margin: float = 0.02
 
     def __post_init__(self):

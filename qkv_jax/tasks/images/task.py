@@ -164,7 +164,7 @@ class ImageTask(Task):
 @register("mnist5k")
 @dataclasses.dataclass(frozen=True)
 class Mnist5k(ImageTask):
-    """MNIST-5k: 500 images a class, 350 for training, 50 for validation, 100 for test."""
+    """MNIST-5k: 500 images per class, 350 for training, 50 for validation, 100 for test."""
 
     title = "MNIST-5k"
     description = "Name the digit of a 28 x 28 image cut into patches; read from a class token."

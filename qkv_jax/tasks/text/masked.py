@@ -105,7 +105,7 @@ class MaskedBytes(Task):
         return sources.distinct(paths, "files") or tuple(shakespeare_files())
 
     def texts(self) -> Texts:
-        """The symbols of each split, a text an item."""
+        """The symbols of each split, one text per item."""
         if self.dataset:
             return self._dataset_texts()
         texts: Texts = {"train": [], "validation": [], "test": []}

@@ -575,7 +575,7 @@ def test_jobs_import_no_jax_beside_their_command():
 
 
 def test_steps_of_a_job_have_ports_of_their_own_and_all_gpus():
-    """One process a node gets all its GPUs; one process a GPU, JAX's own choice."""
+    """One process per node gets all its GPUs; one process per GPU, JAX's own choice."""
     srun = {"SLURM_JOB_ID": "4711", "SLURM_PROCID": "0", "SLURM_NTASKS": "2",
             "SLURM_STEP_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "4"}  # fmt: skip
     first, second = (slurm_settings(srun | {"SLURM_STEP_ID": step}) for step in "01")

@@ -202,8 +202,8 @@ def train_line(folder, name, config, *flags):
 
 
 def test_one_run_on_two_nodes(cluster, say, tmp_path):
-    """srun starts a process a node, two devices each; JAX reads who takes part from Slurm. The run
-    is that of one process with four devices."""
+    """srun starts one process per node, two devices each; JAX reads who takes part from Slurm. The
+    run is that of one process with four devices."""
     (tmp_path / "run.py").write_text(RUN % 20)
     alone = subprocess.run(
         ["timeout", "-s", "KILL", "200", *train_line(tmp_path, "one", "run.py")],

@@ -313,7 +313,7 @@ def test_arms_with_their_own_steps_are_judged_at_them():
     assert chosen(late, record, "K=V").learning_rate == GRID[2]
     lines = protocol(record, make_runs(data), wording.all_rows(record, None))
     (sentence,) = [line for line in lines if line.startswith("t:")]
-    assert "1,000 steps a run, 4,000 for K=V, judged at its own; " in sentence
+    assert "1,000 steps per run, 4,000 for K=V, judged at its own; " in sentence
 
 
 def test_four_seeds_give_no_verdict():

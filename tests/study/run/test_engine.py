@@ -145,8 +145,8 @@ def scripted(monkeypatch):
 
 
 def test_a_study_writes_what_it_promises(finished):
-    """All files of the folder, columns in their order, a row a run, the same budget and the same
-    seeds for every arm."""
+    """All files of the folder, columns in their order, one row per run, the same budget and the
+    same seeds for every arm."""
     study = load_study(finished)
     assert study.record.complete and study.record.looks == (5,)
     names = {path.name for path in finished.iterdir()}

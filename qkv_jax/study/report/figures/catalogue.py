@@ -120,7 +120,7 @@ def draw_family(folder, record: StudyRecord, results, scores, family, dpi) -> li
         pictures.append((f"scaling-{named[field]}", figure, caption))
         if len(arms) > MOST_NAMED:
             caption = (
-                f"The same, a panel an arm: difference to {base} against {named[field]}{rest}"
+                f"The same, one panel per arm: difference to {base} against {named[field]}{rest}"
                 + (f", a line for every value of {named[by]}" if by else "") + "."
             )  # fmt: skip
             figure = scaling_by_arm(record, results, scores, tasks, field, by)

@@ -1,4 +1,4 @@
-"""The forest plot of a task, and steps to solve: intervals against the baseline, an arm a row."""
+"""The forest plot of a task, and steps to solve: intervals against the baseline, arm by arm."""
 
 import math
 

@@ -17,7 +17,7 @@ _COLUMNS = ("mean", "ci_low", "ci_high"), ("delta", "delta_low", "delta_high")
 
 @style.styled
 def scaling(record: StudyRecord, results, scores, tasks, field: str, by: str | None = None):
-    """Mean and difference to the baseline against an axis, a line an arm.
+    """Mean and difference to the baseline against an axis, one line per arm.
 
     Args:
       results: `wording.all_rows`; scores: `seed_scores`; tasks: the cells of the family.
@@ -66,7 +66,7 @@ def scaling(record: StudyRecord, results, scores, tasks, field: str, by: str | N
 def scaling_by_arm(
     record: StudyRecord, results, scores, tasks, field: str, by: str | None = None
 ):
-    """Difference to the baseline against an axis, a panel an arm, a line a value of `by`.
+    """Difference to the baseline against an axis, one panel per arm, one line per value of `by`.
 
     For studies with more arms than one panel can name. Returns None if nothing can be shown.
     """
@@ -108,7 +108,7 @@ def scaling_by_arm(
 
 @style.styled
 def by_group(record: StudyRecord, name: str, table):
-    """Test score by group of examples, a line an arm with its 95 % band, and chance.
+    """Test score by group of examples, one line per arm with its 95 % band, and chance.
 
     Args: table: the rows of breakdown.csv of this task. Returns None if there are no scores.
     """
@@ -120,7 +120,7 @@ def by_group(record: StudyRecord, name: str, table):
         return None
     by = str(table["by"].iloc[0])
     styles = _styles(record, arms)
-    # A panel an arm as soon as a line would have to go without its name.
+    # One panel per arm as soon as a line would have to go without its name.
     alone = len(arms) <= len(style.LINES) + 2
     if alone:
         figure = style.new_figure(5.4 + 0.75 + _label_room(styles), 3.9)
