@@ -20,7 +20,7 @@ from experiments.cli import config_file
 from qkv_jax.config_files import fields
 from qkv_jax.tasks import REGISTRY
 
-_COLUMN = 44  # where what is said of a field begins
+_COLUMN = 44  # where the meaning of a field begins
 
 
 def show(own: list[flags.Flag], cls: type | None) -> None:

@@ -147,7 +147,7 @@ class Population:
         on_report: Callable[[int], None] | None = None,
         saves: WaveSaves | None = None,
     ) -> list[RunResult]:
-        """Trains one wave to the end; `on_report` hears the number of steps dispatched.
+        """Trains one wave to the end; `on_report` is called with the number of steps dispatched.
 
         A replica whose loss is not finite is marked as diverged; its neighbours go on untouched.
         With `saves`, the wave goes on from the last checkpoint there and is saved when that is due.

@@ -105,8 +105,8 @@ def test_a_wave_of_diverged_runs_stops_early(population):
 
 
 def test_curves_and_scores_have_their_lengths(pair, population):
-    """One entry per report; one score per example, without the padding of blocks; `on_report` hears
-    the steps; without `test` there are neither scores nor parameters."""
+    """One entry per report; one score per example, without the padding of blocks; `on_report` is
+    called with the steps; without `test` there are neither scores nor parameters."""
     reported = []
     (untested,) = population.train([B], on_report=reported.append)
     assert reported == [2, 4, 6, 8, 10]

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 MODEL = ModelConfig(tie="K=V", layers=1, width=8, heads=2)
 TRAIN = TrainConfig(steps=12, report_every=2, batch_size=4, learning_rate=1e-2)
 OPTIONS = {"length": 6, "validation_examples": 32, "test_examples": 64}
-KEEP = CheckpointPolicy((4,), every=2, last=2)
+POLICY = CheckpointPolicy((4,), every=2, last=2)
 STEPS = range(2, 12, 2)
 
 
@@ -57,7 +57,7 @@ def program_of(trainer):
 
 def train(trainer, folder, **options):
     """A run of seed 3 that keeps a few checkpoints."""
-    given = {"config": {"of": "the run"}, "keep": KEEP, **options}
+    given = {"config": {"of": "the run"}, "policy": POLICY, **options}
     return train_run(trainer, 3, folder, make_program=lambda *_: program_of(trainer), **given)
 
 

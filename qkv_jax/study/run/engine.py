@@ -80,7 +80,7 @@ class Engine:
       study: what to run.
       workdir: an opened `Workdir`.
       record: as `Workdir.open` returned it.
-      listener: hears of progress.
+      listener: is called with every event.
       stop_signal: says when to save a wave under way and when to stop.
     """
 

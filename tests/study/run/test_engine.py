@@ -293,7 +293,7 @@ def test_rows_come_back_to_the_bit_and_cut_ones_not_at_all(tmp_path, values, cut
 
 @pytest.fixture(scope="module")
 def moments(tmp_path_factory, compiled):
-    """How many pieces of news an undisturbed study tells."""
+    """How many events an undisturbed study reports."""
     reported = []
     run(tmp_path_factory.mktemp("moments") / "study", listener=reported.append)
     assert {event.doing for event in reported} == {"tuning", "evaluating"}
