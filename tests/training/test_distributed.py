@@ -214,7 +214,7 @@ distributed.join(distributed.Processes(coordinator, 2, int(index)))
 trainer = trainer_of(runpy.run_path(config)["get_config"]().to_dict())
 data, found = trainer.task.load(), []
 for sizes in ((2, 2, 1), (2, 1, 2), (1, 1, 4)):
-    program = MeshProgram(replica, data, MeshConfig(*sizes, rules="replicated"))
+    program = MeshProgram(trainer, data, MeshConfig(*sizes, rules="replicated"))
     found.append(next(program.stream(0))["windows"].tolist())
 print(json.dumps(found))
 distributed.leave()
