@@ -22,7 +22,6 @@ from qkv_jax.training.state import (
     decay_mask,
     make_optimizer,
     model_inputs,
-    model_inputs,
     purpose_key,
     rate_schedule,
 )
