@@ -24,7 +24,7 @@ def step_costs(trainer: Trainer, mesh: MeshConfig, topology: str) -> dict[str, A
       ConfigError: if topology, mesh and trainer do not fit together.
     """
     if mesh.by == "pmap":
-        raise ConfigError("mesh.by", mesh.by, "what --compile_only compiles is sharded by 'jit'")
+        raise ConfigError("mesh.by", mesh.by, "what is compiled here is sharded by 'jit'")
     # `auto` may stand for another one there than here.
     implementation = resolved(trainer.model_config.implementation, "tpu")
     model = dataclasses.replace(trainer.model_config, implementation=implementation)

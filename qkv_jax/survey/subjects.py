@@ -52,17 +52,17 @@ def of_run(folder: pathlib.Path, step: int | None, most: int) -> Subject:
     Raises:
       ConfigError: if the folder holds no such checkpoint, or one that cannot be read.
     """
-    from qkv_jax.analysis import runs  # with Orbax, which takes a second
+    from qkv_jax.training import checkpoint  # with Orbax, which takes a second
 
-    folder = arguments.path("--run", folder)
+    folder = arguments.path("run", folder)
     arguments.whole("most", most, 1)
-    step = None if step is None else arguments.whole("--step", step)
-    known = runs.run_steps(folder)
+    step = None if step is None else arguments.whole("step", step)
+    known = checkpoint.run_steps(folder)
     step = known[-1] if step is None else step
     if step not in known:
-        raise ConfigError("--step", step, f"checkpoints there: {', '.join(map(str, known))}")
-    task = runs.run_trainer(folder).task
-    models = {s: runs.run_model(folder, s) for s in known if s <= step}
+        raise ConfigError("step", step, f"checkpoints there: {', '.join(map(str, known))}")
+    task = checkpoint.run_trainer(folder).task
+    models = {s: checkpoint.load_run(folder, s) for s in known if s <= step}
     encoder, variables = models[step]
     past = {s: layer_weights(*model) for s, model in models.items()} if len(models) > 1 else {}
     start = models[known[0]][1] if step > known[0] else None
@@ -87,16 +87,11 @@ def of_pretrained(
     arguments.truth("allow_unknown", allow_unknown)
     if not isinstance(texts, Mapping) or not texts:
         raise ConfigError("texts", texts, "must be texts by their names")
-    try:
-        model = load_pretrained(folder)
-    except ConfigError as error:
-        if error.field == "pretrained":
-            raise ConfigError("--pretrained", error.given, error.allowed) from None
-        raise ConfigError("--pretrained", str(folder), str(error)) from None  # of a file in it
+    model = load_pretrained(folder)
     batches, unknown = _of_texts(model, texts)
     if unknown > _MOST_UNKNOWN and not allow_unknown:
-        what = f"{_unknown(unknown)}; --allow_unknown measures them all the same"
-        raise ConfigError("--texts", f"{len(texts)} texts", what)
+        what = f"{_unknown(unknown)}; allow_unknown measures them all the same"
+        raise ConfigError("texts", f"{len(texts)} texts", what)
     encoder = model.encoder
     fresh = jax.jit(encoder.init)(jax.random.key(seed), batches[0].inputs[:1])
     name = f"{folder} ({model.kind}): {about(encoder)}"
@@ -170,7 +165,7 @@ def _of_texts(model: Pretrained, texts: Mapping[str, str]) -> tuple[list[InputBa
     except ConfigError as error:
         if error.field.startswith("text "):
             place = names[int(error.field.split()[1])]
-            raise ConfigError("--texts", error.given, f"{place} {error.allowed}") from None
-        raise ConfigError(f"--{error.field}", error.given, error.allowed) from None
+            raise ConfigError("texts", error.given, f"{place} {error.allowed}") from None
+        raise
     batches = [InputBatch(batch.inputs, len(batch.rows), batch.valid) for batch in found]
     return batches, model.reader.unknown_share(tokens)

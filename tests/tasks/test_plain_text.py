@@ -55,11 +55,11 @@ def test_what_is_no_text_is_refused_with_file_and_line(case, tmp_path):
     file.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         read_texts(file, 9)
-    assert str(caught.value) == f"--texts: given {str(file)!r}; {message}"
+    assert str(caught.value) == f"texts: given {str(file)!r}; {message}"
 
 
 def test_a_folder_or_a_lost_file_cannot_be_read(tmp_path):
-    with pytest.raises(ConfigError, match="--texts: given .*; cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match="texts: given .*; cannot be read: Is a directory"):
         read_texts(tmp_path, 1)
-    with pytest.raises(ConfigError, match="--texts: given .*; cannot be read: No such file"):
+    with pytest.raises(ConfigError, match="texts: given .*; cannot be read: No such file"):
         read_texts(tmp_path / "lost", 1)
