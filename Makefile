@@ -13,7 +13,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 CONFIG  ?= configs/quick.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
-.PHONY: ablation claims test test-slow test-slurm lint faults scale benchmark calibration compile-table reviews \
+.PHONY: ablation claims test test-slow test-slurm lint faults scale benchmark calibration reviews \
 	setup clean
 
 ablation: $(READY)
@@ -54,11 +54,6 @@ benchmark: $(READY)
 
 calibration: $(READY)
 	$(BIN)/python -m experiments.calibrate
-
-# The tables of docs/compile_only.md: minutes a cell; what is in docs/compile_only.jsonl is kept.
-compile-table: $(READY)
-	$(PIP) -c constraints.txt -e '.[tpu]'
-	$(BIN)/python -m experiments.compile_table
 
 # The movie reviews of configs/reviews.py (which also needs the extra `text`, as the tests do).
 reviews: data/reviews.tsv

@@ -285,8 +285,6 @@ def test_a_tilde_is_the_home_of_the_user(monkeypatch):
         ("prepare", "out", ["--sdist=study.py"]),
         ("analyze", "workdir", ["--run=lost"]),
         ("surgery", "workdir", ["--run=lost"]),
-        ("compile_table", "page", ["--most=0", "--cells=lost"]),
-        ("compile_table", "cells", ["--most=0"]),
     ],
 )
 def test_what_somebody_else_wrote_is_not_written_over(name, flag, arguments, command, place):

@@ -1,7 +1,5 @@
 """Compiling for hardware that is not there: what is read off a program, and what is refused."""
 
-import json
-import pathlib
 import subprocess
 import sys
 
@@ -10,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import compile_table
 from qkv_jax.compile import estimate
 from qkv_jax.compile.estimate import describe
 from qkv_jax.compile.hlo import Traffic, collectives, memory_bytes
@@ -212,27 +209,6 @@ def test_a_step_is_looked_at_as_it_would_run(monkeypatch):
     lines = describe(found)
     assert lines[0] == "v5e:2x1: 2 x cpu, mesh data 2 x fsdp 1 x tensor 1"
     assert lines[-1] == "step time       not estimated: no numbers for 'cpu'"
-
-
-def test_the_page_shows_what_was_compiled():
-    """Every cell, none missing; and the times follow from its counts and the chip's numbers of
-    today."""
-    docs = pathlib.Path(__file__).parents[2] / "docs"
-    done = [json.loads(line) for line in (docs / "compile_only.jsonl").read_text().splitlines()]
-    assert all(any(compile_table.same(cell, d) for d in done) for cell in compile_table.cells())
-    page = (docs / "compile_only.md").read_text()
-    for name, table in compile_table.tables(done).items():
-        assert f"<!-- {name}:begin -->\n{table}\n<!-- {name}:end -->" in page
-    for found in (cell["found"] for cell in done if not cell["found"]["refusal"]):
-        chip, steps = CHIPS[found["kind"]], TrainConfig().report_every
-        traffic = {
-            kind: Traffic(*(round(steps * number) for number in moved))
-            for kind, moved in found["traffic"].items()
-        }
-        compiled = Compiled(traffic=traffic, touched=round(steps * found["touched"]))
-        expected = seconds(chip, steps * found["flops"] / found["chips"], compiled)
-        assert {what: steps * t for what, t in found["seconds"].items()} == pytest.approx(expected)
-        assert found["memory"] < found["hbm"] == chip.memory
 
 
 def test_data_parallelism_by_pmap_is_not_what_is_compiled():
