@@ -9,6 +9,11 @@ from qkv_jax.tasks.generated import listops, recall, relation, retrieval, sequen
 from qkv_jax.tasks.images import task  # noqa: F401  (they register themselves)
 from qkv_jax.tasks.text import classification, masked  # noqa: F401  (they register themselves)
 
+# Kinds that were, and what says the same now.
+_GONE = {
+    "cifar": "say kind 'images' with options dataset='uoft-cs/cifar10', image_column='img' and "
+    "augment='crop_flip' (uoft-cs/cifar100: label_column='fine_label' as well)",
+}
 _LIMIT = 2**31  # arrays count in 32 bits
 
 __all__ = ["REGISTRY", "Batch", "Data", "Outcome", "Task", "make_task", "options_class", "register"]
@@ -22,7 +27,8 @@ def options_class(entry: Mapping[str, Any]) -> type[Task]:
     """
     kind = entry.get("kind")
     if not isinstance(kind, str) or kind not in REGISTRY:
-        raise ConfigError("kind", kind, nearest(str(kind), sorted(REGISTRY)))
+        allowed = _GONE.get(str(kind)) or nearest(str(kind), sorted(REGISTRY))
+        raise ConfigError("kind", kind, allowed)
     return REGISTRY[kind]
 
 

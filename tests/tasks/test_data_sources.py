@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
-from test_image_data import idx_bytes, write_cifar
+from test_image_data import idx_bytes
 
 from qkv_jax.config import ConfigError
 from qkv_jax.model.config import ModelConfig
@@ -29,6 +29,7 @@ from qkv_jax.tasks.text.tables import read_table
 from qkv_jax.training import costs
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
+from tests.support.image_sets import image_set, saved
 
 SOURCES = ("files", "folder", "dataset")  # what fields are called that say where data lie
 PACKAGE = pathlib.Path(costs.__file__).parent.parent
@@ -68,12 +69,11 @@ def idx(place, variant):
     return {"folder": str(place), "validation_examples": 8}
 
 
-def cifar(place, variant):
-    write_cifar(place, 10, "binary", rows=4)
-    if variant:
-        file = place / "data_batch_2.bin"
-        file.write_bytes(file.read_bytes()[::-1][3072:] + bytes(3072))
-    return {"folder": str(place), "validation_examples": 4, "patch": 16}
+def images(place, variant):
+    parts = {
+        name: image_set(n, side=8, seed=variant)[0] for name, n in (("train", 30), ("test", 9))
+    }
+    return saved(place / "set", **parts)
 
 
 def classified_files(place, variant):
@@ -99,7 +99,7 @@ def masked_set(place, variant):
 
 KINDS = {
     ("idx", "folder"): idx,
-    ("cifar", "folder"): cifar,
+    ("images", "dataset"): images,
     ("text_classification", "files"): classified_files,
     ("text_classification", "dataset"): classified_set,
     ("masked_bytes", "files"): masked_files,
@@ -152,7 +152,7 @@ def test_a_file_that_was_changed_is_read_anew(kind, source, tmp_path):
     first = seen(kind, written(kind, source, tmp_path / "here"))
     changed = seen(kind, written(kind, source, tmp_path / "here", variant=1))
     assert changed == seen(kind, written(kind, source, tmp_path / "elsewhere", variant=1))
-    assert changed["splits"]["test"] != first["splits"]["test"] or kind == "cifar"
+    assert changed["splits"]["test"] != first["splits"]["test"]
     assert changed["splits"]["train"]["sha256"] != first["splits"]["train"]["sha256"]
 
 
@@ -257,7 +257,7 @@ def test_every_kind_states_what_chance_is(kind):
 @every_kind
 def test_every_kind_with_files_states_what_chance_is(kind, source, tmp_path):
     outcome = make_task(kind, written(kind, source, tmp_path)).outcome
-    chance = {"cifar": 1 / 4, "masked_bytes": np.log(256), "masked_tokens": np.log(257)}
+    chance = {"images": 1 / 3, "masked_bytes": np.log(256), "masked_tokens": np.log(257)}
     assert np.isclose(outcome.chance, chance.get(kind, 1 / 2))
 
 
@@ -492,20 +492,13 @@ def test_labels_of_images_are_numbered_as_they_occur(tmp_path):
     assert task.fingerprint(data)["classes"] == [0, 255]
 
 
-@pytest.mark.parametrize("kind", ["idx", "cifar"])
-def test_images_of_one_class_are_refused(kind, tmp_path):
+def test_images_of_one_class_are_refused(tmp_path):
     """Every run would be right every time."""
-    options = written(kind, "folder", tmp_path)
-    if kind == "idx":
-        labels = gzip.compress(idx_bytes(np.full(40, 7, np.uint8)))
-        (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(labels)
-    else:
-        for file in tmp_path.glob("*.bin"):
-            rows = np.frombuffer(file.read_bytes(), np.uint8).reshape(-1, 3073).copy()
-            rows[:, 0] = 7
-            file.write_bytes(rows.tobytes())
+    options = written("idx", "folder", tmp_path)
+    labels = gzip.compress(idx_bytes(np.full(40, 7, np.uint8)))
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(labels)
     said = "has one label only, 7, in the training set"
-    assert refusal(kind, options) == f"folder: given {str(tmp_path)!r}; {said}"
+    assert refusal("idx", options) == f"folder: given {str(tmp_path)!r}; {said}"
 
 
 def test_labels_that_no_text_has_are_refused(tmp_path):

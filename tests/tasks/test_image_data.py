@@ -2,8 +2,6 @@
 augmentation moves training images only, and what is wrong with a folder is said in one line."""
 
 import gzip
-import os
-import pickle
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from qkv_jax.config import ConfigError
 from qkv_jax.tasks import make_task
 from qkv_jax.tasks.images import augmentation
-from qkv_jax.tasks.images.files import read_cifar_folder, read_idx_folder
+from qkv_jax.tasks.images.files import read_idx_folder
 from qkv_jax.tasks.images.task import pixel_moments
 from qkv_jax.tasks.splits import held_out_split
+from tests.support.image_sets import image_set, saved
 
 KEY = jax.random.key(0)
 
@@ -45,30 +45,6 @@ def write_idx(folder, *, count=40, tests=20, shape=(8, 8), spell="-", zipped=Fal
                 (folder / f"{name}.gz").write_bytes(gzip.compress(content))
             else:
                 (folder / name).write_bytes(content)
-    return holds
-
-
-def write_cifar(folder, classes, version, rows=2):
-    """A folder of CIFAR batches as the data set's page describes them; returns what it holds."""
-    rng = np.random.default_rng(1)
-    folder.mkdir(parents=True, exist_ok=True)
-    train = [f"data_batch_{i}" for i in range(1, 6)] if classes == 10 else ["train"]
-    holds = {"train": [], "test": []}
-    whole = rows
-    for name in [*train, "test_batch" if classes == 10 else "test"]:
-        rows = 5 * whole if name == "train" else whole
-        planes = rng.integers(0, 256, (rows, 3, 32, 32), np.uint8)
-        fine, coarse = rng.permutation(np.arange(rows) % classes), rng.integers(0, 20, rows)
-        holds["test" if name.startswith("test") else "train"].append((planes, fine))
-        if version == "python":
-            batch = {b"data": planes.reshape(rows, 3072), b"filenames": [b"a.png"] * rows}
-            batch |= {b"labels" if classes == 10 else b"fine_labels": fine.tolist()}
-            batch |= {} if classes == 10 else {b"coarse_labels": coarse.tolist()}
-            (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
-        else:
-            labels = fine[:, None] if classes == 10 else np.stack([coarse, fine], 1)
-            content = np.concatenate([labels.astype(np.uint8), planes.reshape(rows, 3072)], 1)
-            (folder / f"{name}.bin").write_bytes(content.tobytes())
     return holds
 
 
@@ -122,36 +98,72 @@ def test_idx_folders_are_read_as_written(layout, tmp_path):
     assert task.outcome.failure_value == 1 / 4
 
 
-@pytest.mark.parametrize("version", ["python", "binary"])
-@pytest.mark.parametrize("classes", [10, 100])
-def test_cifar_folders_are_read_as_written(classes, version, tmp_path):
-    """Planes become channels; the fine labels of CIFAR-100 count; both versions read alike."""
-    holds = write_cifar(tmp_path, classes, version, rows=20)
-    files = read_cifar_folder(str(tmp_path))
-    for part, name in ((files.train, "train"), (files.test, "test")):
-        planes = np.concatenate([planes for planes, _ in holds[name]])
-        for channel in range(3):
-            np.testing.assert_array_equal(part.images[..., channel], planes[:, channel])
-        np.testing.assert_array_equal(
-            part.labels, np.concatenate([fine for _, fine in holds[name]])
-        )
-    task = make_task("cifar", {"folder": str(tmp_path), "validation_examples": 1})
-    assert (task.classes, task.shape, task.max_length) == (classes, (32, 32, 3), 65)
-    assert task.outcome.failure_value == 1 / classes
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_data_sets_of_images_are_read_as_written(mode, tmp_path):
+    """Grey images have one channel; classes are ordered by name; validation is drawn."""
+    train, pixels, kinds = image_set(30, mode)
+    test, others, _ = image_set(12, mode, seed=1)
+    task = make_task("images", saved(tmp_path / "set", train=train, test=test))
+    np.testing.assert_array_equal(task.files.train.images, pixels)
+    np.testing.assert_array_equal(task.files.test.images, others)
+    np.testing.assert_array_equal(task.files.train.labels, np.array([1, 0, 2])[kinds])
+    assert task.labels == ("ape", "cat", "dog")
+    assert (task.shape, task.max_length) == ((32, 32, 3 if mode == "RGB" else 1), 17)
+    sizes = {name: len(rows) for name, (_, rows) in task.splits().items()}
+    assert sizes == {"train": 24, "validation": 6, "test": 12}
 
 
-def test_a_pickle_that_runs_something_is_refused_unrun(tmp_path):
-    """A CIFAR batch may hold arrays, bytes, lists and dicts, and nothing that is called."""
+def test_a_validation_split_is_used_as_it_is_and_tests_where_there_is_no_other(tmp_path):
+    """Nothing is held out of the training split where all three are published."""
+    (train, *_), (valid, pixels, _), (test, *_) = (image_set(n, side=8) for n in (30, 9, 12))
+    three = make_task("images", saved(tmp_path / "3", train=train, validation=valid, test=test))
+    assert [len(rows) for _, rows in three.splits().values()] == [30, 9, 12]
+    two = make_task("images", saved(tmp_path / "2", train=train, valid=valid))
+    assert [len(rows) for _, rows in two.splits().values()] == [24, 6, 9]
+    np.testing.assert_array_equal(two.splits()["test"][0].images, pixels)
 
-    class Trap:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "trap"),)
 
-    write_cifar(tmp_path, 10, "python")
-    (tmp_path / "data_batch_3").write_bytes(pickle.dumps({b"data": Trap()}, protocol=2))
-    line = refusal({"folder": str(tmp_path)}, "cifar")
-    assert line.startswith(f"folder: given {str(tmp_path / 'data_batch_3')!r}; ")
-    assert "mkdir" in line and not (tmp_path / "trap").exists()
+def test_a_folder_of_image_files_is_a_data_set(tmp_path, monkeypatch):
+    """A folder a split, in it one a class, without a network. One grey file among coloured ones is
+    coloured too; one that is cut or of another size is refused."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 4)):
+        for i in range(count):
+            place = tmp_path / "set" / split / "ab"[i % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            shape = (8, 8) if i == 3 else (8, 8, 3)
+            Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(place / f"{i}.png")
+    options = {"dataset": str(tmp_path / "set"), "validation_examples": 2}
+    task = make_task("images", options)
+    assert (task.labels, task.shape, len(task.load().test["targets"])) == (("a", "b"), (8, 8, 3), 4)
+    file = tmp_path / "set" / "test" / "a" / "0.png"
+    Image.fromarray(rng.integers(0, 256, (8, 9, 3), np.uint8)).save(file)
+    said = "column 'image' of its test split holds images of several sizes, such as 8 x 8 x 3 and "
+    assert f"; {said}8 x 9 x 3" in refusal(options, "images")
+    file.write_bytes(file.read_bytes()[:40])
+    assert "; column 'image' of its test split cannot be read: " in refusal(options, "images")
+
+
+def test_data_sets_that_are_no_images_are_refused(tmp_path):
+    """No name, no test split, columns that are missing or hold something else."""
+    train, *_ = image_set(12, side=8)
+    options = saved(tmp_path / "set", train=train)
+    given = f"dataset: given {options['dataset']!r}; "
+    said = "dataset: given ''; name a data set of images or their folder"
+    assert refusal({}, "images") == said
+    assert refusal(options, "images") == f"{given}has neither a test nor a validation split"
+    line = refusal(options | {"image_column": "kind"}, "images")
+    assert line.startswith(f"{given}column 'kind' of its train split holds ClassLabel(")
+    assert line.endswith(", not images") or "…" in line
+    line = refusal(options | {"image_column": "image"}, "images")
+    assert line == f"{given}its train split has no column 'image'; columns: 'img', 'kind'"
+
+
+def test_cifar_has_a_new_spelling():
+    """Its batches are a data set of the hub, as any other."""
+    line = refusal({"folder": "cifar-10-batches-py"}, "cifar")
+    assert line.startswith("task.kind: given 'cifar'; say kind 'images' with options dataset='uoft")
 
 
 def test_digits_are_those_of_scikit_learn():
@@ -303,23 +315,19 @@ def test_only_training_images_are_augmented(folder):
 
 
 def test_folders_that_cannot_be_are_refused(tmp_path):
-    """No name, none there, a file, an empty one, one of other files: for both formats."""
-    for kind, wanted in (
-        ("idx", "holds no train-images-idx3-ubyte[.gz]"),
-        ("cifar", "holds no CIFAR batches: data_batch_1 … or train, each with .bin or without"),
-    ):
-        place = tmp_path / kind
-        name = repr(str(place))
-        said = "folder: given ''; name the folder of the images"
-        assert refusal({"folder": ""}, kind) == refusal({}, kind) == said
-        assert refusal({"folder": str(place)}, kind) == f"folder: given {name}; no such folder"
-        place.mkdir()
-        assert refusal({"folder": str(place)}, kind) == f"folder: given {name}; is empty"
-        (place / "notes.txt").write_text("mine")
-        assert refusal({"folder": str(place)}, kind) == f"folder: given {name}; {wanted}"
-        file = place / "notes.txt"
-        line = refusal({"folder": str(file)}, kind)
-        assert line == f"folder: given {str(file)!r}; cannot be read: Not a directory"
+    """No name, none there, a file, an empty one, one of other files."""
+    place = tmp_path / "idx"
+    given = f"folder: given {str(place)!r}; "
+    said = "folder: given ''; name the folder of the images"
+    assert refusal({"folder": ""}) == refusal({}) == said
+    assert refusal({"folder": str(place)}) == f"{given}no such folder"
+    place.mkdir()
+    assert refusal({"folder": str(place)}) == f"{given}is empty"
+    file = place / "notes.txt"
+    file.write_text("mine")
+    assert refusal({"folder": str(place)}) == f"{given}holds no train-images-idx3-ubyte[.gz]"
+    line = refusal({"folder": str(file)})
+    assert line == f"folder: given {str(file)!r}; cannot be read: Not a directory"
 
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -373,59 +381,6 @@ def test_idx_sets_at_odds_with_each_other_are_refused(tmp_path):
         file.write_bytes(content)
         line = refusal({"folder": str(damaged)})
         assert line.startswith(f"folder: given {str(file)!r}; is truncated or no gzip file: ")
-
-
-@pytest.mark.parametrize(("cut", "longest"), [(1, 2), (3, 1)])
-def test_a_cifar_batch_that_is_cut_between_two_images_is_refused(tmp_path, cut, longest):
-    """Every row that is left reads well: only the other batches tell, the first being no better."""
-    write_cifar(tmp_path, 10, "binary")
-    file = tmp_path / f"data_batch_{cut}.bin"
-    file.write_bytes(file.read_bytes()[:3073])
-    said = f"holds 1 images, not 2 as data_batch_{longest}.bin"
-    assert refusal({"folder": str(tmp_path)}, "cifar") == f"folder: given {str(file)!r}; {said}"
-
-
-@pytest.mark.parametrize(
-    ("classes", "name", "sizes"),
-    [(10, "test_batch", (10, 1)), (100, "test", (10, 1)), (100, "train", (1, 2))],
-)
-def test_a_lone_cifar_file_that_is_cut_between_two_images_is_refused(
-    tmp_path, classes, name, sizes
-):
-    """Nothing of its own set tells, but both sets have published sizes."""
-    write_cifar(tmp_path, classes, "binary")
-    file = tmp_path / f"{name}.bin"
-    file.write_bytes(file.read_bytes()[: 3073 + (classes == 100)])
-    said = "{} images for training and {} for test, not 5 to 1: a file is cut".format(*sizes)
-    assert refusal({"folder": str(tmp_path)}, "cifar") == f"folder: given {str(file)!r}; {said}"
-
-
-def test_damaged_cifar_files_are_refused_by_name(tmp_path):
-    """Missing, truncated, of another size, of another count, with a label too high, no batch."""
-    good = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}
-    batches = {
-        "is truncated or no CIFAR batch: ": pickle.dumps(good)[:99],
-        "holds no `data` and `labels`": pickle.dumps([1, 2]),
-        "holds images of another size: ": pickle.dumps(good | {"data": np.zeros((2, 3), np.uint8)}),
-        "holds 1 labels for 2 images": pickle.dumps(good | {"labels": [0]}),
-        "holds a label outside 0 … 9: 12": pickle.dumps(good | {"labels": [12, 0]}),
-        "is empty": b"",
-    }
-    write_cifar(tmp_path / "python", 10, "python")
-    file = tmp_path / "python" / "data_batch_2"
-    for said, content in batches.items():
-        file.write_bytes(content)
-        line = refusal({"folder": str(file.parent)}, "cifar")
-        assert line.startswith(f"folder: given {str(file)!r}; {said}")
-    file.unlink()
-    line = refusal({"folder": str(file.parent)}, "cifar")
-    assert line == f"folder: given {str(file.parent)!r}; holds no data_batch_2"
-    write_cifar(tmp_path / "binary", 100, "binary")
-    file = tmp_path / "binary" / "train.bin"
-    file.write_bytes(file.read_bytes()[:-1])
-    said = "is truncated: 30739 bytes are no multiple of 3074"
-    line = refusal({"folder": str(file.parent)}, "cifar")
-    assert line == f"folder: given {str(file)!r}; {said}"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
 
 SPLITS = ("train", "validation", "test")
-NEEDS_FILES = {"cifar", "idx", "text_classification"}  # their own tests make them
+NEEDS_FILES = {"idx", "images", "text_classification"}  # their own tests make them
 GENERATED = {
     "reverse": {"length": 6, "symbols": 5},
     "relation": {"length": 5, "names": 9, "labels": 4},
@@ -414,5 +414,5 @@ def test_unreadable_empty_and_short_texts_are_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize("kind", [["reverse"], None, 3])
 def test_a_kind_that_is_no_text_is_refused(kind, unchecked):
-    with pytest.raises(ConfigError, match=r"task.kind: given .*[;?] allowed: cifar, copy"):
+    with pytest.raises(ConfigError, match=r"task.kind: given .*[;?] allowed: copy, digits"):
         make_task(kind, {})

@@ -25,6 +25,7 @@ from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.rules import RULE_SETS, parse_rules, partition
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
+from tests.support.image_sets import image_set, saved
 
 TREE = {
     "layer_0": {
@@ -141,15 +142,13 @@ def registered_tasks(folder):
         labels = struct.pack(">II", 0x801, count) + bytes(i % 2 for i in range(count))
         (folder / f"{split}-images-idx3-ubyte").write_bytes(images)
         (folder / f"{split}-labels-idx1-ubyte").write_bytes(labels)
-    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
-        images = b"".join(bytes([i % 10]) + bytes(3072) for i in range(20))
-        (folder / f"{name}.bin").write_bytes(images)
     options = {
         "text_classification": {"files": (str(folder / "table.csv"),), "length": 8},
         "masked_bytes": {"files": (str(folder / "text"),), "length": 16},
         "idx": {"folder": str(folder), "patch": 4, "validation_examples": 5},
     }
-    options["cifar"] = options["idx"]
+    parts = {name: image_set(count)[0] for name, count in (("train", 20), ("test", 10))}
+    options["images"] = saved(folder / "images", **parts)
     yield from (make_task(kind, options.get(kind, {})) for kind in REGISTRY)
 
 

@@ -1,1 +1,1 @@
-"""Image classification: two sets that install with packages, and folders of one's own."""
+"""Image classification: two sets that install with packages, and sets of one's own."""

@@ -1,61 +1,71 @@
-"""Readers of image folders in their data sets' own formats: IDX (the MNIST family) and CIFAR.
+"""Image sets as they are published, with a training and a test set: a folder in IDX format (the
+MNIST family) or a data set of `datasets`.
 
-Each gives `ImageFiles`: uint8 images [N, height, width, channels] and int32 labels of the published
-training and test sets. Raw IDX images are memory-mapped; everything else is read into memory.
+Raw IDX images are memory-mapped; everything else is read into memory.
 """
 
 import gzip
-import io
 import math
 import pathlib
-import pickle
 import zlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from qkv_jax.config import ConfigError
-from qkv_jax.tasks import sources
+from qkv_jax.tasks import hub_datasets, sources
 
 _IDX_STEMS = {"train": ("train",), "test": ("t10k", "test")}
 _IDX_UBYTE = 0x08
-CIFAR_SHAPE = (32, 32, 3)
-# The published files of a set and their label fields: python pickles, then the binary version.
-_CIFAR = {
-    10: {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]},
-    100: {"train": ["train"], "test": ["test"]},
-}
-_CIFAR_LABELS = {10: b"labels", 100: b"fine_labels"}
 
 
 class Examples(NamedTuple):
-    """Images uint8 [N, height, width, channels] and labels int32 [N]."""
+    """Images uint8 [N, height, width, channels] and labels [N]."""
 
     images: np.ndarray
     labels: np.ndarray
 
 
 class ImageFiles(NamedTuple):
-    """The two published sets of a folder."""
+    """The published sets; few bring a validation set of their own."""
 
     train: Examples
     test: Examples
+    validation: Examples | None = None
 
 
-def numbered(files: ImageFiles, folder: str) -> tuple[ImageFiles, tuple[int, ...]]:
-    """The sets with labels numbered from 0, gaps closed, and what the labels were, in order.
+def numbered(files: ImageFiles, field: str, given: str) -> tuple[ImageFiles, tuple[int | str, ...]]:
+    """The sets with labels int32 numbered from 0, gaps closed, and what the labels were, in order.
 
     Raises:
-      ConfigError: `folder`, if training has one label only or lacks one that the test set has.
+      ConfigError: `field`, if training has one label only or lacks one that another set has.
     """
     names = np.unique(files.train.labels)
     if len(names) < 2:
-        raise ConfigError("folder", folder, f"has one label only, {names[0]}, in the training set")
-    if len(new := np.setdiff1d(files.test.labels, names)):
-        raise ConfigError("folder", folder, f"the label {new[0]} is in the test set only")
-    number = lambda labels: np.searchsorted(names, labels).astype(np.int32)
-    sets = (Examples(part.images, number(part.labels)) for part in files)
-    return ImageFiles(*sets), tuple(names.tolist())
+        raise ConfigError(field, given, f"has one label only, {names[0]}, in the training set")
+    sets = {name: part for name, part in files._asdict().items() if part is not None}
+    for name, (images, labels) in sets.items():
+        if len(new := np.setdiff1d(labels, names)):
+            raise ConfigError(field, given, f"the label {new[0]} is in the {name} set only")
+        sets[name] = Examples(images, np.searchsorted(names, labels).astype(np.int32))
+    return ImageFiles(**sets), tuple(names.tolist())
+
+
+def read_dataset(
+    dataset: str, subset: str, image_column: str, label_column: str, changed: sources.Stamp
+) -> ImageFiles:
+    """A data set of `datasets`; its validation split is the test set where it has no other.
+
+    Raises:
+      ConfigError: `dataset`, if it has neither, or whatever `hub_datasets.read_images` refuses.
+    """
+    found = hub_datasets.read_images(dataset, subset, image_column, label_column, changed)
+    sets = {name: Examples(*split) for name, split in found.items()}
+    if not {"test", "validation"} & set(sets):
+        raise ConfigError("dataset", dataset, "has neither a test nor a validation split")
+    return ImageFiles(
+        **sets if "test" in sets else {"train": sets["train"], "test": sets["validation"]}
+    )
 
 
 def read_idx_folder(folder: str, prefix: str = "") -> ImageFiles:
@@ -134,60 +144,6 @@ def read_idx(path: pathlib.Path, dimensions: int) -> np.ndarray:
     return content[header_size:].reshape(sizes)
 
 
-def read_cifar_folder(folder: str) -> ImageFiles:
-    """A folder of CIFAR-10 or CIFAR-100 batches, python pickles or the binary version, told apart
-    by the names; fine labels of CIFAR-100 (cs.toronto.edu/~kriz/cifar.html).
-
-    Raises:
-      ConfigError: `folder`, naming the file that is missing or damaged.
-    """
-    place = existing_folder(folder)
-    classes, suffix = cifar_layout(place)
-    read = _read_cifar_binary if suffix else _read_cifar_pickle
-    sets = {}
-    for split, names in _CIFAR[classes].items():
-        parts = [read(_existing(place / f"{name}{suffix}"), classes) for name in names]
-        sizes = {f"{name}{suffix}": len(some) for name, (some, _) in zip(names, parts, strict=True)}
-        whole = max(sizes, key=sizes.get)
-        for name, size in sizes.items():
-            if size != sizes[whole]:  # a binary file cut between two rows reads well
-                what = f"holds {size} images, not {sizes[whole]} as {whole}"
-                raise ConfigError("folder", str(place / name), what)
-        images = np.concatenate([images for images, _ in parts])
-        # Stored as three planes; wanted as pixels of three channels.
-        images = np.ascontiguousarray(images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-        sets[split] = Examples(images, np.concatenate([labels for _, labels in parts]))
-    trained, tested = (len(sets[split].labels) for split in ("train", "test"))
-    if trained != 5 * tested:  # as published; the equal batches above do not tell of a lone file
-        cut = "test" if 5 * tested < trained else "train"
-        what = f"{trained} images for training and {tested} for test, not 5 to 1: a file is cut"
-        name = f"{_CIFAR[classes][cut][-1]}{suffix}"
-        raise ConfigError("folder", str(place / name), what)
-    return ImageFiles(**sets)
-
-
-def cifar_paths(folder: str) -> tuple[pathlib.Path, ...]:
-    """The files of `read_cifar_folder`: those of training, then those of test.
-
-    Raises:
-      ConfigError: `folder`, if there is none or it lacks a file.
-    """
-    place = existing_folder(folder)
-    classes, suffix = cifar_layout(place)
-    names = (f"{name}{suffix}" for names in _CIFAR[classes].values() for name in names)
-    return sources.distinct((_existing(place / name) for name in names), "folder")
-
-
-def cifar_layout(place: pathlib.Path) -> tuple[int, str]:
-    """The number of classes and the suffix (".bin" or none) that the names in a folder mean."""
-    for classes, files in _CIFAR.items():
-        for suffix in ("", ".bin"):
-            if any((place / f"{name}{suffix}").is_file() for name in files["train"]):
-                return classes, suffix
-    allowed = "holds no CIFAR batches: data_batch_1 … or train, each with .bin or without"
-    raise ConfigError("folder", str(place), allowed)
-
-
 def existing_folder(folder: str) -> pathlib.Path:
     """The folder, which must be one.
 
@@ -221,79 +177,5 @@ def _idx_path(place: pathlib.Path, prefix: str, split: str, kind: str) -> pathli
     raise ConfigError("folder", str(place), f"holds no {names[0]}[.gz]")
 
 
-def _existing(path: pathlib.Path) -> pathlib.Path:
-    if not path.is_file():
-        raise ConfigError("folder", str(path.parent), f"holds no {path.name}")
-    return path
-
-
 def _unreadable(path: pathlib.Path, error: OSError) -> ConfigError:
     return ConfigError("folder", str(path), f"cannot be read: {error.strerror}")
-
-
-def _read_cifar_binary(path: pathlib.Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of one label byte (CIFAR-100: coarse, then fine) and 3072 of the image."""
-    labels = 1 if classes == 10 else 2
-    row = labels + math.prod(CIFAR_SHAPE)
-    content = np.frombuffer(_bytes(path), np.uint8)
-    if len(content) % row:
-        what = f"is truncated: {len(content)} bytes are no multiple of {row}"
-        raise ConfigError("folder", str(path), what)
-    rows = content.reshape(-1, row)
-    return rows[:, labels:], _labels(path, rows[:, labels - 1], classes)
-
-
-def _read_cifar_pickle(path: pathlib.Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    content = _bytes(path)
-    try:
-        batch = _SafeUnpickler(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # a damaged pickle may raise anything
-        what = f"is truncated or no CIFAR batch: {error}"
-        raise ConfigError("folder", str(path), what) from None
-    field = _CIFAR_LABELS[classes]
-    values = {_as_bytes(k): v for k, v in batch.items()} if isinstance(batch, dict) else {}
-    images, labels = values.get(b"data"), values.get(field)
-    if not isinstance(images, np.ndarray) or not isinstance(labels, (list, np.ndarray)):
-        raise ConfigError("folder", str(path), f"holds no `data` and `{field.decode()}`")
-    if images.dtype != np.uint8 or images.shape[1:] != (math.prod(CIFAR_SHAPE),):
-        what = f"holds images of another size: rows of {images.shape[1:]} {images.dtype}, not 3072"
-        raise ConfigError("folder", str(path), what)
-    if len(images) != len(labels):
-        what = f"holds {len(labels)} labels for {len(images)} images"
-        raise ConfigError("folder", str(path), what)
-    return images, _labels(path, np.asarray(labels), classes)
-
-
-def _bytes(path: pathlib.Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    if not content:
-        raise ConfigError("folder", str(path), "is empty")
-    return content
-
-
-def _labels(path: pathlib.Path, labels: np.ndarray, classes: int) -> np.ndarray:
-    if labels.min(initial=0) < 0 or labels.max(initial=0) >= classes:
-        what = f"holds a label outside 0 … {classes - 1}: {labels.max()}"
-        raise ConfigError("folder", str(path), what)
-    return labels.astype(np.int32)
-
-
-def _as_bytes(name: Any) -> bytes:
-    return name.encode() if isinstance(name, str) else name
-
-
-class _SafeUnpickler(pickle.Unpickler):
-    """Makes arrays, bytes, lists and dicts; whatever else a pickle names is refused unrun."""
-
-    def find_class(self, module, name):
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            if name == "_reconstruct":
-                return np._core.multiarray._reconstruct
-        elif (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)
-        elif (module, name) == ("_codecs", "encode"):  # how protocol 2 writes bytes
-            return lambda text, encoding: text.encode(encoding)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")

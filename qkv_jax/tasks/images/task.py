@@ -1,7 +1,8 @@
 """Image classification: images cut into patches, read from a class token.
 
-`mnist5k` and `digits` install with packages; `idx` and `cifar` read a folder in the published
-format. All share `ImageTask`; a new source of images is a subclass that says where they come from.
+`mnist5k` and `digits` install with packages, `idx` reads a folder in that format, `images` a data
+set of the Hugging Face hub (CIFAR, for one) or of a folder of one's own. All share `ImageTask`; a
+new source of images is a subclass that says where they come from.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import functools
 import importlib.util
 import math
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -18,7 +19,7 @@ import numpy as np
 
 from qkv_jax.config import ConfigError, require_positive, settle
 from qkv_jax.model.stems import PatchStem
-from qkv_jax.tasks import overlap, sources
+from qkv_jax.tasks import hub_datasets, overlap, sources
 from qkv_jax.tasks.base import Data, Outcome, Task, epoch_schedule, keys_schedule, register
 from qkv_jax.tasks.images import augmentation, files
 from qkv_jax.tasks.images.files import Examples, ImageFiles
@@ -224,32 +225,29 @@ class Digits(ImageTask):
 
 
 @dataclasses.dataclass(frozen=True)
-class FolderImages(ImageTask):
-    """Images of a folder with a published training and test set: validation is drawn from the
-    training set, `validation_examples` by the shares of the classes; the test set is whole."""
+class PublishedImages(ImageTask):
+    """Images with a published training and test set. Where there is no validation set,
+    `validation_examples` are drawn from the training set by the shares of the classes."""
 
-    folder: str = ""
     validation_examples: int = 5000
     split_seed: int = 0
 
     def __post_init__(self):
-        if not self.folder:
-            raise ConfigError("folder", self.folder, "name the folder of the images")
         require_positive(self, "validation_examples")
         require_seed(self, "split_seed")
         super().__post_init__()
 
-    def read(self) -> tuple[ImageFiles, tuple[int, ...]]:
-        """The two published sets with labels numbered from 0, and those in the files, in order."""
+    def read(self) -> tuple[ImageFiles, tuple[int | str, ...]]:
+        """The published sets with labels numbered from 0, and those in the files, in order."""
         raise NotImplementedError
 
     @property
     def files(self) -> ImageFiles:
-        """The two published sets."""
+        """The published sets."""
         return self.read()[0]
 
     @property
-    def labels(self) -> tuple[int, ...]:
+    def labels(self) -> tuple[int | str, ...]:
         """The labels in the files, in order."""
         return self.read()[1]
 
@@ -257,54 +255,71 @@ class FolderImages(ImageTask):
     def classes(self):
         return len(self.labels)
 
+    @property
+    def shape(self):
+        return self.files.train.images.shape[1:]
+
     def fingerprint(self, data):
         return super().fingerprint(data) | {"classes": list(self.labels)}
 
     def splits(self):
-        train, test = self.files
-        sizes = {"validation": self.validation_examples}
-        rows = held_out_split(train.labels, sizes, self.split_seed)
-        everything = np.arange(len(test.labels))
-        return {name: (train, rows[name]) for name in ("train", "validation")} | {
-            "test": (test, everything)
-        }
+        whole = lambda examples: (examples, np.arange(len(examples.labels)))
+        train, test, validation = self.files
+        if validation is not None:
+            parts = {"train": whole(train), "validation": whole(validation)}
+        else:
+            sizes = {"validation": self.validation_examples}
+            rows = held_out_split(train.labels, sizes, self.split_seed)
+            parts = {name: (train, rows[name]) for name in ("train", "validation")}
+        return parts | {"test": whole(test)}
 
 
 @register("idx")
 @dataclasses.dataclass(frozen=True)
-class Idx(FolderImages):
+class Idx(PublishedImages):
     """A folder in IDX format: MNIST, Fashion-MNIST, KMNIST, EMNIST (with its `prefix`), …"""
 
     title = "Images in IDX format"
 
+    folder: str = ""
     prefix: str = ""  # of the file names, such as "emnist-letters-"
+
+    def __post_init__(self):
+        if not self.folder:
+            raise ConfigError("folder", self.folder, "name the folder of the images")
+        super().__post_init__()
 
     def sources(self):
         return files.idx_paths(self.folder, self.prefix)
 
     def read(self):
-        return _read_once(files.read_idx_folder, self.stamp(), self.folder, self.prefix)
-
-    @property
-    def shape(self):
-        return self.files.train.images.shape[1:]
+        return _read_idx(self.folder, self.prefix, self.stamp())
 
 
-@register("cifar")
+@register("images")
 @dataclasses.dataclass(frozen=True)
-class Cifar(FolderImages):
-    """A folder of CIFAR-10 or CIFAR-100 batches, python or binary version."""
+class DatasetImages(PublishedImages):
+    """An image column of a data set on the hub, such as uoft-cs/cifar10, or of a local folder: of
+    images in a folder a class, of parquet files, or of what `save_to_disk` wrote."""
 
-    title = "CIFAR"
-    shape = files.CIFAR_SHAPE
+    title = "Images of a data set"
 
-    augment: Literal["none", "crop", "crop_flip"] = "crop_flip"
+    dataset: str = ""
+    subset: str = ""
+    image_column: str = "image"
+    label_column: str = "label"
+
+    def __post_init__(self):
+        if not self.dataset:
+            raise ConfigError("dataset", self.dataset, "name a data set of images or their folder")
+        super().__post_init__()
 
     def sources(self):
-        return files.cifar_paths(self.folder)
+        return hub_datasets.files(self.dataset, self.subset)
 
     def read(self):
-        return _read_once(files.read_cifar_folder, self.stamp(), self.folder)
+        columns = (self.image_column, self.label_column)
+        return _read_dataset(self.dataset, self.subset, *columns, self.stamp())
 
 
 def _package_data(package: str, name: str) -> pathlib.Path:
@@ -330,10 +345,15 @@ def pixel_moments(images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.
     return mean.astype(np.float32), np.maximum(std, 1 / 255).astype(np.float32)
 
 
+# Every property asks for the images: they are read once, and anew where a file was changed.
 @functools.lru_cache(maxsize=2)
-def _read_once(
-    reader: Callable[..., ImageFiles], changed: sources.Stamp, folder: str, *more: str
-) -> tuple[ImageFiles, tuple[int, ...]]:
-    """A folder's images are asked for by every property; they are read once, and anew where a file
-    was changed."""
-    return files.numbered(reader(folder, *more), folder)
+def _read_idx(folder: str, prefix: str, changed: sources.Stamp):
+    return files.numbered(files.read_idx_folder(folder, prefix), "folder", folder)
+
+
+@functools.lru_cache(maxsize=2)
+def _read_dataset(
+    dataset: str, subset: str, image_column: str, label_column: str, changed: sources.Stamp
+):
+    found = files.read_dataset(dataset, subset, image_column, label_column, changed)
+    return files.numbered(found, "dataset", dataset)

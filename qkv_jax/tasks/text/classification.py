@@ -14,11 +14,10 @@ import numpy as np
 
 from qkv_jax.config import ConfigError, require_positive, require_range, settle
 from qkv_jax.model.stems import TextStem
-from qkv_jax.tasks import overlap, sources
+from qkv_jax.tasks import hub_datasets, overlap, sources
 from qkv_jax.tasks.base import Data, Outcome, Reference, Task, epoch_schedule, register
 from qkv_jax.tasks.splits import held_out_split, require_seed
 from qkv_jax.tasks.streaming import DEVICE_LIMIT, ArrayRows, BatchStream
-from qkv_jax.tasks.text import hub_datasets
 from qkv_jax.tasks.text.tables import Labelled, read_table
 from qkv_jax.tasks.text.tokenizers import (
     BYTES,
@@ -29,8 +28,6 @@ from qkv_jax.tasks.text.tokenizers import (
 
 _SPLITS = ("train", "validation", "test")
 _REGULARISATION = (1.0, 3.0, 10.0, 30.0, 100.0)  # C of the logistic regression, for validation
-
-
 
 
 @register("text_classification")

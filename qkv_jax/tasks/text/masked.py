@@ -12,10 +12,9 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from qkv_jax.config import ConfigError, require_positive, require_range, settle
 from qkv_jax.model.stems import TokenStem
-from qkv_jax.tasks import overlap, sources
+from qkv_jax.tasks import hub_datasets, overlap, sources
 from qkv_jax.tasks.base import Batch, Data, Outcome, Task, keys_schedule, register
 from qkv_jax.tasks.streaming import DEVICE_LIMIT, BatchStream, WindowRows
-from qkv_jax.tasks.text import hub_datasets
 from qkv_jax.tasks.text.files import check_utf8, read_bytes, shakespeare_files
 from qkv_jax.tasks.text.tokenizers import BYTES, check_vocabulary, make_tokenizer
 

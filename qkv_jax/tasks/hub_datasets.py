@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub or of a local folder, as columns of plain values.
+"""Data sets of the Hugging Face hub or of a local folder, as columns of texts, images and labels.
 
 Needs the package `datasets` (extra `text`), which only those who name a data set import.
 """
@@ -9,6 +9,8 @@ import logging
 import pathlib
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from qkv_jax.config import ConfigError
 from qkv_jax.tasks import sources
@@ -65,21 +67,48 @@ def read_splits(
 def _read_splits(
     dataset: str, subset: str, text_column: str, label_column: str | None, changed: sources.Stamp
 ) -> dict[str, Table]:
-    found = _loaded(dataset, subset, changed)
     tables = {}
-    for split, names in _SPLITS.items():
-        part = next((found[name] for name in names if name in found), None)
-        if part is None:
-            continue
+    for split, part in _parts(dataset, subset, changed).items():
         where = f"its {split} split"
         tables[split] = {text_column: _texts(part, dataset, where, text_column)}
         if label_column is not None:
             tables[split][label_column] = _labels(part, dataset, where, label_column)
-        if not tables[split][text_column]:
-            raise ConfigError("dataset", dataset, f"{where} is empty")
-    if "train" not in tables:
-        raise ConfigError("dataset", dataset, f"has no training split, only {', '.join(found)}")
     return tables
+
+
+def read_images(
+    dataset: str, subset: str, image_column: str, label_column: str, changed: sources.Stamp
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Images uint8 [N, height, width, channels] of one size, grey ones with one channel and others
+    with three, and labels as `read_splits` gives them, by split.
+
+    Raises:
+      ConfigError: as `read_splits` does, or if the images have several sizes.
+    """
+    found = {}
+    for split, part in _parts(dataset, subset, changed).items():
+        where = f"its {split} split"
+        labels = np.array(_labels(part, dataset, where, label_column))
+        found[split] = _images(part, dataset, where, image_column), labels
+    shapes = {images.shape[1:] for images, _ in found.values()}
+    if len(shapes) > 1:
+        raise _sizes(dataset, f"column {image_column!r}", shapes)
+    return found
+
+
+def _parts(dataset: str, subset: str, changed: sources.Stamp) -> dict[str, Any]:
+    """The splits that there are, by our names; none is empty, and one is for training."""
+    found = _loaded(dataset, subset, changed)
+    parts = {}
+    for split, names in _SPLITS.items():
+        part = next((found[name] for name in names if name in found), None)
+        if part is not None:
+            if not len(part):
+                raise ConfigError("dataset", dataset, f"its {split} split is empty")
+            parts[split] = part
+    if "train" not in parts:
+        raise ConfigError("dataset", dataset, f"has no training split, only {', '.join(found)}")
+    return parts
 
 
 def _local_files(dataset: str) -> tuple[pathlib.Path, ...]:
@@ -135,6 +164,28 @@ def _texts(part: Any, dataset: str, where: str, name: str) -> list[str]:
         what = f"column {name!r} of {where} holds {_described(part.features[name])}, not texts"
         raise ConfigError("dataset", dataset, what)
     return _filled(part, dataset, where, name)
+
+
+def _images(part: Any, dataset: str, where: str, name: str) -> np.ndarray:
+    _kind(part, dataset, where, name)
+    if type(part.features[name]).__name__ != "Image":
+        what = f"column {name!r} of {where} holds {_described(part.features[name])}, not images"
+        raise ConfigError("dataset", dataset, what)
+    try:
+        images = _filled(part, dataset, where, name)
+    except OSError as error:  # how Pillow refuses a file
+        what = f"column {name!r} of {where} cannot be read: {error}"
+        raise ConfigError("dataset", dataset, what) from None
+    grey = all(image.mode in ("1", "L") for image in images)
+    pixels = [np.asarray(image.convert("L" if grey else "RGB")) for image in images]
+    if len(shapes := {image.shape for image in pixels}) > 1:
+        raise _sizes(dataset, f"column {name!r} of {where}", shapes)
+    return np.stack(pixels).reshape(len(pixels), *pixels[0].shape[:2], -1)
+
+
+def _sizes(dataset: str, where: str, shapes: set[tuple[int, ...]]) -> ConfigError:
+    some = " and ".join(" x ".join(map(str, shape)) for shape in sorted(shapes)[:2])
+    return ConfigError("dataset", dataset, f"{where} holds images of several sizes, such as {some}")
 
 
 def _labels(part: Any, dataset: str, where: str, name: str) -> list[str]:
