@@ -12,8 +12,11 @@ from PIL import Image
 def image_set(
     count: int, mode: str = "RGB", side: int = 32, seed: int = 0
 ) -> tuple[datasets.Dataset, np.ndarray, np.ndarray]:
-    """Random images of a mode of Pillow, lossless, and labels that are classes by name: the set, its
-    pixels [N, side, side, channels] and its labels [N]."""
+    """Random images of a mode of Pillow, lossless, and labels that are classes by name.
+
+    Returns:
+      The set, its pixels [N, side, side, channels] and its labels [N].
+    """
     rng = np.random.default_rng(seed)
     shape = (count, side, side) if mode == "L" else (count, side, side, 3)
     pixels = rng.integers(0, 256, shape, np.uint8)
