@@ -390,7 +390,7 @@ def config_cases():
         {"coordinator": "host:99", "count": 2, "index": 1},
         {"coordinator": ["host", ":1", "host:0", "host:70000", "host:x", 3, None],
          "count": [0, -1, 1.5, "2", None], "index": [-1, 2, 0.5, "1", None]},
-        also=("--",),
+        also=("process",),
     )  # fmt: skip
     yield fields_of(
         population.RunSpec,

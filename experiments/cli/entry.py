@@ -65,7 +65,9 @@ def _refuse_name(what: str, name: str, mains: Iterable[str]) -> NoReturn:
 def _said(error: BaseException, command: list[str]) -> int:
     """Prints the one line that an error comes to; returns the exit code."""
     if isinstance(error, ConfigError):
-        return refuse(str(error))
+        # What functions take is named as they name it; here a flag of that name gave it.
+        is_flag = error.field in {flag.name for flag in _own_flags()}
+        return refuse(f"--{error}" if is_flag else str(error))
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return refuse(f"{where}{error.strerror or error}; what was finished is intact")

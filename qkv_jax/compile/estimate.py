@@ -24,7 +24,7 @@ def look(replica: Replica, mesh: MeshConfig, topology: str) -> dict[str, Any]:
       ConfigError: if topology, mesh and replica do not fit together.
     """
     if mesh.by == "pmap":
-        raise ConfigError("mesh.by", mesh.by, "what --compile_only compiles is sharded by 'jit'")
+        raise ConfigError("mesh.by", mesh.by, "what is compiled here is sharded by 'jit'")
     # `auto` may stand for another one there than here.
     implementation = resolved(replica.model.implementation, "tpu")
     model = dataclasses.replace(replica.model, implementation=implementation)

@@ -95,13 +95,13 @@ def tpu_devices(topology: str) -> Sequence[Any]:
         import libtpu  # noqa: F401
     except ImportError:
         allowed = "needs the compiler for TPUs: pip install -e '.[tpu]'"
-        raise ConfigError("--compile_only", topology, allowed) from None
+        raise ConfigError("compile_only", topology, allowed) from None
     try:
         return topologies.get_topology_desc(topology_name=topology, platform="tpu").devices
     except Exception as error:  # libtpu's own, or those of JAX around it
         reason = re.sub(r"^[A-Z_]+: ", "", str(error).strip().splitlines()[0])
         allowed = f"no topology that libtpu knows, such as v5e:4x4: {reason}"
-        raise ConfigError("--compile_only", topology, allowed) from None
+        raise ConfigError("compile_only", topology, allowed) from None
 
 
 def chip_of(devices: Sequence[Any]) -> Chip | None:
@@ -120,7 +120,7 @@ def compile_program(program: MeshProgram) -> Compiled:
     except jax.errors.JaxRuntimeError as error:
         first = str(error).strip().splitlines()[0]
         if "RESOURCE_EXHAUSTED" not in first and "memory" not in first:
-            raise ConfigError("--compile_only", str(program.mesh), first) from None
+            raise ConfigError("compile_only", str(program.mesh), first) from None
         return Compiled(refusal=_refusal(str(error)))
     memory, text = compiled.memory_analysis(), compiled.as_text()
     return Compiled(

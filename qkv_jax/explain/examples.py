@@ -40,15 +40,15 @@ def words_of(text: str) -> Example:
     Raises:
       ConfigError: if there are none, or more than `MOST_WORDS`.
     """
-    words = arguments.text("--text", text).split()
+    words = arguments.text("text", text).split()
     if not words:
-        raise ConfigError("--text", text, "write one word at least")
+        raise ConfigError("text", text, "write one word at least")
     if len(words) > MOST_WORDS:
         allowed = (
             f"has {len(words)} words; the random layer takes at most {MOST_WORDS}, a trained model "
-            "(--run) as many tokens as its task has"
+            "as many tokens as its task has"
         )
-        raise ConfigError("--text", _label(text, 40), allowed)
+        raise ConfigError("text", _label(text, 40), allowed)
     numbers = {word: i for i, word in enumerate(dict.fromkeys(words))}
     inputs = jnp.array([[numbers[word] for word in words]], jnp.int32)
     return Example(inputs, tuple(map(_label, words)))
@@ -97,12 +97,12 @@ def text_example(task: MaskedBytes | TextClassification, text: str) -> Example:
       ConfigError: if there is nothing in it, or more than the model reads.
     """
     encoder = _tokenizer(arguments.instance("task", task, (MaskedBytes, TextClassification)))
-    tokens = encoder.encode(arguments.text("--text", text).encode())
+    tokens = encoder.encode(arguments.text("text", text).encode())
     if not len(tokens):
-        raise ConfigError("--text", text, "write one character at least")
+        raise ConfigError("text", text, "write one character at least")
     if len(tokens) > task.length:
         allowed = f"is {len(tokens)} tokens; the run's model reads at most {task.length}"
-        raise ConfigError("--text", _label(text, 40), allowed)
+        raise ConfigError("text", _label(text, 40), allowed)
     labels = [_byte_label(encoder.decode(tokens[i : i + 1])) for i in range(len(tokens))]
     if isinstance(task, TextClassification):
         labels = ["[class]", *labels]
@@ -117,9 +117,9 @@ def pretrained_example(pretrained: Pretrained, text: str) -> Example:
     """
     arguments.instance("pretrained", pretrained, Pretrained)
     try:
-        (tokens,) = pretrained.reader.tokens([arguments.text("--text", text)])
+        (tokens,) = pretrained.reader.tokens([arguments.text("text", text)])
     except ConfigError as error:
-        field = "--text" if error.field.startswith("text") else f"--{error.field}"
+        field = "text" if error.field.startswith("text") else error.field  # "text 0"
         raise ConfigError(field, error.given, error.allowed) from None
     inputs, _ = pretrained.reader.pad([tokens])
     return Example(inputs, tuple(map(_label, pretrained.reader.words(tokens))))
@@ -137,8 +137,8 @@ def task_example(task: Task, number: int) -> Example:
     except ConfigError as error:
         raise error.under("task.options") from None
     total = len(data["inputs"])
-    if not arguments.whole("--example", number) < total:
-        raise ConfigError("--example", number, f"the task has 0 to {total - 1}")
+    if not arguments.whole("example", number) < total:
+        raise ConfigError("example", number, f"the task has 0 to {total - 1}")
     inputs = jnp.asarray(data["inputs"][number : number + 1])
     labels, padding = _labels(task, np.asarray(inputs[0])), None
     if "padding" in data:

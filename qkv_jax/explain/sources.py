@@ -1,7 +1,4 @@
-"""The three kinds of model that are walked, each with a text or an example of its own tokens.
-
-Refusals name the flags of `experiments.explain`, whose values these functions take.
-"""
+"""The three kinds of model that are walked, each with a text or an example of its own tokens."""
 
 import pathlib
 from collections.abc import Sequence
@@ -41,17 +38,14 @@ def random_walks(
     """
     example = examples.words_of(text)
     if not isinstance(ties, list | tuple) or not ties:
-        raise ConfigError("--tie", ties, "must be a list of ties")
+        raise ConfigError("tie", ties, "must be a list of ties")
     for tie in ties:
-        arguments.instance("--tie", tie, Tie)
-    arguments.whole("--seed", seed, most=2**32 - 1)
+        arguments.instance("tie", tie, Tie)
+    arguments.whole("seed", seed, most=2**32 - 1)
     sizes = {"width": width, "heads": heads, "positions": positions}
     walks = []
     for tie in ties:
-        try:
-            config = ModelConfig(tie=str(tie), layers=1, mlp_width=width, **sizes)
-        except ConfigError as error:
-            raise _as_flag(error) from None
+        config = ModelConfig(tie=str(tie), layers=1, mlp_width=width, **sizes)
         model = examples.random_layer(config, seed)
         walks.append(walk_through(*model, example.inputs, example.tokens, name=_name(tie)))
     about = (
@@ -82,18 +76,18 @@ def run_walks(
     Raises:
       ConfigError: for a folder that is no run or is damaged, and for what it does not have.
     """
-    from qkv_jax.analysis import runs  # with Orbax, which takes a second
+    from qkv_jax.training import checkpoint  # with Orbax, which takes a second
 
-    folder = arguments.path("--run", folder)
+    folder = arguments.path("run", folder)
     if not isinstance(steps, list | tuple):
-        raise ConfigError("--steps", steps, "must be a list of steps")
-    known = runs.run_steps(folder)
+        raise ConfigError("steps", steps, "must be a list of steps")
+    known = checkpoint.run_steps(folder)
     for step in steps:
-        if arguments.whole("--steps", step) not in known:
-            raise ConfigError("--steps", step, f"checkpoints there: {', '.join(map(str, known))}")
-    steps, task = steps or known[-1:], runs.run_replica(folder).task
+        if arguments.whole("steps", step) not in known:
+            raise ConfigError("steps", step, f"checkpoints there: {', '.join(map(str, known))}")
+    steps, task = steps or known[-1:], checkpoint.run_replica(folder).task
     chosen, what = _example_of(task, text, example)
-    models = {s: runs.run_model(folder, s) for s in {*steps, 0} & {*known}}
+    models = {s: checkpoint.load_run(folder, s) for s in {*steps, 0} & {*known}}
     config = models[steps[0]][0].config
     _check_layer(layer, config.layers)
     walks = [
@@ -115,12 +109,7 @@ def pretrained_walk(folder: str, *, layer: int, text: str) -> Walks:
     Raises:
       ConfigError: for a folder that is not understood, and for what the model does not read.
     """
-    try:
-        model = load_pretrained(folder)
-    except ConfigError as error:
-        if error.field == "pretrained":
-            raise _as_flag(error) from None
-        raise ConfigError("--pretrained", folder, str(error)) from None  # of a file in it
+    model = load_pretrained(folder)
     config = model.encoder.config
     _check_layer(layer, config.layers)
     example = examples.pretrained_example(model, text)
@@ -141,19 +130,15 @@ def _example_of(task: Task, text: str | None, number: int | None) -> tuple[examp
         text = examples.TEXT if text is None else text
         return examples.text_example(task, text), f"“{text}”"
     if text is not None and not examples.is_text(task):
-        allowed = f"the run's task, {task.title}, is not of text; choose an example by --example"
-        raise ConfigError("--text", text, allowed)
+        allowed = f"the run's task, {task.title}, is not of text; name an example"
+        raise ConfigError("text", text, allowed)
     number = 0 if number is None else number
     return examples.task_example(task, number), f"Validation example {number}"
 
 
 def _check_layer(layer: int, layers: int) -> None:
-    if arguments.whole("--layer", layer) >= layers:
-        raise ConfigError("--layer", layer, f"the model has layers 0 to {layers - 1}")
-
-
-def _as_flag(error: ConfigError) -> ConfigError:
-    return ConfigError(f"--{error.field}", error.given, error.allowed)
+    if arguments.whole("layer", layer) >= layers:
+        raise ConfigError("layer", layer, f"the model has layers 0 to {layers - 1}")
 
 
 def _name(tie: Tie) -> str:

@@ -48,12 +48,12 @@ class Processes:
         settle(self)
         host, _, port = self.coordinator.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-            raise ConfigError("--coordinator", self.coordinator, "must be HOST:PORT")
+            raise ConfigError("coordinator", self.coordinator, "must be HOST:PORT")
         if self.count < 1:
-            raise ConfigError("--processes", self.count, "must be a whole number above 0")
+            raise ConfigError("processes", self.count, "must be a whole number above 0")
         if not 0 <= self.index < self.count:
             allowed = f"must be from 0 to {self.count - 1}, one of {self.count} processes"
-            raise ConfigError("--process", self.index, allowed)
+            raise ConfigError("process", self.index, allowed)
 
 
 def join(processes: Processes, timeout: int = 300) -> None:
@@ -148,5 +148,5 @@ def _initialize(given: str, **arguments: Any) -> None:
         )
     except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        field = "--distributed" if given == "auto" else "--coordinator"
+        field = "distributed" if given == "auto" else "coordinator"
         raise ConfigError(field, given, f"processes cannot be joined: {reason}") from None

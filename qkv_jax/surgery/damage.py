@@ -108,14 +108,14 @@ def model_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> E
     Raises:
       ConfigError: if the folder holds none.
     """
-    from qkv_jax.analysis import runs
+    from qkv_jax.training import checkpoint
 
-    folder = arguments.path("--run", folder)
+    folder = arguments.path("run", folder)
     arguments.whole("seed", seed, most=2**32 - 1)
     _check_rate(learning_rate)
-    step = runs.run_steps(folder)[-1]
-    encoder, variables = runs.run_model(folder, step)
-    replica = runs.run_replica(folder)
+    step = checkpoint.run_steps(folder)[-1]
+    encoder, variables = checkpoint.load_run(folder, step)
+    replica = checkpoint.run_replica(folder)
     data, outcome = replica.task.load(), replica.task.outcome
     feeds, _ = task_feeds(encoder, replica.task, EXAMPLES)
 

@@ -36,7 +36,7 @@ def check(encoder: Encoder, tie: Tie, methods: tuple[str, ...]) -> None:
     config = arguments.instance("encoder", encoder, Encoder).config
     arguments.instance("tie", tie, Tie)
     if not isinstance(methods, list | tuple) or not methods:
-        raise ConfigError("--method", methods, "must be a list of methods")
+        raise ConfigError("method", methods, "must be a list of methods")
     heads, width = config.heads, config.width
     given = str(tie)
     for field in ("adapters", "latent_dim", "qk_norm"):
@@ -45,16 +45,16 @@ def check(encoder: Encoder, tie: Tie, methods: tuple[str, ...]) -> None:
     try:
         check_scheme(tie, heads, config.kv_heads or heads, config.frozen)
     except ValueError as error:
-        raise ConfigError("--tie", given, str(error)) from None
+        raise ConfigError("tie", given, str(error)) from None
     if any(tie.equates(role, "X") for role in "QKV") and width != heads * config.features:
-        raise ConfigError("--tie", given, f"needs a width of heads x head width, not {width}")
+        raise ConfigError("tie", given, f"needs a width of heads x head width, not {width}")
     for method in methods:
-        arguments.word("--method", method, METHODS)
+        arguments.word("method", method, METHODS)
         if method in KEEP and not _shares(tie, KEEP[method]):
             role = KEEP[method]
-            raise ConfigError("--method", method, f"under {given} {role} shares with no other role")
+            raise ConfigError("method", method, f"under {given} {role} shares with no other role")
         if method == "fit" and not config.output_projection:
-            raise ConfigError("--method", method, "needs a model with an output projection")
+            raise ConfigError("method", method, "needs a model with an output projection")
 
 
 def impose(

@@ -65,7 +65,7 @@ def notes(found: pd.DataFrame, edited: EditedModel) -> list[str]:
                 what = f"{metric.name} from {old:.4f} to {new:.4f}"
                 lines.append(
                     f"Warning: further training made {model} worse ({what}); a lower "
-                    "--learning_rate may suit it."
+                    "learning rate may suit it."
                 )
     return lines
 

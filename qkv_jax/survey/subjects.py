@@ -51,17 +51,17 @@ def of_run(folder: pathlib.Path, step: int | None, most: int) -> Subject:
     Raises:
       ConfigError: if the folder holds no such checkpoint, or one that cannot be read.
     """
-    from qkv_jax.analysis import runs  # with Orbax, which takes a second
+    from qkv_jax.training import checkpoint  # with Orbax, which takes a second
 
-    folder = arguments.path("--run", folder)
+    folder = arguments.path("run", folder)
     arguments.whole("most", most, 1)
-    step = None if step is None else arguments.whole("--step", step)
-    known = runs.run_steps(folder)
+    step = None if step is None else arguments.whole("step", step)
+    known = checkpoint.run_steps(folder)
     step = known[-1] if step is None else step
     if step not in known:
-        raise ConfigError("--step", step, f"checkpoints there: {', '.join(map(str, known))}")
-    task = runs.run_replica(folder).task
-    models = {s: runs.run_model(folder, s) for s in known if s <= step}
+        raise ConfigError("step", step, f"checkpoints there: {', '.join(map(str, known))}")
+    task = checkpoint.run_replica(folder).task
+    models = {s: checkpoint.load_run(folder, s) for s in known if s <= step}
     encoder, variables = models[step]
     past = {s: layer_weights(*model) for s, model in models.items()} if len(models) > 1 else {}
     start = models[known[0]][1] if step > known[0] else None
@@ -86,16 +86,11 @@ def of_pretrained(
     arguments.truth("allow_unknown", allow_unknown)
     if not isinstance(texts, Mapping) or not texts:
         raise ConfigError("texts", texts, "must be texts by their names")
-    try:
-        model = load_pretrained(folder)
-    except ConfigError as error:
-        if error.field == "pretrained":
-            raise ConfigError("--pretrained", error.given, error.allowed) from None
-        raise ConfigError("--pretrained", str(folder), str(error)) from None  # of a file in it
+    model = load_pretrained(folder)
     feeds, unknown = _text_feeds(model, texts)
     if unknown > _MOST_UNKNOWN and not allow_unknown:
-        what = f"{_unknown(unknown)}; --allow_unknown measures them all the same"
-        raise ConfigError("--texts", f"{len(texts)} texts", what)
+        what = f"{_unknown(unknown)}; allow_unknown measures them all the same"
+        raise ConfigError("texts", f"{len(texts)} texts", what)
     encoder = model.encoder
     fresh = jax.jit(encoder.init)(jax.random.key(seed), feeds[0].inputs[:1])
     name = f"{folder} ({model.kind}): {about(encoder)}"
@@ -161,7 +156,7 @@ def _text_feeds(model: Pretrained, texts: Mapping[str, str]) -> tuple[list[Feed]
     except ConfigError as error:
         if error.field.startswith("text "):
             place = names[int(error.field.split()[1])]
-            raise ConfigError("--texts", error.given, f"{place} {error.allowed}") from None
-        raise ConfigError(f"--{error.field}", error.given, error.allowed) from None
+            raise ConfigError("texts", error.given, f"{place} {error.allowed}") from None
+        raise
     feeds = [Feed(batch.inputs, len(batch.rows), batch.padding) for batch in found]
     return feeds, model.reader.unknown_share(tokens)

@@ -23,11 +23,11 @@ def read_texts(path: pathlib.Path, most: int) -> dict[str, str]:
       ConfigError: if it cannot be read, is not UTF-8, or holds nothing.
     """
     arguments.whole("most", most, 1)
-    text = read_text(arguments.path("--texts", path), "--texts")
+    text = read_text(arguments.path("texts", path), "texts")
     lines = enumerate(split_lines(text), 1)
     texts = {f"line {i}": line.strip() for i, line in lines if line.strip()}
     if not texts:
-        raise ConfigError("--texts", str(path), "is empty; write a text a line")
+        raise ConfigError("texts", str(path), "is empty; write a text a line")
     return dict(itertools.islice(texts.items(), most))
 
 
@@ -42,7 +42,7 @@ def shakespeare_sentences(most: int, seed: int) -> dict[str, str]:
     try:
         files = shakespeare_files()
     except ConfigError as error:
-        raise ConfigError("--texts", None, error.allowed) from None
+        raise ConfigError("texts", None, error.allowed) from None
     found: list[str] = []
     for path in files:
         text = _ASIDE.sub("\n\n", path.read_text(encoding="latin-1"))

@@ -248,6 +248,22 @@ def replica_of(values: dict[str, Any]) -> Replica:
     )
 
 
+def run_steps(folder: pathlib.Path) -> list[int]:
+    """The steps that a run of `experiments.train` has checkpoints of.
+
+    Raises:
+      ConfigError: if there is none.
+    """
+    if not (folder / "config.json").is_file():
+        raise ConfigError("run", str(folder), "is no run of experiments.train: no config.json")
+    checkpoints = folder / "checkpoints"
+    names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
+    steps = sorted(int(name) for name in names if name.isdecimal())
+    if not steps:
+        raise ConfigError("run", str(folder), "holds no checkpoint")
+    return steps
+
+
 def run_replica(folder: pathlib.Path) -> Replica:
     """What a run in a folder trains: task, model and hyperparameters.
 

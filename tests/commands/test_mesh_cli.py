@@ -34,7 +34,7 @@ REFUSED = {
     "joined: ",
     ("--compile_only=v5e:4x4",): "--compile_only: given 'v5e:4x4'; ",
     ("--compile_only=v5e:4x4", "--config.mesh.data=16", "--config.mesh.by=pmap"): "mesh.by: given "
-    "'pmap'; what --compile_only compiles is sharded by 'jit'",
+    "'pmap'; what is compiled here is sharded by 'jit'",
     ("--config.mesh.by=pmap",): "mesh.by: given 'pmap'; needs the axis data",
 }  # fmt: skip
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from qkv_jax.analysis.layers import heads, layer_weights, probe
-from qkv_jax.analysis.runs import run_model
 from qkv_jax.config import ConfigError, build
 from qkv_jax.model.attention import MultiHeadAttention
 from qkv_jax.model.config import ModelConfig
@@ -21,7 +20,7 @@ from qkv_jax.study.results import load_study
 from qkv_jax.study.run.engine import Engine
 from qkv_jax.study.run.outcomes import write_tables
 from qkv_jax.study.run.workdir import Workdir
-from qkv_jax.training.checkpoint import replica_of
+from qkv_jax.training.checkpoint import load_run, replica_of
 from qkv_jax.training.costs import measure
 from qkv_jax.training.loop import CheckpointPolicy, train_run
 from tests.support.walks import drawn_model, walk_through
@@ -150,9 +149,9 @@ def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(scheme, t
         train_run(replica_of(config), 0, folder, watch=watch, on_report=stop, **options)
     resumed = train_run(replica_of(config), 0, folder, **options)
     assert resumed["test"] == whole["test"]
-    encoder, variables = run_model(folder, 20)
+    encoder, variables = load_run(folder, 20)
     assert encoder.config.scheme == scheme
-    expected = run_model(tmp_path / "whole", 20)[1]
+    expected = load_run(tmp_path / "whole", 20)[1]
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
 
 

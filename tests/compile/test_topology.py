@@ -212,7 +212,7 @@ def test_a_step_is_looked_at_as_it_would_run(monkeypatch):
 
 
 def test_data_parallelism_by_pmap_is_not_what_is_compiled():
-    with pytest.raises(ConfigError, match="mesh.by: given 'pmap'; what --compile_only compiles"):
+    with pytest.raises(ConfigError, match="mesh.by: given 'pmap'; what is compiled here"):
         estimate.look(SMALL, MeshConfig(data=16, by="pmap"), "v5e:4x4")
 
 
@@ -227,7 +227,7 @@ def test_without_the_compiler_it_is_one_line():
     with pytest.raises(ConfigError) as refusal:
         tpu_devices("v5e:4x4")
     assert str(refusal.value) == (
-        "--compile_only: given 'v5e:4x4'; needs the compiler for TPUs: pip install -e '.[tpu]'"
+        "compile_only: given 'v5e:4x4'; needs the compiler for TPUs: pip install -e '.[tpu]'"
     )
 
 

@@ -98,4 +98,4 @@ class Jobs:
                 f"{len(self.live)} jobs of this study were not seen to end (--status lists them): "
                 f"go on with --launcher=slurm, or, once they are cancelled, remove {self.file}"
             )
-            raise ConfigError("--launcher", "local", allowed)
+            raise ConfigError("launcher", "local", allowed)

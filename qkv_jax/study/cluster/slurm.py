@@ -49,11 +49,11 @@ class SlurmOptions:
 
     def __post_init__(self):
         if not 0 < self.hours < math.inf:
-            raise ConfigError("--slurm_hours", self.hours, "must be finite and above 0")
+            raise ConfigError("slurm_hours", self.hours, "must be finite and above 0")
         for option in self.options:
             name, equals, _ = option.partition("=")
             if not name.strip("-") or not equals:
-                raise ConfigError("--slurm_option", option, "must be NAME=VALUE, as sbatch has it")
+                raise ConfigError("slurm_option", option, "must be NAME=VALUE, as sbatch has it")
 
     def parameters(self) -> dict[str, Any]:
         """As submitit calls them."""
@@ -93,12 +93,12 @@ class SlurmLauncher:
         for command in ("sbatch", "squeue", "srun", "scontrol"):
             if shutil.which(command) is None:
                 allowed = f"there is no {command} on the PATH: run this where Slurm can be reached"
-                raise ConfigError("--launcher", "slurm", allowed)
+                raise ConfigError("launcher", "slurm", allowed)
         try:
             import submitit
         except ImportError:
             allowed = "needs submitit: pip install -e '.[cluster]'"
-            raise ConfigError("--launcher", "slurm", allowed) from None
+            raise ConfigError("launcher", "slurm", allowed) from None
         self.folder, self.options, self._submitit = folder.absolute(), options, submitit
 
     def submit(self, name: str, commands: Sequence[Sequence[str]]) -> list[str]:
