@@ -1,7 +1,4 @@
 """Heat maps as SVG text: small arrays with their numbers, large ones as an embedded picture.
-
-Colours are blue below zero and orange above it, or from pale to dark green for weights. Both scales
-change in lightness all the way, so that they are read with any colour vision and in print.
 """
 
 import base64
@@ -10,57 +7,18 @@ import math
 from html import escape
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from qkv_jax.explain.panels import Panel, number
-
-_SIGNED = ("#0b5394", "#6fa8d6", "#f6f6f4", "#f0a35e", "#b34700")
-_WEIGHTS = ("#f6f6f4", "#b7dccb", "#5fae93", "#007a5e", "#003d2e")
+from qkv_jax.output.colours import colour_of, colours_of, ink_on
 
 _WRITTEN = 12  # rows and columns up to which numbers are written into the cells
 _CELL, _HIGH = 40.0, 25.0  # pixels of a cell with a number
 _TEXT, _SMALL = 12.5, 11.5
-_BLACK, _SOFT, _WHITE = "#000000", "#55616b", "#ffffff"
+_SOFT, _WHITE = "#55616b", "#ffffff"
 _LETTER, _APART = 7.2, 13.0  # pixels of a letter, at most; between two labels, at least
 _NARROW, _WIDE, _LARGE = 2.5, 15.0, 300.0  # of cells without numbers, and of their map
-
-
-def colours_of(
-    values: Float[np.ndarray, "*R"], kind: str, limit: float
-) -> UInt8[np.ndarray, "*R 3"]:
-    """Red, green and blue from 0 to 255.
-
-    Args:
-      kind: `weights` run from 0 to the limit, `signed` from minus the limit.
-    """
-    names = _WEIGHTS if kind == "weights" else _SIGNED
-    stops = np.array([[int(n[i : i + 2], 16) for i in (1, 3, 5)] for n in names], float)
-    shares = values / (limit or 1.0)
-    shares = shares if kind == "weights" else (shares + 1) / 2
-    places = np.clip(shares, 0, 1) * (len(stops) - 1)
-    channels = [np.interp(places, range(len(stops)), stops[:, c]) for c in range(3)]
-    return np.rint(np.stack(channels, -1)).astype(np.uint8)
-
-
-def colour_of(value: float, kind: str, limit: float) -> str:
-    """One colour as `#rrggbb`."""
-    return "#{:02x}{:02x}{:02x}".format(*colours_of(np.asarray(value), kind, limit))
-
-
-def ink_on(colour: str) -> str:
-    """The colour of text on it: the one of the two with more contrast."""
-    return max((_WHITE, _BLACK), key=lambda ink: contrast(ink, colour))
-
-
-def contrast(one: str, other: str) -> float:
-    """From 1, no difference, to 21, black on white; text needs 4.5 (WCAG 2.2, 1.4.3)."""
-    levels = []
-    for colour in (one, other):
-        shares = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-        linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
-        levels.append(float(linear @ (0.2126, 0.7152, 0.0722)))
-    return (max(levels) + 0.05) / (min(levels) + 0.05)
 
 
 def heat_map(panel: Panel, limit: float, *, plain: bool = False) -> str:

@@ -1,10 +1,8 @@
 """A walk as one self-contained page: the steps at a glance, then one by one with their numbers."""
 
-import os
 import pathlib
 from collections.abc import Sequence
 
-import jinja2
 import numpy as np
 
 from qkv_jax.explain.explanation import QUESTION, Explanation
@@ -12,8 +10,9 @@ from qkv_jax.explain.heat import heat_map, scale_bar
 from qkv_jax.explain.panels import Panel
 from qkv_jax.explain.steps import Step
 from qkv_jax.explain.walk import Trace
+from qkv_jax.output import html
 
-_TEMPLATES = pathlib.Path(__file__).parent
+_TEMPLATE = pathlib.Path(__file__).with_name("explain.html.jinja")
 _HEADS = 4  # shown, where there are more
 _MOST, _MOST_GLANCE = 64, 32  # rows and columns shown of large arrays; columns in the overview
 _GLANCE = ("X", "Q", "K", "V", "scaled scores", "weights", "output")
@@ -21,32 +20,26 @@ _GLANCE = ("X", "Q", "K", "V", "scaled scores", "weights", "output")
 
 def write_page(path: pathlib.Path, explanation: Explanation) -> None:
     """Writes the page; nothing in it is loaded from elsewhere."""
-    loader = jinja2.FileSystemLoader(_TEMPLATES)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
     walks = explanation.walks
+    names = [walk.name for walk in walks]
     most = max(float(walk.weights.max()) for walk in walks)
-    page = environment.get_template("explain.html.jinja").render(
-        about=explanation.about,
-        names=[walk.name for walk in walks],
-        heading=_GLANCE,
-        heads=walks[0].query.shape[1],
-        most=_HEADS,
-        cut=_MOST_GLANCE if walks[0].x.shape[1] > _MOST_GLANCE else 0,
-        glance=[_glance(walk, most) for walk in walks],
-        glance_bars=(scale_bar("signed", 1.0), scale_bar("weights", most)),
-        steps=[_shown(step) for step in explanation.steps],
-        comparison=explanation.comparison,
-        remarks=list(zip([walk.name for walk in walks], explanation.remarks, strict=True)),
-        question=QUESTION,
-        answers=explanation.answers,
-        checked=explanation.checked,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, path)
+    context = {
+        "about": explanation.about,
+        "names": names,
+        "heading": _GLANCE,
+        "heads": walks[0].query.shape[1],
+        "most": _HEADS,
+        "cut": _MOST_GLANCE if walks[0].x.shape[1] > _MOST_GLANCE else 0,
+        "glance": [_glance(walk, most) for walk in walks],
+        "glance_bars": (scale_bar("signed", 1.0), scale_bar("weights", most)),
+        "steps": [_shown(step) for step in explanation.steps],
+        "comparison": explanation.comparison,
+        "remarks": list(zip(names, explanation.remarks, strict=True)),
+        "question": QUESTION,
+        "answers": explanation.answers,
+        "checked": explanation.checked,
+    }
+    html.write_page(path, _TEMPLATE, context)
 
 
 def _glance(walk: Trace, most: float) -> list[list[str]]:

@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from qkv_jax.explain.explanation import QUESTION, Explanation
-from qkv_jax.explain.heat import colour_of, ink_on
 from qkv_jax.explain.panels import Panel, number
 from qkv_jax.explain.steps import View
+from qkv_jax.output.colours import colour_of, ink_on
 
 _CELL = 6  # columns of the terminal that a number takes
 _WHOLE, _WHOLE_BESIDE = 12, 8  # sides up to which an array is shown whole: alone, beside others

@@ -13,9 +13,10 @@ import pathlib
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
+from qkv_jax.output import colours
 from qkv_jax.runtime.files import write_whole
 
 INK, SOFT, FAINT, LINE = "#1f2933", "#5b6770", "#8d98a1", "#d5dbe0"
@@ -38,9 +39,7 @@ MARKERS = {
     "pending": "x",
 }
 # Blue (better) over near-white to orange (worse): safe for all common colour deficiencies.
-DIVERGING = LinearSegmentedColormap.from_list(
-    "better_worse", ["#0b5394", "#6fa8d6", "#f6f6f4", "#f0a35e", "#b34700"]
-)
+DIVERGING = LinearSegmentedColormap.from_list("better_worse", colours.SIGNED)
 
 # Lines of arms, told apart a second time by the label at their end.
 LINES = ("#0072B2", "#D55E00", "#007A5E", "#AA4499", "#8C6A00", "#2E9BD6", "#B3261E")
@@ -162,8 +161,13 @@ def spread(wanted, apart, low, high):
     return heights
 
 
+def ink_on(face) -> str:
+    """The colour of text on a face of any colour that matplotlib knows."""
+    return colours.ink_on(to_hex(face), INK)
+
+
 def ordered_colours(count):
     """Dark to light, for values with an order; safe for all colour visions."""
     low, high = _DARK_TO_LIGHT
-    colours = ScalarMappable(cmap="viridis").get_cmap()
-    return [colours(low + (high - low) * i / max(count - 1, 1)) for i in range(count)]
+    scale = ScalarMappable(cmap="viridis").get_cmap()
+    return [scale(low + (high - low) * i / max(count - 1, 1)) for i in range(count)]

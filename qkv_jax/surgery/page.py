@@ -1,19 +1,18 @@
 """Damage and recovery as tables, a figure and a page."""
 
 import json
-import os
 import pathlib
 from typing import Any
 
-import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from qkv_jax.output import style
+from qkv_jax.output.html import write_page
 from qkv_jax.surgery.damage import EditedModel
 
-_TEMPLATES = pathlib.Path(__file__).parent
+_TEMPLATE = pathlib.Path(__file__).with_name("surgery.html.jinja")
 ALL, ORIGINAL = "all", "original"
 
 
@@ -35,20 +34,12 @@ def write_surgery(
     facts = {"model": edited.name, "tie": tie, "notes": said, **record}
     (folder / "surgery.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False))
     svg, png = style.save(damage_figure(found, edited), folder / "figures" / "damage")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    page = environment.get_template("surgery.html.jinja").render(
-        edited=edited, tie=tie, headings=[m.name for m in edited.metrics],
-        rows=_rows(found, edited), uri=style.data_uri(svg), files=(svg.name, png.name),
-        notes=said,
-    )  # fmt: skip
-    path = folder / "report.html"
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, path)
-    return path
+    context = {
+        "edited": edited, "tie": tie, "headings": [m.name for m in edited.metrics],
+        "rows": _rows(found, edited), "uri": style.data_uri(svg), "files": (svg.name, png.name),
+        "notes": said,
+    }  # fmt: skip
+    return write_page(folder / "report.html", _TEMPLATE, context)
 
 
 def notes(found: pd.DataFrame, edited: EditedModel) -> list[str]:

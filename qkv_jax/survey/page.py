@@ -1,21 +1,20 @@
 """A survey as files: tables, figures and one self-contained page."""
 
 import json
-import os
 import pathlib
 from typing import Any, NamedTuple
 
-import jinja2
 from matplotlib.figure import Figure
 
 from qkv_jax.output import style
+from qkv_jax.output.html import write_page
 from qkv_jax.survey import plots
 from qkv_jax.survey.quantities import PAIRS, QUANTITIES
 from qkv_jax.survey.remarks import HEADINGS, NULLS, remarks, table
 from qkv_jax.survey.subjects import Subject
 from qkv_jax.survey.survey import DRAWS, Survey
 
-_TEMPLATES = pathlib.Path(__file__).parent
+_TEMPLATE = pathlib.Path(__file__).with_name("survey.html.jinja")
 
 
 class Section(NamedTuple):
@@ -62,26 +61,12 @@ def write_survey(
                 "meanings": [QUANTITIES[name] for name in section.quantities],
             }
         )
-    loader = jinja2.FileSystemLoader(_TEMPLATES)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("survey.html.jinja").render(
-        subject=subject,
-        tokens=survey.tokens,
-        remarks=said,
-        headings=HEADINGS,
-        rows=table(survey.figures),
-        nulls=NULLS,
-        draws=DRAWS,
-        sections=shown,
-        moved=len(survey.movements) > 0,
-    )
-    path = folder / "report.html"
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, path)
-    return path
+    context = {
+        "subject": subject, "tokens": survey.tokens, "remarks": said, "headings": HEADINGS,
+        "rows": table(survey.figures), "nulls": NULLS, "draws": DRAWS, "sections": shown,
+        "moved": len(survey.movements) > 0,
+    }  # fmt: skip
+    return write_page(folder / "report.html", _TEMPLATE, context)
 
 
 def _sections(survey: Survey) -> list[Section]:

@@ -35,7 +35,7 @@ def similarity(figures: pd.DataFrame) -> Figure:
             text, style_of = ROLES[row], {"color": style.SOFT, "fontsize": 10}
             if row != column:
                 text = number(value)
-                style_of = {"color": "white" if value > 0.55 else style.INK, "fontsize": 8}
+                style_of = {"color": style.ink_on(_SHADES(value)), "fontsize": 8}
                 style_of |= {"fontstyle": "italic"} if row < column else {"fontweight": "bold"}
             panel.text(column, row, text, ha="center", va="center", **style_of)
         panel.set_title(f"layer {layer}")

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from qkv_jax.explain.heat import colour_of, colours_of, contrast, heat_map, ink_on
+from qkv_jax.explain.heat import heat_map
 from qkv_jax.explain.page import write_page
 from qkv_jax.explain.panels import Panel, number
 from qkv_jax.explain.terminal import print_walks
+from qkv_jax.output.colours import colour_of, colours_of, contrast, ink_on
 from qkv_jax.tie import Tie
 from tests.support.walks import digits_model, quick_compilation, told, walked, walked_digits  # noqa: F401
 

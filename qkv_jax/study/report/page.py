@@ -6,16 +6,13 @@ the pieces are put in order for the templates.
 """
 
 import collections
-import functools
 import json
 import pathlib
-import re
 from collections.abc import Callable
 
-import jinja2
-
 from qkv_jax.output import formats
-from qkv_jax.runtime.files import with_filename, write_whole
+from qkv_jax.output.html import write_page
+from qkv_jax.runtime.files import with_filename
 from qkv_jax.study.protocol.grids import families, family_table
 from qkv_jax.study.protocol.summary import seed_scores
 from qkv_jax.study.record import StudyRecord
@@ -104,9 +101,8 @@ def write_report(
         family["figures"] = draw_family(folder, record, results, scores, family, dpi)
     for kind in ("md", "html"):
         pause()
-        text = _environment().get_template(f"report.{kind}.jinja").render(context)
-        write_whole(workdir / f"report.{kind}", text)
-    return workdir / "report.html"
+        page = write_page(workdir / f"report.{kind}", _TEMPLATES / f"report.{kind}.jinja", context)
+    return page
 
 
 def _wanted(context: dict, task: dict) -> tuple[str, ...] | None:
@@ -123,32 +119,6 @@ def _left_out(tasks: list[dict]) -> list[str]:
         f"So that this page stays small, only the figure of the verdicts is drawn for each of the "
         f"{len(tasks)} tasks; the folder of the study has what the others are drawn from."
     ]
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=lambda name: name is not None and ".html" in name,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["md"] = markdown
-    environment.filters["unbroken"] = unbroken
-    return environment
-
-
-def unbroken(text) -> str:
-    """No line break inside "95 %", "p < 0.0001" and between a number and its seeds."""
-    text = re.sub(r"(\d) (%|seeds?\b|paired\b)", "\\1\u00a0\\2", str(text))
-    return re.sub(r"\bp ([=<≤]) ", "p\u00a0\\1\u00a0", text)
-
-
-def markdown(text) -> str:
-    """Text with all that Markdown or HTML would take for markup escaped, for one line."""
-    text = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_|#\[\]~$])", r"\\\1", text).replace("\n", " ")
 
 
 def _context(record, runs, results) -> dict:

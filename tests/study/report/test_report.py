@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from qkv_jax.output import formats, style
+from qkv_jax.output.html import markdown
 from qkv_jax.study.protocol import grids
 from qkv_jax.study.protocol.summary import seed_scores, summarise
 from qkv_jax.study.protocol.verdicts import Verdict
@@ -22,7 +23,7 @@ from qkv_jax.study.report.figures.heat import heat_columns
 from qkv_jax.study.report.figures.lattice import ROWS, covering_pairs, lattice_nodes
 from qkv_jax.study.report.figures.lines import by_group, scaling, scaling_by_arm
 from qkv_jax.study.report.grids import family_findings
-from qkv_jax.study.report.page import markdown, write_report
+from qkv_jax.study.report.page import write_report
 from qkv_jax.study.report.terminal import console_table
 from qkv_jax.tasks.base import Reference
 from qkv_jax.tie import Tie

@@ -58,7 +58,7 @@ def heat(record: StudyRecord, results: wording.Results, scores, tasks: Sequence[
                   fontsize=8.5, fontweight="bold" if arm == base else "normal",
                   fontstyle="normal" if role in ("arm", "baseline") else "italic")  # fmt: skip
         for i, (label, cells) in enumerate(columns.items()):
-            got, face, ink = found[arm, label], "white", style.INK
+            got, face = found[arm, label], "white"
             text = formats.number(got["mean"], digits)
             if arm != base:
                 text = formats.number(got["delta"], digits, signed=True)
@@ -69,12 +69,11 @@ def heat(record: StudyRecord, results: wording.Results, scores, tasks: Sequence[
                     text = f"{wording.SIGNS[kind]} {text}"
                     if kind == "undecided" and face != "white":
                         face = tuple(1 - 0.35 * (1 - part) for part in face)
-                ink = style.INK if face == "white" else _ink(face)
             x = left + i * cell
             axes.fill((x, x + cell, x + cell, x), (y, y, y + _ROW, y + _ROW), color=face,
                       ec="white", lw=1.5)  # fmt: skip
             axes.text(x + cell / 2, y + _ROW / 2, text, ha="center", va="center", fontsize=8.5,
-                      color=ink)  # fmt: skip
+                      color=style.ink_on(face))  # fmt: skip
     return figure
 
 
@@ -90,8 +89,3 @@ def heat_columns(record: StudyRecord, tasks: Sequence[str]) -> dict[str, list[st
         labels = dict(zip(task.axes, task.cell.split(", "), strict=True))
         columns.setdefault(", ".join(labels[field] for field in kept), []).append(name)
     return columns
-
-
-def _ink(face) -> str:
-    red, green, blue, _ = face
-    return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else style.INK

@@ -97,12 +97,9 @@ def _panel(figure, axes, record, results, name, width, height):
 def _node(axes, at, tie, row, value, norm, task):
     x, y = at
     kind = "absent" if row is None else row["verdict"].kind
-    face, ink = "white", style.INK
+    face = "white"
     if row is not None and kind != "baseline" and value is not None:
         face = colour_map(task)(norm(value))
-        red, green, blue, _ = face
-        if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5:
-            ink = "white"
     border, line, dash = {
         "absent": ("#c3cbd2", 0.9, (0, (2, 2))),
         "pending": (style.FAINT, 0.9, (0, (2, 2))),
@@ -112,7 +109,8 @@ def _node(axes, at, tie, row, value, norm, task):
         "better": ("#083f73", 2.2, "-"),
         "baseline": (style.INK, 2.2, "-"),
     }[kind]
-    if kind == "undecided" and ink == "white":  # grey dashes do not show on a dark face
+    ink = style.ink_on(face)
+    if kind == "undecided" and ink != style.INK:  # grey dashes do not show on a dark face
         border = "#4a5560"
     shape = FancyBboxPatch(
         (x - _WIDTH / 2, y - _HEIGHT / 2), _WIDTH, _HEIGHT, facecolor=face, edgecolor=border,
