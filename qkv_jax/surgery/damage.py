@@ -28,8 +28,8 @@ from qkv_jax.survey.activations import Feed, gather
 from qkv_jax.survey.subjects import of_pretrained, task_feeds
 from qkv_jax.tasks.base import eval_blocks
 from qkv_jax.tasks.sources import Stamp
-from qkv_jax.tasks.streaming import next_batches
 from qkv_jax.tie import Tie
+from qkv_jax.training.single import LoneProgram
 from qkv_jax.training.step import Replica
 
 EXAMPLES = 256  # of a task, from which the moments of the layers' inputs are taken
@@ -133,15 +133,13 @@ def model_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> E
             replica.config, steps=steps, report_every=every, learning_rate=learning_rate
         )
         again = dataclasses.replace(_with(replica, changed), config=config)
-        state = again.init(seed, learning_rate)
-        state = state.replace(params=jax.tree.map(jnp.asarray, params["params"]))
-        state = state.replace(opt_state=again.optimizer.init(state.params))
-        stream = again.task.stream(data.train, seed, config.batch_size)
-        train, schedule = jax.jit(again.train), jax.jit(again.schedule)
-        for _ in range(0, config.steps, every):
-            entries = schedule(state.seed, state.step, data.train)
-            entries = entries | next_batches(stream, every) if stream else entries
-            state, _ = train(state, entries, data.train)
+        program = LoneProgram(again, data)
+        start = jax.tree.map(jnp.array, params["params"])  # a copy: the program uses it up
+        opt_state = again.optimizer.init(start)
+        state = program.start(seed).replace(params=start, opt_state=opt_state)
+        stream = program.stream(seed)
+        for _ in range(0, steps, every):
+            state, _ = program.advance(state, stream)
         return {"params": state.params}, learning_rate
 
     return EditedModel(
