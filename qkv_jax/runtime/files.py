@@ -3,21 +3,20 @@
 import contextlib
 import datetime
 import errno
-import fcntl
 import json
 import math
 import os
 import pathlib
 import socket
-import stat
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import filelock
+
 from qkv_jax.config import ConfigError
 
 LOCK = ".lock"
-_TRIES = 1000  # to lock the file that has its name, and not one that was just removed
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what a file system without them says
 
 
@@ -80,56 +79,36 @@ def folder_lock(folder: pathlib.Path) -> Iterator[None]:
         what = "a link to what is not there" if is_link else "no folder"
         raise ConfigError("workdir", str(folder), f"{error.filename} is {what}") from None
     file = folder / LOCK
-    lock = _take(file)
+    if file.exists() and not file.is_file():
+        raise ConfigError("workdir", str(folder), f"its {file.name} is no file")
+    # A moment to try again in: the last owner removes the file as it ends.
+    lock = filelock.UnixFileLock(file, timeout=0.2, poll_interval=0.02, fallback_to_soft=False)
     try:
-        os.ftruncate(lock, 0)
+        lock.acquire()
+    except filelock.Timeout:
+        allowed = f"is in use by {_owner(file)}; wait for it to end, or name another folder"
+        raise ConfigError("workdir", str(folder), allowed) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            allowed = f"cannot be written: {error.strerror}"
+            raise ConfigError("workdir", str(folder), allowed) from None
+        print(f"warning: {file}: no locks on this file system", file=sys.stderr)
+    try:
         since = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
         with with_filename(file):
-            os.write(lock, json.dumps(owner).encode())
+            file.write_text(json.dumps(owner))
         yield
     finally:
         file.unlink(missing_ok=True)
-        os.close(lock)
+        lock.release()
 
 
-def _take(file: pathlib.Path) -> int:
-    """A file descriptor that holds the lock."""
-    for _ in range(_TRIES):
-        try:
-            lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            allowed = f"cannot be written: {error.strerror}"
-            raise ConfigError("workdir", str(file.parent), allowed) from None
-        if not stat.S_ISREG(os.fstat(lock).st_mode):
-            os.close(lock)
-            raise ConfigError("workdir", str(file.parent), f"its {file.name} is no file")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = _owner(lock)
-            os.close(lock)
-            allowed = f"is in use by {owner}; wait for it to end, or name another folder"
-            raise ConfigError("workdir", str(file.parent), allowed) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            print(f"warning: {file}: no locks on this file system", file=sys.stderr)
-            return lock
-        # Its last owner may have removed the file between our opening and locking it.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock), os.stat(file)):
-                return lock
-        os.close(lock)
-    allowed = f"{LOCK} is another file each time it is opened; use another file system"
-    raise ConfigError("workdir", str(file.parent), allowed)
-
-
-def _owner(lock: int) -> str:
+def _owner(file: pathlib.Path) -> str:
     try:
-        owner = json.loads(os.pread(lock, 4096, 0))
+        owner = json.loads(file.read_text())
         return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
-    except (ValueError, KeyError):  # it has not written its name yet
+    except (OSError, ValueError, KeyError):  # it has not written its name yet, or is gone
         return "another process"
 
 

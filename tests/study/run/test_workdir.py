@@ -14,7 +14,7 @@ import pytest
 
 from qkv_jax.config import ConfigError
 from qkv_jax.output.style import new_figure, save
-from qkv_jax.runtime.files import folder_lock, json_text
+from qkv_jax.runtime.files import json_text
 from qkv_jax.runtime.stopping import Interrupted, StopSignal
 from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol import selection
@@ -305,7 +305,7 @@ def test_a_study_stops_at_whatever_it_is_and_goes_on(small, tmp_path, monkeypatc
 
 
 def test_no_loop_of_a_study_is_without_an_end(tmp_path, monkeypatch):
-    """Should the extension of grids, or the file system, ever be wrong: it ends, and says so."""
+    """Should the extension of grids ever be wrong: it ends, and says so."""
     asked = iter(range(1, 100))
     with monkeypatch.context() as patch:
         wrong = lambda *_: [float(f"{next(asked)}e-9")]
@@ -313,11 +313,6 @@ def test_no_loop_of_a_study_is_without_an_end(tmp_path, monkeypatch):
         with pytest.raises(RuntimeError, match="NA: extend goes on without an end"):
             run(tmp_path / "study", SMALL)
     assert next(asked) == MAX_REPEATS + 2
-    with monkeypatch.context() as patch:
-        patch.setattr(os.path, "samestat", lambda a, b: False)
-        lock = folder_lock(tmp_path)
-        with pytest.raises(ConfigError, match="another file each time it is opened"), lock:
-            pass
 
 
 def test_a_study_of_finished_waves_alone_can_be_stopped_between_any_two(small):
