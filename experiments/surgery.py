@@ -64,7 +64,7 @@ def main() -> None:
     try:
         check(edited.encoder, tie, methods)
     except ConfigError as error:
-        field = error.field if error.field.startswith("--") else f"--{chosen[0]}"
+        field = error.field if error.field in ("tie", "method") else chosen[0]
         raise ConfigError(field, error.given, error.allowed) from None
     layers = _layers(edited.encoder.config.layers)
     found, rates = _operate(edited, tie, methods, layers, folder)

@@ -12,7 +12,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 _SHOWN = 80  # characters of a value that is no text
@@ -64,6 +64,16 @@ def build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
         return cls(**arguments)
     except ConfigError as error:
         raise (error.under(prefix) if prefix else error) from None
+
+
+def registers(known: dict[str, type], name: str) -> Callable[[type], type]:
+    """Class decorator: makes a class known to configs by name."""
+
+    def enter(cls: type) -> type:
+        known[name] = cls
+        return cls
+
+    return enter
 
 
 def settle(config: Any) -> None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from qkv_jax import arguments
-from qkv_jax.config import ConfigError, settle
+from qkv_jax.config import ConfigError, registers, settle
 from qkv_jax.tie import SOURCE_NAMES, Tie
 
 
@@ -51,12 +51,7 @@ ADAPTERS: dict[str, type[Adapter]] = {}
 
 def register_adapter(name: str):
     """Class decorator: makes an adapter known to configs by name."""
-
-    def enter(cls: type[Adapter]) -> type[Adapter]:
-        ADAPTERS[name] = cls
-        return cls
-
-    return enter
+    return registers(ADAPTERS, name)
 
 
 @register_adapter("diag")

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from qkv_jax.arrays import require_array
-from qkv_jax.config import ConfigError, require_kinds, require_positive
+from qkv_jax.config import ConfigError, registers, require_kinds, require_positive
 from qkv_jax.model.adapters import Adapters
 from qkv_jax.model.dot_product import aggregate
 from qkv_jax.model.positions import Positions, rotate
@@ -39,12 +39,7 @@ SCHEMES: dict[str, type["Scheme"]] = {}
 
 def register_scheme(name: str):
     """Class decorator: makes a scheme known to configs by name."""
-
-    def enter(cls: type["Scheme"]) -> type["Scheme"]:
-        SCHEMES[name] = cls
-        return cls
-
-    return enter
+    return registers(SCHEMES, name)
 
 
 def scheme_class(scheme: str | type) -> type["Scheme"]:

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
-from qkv_jax.config import ConfigError, require_positive
+from qkv_jax.config import ConfigError, registers, require_positive
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.encoder import Encoder
 from qkv_jax.tasks import fingerprint
@@ -89,6 +89,12 @@ class Outcome:
     failure_value: float
     threshold: float | None = None
     chance: float | None = None
+
+    @classmethod
+    def mean_accuracy(cls, margin: float, classes: int) -> "Outcome":
+        """Means of the share of right answers, of so many classes; who fails has guessed."""
+        chance = 1 / classes
+        return cls("mean", "accuracy", "accuracy", margin, failure_value=chance, chance=chance)
 
     def __post_init__(self):
         require_positive(self, "margin")
@@ -244,12 +250,7 @@ REGISTRY: dict[str, type[Task]] = {}
 
 def register(name: str):
     """Class decorator: makes a task known to configs by name."""
-
-    def enter(cls: type[Task]) -> type[Task]:
-        REGISTRY[name] = cls
-        return cls
-
-    return enter
+    return registers(REGISTRY, name)
 
 
 def keys_schedule(key: PRNGKeyArray, first: Int[Array, ""], steps: int) -> Key[Array, " steps"]:

@@ -24,9 +24,9 @@ from qkv_jax.study.config import StudyFile
 from qkv_jax.study.plan import Study
 from qkv_jax.tasks import REGISTRY
 from qkv_jax.tie import Tie
+from tests.support import commands
 
 ROOT = pathlib.Path(__file__).parents[2]
-SERVER = ROOT / "tests" / "support" / "cli_server.py"
 KINDS = ", ".join(sorted(REGISTRY))
 TEMPLATE = "from qkv_jax.config_files import tree\ndef get_config():\n    return tree({})\n"
 
@@ -92,23 +92,8 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def command(place):
     """`command(module, *arguments)` gives exit code, stdout and stderr."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        [sys.executable, str(SERVER)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=place / "here",
-        env=environment,
-    ) as server:
-
-        def run(*arguments):
-            server.stdin.write(json.dumps([str(argument) for argument in arguments]) + "\n")
-            server.stdin.flush()
-            return json.loads(server.stdout.readline())
-
+    with commands.server(place / "here") as run:
         yield run
-        server.stdin.close()
 
 
 @pytest.fixture
@@ -239,7 +224,7 @@ def test_grouped_heads_refuse_ties_that_need_all_heads(refused, place):
         ("seed=4294967296", "given 4294967296; must be a whole number, 0 or above, below 2**32"),
         ("checkpoint_steps=(5,)", "given 5; must be a multiple of report_every = 10, at most 20"),
         ("train.learning_rate=inf", "given inf; must be a finite number above 0"),
-        ("task.kind=mask", f"given 'mask'; allowed: {KINDS}"),
+        ("task.kind=mask", f"given 'mask'; did you mean 'images'? allowed: {KINDS}"),
         ("task.options.length=0", "given 0; must be a whole number above 0"),
         ("task.options.files=('lost',)", "given 'lost'; cannot be read: No such file or "
                                          "directory"),
@@ -264,10 +249,10 @@ def test_a_run_that_cannot_be_is_refused(override, line, refused, place):
                                                 "--launcher=slurm: --slurm_hours limits the jobs"),
         (["--launcher=slurm", "--slurm_hours=0"], "--slurm_hours: given '0'; allowed: number >= "
                                                   "0.016666666666666666"),
-        (["--status", "--workdir=lost"], "workdir: given 'lost'; no study there: No such file or "
+        (["--status", "--workdir=lost"], "--workdir: given 'lost'; no study there: No such file or "
                                          "directory"),
         (["--part=one/separate/tune/0.1", "--workdir=lost"],
-         "workdir: given 'lost'; no study there: No such file or directory"),
+         "--workdir: given 'lost'; no study there: No such file or directory"),
         (["stray"], "command line: given 'stray'; flags look like --name=value"),
         (["--plan", "a", "b"], "command line: given 'a b'; flags look like --name=value"),
         (["--plan=maybe"], "--plan: given 'maybe'; must be true or false"),
@@ -461,7 +446,7 @@ def test_folders_with_other_things_in_them_are_refused(refused, place, wave):
                                            "name another folder"),
     ]:  # fmt: skip
         line = refused(ABLATE, config, f"--workdir={folder}", flag)
-        assert line == f"workdir: given {str(folder)!r}; {said}"
+        assert line == f"--workdir: given {str(folder)!r}; {said}"
     for seeds, said in [
         (4, f"the study in {study} has 5; seeds can only be added"),
         (6, f"finish the study in {study} with 5 seeds first, then add more"),

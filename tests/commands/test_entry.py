@@ -5,14 +5,13 @@ test_cli.py.
 """
 
 import io
-import json
 import os
 import pathlib
-import subprocess
-import sys
 import tarfile
 
 import pytest
+
+from tests.support import commands
 
 ROOT = pathlib.Path(__file__).parents[2]
 SNIPPETS = "movieReviewSnippets_GroundTruth.txt"
@@ -28,6 +27,7 @@ entry.enter(main)
 """
 PLAIN = """
 from ml_collections import ConfigDict
+from tests.support import commands
 def get_config():
     return ConfigDict({"width": 8})
 """
@@ -40,20 +40,10 @@ def door(tmp_path_factory):
     (folder / "plain.py").write_text(PLAIN)
     (folder / "command.py").write_text(COMMAND)
 
-    with subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "support" / "cli_server.py"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"},
-    ) as server:  # fmt: skip
-
-        def run(*arguments, module="command"):
-            server.stdin.write(json.dumps([module, *arguments]) + "\n")
-            server.stdin.flush()
-            return tuple(json.loads(server.stdout.readline()))
-
+    with commands.server(folder, folder) as server:
+        run = lambda *arguments, module="command": tuple(server(module, *arguments))
         run.folder = folder
         yield run
-        server.stdin.close()
 
 
 @pytest.mark.parametrize("given", ["'no data here'", "0", ""])

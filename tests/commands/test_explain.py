@@ -1,6 +1,5 @@
 """The command: its texts and examples, what it refuses, what it prints and writes."""
 
-import html.parser
 import re
 
 import numpy as np
@@ -13,7 +12,7 @@ from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.positions import POSITIONS
 from qkv_jax.tasks import make_task
 from qkv_jax.tie import Tie
-from tests.support import small_models
+from tests.support import commands, small_models
 from tests.support.walks import quick_compilation, walk_through  # noqa: F401
 
 EXPLAIN = "experiments.explain"
@@ -56,7 +55,7 @@ def test_examples_of_other_tasks_have_labels():
     assert len(fields.tokens) == 4 and all(label.count("·") == 2 for label in fields.tokens)
     image = examples.task_example(make_task("digits", {"patch": 4}, "task"), 0)
     assert image.tokens == ("[class]", "1,1", "1,2", "2,1", "2,2")
-    with pytest.raises(ConfigError, match="--example: given 3; the task has 0 to 2"):
+    with pytest.raises(ConfigError, match="example: given 3; the task has 0 to 2"):
         examples.task_example(task, 3)
 
 
@@ -71,7 +70,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def command(place):
     """`command(*flags)` gives exit code, stdout and stderr."""
-    with small_models.server(place / "here") as run:
+    with commands.server(place / "here") as run:
         yield lambda *flags: run(EXPLAIN, *flags)
 
 
@@ -80,7 +79,7 @@ REFUSED = [
     (["--text="], "--text: given ''; write one word at least"),
     (["--text=  "], "--text: given ' '; write one word at least"),
     ([f"--text={WORDS}"], f"--text: given '{WORDS}'; has 13 words; the random layer takes at most "
-     "12, a trained model (--run) as many tokens as its task has"),
+     "12, a trained model as many tokens as its task has"),
     (["--tie=K=Z"], f"--tie: given 'K=Z'; 'K=Z' is not a tie; write one of {TIES}, or 'copies' for "
      "the last"),
     (["--tie=Q=K|"], f"--tie: given 'Q=K|'; '' is not a tie; write one of {TIES}, or 'copies' for "
@@ -120,8 +119,8 @@ REFUSED = [
     (["--pretrained={lost}"], "--pretrained: given '{lost}'; is no folder"),
     (["--pretrained={shard}"], "--pretrained: given '{shard}/model-00001-of-00001.safetensors'; "
      "is missing; model.safetensors.index.json names it"),
-    (["--pretrained={shapes}"], "--pretrained: given '{shapes}'; tensor embeddings.LayerNorm.bias: "
-     "given (12,); must have the shape (24,), by config.json"),
+    (["--pretrained={shapes}"], "tensor embeddings.LayerNorm.bias: given "
+     "(12,); must have the shape (24,), by config.json"),
     (["--pretrained={words}"], "--pretrained: given '{words}/tokenizer.json'; does not match: it "
      "has a token 33, the model's table 20 rows"),
     (["--pretrained={bert}", f"--text={'the ' * 15}the"], f"--text: given '{'the ' * 10}…'; is 18 "
@@ -157,25 +156,10 @@ def test_damaged_runs_are_named(command, place):
         assert err.startswith(f"error: --run: given '{place / name}'; {said}")
 
 
-class _Page(html.parser.HTMLParser):
-    """The tags of a page with their attributes, and its text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text = [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
-
-
 def check_page(text, rows):
     """Nothing is loaded from elsewhere, every map has words for those who do not see it, and the
     overview has a row each."""
-    page = _Page(text)
+    page = commands.Page(text)
     for tag, attributes in page.tags:
         assert tag not in ("script", "link", "iframe")
         for name in ("src", "href"):

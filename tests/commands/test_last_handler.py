@@ -8,8 +8,6 @@ import os
 import pathlib
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -17,6 +15,7 @@ import pytest
 import experiments.cli.outlets  # noqa: F401  (the error handler of codecs)
 from experiments.cli import defects
 from experiments.cli.paths import PathParser
+from tests.support import commands
 
 ROOT = pathlib.Path(__file__).parents[2]
 COMMANDS = sorted(
@@ -52,20 +51,10 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def command(place):
     """`command(name, *arguments, before="")` gives exit code, stdout and stderr."""
-    with subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "support" / "cli_server.py"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=place,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    ) as server:  # fmt: skip
-
-        def run(name, *arguments, before=""):
-            line = [f"!{before}", f"experiments.{name}", *WORDS.get(name, []), *map(str, arguments)]
-            server.stdin.write(json.dumps(line) + "\n")
-            server.stdin.flush()
-            return json.loads(server.stdout.readline())
-
-        yield run
-        server.stdin.close()
+    with commands.server(place) as run:
+        yield lambda name, *arguments, before="": run(
+            f"!{before}", f"experiments.{name}", *WORDS.get(name, []), *arguments
+        )
 
 
 # --- what nobody foresaw

@@ -1,11 +1,7 @@
-"""Small models in folders, good ones and broken ones, and commands to look at them."""
+"""Small models in folders, good ones and broken ones, and studies that share what they compile."""
 
 import contextlib
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +12,6 @@ from qkv_jax.training.checkpoint import Checkpoints, replica_of
 from qkv_jax.training.population import Population
 from tests.support import pretrained_folders
 from tests.support.pretrained_folders import tensors
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def write(folder):
@@ -58,28 +52,6 @@ def write(folder):
     (folder / "broken" / "checkpoints" / "20").mkdir(parents=True)
     (folder / "broken" / "config.json").write_text(json.dumps(values))
     return folder
-
-
-@contextlib.contextmanager
-def server(here):
-    """`run(module, *flags)` in the folder `here` gives exit code, stdout and stderr."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "support" / "cli_server.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=here,
-        env=environment,
-    ) as process:
-
-        def run(*arguments):
-            process.stdin.write(json.dumps([*map(str, arguments)]) + "\n")
-            process.stdin.flush()
-            return json.loads(process.stdout.readline())
-
-        yield run
-        process.stdin.close()
 
 
 @contextlib.contextmanager

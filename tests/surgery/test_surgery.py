@@ -27,8 +27,8 @@ from qkv_jax.surgery.store import load_tied
 from qkv_jax.survey.activations import Feed
 from qkv_jax.tie import Tie
 from qkv_jax.training.checkpoint import replica_of
+from tests.support import commands, small_models
 from tests.support import pretrained_folders as folders
-from tests.support import small_models
 
 pytestmark = pytest.mark.slow
 
@@ -286,7 +286,7 @@ def test_the_tied_model_computes_what_was_imposed(tie, kv_heads):
         ({"tie": "Q=K", "adapters": {"query": "head"}}, "Q=K", "fit", "surgery knows none"),
         ({"qk_norm": True}, "K=V", "fit", "qk_norm = True"),
         ({"head_dim": 2}, "V=X", "fit", "needs a width of heads x head width, not 8"),
-        ({}, "K=V", "mean", "--method: given 'mean'; allowed: keep_query"),
+        ({}, "K=V", "mean", "method: given 'mean'; allowed: keep_query"),
         ({}, "K=V", "keep_query", "under K=V Q shares with no other role"),
         ({}, "K=V=X", "keep_key", "under K=V=X K shares with no other role"),
         ({"output_projection": False}, "K=V", "fit", "needs a model with an output projection"),
@@ -316,7 +316,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def command(place):
     """`command(*flags)` gives exit code, stdout and stderr."""
-    with small_models.server(place / "here") as run:
+    with commands.server(place / "here") as run:
         yield lambda *flags: run("experiments.surgery", *flags)
 
 
@@ -432,5 +432,5 @@ def test_training_that_does_harm_is_warned_of(place):
     assert notes(pd.DataFrame(found), edited) == notes(pd.DataFrame(found + better), edited) == []
     assert notes(pd.DataFrame(found + worse), edited) == [
         "Warning: further training made the original worse (test loss from 1.0000 to 1.1250); a "
-        "lower --learning_rate may suit it."
+        "lower learning rate may suit it."
     ]

@@ -1,14 +1,10 @@
 """The survey of a model: its figures are those of the functions on what the model computes, each
 invariant to what it says or beside its null; and the command, from a folder to a page."""
 
-import html.parser
 import io
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import flax.traverse_util
 import jax
@@ -36,7 +32,7 @@ from qkv_jax.survey.survey import survey
 from qkv_jax.survey.terminal import print_survey
 from qkv_jax.tasks import make_task
 from qkv_jax.training.checkpoint import Checkpoints, replica_of
-from tests.support import pretrained_folders
+from tests.support import commands, pretrained_folders
 
 pytestmark = pytest.mark.slow
 
@@ -384,43 +380,13 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def command(place):
     """`command(*flags)` gives exit code, stdout and stderr."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "support" / "cli_server.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=place / "here",
-        env=environment,
-    ) as server:
-
-        def run(*flags):
-            server.stdin.write(json.dumps([ANALYZE, *map(str, flags)]) + "\n")
-            server.stdin.flush()
-            return json.loads(server.stdout.readline())
-
-        yield run
-        server.stdin.close()
-
-
-class _Page(html.parser.HTMLParser):
-    """The tags of a page with their attributes, and its text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text = [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
+    with commands.server(place / "here") as run:
+        yield lambda *flags: run(ANALYZE, *flags)
 
 
 def check_folder(folder, out, sections):
     """All files are there, the page needs nothing else, and it says what the terminal says."""
-    page = _Page((folder / "report.html").read_text())
+    page = commands.Page((folder / "report.html").read_text())
     pictures = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(pictures) == sections
     assert all(p["src"].startswith("data:image/svg+xml") and p["alt"] for p in pictures)
@@ -508,8 +474,8 @@ def test_unknown_tokens_are_counted_warned_of_and_refused(place):
     with pytest.raises(ConfigError) as caught:
         of_pretrained(folder, words_and(6, 5), 0)
     assert str(caught.value) == (
-        "--texts: given '1 texts'; 54.5 % of the tokens are unknown to the model's tokenizer; "
-        "--allow_unknown measures them all the same"
+        "texts: given '1 texts'; 54.5 % of the tokens are unknown to the model's tokenizer; "
+        "allow_unknown measures them all the same"
     )
     allowed = of_pretrained(folder, words_and(6, 5), 0, allow_unknown=True)
     assert allowed.note.startswith("Warning: 54.5 % ")
@@ -552,7 +518,7 @@ REFUSED = [
      "it"),
     (["--pretrained={words}", "--texts={few}"], "--pretrained: given '{words}/tokenizer.json'; "
      "does not match: it has a token 33, the model's table 20 rows"),
-    (["--pretrained={shape}", "--texts={few}"], "--pretrained: given '{shape}'; tensor "
+    (["--pretrained={shape}", "--texts={few}"], "tensor "
      "embeddings.LayerNorm.bias: given (12,); must have the shape (15,), by config.json"),
 ]  # fmt: skip
 

@@ -59,7 +59,7 @@ def test_what_is_no_text_is_refused_with_file_and_line(case, tmp_path):
 
 
 def test_a_folder_or_a_lost_file_cannot_be_read(tmp_path):
-    with pytest.raises(ConfigError, match="--texts: given .*; cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match="texts: given .*; cannot be read: Is a directory"):
         read_texts(tmp_path, 1)
-    with pytest.raises(ConfigError, match="--texts: given .*; cannot be read: No such file"):
+    with pytest.raises(ConfigError, match="texts: given .*; cannot be read: No such file"):
         read_texts(tmp_path / "lost", 1)

@@ -198,7 +198,7 @@ def test_what_one_process_refuses_all_refuse(place):
         outcomes = ended(both)
     assert [code for code, _, _ in outcomes] == [2, 2], outcomes
     for _, _, errors in outcomes:
-        assert sum(line.startswith("error: workdir: ") for line in errors.splitlines()) == 1
+        assert sum(line.startswith("error: --workdir: ") for line in errors.splitlines()) == 1
     assert [path.name for path in workdir.iterdir()] == ["mine"]
 
 
@@ -280,11 +280,11 @@ def test_what_the_disk_refuses_is_shared_as_what_a_config_does_is(error, monkeyp
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        (("127.0.0.1", 2, 0), "--coordinator: given '127.0.0.1'; must be HOST:PORT"),
-        (("host:port", 2, 0), "--coordinator: given 'host:port'; must be HOST:PORT"),
-        (("host:99999", 2, 0), "--coordinator: given 'host:99999'; must be HOST:PORT"),
-        (("host:80", 0, 0), "--processes: given 0; must be a whole number above 0"),
-        (("host:80", 2, 2), "--process: given 2; must be from 0 to 1, one of 2 processes"),
+        (("127.0.0.1", 2, 0), "coordinator: given '127.0.0.1'; must be HOST:PORT"),
+        (("host:port", 2, 0), "coordinator: given 'host:port'; must be HOST:PORT"),
+        (("host:99999", 2, 0), "coordinator: given 'host:99999'; must be HOST:PORT"),
+        (("host:80", 0, 0), "processes: given 0; must be a whole number above 0"),
+        (("host:80", 2, 2), "process: given 2; must be from 0 to 1, one of 2 processes"),
     ],
 )
 def test_processes_that_cannot_be_are_refused(fields, line):

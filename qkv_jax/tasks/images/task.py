@@ -68,10 +68,7 @@ class ImageTask(Task):
 
     @property
     def outcome(self) -> Outcome:
-        chance = 1 / self.classes
-        return Outcome(
-            "mean", "accuracy", "accuracy", self.margin, failure_value=chance, chance=chance
-        )
+        return Outcome.mean_accuracy(self.margin, self.classes)
 
     @property
     def max_length(self) -> int:

@@ -89,10 +89,7 @@ class TextClassification(Task):
 
     @property
     def outcome(self) -> Outcome:
-        chance = 1 / self.classes
-        return Outcome(
-            "mean", "accuracy", "accuracy", self.margin, failure_value=chance, chance=chance
-        )
+        return Outcome.mean_accuracy(self.margin, self.classes)
 
     @property
     def classes(self) -> int:

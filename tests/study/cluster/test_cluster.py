@@ -513,7 +513,7 @@ def test_slurm_that_is_not_there_is_one_line(tmp_path, monkeypatch):
 
 
 def test_jobs_without_a_time_limit_are_refused():
-    with pytest.raises(ConfigError, match="--slurm_hours: given inf; must be finite"):
+    with pytest.raises(ConfigError, match="slurm_hours: given inf; must be finite"):
         SlurmOptions(hours=float("inf"))
 
 
