@@ -22,7 +22,7 @@ from qkv_jax.config import ConfigError
 from qkv_jax.config_files import tree
 from qkv_jax.model.stems import TokenStem
 from qkv_jax.study.axes import expand
-from qkv_jax.study.plan import Study, tie_arms
+from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol import grids
 from qkv_jax.study.protocol.breakdown import breakdown_table, read_breakdown
 from qkv_jax.study.protocol.summary import seed_scores, summarise
@@ -30,9 +30,6 @@ from qkv_jax.study.report import estimate
 from qkv_jax.study.report.page import write_report
 from qkv_jax.study.results import load_study
 from qkv_jax.study.run import engine as engine_module
-from qkv_jax.study.run.engine import Engine
-from qkv_jax.study.run.outcomes import write_tables
-from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks.base import (
     REGISTRY,
     Breakdown,
@@ -43,7 +40,9 @@ from qkv_jax.tasks.base import (
     keys_schedule,
 )
 from qkv_jax.training.population import Population, RunResult
+from tests.support import tiny_study
 from tests.support.synthetic_study import Anything, make_family
+from tests.support.tiny_study import TINY
 
 ROOT = pathlib.Path(__file__).parents[2]
 KIND = "first_symbol_of_a_test"
@@ -94,13 +93,10 @@ class First(Task):
 
 
 AXES = {"options.length": (4, 6), "model.width": (8, 16)}
-VALUES = {
+VALUES = TINY | {
     "name": "grid",
     "model": {"layers": 1, "width": 32, "heads": 2},
-    "train": {"steps": 8, "report_every": 4, "batch_size": 4},
-    "arms": tie_arms("separate", "copies"),
     "tasks": {"first": {"kind": KIND, "options": {"length": 5}, "axes": AXES}},
-    "study": {"learning_rates": (1e-3, 1e-2, 1e-1), "tune_seeds": 1, "eval_seeds": 5},
 }
 CELLS = [f"first, length={n}, width={w}" for n in (4, 6) for w in (8, 16)]
 
@@ -263,15 +259,7 @@ def rule(copies, width, seed):
 def run(monkeypatch):
     """`run(folder, values, listener)`: starts or resumes a scripted study."""
     monkeypatch.setattr(engine_module, "Population", functools.partial(Scripted, rule))
-
-    def start(folder, values=VALUES, listener=lambda event: None):
-        study, workdir = Study(values), Workdir(folder)
-        work = Engine(study, workdir, workdir.open(study.describe()), listener)
-        work.run()
-        write_tables(workdir)
-        return work
-
-    return start
+    return lambda folder, values=VALUES, **more: tiny_study.run(folder, values, **more)
 
 
 def kept(folder):

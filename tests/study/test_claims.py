@@ -12,7 +12,7 @@ from qkv_jax.config import ConfigError
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.study.claims import Claim, Evidence, read_claims
 from qkv_jax.study.measures import MEASURES, measure
-from qkv_jax.study.plan import Study, tie_arms
+from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol import ledger as ledger_module
 from qkv_jax.study.protocol.ledger import write_ledger
 from qkv_jax.study.record import StudyRecord, TaskRecord
@@ -25,6 +25,7 @@ from qkv_jax.tasks import make_task
 from qkv_jax.tasks.base import Outcome
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
+from tests.support.tiny_study import TINY
 
 SEEDS = 6
 TASK = TaskRecord(
@@ -272,11 +273,7 @@ def test_measures_where_the_answer_is_known():
     np.testing.assert_allclose(doubled["least movement"], (1.0, 0.0), atol=1e-6)
 
 
-VALUES = {
-    "name": "tiny",
-    "model": {"layers": 1, "width": 8, "heads": 2},
-    "train": {"steps": 8, "report_every": 4, "batch_size": 4},
-    "arms": tie_arms("separate", "copies"),
+VALUES = TINY | {
     "tasks": {
         "place": {
             "kind": "retrieval",

@@ -10,13 +10,10 @@ from hypothesis import strategies as st
 
 from qkv_jax.config import ConfigError
 from qkv_jax.study.names import LONGEST, check_apart, check_name, fault_of, folded
-from qkv_jax.study.plan import Study, tie_arms
+from qkv_jax.study.plan import Study
+from tests.support.tiny_study import TINY
 
-VALUES = {
-    "name": "tiny",
-    "model": {"layers": 1, "width": 8, "heads": 2},
-    "train": {"steps": 8, "report_every": 4, "batch_size": 4},
-    "arms": tie_arms("separate", "copies"),
+VALUES = TINY | {
     "tasks": {"one": {"kind": "reverse", "options": {"length": 6}}},
     "study": {"learning_rates": (1e-3, 1e-2), "tune_seeds": 1, "eval_seeds": 5},
 }

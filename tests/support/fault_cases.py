@@ -87,7 +87,7 @@ def print_of(folder: pathlib.Path) -> dict[str, str]:
         if file.name == LOCK:  # of a process that was killed when all was done; it holds nothing
             continue
         if ".tfevents." in name:
-            found[f"{name.partition('.tfevents.')[0]}"] = _hash(_events(file.read_bytes()))
+            found[f"{name.partition('.tfevents.')[0]}"] = _hash(events_of(file.read_bytes()))
         elif name.startswith("checkpoints/") and folder.joinpath("result.json").exists():
             continue  # of Orbax: read below
         else:
@@ -110,7 +110,8 @@ def _timeless(name: str, file: pathlib.Path) -> object:
     return file.read_bytes()
 
 
-def _events(content: bytes) -> list:
+def events_of(content: bytes) -> list[tuple[int, str, float]]:
+    """What TensorBoard reads in a file: (step, tag, value)."""
     found, place = [], 0
     while place < len(content):
         length = int.from_bytes(content[place : place + 8], "little")

@@ -27,6 +27,7 @@ from qkv_jax.training.single import LoneProgram
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Replica
 from qkv_jax.training.wave_checkpoints import WaveSaves
+from tests.support.fault_cases import events_of
 
 pytestmark = pytest.mark.slow
 
@@ -82,18 +83,8 @@ def whole(replica, tmp_path_factory):
 
 
 def events(folder):
-    """What TensorBoard reads: (step, tag, value)."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    found = []
-    for file in folder.glob("events.out.tfevents.*"):
-        content, place = file.read_bytes(), 0
-        while place < len(content):
-            length = int.from_bytes(content[place : place + 8], "little")
-            event = Event.FromString(content[place + 12 : place + 12 + length])
-            place += 16 + length
-            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
-    return found
+    files = folder.glob("events.out.tfevents.*")
+    return [event for file in files for event in events_of(file.read_bytes())]
 
 
 def assert_same_run(replica, folder, whole):

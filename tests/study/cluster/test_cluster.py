@@ -32,32 +32,23 @@ from qkv_jax.study.cluster.slurm import SlurmLauncher, SlurmOptions
 from qkv_jax.study.cluster.slurm_job import Command
 from qkv_jax.study.cluster.status import ClusterDisplay, print_status
 from qkv_jax.study.cluster.worker import PartWorkdir, run_part
-from qkv_jax.study.plan import Study, tie_arms
+from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol import rounds as protocol
 from qkv_jax.study.protocol.rounds import Part, rounds
 from qkv_jax.study.report.estimate import print_plan
 from qkv_jax.study.results import load_study
 from qkv_jax.study.run import engine as engine_module
-from qkv_jax.study.run.engine import Engine
-from qkv_jax.study.run.outcomes import write_tables
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.training import costs
 from qkv_jax.training.population import Population, RunResult
 from tests.support.small_models import shared_programs
+from tests.support.tiny_study import SIZES, TINY, run
 
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[3]
-SIZES = {"length": 6, "validation_examples": 32, "test_examples": 64}
-VALUES = {
-    "name": "tiny",
-    "model": {"layers": 1, "width": 8, "heads": 2},
-    "train": {"steps": 8, "report_every": 4, "batch_size": 4},
-    "arms": tie_arms("separate", "copies"),
-    "tasks": {
-        "reverse": {"kind": "reverse", "options": SIZES},
-        "copy": {"kind": "copy", "options": SIZES, "arms": ("separate",)},
-    },
+VALUES = TINY | {
+    "tasks": {**TINY["tasks"], "copy": {"kind": "copy", "options": SIZES, "arms": ("separate",)}},
     "study": {"learning_rates": (1e-3, 1e-2), "tune_seeds": 2, "eval_seeds": 5},
 }
 # Of this one a program is compiled, once.
@@ -166,9 +157,7 @@ class Scheduler:
 
 
 def local(folder, values=VALUES, on_progress=lambda event: None):
-    study, workdir = Study(values), Workdir(folder)
-    Engine(study, workdir, workdir.open(study.describe()), on_progress).run()
-    write_tables(workdir)
+    run(folder, values, on_progress)
     return folder
 
 

@@ -25,45 +25,24 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from qkv_jax.config import ConfigError
-from qkv_jax.study.plan import Study, tie_arms
+from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol.summary import COLUMNS
 from qkv_jax.study.record import RUN_COLUMNS
 from qkv_jax.study.report.progress import Display
 from qkv_jax.study.results import load_study
 from qkv_jax.study.run import engine as engine_module
 from qkv_jax.study.run.engine import Engine
-from qkv_jax.study.run.outcomes import write_tables
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks.text.masked import MaskedBytes
 from qkv_jax.training.population import Population, RunResult
 from qkv_jax.training.state import model_inputs
 from tests.support.small_models import shared_programs
+from tests.support.tiny_study import TINY as VALUES
+from tests.support.tiny_study import run
 
 ROOT = pathlib.Path(__file__).parents[3]
 
-VALUES = {
-    "name": "tiny",
-    "model": {"layers": 1, "width": 8, "heads": 2},
-    "train": {"steps": 8, "report_every": 4, "batch_size": 4},
-    "arms": tie_arms("separate", "copies"),
-    "tasks": {
-        "reverse": {
-            "kind": "reverse",
-            "options": {"length": 6, "validation_examples": 32, "test_examples": 64},
-        }
-    },
-    "study": {"learning_rates": (1e-3, 1e-2, 1e-1), "tune_seeds": 1, "eval_seeds": 5},
-}
 ARMS = ("separate", "copies", "placebo")
-
-
-def run(folder, values=VALUES, listener=lambda event: None):
-    """Starts or resumes a study; the engine."""
-    study, workdir = Study(values), Workdir(folder)
-    work = Engine(study, workdir, workdir.open(study.describe()), listener)
-    work.run()
-    write_tables(workdir)
-    return work
 
 
 def tables(folder):
