@@ -556,9 +556,6 @@ def null_cases():
     yield Case(nulls.band, {"values": np.arange(9.0)},
                {"values": [*NO_ARRAY, CLOUD, np.ones(0), np.ones(3, bool)]})  # fmt: skip
     yield Case(nulls.rotation, {"rng": rng, "size": 3}, {"rng": no_rng, "size": NO_COUNT})
-    yield Case(nulls.redrawn, {"rng": rng, "kernel": CLOUD},
-               {"rng": no_rng,
-                "kernel": [*NO_ARRAY, CLOUD > 0, CLOUD.astype(complex), CLOUD[:0]]})  # fmt: skip
 
 
 def run_cases():

@@ -1,4 +1,4 @@
-"""What chance gives: bases within heads turned at random, projections drawn anew."""
+"""What chance gives: bases within heads turned at random."""
 
 from typing import NamedTuple
 
@@ -31,14 +31,3 @@ def rotation(rng: np.random.Generator, size: int) -> Float[np.ndarray, "size siz
     arguments.whole("size", size, 1)
     q, r = np.linalg.qr(rng.standard_normal((size, size)))
     return q * np.sign(np.diag(r))
-
-
-def redrawn(
-    rng: np.random.Generator, kernel: Real[np.ndarray, "*shape"]
-) -> Float[np.ndarray, "*shape"]:
-    """A matrix of the same size |W| and independent normal entries: the projection without what it
-    has learned."""
-    arguments.instance("rng", rng, np.random.Generator)
-    require_array("kernel", kernel, " ".join(map(str, range(np.ndim(kernel)))), "real", {})
-    fresh = rng.standard_normal(kernel.shape)
-    return fresh * (np.linalg.norm(kernel) / np.linalg.norm(fresh))

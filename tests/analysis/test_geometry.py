@@ -359,12 +359,10 @@ def test_a_fresh_draw_is_as_far_away_as_it_should_be():
 
 
 @given(SEEDS, st.integers(1, 8))
-def test_rotations_are_orthogonal_and_redrawn_matrices_keep_their_size(seed, size):
+def test_rotations_are_orthogonal(seed, size):
     rng = np.random.default_rng(seed)
     turn = nulls.rotation(rng, size)
     np.testing.assert_allclose(turn @ turn.T, np.eye(size), atol=1e-12)
-    kernel = rng.standard_normal((5, size))
-    assert np.linalg.norm(nulls.redrawn(rng, kernel)) == pytest.approx(np.linalg.norm(kernel))
 
 
 def test_bands_hold_the_middle_of_the_draws():
