@@ -13,7 +13,7 @@ from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.positions import rotate
 from qkv_jax.tie import Tie
 from qkv_jax.training.state import decay_mask
-from tests.support.untied import assert_close, draw, leaves
+from tests.support.untied import assert_close, decoded, draw, leaves
 
 WIDTH, HEADS, HEAD_DIM, LENGTH = 8, 2, 4, 5
 X = draw(1, 2, LENGTH, WIDTH)
@@ -200,14 +200,8 @@ def check_decoding(module, cached):
     params, cache = init(module), module.init_cache(2, LENGTH + 1, WIDTH)
     params = stirred(params)
     assert {name: array.shape for name, array in cache["sources"].items()} == cached
-    outputs = []
-    for chunk in jnp.split(X, [2, 3, 4], axis=1):
-        variables = {"params": params, "cache": cache}
-        out, changed = module.apply(variables, chunk, decode=True, mutable="cache")
-        cache = changed["cache"]
-        outputs.append(out)
     full = module.apply({"params": params}, X, is_causal=True)
-    assert_close(jnp.concatenate(outputs, 1), full)
+    assert_close(decoded(module, params, cache, X, [2, 3, 4]), full)
 
 
 # --- refusals

@@ -26,7 +26,7 @@ from qkv_jax.model.positions import (
     rotate,
 )
 from qkv_jax.model.stems import TokenStem
-from tests.support.untied import assert_close, draw, leaves
+from tests.support.untied import assert_close, decoded, draw, leaves
 
 WIDTH, HEADS, LENGTH = 8, 2, 6
 X = draw(1, 2, LENGTH, WIDTH)
@@ -158,14 +158,9 @@ def test_the_bias_is_added_to_the_scaled_scores(positions):
 )
 def test_positions_go_on_counting_while_decoding(options):
     module = layer("K=V", **options)
-    params, cache, outputs = stirred(init(module)), module.init_cache(2, LENGTH + 2, WIDTH), []
-    for chunk in jnp.split(X, [3, 4, 5], axis=1):
-        variables = {"params": params, "cache": cache}
-        out, changed = module.apply(variables, chunk, decode=True, mutable="cache")
-        cache = changed["cache"]
-        outputs.append(out)
+    params, cache = stirred(init(module)), module.init_cache(2, LENGTH + 2, WIDTH)
     full = module.apply({"params": params}, X, is_causal=True)
-    assert_close(jnp.concatenate(outputs, 1), full)
+    assert_close(decoded(module, params, cache, X, [3, 4, 5]), full)
 
 
 def test_the_weights_of_the_2d_term_start_like_a_linear_layer_of_ten_inputs():

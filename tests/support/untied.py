@@ -32,6 +32,17 @@ def sum_over_roles(gradients, tie):
     return total
 
 
+def decoded(module, params, cache, x, cuts):
+    """What a layer gives for x in chunks, each after the cache of those before."""
+    outputs = []
+    for chunk in jnp.split(x, cuts, axis=1):
+        variables = {"params": params, "cache": cache}
+        out, changed = module.apply(variables, chunk, decode=True, mutable="cache")
+        cache = changed["cache"]
+        outputs.append(out)
+    return jnp.concatenate(outputs, 1)
+
+
 def leaves(tree):
     """{"query/kernel": array, ...}"""
     paths = jax.tree_util.tree_leaves_with_path(tree)

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 from test_image_data import idx_bytes
+from test_text_data import refusal
 
 from qkv_jax.config import ConfigError
 from qkv_jax.model.config import ModelConfig
@@ -121,15 +122,6 @@ def seen(kind, options):
     found = task.fingerprint(task.load())
     files = sorted(file["sha256"] for file in found["files"].values())
     return found | {"files": files, "outcome": task.outcome}
-
-
-def refusal(kind, options):
-    """The one line that making a task and reading its data end with."""
-    with pytest.raises(ConfigError) as caught:
-        make_task(kind, options).load()
-    line = str(caught.value).removeprefix("task.options.")
-    assert "\n" not in line
-    return line
 
 
 def test_every_kind_that_reads_what_a_config_names_is_here():
