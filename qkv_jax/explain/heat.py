@@ -1,5 +1,4 @@
-"""Heat maps as SVG text: small arrays with their numbers, large ones as an embedded picture.
-"""
+"""Heat maps as SVG text: small arrays with their numbers, large ones as an embedded picture."""
 
 import base64
 import io

@@ -55,7 +55,7 @@ def test_what_is_no_text_is_refused_with_file_and_line(case, tmp_path):
     file.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         read_texts(file, 9)
-    assert str(caught.value) == f"--texts: given {str(file)!r}; {said}"
+    assert str(caught.value) == f"texts: given {str(file)!r}; {said}"
 
 
 def test_a_folder_or_a_lost_file_cannot_be_read(tmp_path):
