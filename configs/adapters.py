@@ -1,5 +1,6 @@
-"""Does a cheap adapter repair each tie? Ties with no adapter, a vector a head (`diag`), a pair of
-thin matrices a head (`lowrank:4`), and a full matrix a head (`head`), each the identity at first.
+"""Does a cheap adapter repair each tie? Ties with no adapter, one vector per head (`diag`), a pair
+of thin matrices per head (`lowrank:4`), and a full matrix per head (`head`), each the identity at
+first.
 
     python -m experiments.ablate --config=configs/adapters.py --workdir=runs/adapters
 

@@ -30,15 +30,15 @@ _ACCEPT = flags.DEFINE_bool(
     "accept_changes", False,
     "Go on though defaults or versions give other models or training than at the study's start.",
 )  # fmt: skip
-_WATCH = entry.watch_flags()
+_STOP_SIGNAL = entry.stop_flags()
 
 
 def main() -> None:
     launch.check_flags()
     if launch.PART.value:
-        launch.work(_study, _folder(_CONFIG().name), _WATCH())
+        launch.work(_study, _folder(_CONFIG().name), _STOP_SIGNAL())
         return
-    watch = None if _PLAN.value or launch.STATUS.value else _WATCH()
+    stop_signal = None if _PLAN.value or launch.STATUS.value else _STOP_SIGNAL()
     use_cpu_cores()
     study = _study()
     workdir = Workdir(_folder(study.file.name))
@@ -47,14 +47,14 @@ def main() -> None:
         return
     study.check_platform(launch.platform())
     study.check_data()
-    if watch is None:
+    if stop_signal is None:
         estimate.print_plan(study)
         return
-    with workdir.held():
+    with workdir.locked():
         if _ACCEPT.value:
             workdir.accept_changes(launch.described(study))
-        launch.run_jobs(study, workdir, watch)
-        run(study, workdir, watch)
+        launch.run_jobs(study, workdir, stop_signal)
+        run(study, workdir, stop_signal)
 
 
 def _study() -> Study:
@@ -67,14 +67,14 @@ def _folder(name: str) -> pathlib.Path:
     return folder
 
 
-def run(study: Study, workdir: Workdir, watch: StopSignal) -> None:
+def run(study: Study, workdir: Workdir, stop_signal: StopSignal) -> None:
     """Starts the study, or goes on with it, to the end."""
     record = workdir.open(launch.described(study))
     command = shlex.join(["python", "-m", "experiments.ablate", *sys.argv[1:]])
     record = dataclasses.replace(record, command=command)
     with progress.Display(study) as shown:
-        work = engine.Engine(study, workdir, record, shown.on_progress, watch)
-        shown.watch(work)
+        work = engine.Engine(study, workdir, record, shown.on_progress, stop_signal)
+        shown.follow(work)
         work.run()
     outcome, path = page.write_outcomes(workdir, pause=work.stop_if_asked)
     progress.print_end(outcome.record, outcome.summary, path)

@@ -33,7 +33,7 @@ _STEP = flags.DEFINE_integer("step", None, "A checkpoint of the run; by default 
                              lower_bound=0)  # fmt: skip
 _TASK = flags.DEFINE_string("task", None, "A task of the study.")
 _ARM = flags.DEFINE_string("arm", None, "An arm of the study.")
-_TEXTS = path_flag("texts", None, "A file with a text a line, for --pretrained; by "
+_TEXTS = path_flag("texts", None, "A file with one text per line, for --pretrained; by "
                                             "default sentences of Shakespeare.")  # fmt: skip
 _UNKNOWN = flags.DEFINE_boolean("allow_unknown", None, "Also texts that are more than half unknown "
                                 "to the model's tokenizer.")  # fmt: skip
@@ -109,7 +109,7 @@ def _of_pretrained():
 def _of_study():
     from qkv_jax.analysis.layers import layer_weights
     from qkv_jax.study.results import load_study
-    from qkv_jax.survey.subjects import Subject, about, task_feeds
+    from qkv_jax.survey.subjects import Subject, about, task_batches
 
     task, arm, seed = _TASK.value, _ARM.value, _SEED.value
     try:
@@ -120,13 +120,13 @@ def _of_study():
         field = {"workdir": "--study", "checkpoint": "--seed"}.get(error.field, f"--{error.field}")
         raise ConfigError(field, error.given, error.allowed) from None
     start = study.untrained(task, arm, seed)
-    feeds, inputs = task_feeds(encoder, kind, _SENTENCES.value)
+    batches, inputs = task_batches(encoder, kind, _SENTENCES.value)
     name = f"{_STUDY.value}, {task}, arm {arm}, seed {seed}: {about(encoder)}"
     past = {
         0: layer_weights(encoder, start),
-        entry.replica.config.steps: layer_weights(encoder, variables),
+        entry.trainer.train_config.steps: layer_weights(encoder, variables),
     }
-    return Subject(name, inputs, encoder, variables, feeds, start,
+    return Subject(name, inputs, encoder, variables, batches, start,
                    "the same run before training", past)  # fmt: skip
 
 

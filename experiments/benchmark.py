@@ -20,11 +20,11 @@ from qkv_jax.runtime.devices import use_cpu_cores
 from qkv_jax.tasks import make_task
 from qkv_jax.training.population import DeviceData, Population, RunSpec, wave_shape
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Times each side is run.", lower_bound=3)
 _STEPS = flags.DEFINE_integer("steps", 100, "Training steps of a run.", lower_bound=10)
-_PACKING = flags.DEFINE_integer("packing", None, "Replicas a device.", lower_bound=1)
+_PACKING = flags.DEFINE_integer("packing", None, "Replicas per device.", lower_bound=1)
 
 # width, length, batch size
 _SIZES = ((32, 16, 32), (64, 16, 32), (64, 32, 64))
@@ -33,7 +33,7 @@ _SIZES = ((32, 16, 32), (64, 16, 32), (64, 32, 64))
 def main() -> None:
     use_cpu_cores()
     console, shape = Console(), wave_shape(_PACKING.value)
-    table = Table(title="Training: models a second per 1000 steps", title_justify="left")
+    table = Table(title="Training: models per second per 1000 steps", title_justify="left")
     for heading in ("width/length/batch", "population", "one at a time", "ratio", "ratio, range"):
         table.add_column(heading, justify="right")
     for width, length, batch in _SIZES:
@@ -60,11 +60,11 @@ def _population_and_alone(width: int, length: int, batch: int) -> list[Callable[
     task = make_task("reverse", {"length": length})
     steps = _STEPS.value
     config = TrainConfig(steps=steps, report_every=steps, batch_size=batch)
-    replica = Replica(ModelConfig(width=width), task, config)
-    population = Population(replica, DeviceData(task.load()), packing=_PACKING.value)
+    trainer = Trainer(ModelConfig(width=width), task, config)
+    population = Population(trainer, DeviceData(task.load()), packing=_PACKING.value)
     runs = [RunSpec(3e-3, seed) for seed in range(population.wave_size)]
-    train, schedule = jax.jit(replica.train), jax.jit(replica.schedule)
-    states = [jax.device_put(replica.init(run.seed, run.learning_rate)) for run in runs]
+    train, schedule = jax.jit(trainer.train), jax.jit(trainer.schedule)
+    states = [jax.device_put(trainer.init(run.seed, run.learning_rate)) for run in runs]
     wave = population.start(runs)
 
     def together() -> None:

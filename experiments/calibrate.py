@@ -67,7 +67,7 @@ def main() -> None:
         table.add_row(*what, *cells)
     Console(width=200).print(table)
     seconds = time.perf_counter() - start
-    print(f"Per cent of {_STUDIES.value} studies a row, {seconds:.0f} s. * misses its target.")
+    print(f"Per cent of {_STUDIES.value} studies per row, {seconds:.0f} s. * misses its target.")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def main() -> None:
     workdir = Workdir(folder)
     workdir.read_study()  # says so if there is none, before a folder is made
     defects.keep_in(folder)
-    with workdir.held():
+    with workdir.locked():
         outcome, path = page.write_outcomes(workdir)
     progress.print_end(outcome.record, outcome.summary, path)
 

@@ -27,7 +27,7 @@ from qkv_jax.tie import Tie, TieError
 
 _RUN = path_flag("run", None, "Folder of a run of experiments.train.")
 _PRETRAINED = path_flag("pretrained", None, "A Hugging Face folder.")
-_TEXTS = path_flag("texts", None, "A file with a text a line, for --pretrained; by "
+_TEXTS = path_flag("texts", None, "A file with one text per line, for --pretrained; by "
                                             "default sentences of Shakespeare.")  # fmt: skip
 _SENTENCES = flags.DEFINE_integer("sentences", 200, "How many texts.", lower_bound=4)
 _TIE = flags.DEFINE_string("tie", "K=V", "The tie to impose.")
@@ -76,8 +76,8 @@ def main() -> None:
     console = Console(highlight=False)
     console.print(edited.name, console_table(found, edited, str(tie)), sep="\n")
     if _STEPS.value:
-        told = ", ".join(f"{method} at {rate:g}" for method, rate in rates.items())
-        console.print(f"Learning rate of further training: {told}.", markup=False)
+        chosen = ", ".join(f"{method} at {rate:g}" for method, rate in rates.items())
+        console.print(f"Learning rate of further training: {chosen}.", markup=False)
     for line in notes(found, edited):
         console.print(line, markup=False)
     seconds = time.monotonic() - started
@@ -85,8 +85,8 @@ def main() -> None:
 
 
 def _operate(edited, tie: Tie, methods, layers: list[int], folder: pathlib.Path):
-    """A row a tie of one layer or of all, before and after further training; and the learning rate
-    of what was trained, by method."""
+    """One row per tie of one layer or of all, before and after further training; and the learning
+    rate of what was trained, by method."""
     import pandas as pd
 
     from qkv_jax.surgery.page import ALL, ORIGINAL

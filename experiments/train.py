@@ -29,13 +29,13 @@ from qkv_jax.model.config import ModelConfig
 from qkv_jax.runtime import distributed
 from qkv_jax.runtime.devices import use_virtual_devices
 from qkv_jax.tasks import Data, options_class
-from qkv_jax.training.checkpoint import replica_of
+from qkv_jax.training.checkpoint import trainer_of
 from qkv_jax.training.loop import CheckpointPolicy, train_run
 from qkv_jax.training.mesh import MeshConfig, MeshProgram
 from qkv_jax.training.pmap import PmapProgram
 from qkv_jax.training.single import LoneProgram, Program
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 _WORKDIR = path_flag("workdir", "runs/one", "Folder of the run, new or to go on with.")
 _COMPILE_ONLY = flags.DEFINE_string(
@@ -77,41 +77,41 @@ class TrainFile:
 
 
 _CONFIG = entry.config_flag("configs/train.py", TrainFile)
-_WATCH = entry.watch_flags()
+_STOP_SIGNAL = entry.stop_flags()
 
 
 def main() -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     defects.keep_in(workdir)
-    watch = None if _COMPILE_ONLY.value else _WATCH()
+    stop_signal = None if _COMPILE_ONLY.value else _STOP_SIGNAL()
     values = _CONFIG().to_dict()
     file = build(TrainFile, values)
     check_plain(as_dict(values))
-    replica = replica_of(values)
-    keep = CheckpointPolicy(file.checkpoint_steps, file.checkpoint_every, file.checkpoints_kept)
+    trainer = trainer_of(values)
+    policy = CheckpointPolicy(file.checkpoint_steps, file.checkpoint_every, file.checkpoints_kept)
     mesh = file.mesh
-    if watch is None:
-        found = estimate.look(replica, mesh, _COMPILE_ONLY.value)
+    if stop_signal is None:
+        found = estimate.step_costs(trainer, mesh, _COMPILE_ONLY.value)
         print("\n".join(estimate.describe(found)))
         return
     join_processes(mesh)
     console = Console(quiet=not distributed.is_primary())
-    unit = replica.task.outcome.unit
+    unit = trainer.task.outcome.unit
 
     def show(row: dict) -> None:
         console.print(
-            f"step {row['step']:>6} of {replica.config.steps}   train loss "
+            f"step {row['step']:>6} of {trainer.train_config.steps}   train loss "
             f"{row['train_loss']:.4f}   validation {row['value']:.4f} {unit}",
             highlight=False,
         )
 
     result = train_run(
-        replica,
+        trainer,
         file.seed,
         workdir,
         config=values,
-        keep=keep,
-        watch=watch,
+        policy=policy,
+        stop_signal=stop_signal,
         make_program=program_maker(mesh),
         on_report=show,
     )
@@ -119,7 +119,7 @@ def main() -> None:
     distributed.leave()
 
 
-def program_maker(mesh: MeshConfig) -> Callable[[Replica, Data], Program]:
+def program_maker(mesh: MeshConfig) -> Callable[[Trainer, Data], Program]:
     """The way of running that a mesh asks for."""
     if not mesh.is_given:
         return LoneProgram

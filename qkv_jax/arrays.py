@@ -36,8 +36,8 @@ def require_array(
     """Refuses what is no array of these axes and this kind.
 
     Args:
-      axes: a letter an axis, as in the annotations: "B T N H". A letter stands for one size, which
-        is entered in `sizes` where it is not known yet; "#B" may be 1 as well. No axis may be
+      axes: one letter per axis, as in the annotations: "B T N H". A letter stands for one size,
+        which is entered in `sizes` where it is not known yet; "#B" may be 1 as well. No axis may be
         empty but B and T.
       hint: what may have been meant.
 

@@ -94,12 +94,12 @@ def find(config: ConfigDict, cls: type, text: str) -> Place:
             given = text if mark == "=" else text.partition("=")[2]
             allowed = f"unknown key; {nearest(name, known)}" if known else "there are no fields"
             raise ConfigError(".".join(path), given, allowed)
-        held = here.get(name) if isinstance(here, (ConfigDict, dict)) else None
+        value = here.get(name) if isinstance(here, (ConfigDict, dict)) else None
         try:
-            kind = _kind(kind, name, here, held)
+            kind = _kind(kind, name, here, value)
         except ConfigError as error:
             raise error.under(".".join(path[:-1])) from None
-        here = held
+        here = value
     return Place(tuple(path), kind, text if mark == "=" else None)
 
 
@@ -199,17 +199,17 @@ def _names(here: Any, kind: Any) -> list[str]:
     return list(_hints(kind)) or (list(here) if isinstance(here, (ConfigDict, dict)) else [])
 
 
-def _kind(kind: Any, name: str, here: Any, held: Any) -> Any:
-    """What the field `name` of a part of this kind is; `held`: what the file gives it."""
+def _kind(kind: Any, name: str, here: Any, value: Any) -> Any:
+    """What the field `name` of a part of this kind is; `value`: what the file gives it."""
     hints = _hints(kind)
     if name in hints:
         hint = hints[name]
         return hint(dict(here or {})) if _is_function(hint) else hint
     if typing.get_origin(kind) is dict and typing.get_args(kind)[1] is not Any:
         return typing.get_args(kind)[1]
-    if isinstance(held, (list, tuple)):
+    if isinstance(value, (list, tuple)):
         return tuple[Any, ...]
-    return Any if held is None else dict[str, Any] if isinstance(held, ConfigDict) else type(held)
+    return Any if value is None else dict[str, Any] if isinstance(value, ConfigDict) else type(value)
 
 
 def _first_name(path: str, names: list[str]) -> tuple[str, str, str]:

@@ -100,7 +100,7 @@ class Tie:
 
 
 def parse_schedule(text: "str | Tie", num_layers: int) -> tuple[Tie, ...]:
-    """One tie a layer: a tie alone serves all layers, `"K=V*2|separate*4"` lists them bottom up.
+    """One tie per layer: a tie alone serves all layers, `"K=V*2|separate*4"` lists them bottom up.
 
     Raises:
       TieError: if a tie or a count cannot be read, or the counts do not add up to `num_layers`.

@@ -52,22 +52,22 @@ def world(tmp_path_factory):
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), tokens)
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
     layers = layer_weights(encoder, variables)
-    feeds = [activations.Feed(tokens, 1)]
-    found = activations.gather(encoder, variables, feeds, np.random.default_rng(0), 9)
-    subject = subjects.Subject("a", "b", encoder, variables, feeds, None, "", {})
+    batches = [activations.InputBatch(tokens, 1)]
+    found = activations.gather(encoder, variables, batches, np.random.default_rng(0), 9)
+    subject = subjects.Subject("a", "b", encoder, variables, batches, None, "", {})
     moments = fit.InputMoments(np.zeros(4), np.eye(4))
     edited = damage.EditedModel("a", encoder, variables, (), None, None, layers, (moments,), False)
     task = make_task("relation", {"length": 4, "validation_examples": 4, "test_examples": 4})
     return {
         "place": place, "bert": bert, "vit": vit, "encoder": encoder, "variables": variables,
-        "task": task, "tokens": tokens, "layers": layers, "feeds": feeds, "flows": found,
+        "task": task, "tokens": tokens, "layers": layers, "batches": batches, "flows": found,
         "subject": subject, "moments": moments, "edited": edited,
     }  # fmt: skip
 
 
 def of_folders(w):
     bert, named = w["bert"], {"pretrained": w["bert"], "texts": ["the cat"]}
-    inputs, padding = bert.encode(["the cat sat", "it went"])
+    inputs, valid = bert.encode(["the cat sat", "it went"])
     images = jnp.asarray(folders.images())
     yield pretrained.load_pretrained, {"folder": bert.folder}, {
         "folder": [*NO_PATH, w["place"], bert.folder / "config.json"]}  # fmt: skip
@@ -86,27 +86,27 @@ def of_folders(w):
         "tokens": [*no_tokens, [], [[1.5]], [["a"]], [[-1]]], "length": [2, *NO_COUNT]}  # fmt: skip
     yield bert.tokenizer.words, {"tokens": [1, 4]}, {"tokens": no_tokens}
     beyond = inputs.at[0, 0, 1].set(2)
-    yield pretrained.hidden_states, {"pretrained": bert, "inputs": inputs, "padding": padding}, {
+    yield pretrained.hidden_states, {"pretrained": bert, "inputs": inputs, "valid": valid}, {
         "pretrained": NO_MODEL,
         "inputs": [None, 3, "x", [[1, 2]], inputs[..., 0], inputs[0], inputs.astype(float), -inputs,
                    beyond, inputs[..., :1], inputs[:, :0], jnp.tile(inputs, (1, 4, 1)),
                    inputs.at[0, 0, 0].set(20)],
-        "padding": ["x", 3, padding.astype(int), padding[0], padding[:, :2], padding[:1],
-                    jnp.where(padding, 0.0, -1e9)],
+        "valid": ["x", 3, valid.astype(int), valid[0], valid[:, :2], valid[:1],
+                    jnp.where(valid, 0.0, -1e9)],
     }  # fmt: skip
-    yield pretrained.hidden_states, {"pretrained": w["vit"], "inputs": images, "padding": None}, {
+    yield pretrained.hidden_states, {"pretrained": w["vit"], "inputs": images, "valid": None}, {
         "pretrained": NO_MODEL,
         "inputs": [None, images[0], images[..., 0], images[:, :4], images.astype(int), images > 0],
-        "padding": [jnp.ones((2, 4), bool), 3],
+        "valid": [jnp.ones((2, 4), bool), 3],
     }  # fmt: skip
 
 
 def of_survey(w):
     encoder, rng = w["encoder"], np.random.default_rng(0)
     place, named = w["place"], {"texts": {"line 1": "the cat"}, "seed": 0}
-    no_feeds = [None, 3, [], [None], w["tokens"], [activations.Feed(w["tokens"], 0)],
-                [activations.Feed(w["tokens"], 2)],
-                [activations.Feed(w["tokens"], 1.0)]]  # fmt: skip
+    no_batches = [None, 3, [], [None], w["tokens"], [activations.InputBatch(w["tokens"], 0)],
+                [activations.InputBatch(w["tokens"], 2)],
+                [activations.InputBatch(w["tokens"], 1.0)]]  # fmt: skip
     no_layers = [None, 3, [], [None], w["layers"][0], [w["layers"]]]
     file = place / "t.txt"
     file.write_text("the cat")
@@ -118,7 +118,7 @@ def of_survey(w):
         "folder": NO_PATH, "texts": NO_NAMED, "seed": NO_SEED, "allow_unknown": NO_FLAG
     }  # fmt: skip
     yield subjects.about, {"encoder": encoder}, {"encoder": NO_MODEL}
-    yield subjects.task_feeds, {"encoder": encoder, "task": w["task"], "most": 2}, {
+    yield subjects.task_batches, {"encoder": encoder, "task": w["task"], "most": 2}, {
         "encoder": NO_MODEL, "task": NO_MODEL, "most": [*NO_COUNT, None]}  # fmt: skip
     yield texts.read_texts, {"path": file, "most": 2}, {
         "path": NO_PATH, "most": [*NO_COUNT, None]}  # fmt: skip
@@ -126,11 +126,11 @@ def of_survey(w):
         "most": [*NO_COUNT, None], "seed": [-1, 0.5, "0", True, None]}  # fmt: skip
     yield activations.batch_size, {"encoder": encoder, "length": 3, "most": 2}, {
         "encoder": NO_MODEL, "length": [*NO_COUNT, None], "most": [*NO_COUNT, None]}  # fmt: skip
-    right = {"encoder": encoder, "variables": w["variables"], "feeds": w["feeds"], "rng": rng}
+    right = {"encoder": encoder, "variables": w["variables"], "batches": w["batches"], "rng": rng}
     no_rng = [None, 0, np.random, jax.random.key(0)]
     yield activations.gather, right | {"most": 5}, {
         "encoder": NO_MODEL, "variables": [None, 3, {}, {"params": {}}, w["variables"]["params"]],
-        "feeds": no_feeds, "rng": no_rng, "most": [*NO_COUNT, None]}  # fmt: skip
+        "batches": no_batches, "rng": no_rng, "most": [*NO_COUNT, None]}  # fmt: skip
     right = {"layers": w["layers"], "flows": w["flows"], "rng": rng, "draws": 1}
     yield measure.measure, right, {
         "layers": [*no_layers, w["layers"] * 2], "flows": [*no_layers, w["flows"] * 2],
@@ -191,16 +191,16 @@ def of_walkthrough(w):
     encoder, variables, tokens, place = (w[n] for n in ("encoder", "variables", "tokens", "place"))
     tie, most = Tie.parse("K=V"), {"width": 4, "heads": 2, "positions": "none", "seed": 0}
     no_layer = [-1, 1, 1.0, True, "0", None]
-    padding = jnp.ones((1, 3), bool)
+    valid = jnp.ones((1, 3), bool)
     yield walk.walk_through, {
         "encoder": encoder, "variables": variables, "inputs": tokens, "tokens": ("a", "b", "c"),
-        "name": "x", "layer": 0, "padding": padding,
+        "name": "x", "layer": 0, "valid": valid,
     }, {
         "encoder": NO_MODEL, "variables": [None, {}, {"params": {}}],
         "inputs": [None, 3, "x", [[1]], tokens[0], jnp.zeros((2, 3), int)],
         "tokens": [None, 3, "abc", (), (1, 2, 3), ("a", "b"), ("a", "b", "c", "d")],
         "name": [None, 3], "layer": no_layer,
-        "padding": [3, "x", padding[0], padding.astype(int), ~padding, padding[:, :2]],
+        "valid": [3, "x", valid[0], valid.astype(int), ~valid, valid[:, :2]],
     }  # fmt: skip
     yield sources.random_walks, {"text": "the cat", "ties": [tie], **most}, {
         "text": NO_TEXT, "ties": [None, 3, [], "K=V", ["K=V"], [None]],

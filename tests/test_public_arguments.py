@@ -86,7 +86,7 @@ WRONG_KEYS = [*NO_ARRAY, KEY[0], KEY[:2], KEY[..., :2], KEY[:, :0], np.ones((B, 
 WRONG_QUERIES = [*NO_ARRAY, QUERY[0], QUERY[:2], QUERY[:, :, :0], QUERY[..., :2],
                  QUERY.astype(jnp.bfloat16), QUERY.astype(jnp.float16), QUERY.astype(int),
                  QUERY.astype(complex)]  # fmt: skip
-WRONG_MASKS = [  # among them the four of an additive mask, of padding, and of one mask an example
+WRONG_MASKS = [  # among them the four of an additive mask, of padding, and of one mask per example
     *NO_ARRAY[1:], np.where(MASK, 0.0, -1e9), MASK.astype(int), MASK[:, 0, 0], MASK[:, 0],
     MASK[0, 0], np.ones((T, S), bool), np.ones((B, 3, T, S), bool), np.ones((2, 1, T, S), bool),
     np.ones((B, 1, T, S + 1), bool), np.ones((1, B, 1, T, S), bool),
@@ -232,12 +232,12 @@ def encoder_cases():
     module, variables = small_encoder()
     yield Case(
         traced(functools.partial(module.apply, variables)),
-        {"inputs": TOKENS, "padding": np.ones((B, T), bool), "read": TOKENS[:, :2] % T,
+        {"inputs": TOKENS, "valid": np.ones((B, T), bool), "read": TOKENS[:, :2] % T,
          "places": PLACES, "train": False},
         {
             "inputs": [*NO_ARRAY, TOKENS[0], TOKENS / 2, TOKENS > 0, TOKENS - 1, TOKENS + 1,
                        np.stack([TOKENS] * 2, -1), TOKENS[:, :0]],
-            "padding": [*NO_ARRAY[1:], np.ones((B, T)), np.ones((B, T + 1), bool),
+            "valid": [*NO_ARRAY[1:], np.ones((B, T)), np.ones((B, T + 1), bool),
                         np.ones((B, 1, 1, T), bool), np.ones(T, bool)],
             "read": [*NO_ARRAY[1:], TOKENS / 7, np.full((B, 1), T), np.full((B, 1), -1),
                      np.zeros((2, 1), int), np.zeros(B, int)],
@@ -401,41 +401,41 @@ def config_cases():
 
 TASK = make_task("reverse", {"length": 4})
 TRAIN = state.TrainConfig(steps=2, report_every=1, batch_size=2)
-REPLICA = step.Replica(SMALL, TASK, TRAIN)
+TRAINER = step.Trainer(SMALL, TASK, TRAIN)
 
 
 @functools.cache
 def begun():
     data = zeros(TASK.load)
-    entry = zeros(lambda: jax.tree.map(lambda a: a[0], REPLICA.schedule(0, 0, None)))
-    return zeros(lambda: REPLICA.init(0, 0.1)), zeros(TASK.batch, None, entry), data
+    entry = zeros(lambda: jax.tree.map(lambda a: a[0], TRAINER.schedule(0, 0, None)))
+    return zeros(lambda: TRAINER.init(0, 0.1)), zeros(TASK.batch, None, entry), data
 
 
-def replica_cases():
+def trainer_cases():
     yield fields_of(
-        step.Replica,
-        {"model": SMALL, "task": TASK, "config": TRAIN},
-        {"model": [None, "small"], "task": [None, "reverse"], "config": [None, {"step": 3}],
-         "moments": ["joint", "", None, 3]},
+        step.Trainer,
+        {"model_config": SMALL, "task": TASK, "train_config": TRAIN},
+        {"model_config": [None, "small"], "task": [None, "reverse"],
+         "train_config": [None, {"step": 3}], "moments": ["joint", "", None, 3]},
     )  # fmt: skip
     now, batch, data = begun()
     seeds = [*NO_SEED, np.zeros(2, int), np.float32(1)]
     rates = ["x", True, None, np.ones(2), object()]
-    yield Case(traced(REPLICA.init), {"seed": 0, "learning_rate": 0.1, "salt": 0},
-               {"seed": seeds, "learning_rate": rates, "salt": seeds}, of=REPLICA.init)  # fmt: skip
-    yield Case(traced(REPLICA.init_params), {"seed": 0, "salt": 0},
-               {"seed": seeds, "salt": seeds}, of=REPLICA.init_params)  # fmt: skip
+    yield Case(traced(TRAINER.init), {"seed": 0, "learning_rate": 0.1, "salt": 0},
+               {"seed": seeds, "learning_rate": rates, "salt": seeds}, of=TRAINER.init)  # fmt: skip
+    yield Case(traced(TRAINER.init_params), {"seed": 0, "salt": 0},
+               {"seed": seeds, "salt": seeds}, of=TRAINER.init_params)  # fmt: skip
     no_batch = [None, 3, [batch], {}, {"inputs": batch["inputs"]}]
-    yield Case(traced(REPLICA.train_step), {"state": now, "batch": batch},
+    yield Case(traced(TRAINER.train_step), {"state": now, "batch": batch},
                {"state": [None, {}, now.params], "batch": no_batch},
-               of=REPLICA.train_step, free=("axis_name",))  # fmt: skip
-    yield Case(traced(REPLICA.gradients),
+               of=TRAINER.train_step, free=("axis_name",))  # fmt: skip
+    yield Case(traced(TRAINER.gradients),
                {"params": now.params, "batch": batch, "key": jax.random.key(0)},
-               {"batch": no_batch}, of=REPLICA.gradients, free=("params", "key"))  # fmt: skip
-    yield Case(traced(REPLICA.schedule), {"seed": 0, "step": 0, "train": None},
-               {"seed": seeds, "step": seeds}, of=REPLICA.schedule, free=("train",))  # fmt: skip
-    yield Case(traced(REPLICA.evaluate), {"params": now.params, "batch": batch},
-               {"batch": no_batch}, of=REPLICA.evaluate, free=("params",))  # fmt: skip
+               {"batch": no_batch}, of=TRAINER.gradients, free=("params", "key"))  # fmt: skip
+    yield Case(traced(TRAINER.schedule), {"seed": 0, "step": 0, "train": None},
+               {"seed": seeds, "step": seeds}, of=TRAINER.schedule, free=("train",))  # fmt: skip
+    yield Case(traced(TRAINER.evaluate), {"params": now.params, "batch": batch},
+               {"batch": no_batch}, of=TRAINER.evaluate, free=("params",))  # fmt: skip
 
 
 def population_cases():
@@ -452,10 +452,10 @@ def population_cases():
     )  # fmt: skip
     yield Case(
         population.Population,
-        {"replica": REPLICA, "data": on_devices, "packing": 1},
-        {"replica": [None, SMALL], "data": [None, data], "packing": NO_COUNT[:5]},
+        {"trainer": TRAINER, "data": on_devices, "packing": 1},
+        {"trainer": [None, SMALL], "data": [None, data], "packing": NO_COUNT[:5]},
     )
-    one, known = population.RunSpec(0.1, 0), population.Population(REPLICA, on_devices, 1)
+    one, known = population.RunSpec(0.1, 0), population.Population(TRAINER, on_devices, 1)
     known._init_cache[one.seed, one.salt] = begun()[0]
     yield Case(
         known.start,
@@ -513,20 +513,20 @@ def circuit_cases():
 
 
 def map_cases():
-    weights, padding = RNG.dirichlet(np.ones(T), (B, N, T)), np.ones((B, T), bool)
+    weights, valid = RNG.dirichlet(np.ones(T), (B, N, T)), np.ones((B, T), bool)
     wrong = [*NO_ARRAY, weights[0], -weights, weights > 0, weights.astype(complex)]
     for function in (attention_maps.entropy, attention_maps.distance):
         yield Case(function, {"weights": weights}, {"weights": wrong})
     yield Case(attention_maps.diagonal, {"weights": weights},
                {"weights": [*wrong, weights[..., 1:]]})  # fmt: skip
-    no_padding = [*NO_ARRAY, np.ones((B, T)), padding[0], padding[:, None, None]]
-    yield Case(attention_maps.uniform, {"padding": padding}, {"padding": no_padding})
+    no_valid = [*NO_ARRAY, np.ones((B, T)), valid[0], valid[:, None, None]]
+    yield Case(attention_maps.uniform, {"valid": valid}, {"valid": no_valid})
     rows = drawn(B, N, T)
     yield Case(
         attention_maps.real_queries,
-        {"rows": rows, "padding": padding},
+        {"rows": rows, "valid": valid},
         {"rows": [*NO_ARRAY, rows[0], rows > 0],
-         "padding": [*no_padding, np.ones((B, T + 1), bool), np.ones((1, T), bool)]},
+         "valid": [*no_valid, np.ones((B, T + 1), bool), np.ones((1, T), bool)]},
     )  # fmt: skip
 
 
@@ -539,8 +539,8 @@ def layer_cases():
     yield Case(layers.require_variables, here, wrong)
     yield Case(
         traced(layers.probe),
-        {**here, "inputs": TOKENS, "padding": None, "read": None},
-        {**wrong, "inputs": [*NO_ARRAY, TOKENS / 2, TOKENS[0]], "padding": ["x", np.ones((B, T))],
+        {**here, "inputs": TOKENS, "valid": None, "read": None},
+        {**wrong, "inputs": [*NO_ARRAY, TOKENS / 2, TOKENS[0]], "valid": ["x", np.ones((B, T))],
          "read": ["x", TOKENS / 7]},
         of=layers.probe,
     )  # fmt: skip
@@ -571,7 +571,7 @@ def run_cases():
 
 GROUPS = (
     attention_cases, module_cases, encoder_cases, position_cases, tie_cases, adapter_cases,
-    config_cases, replica_cases, population_cases, geometry_cases, circuit_cases, map_cases,
+    config_cases, trainer_cases, population_cases, geometry_cases, circuit_cases, map_cases,
     layer_cases, null_cases, run_cases,
 )  # fmt: skip
 

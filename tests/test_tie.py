@@ -173,7 +173,7 @@ def test_a_tie_alone_serves_all_layers():
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, message",
     [
         ("K=V*0|separate*2", "positive whole number"),
         ("K=V*-1|separate*3", "positive whole number"),
@@ -186,6 +186,6 @@ def test_a_tie_alone_serves_all_layers():
         ("K=V|Q=K|separate", "names 3 layers, but the model has 2"),
     ],
 )
-def test_schedules_that_cannot_be_read_are_refused(text, said):
-    with pytest.raises(TieError, match=said.replace("(", r"\(")):
+def test_schedules_that_cannot_be_read_are_refused(text, message):
+    with pytest.raises(TieError, match=message.replace("(", r"\(")):
         parse_schedule(text, 2)

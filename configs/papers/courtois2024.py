@@ -5,9 +5,9 @@
 
 They trained BERT small (4 layers, width 512) and base (12, 768) on 30 million documents for 200,000
 steps, one seed each, all arms at one learning rate; "symmetric" is Q=K, "pairwise" Q=K with a
-matrix a head, drawn from a standard normal distribution. Here: two layers of width 64 on masked
-bytes of Shakespeare, every arm tuned. Their losses, in nats per masked token, stand beside ours in
-nats per masked byte: compare the differences' signs and order, not the numbers.
+matrix per head, drawn from a standard normal distribution. Here: two layers of width 64 on
+masked bytes of Shakespeare, every arm tuned. Their losses, in nats per masked token, stand beside
+ours in nats per masked byte: compare the differences' signs and order, not the numbers.
 
 `small` (one layer, 32 bytes, 1000 steps), measured on two busy CPU cores: 6.0 minutes, 80 runs.
 Not run whole: 33 minutes by `--plan`, 90 runs. On a GPU, by the arithmetic in the README, half a

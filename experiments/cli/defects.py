@@ -33,14 +33,14 @@ def describe(error: BaseException, command: list[str]) -> str:
 
 def out_of_memory(error: BaseException) -> str | None:
     """The line for memory that was used up, of the host or of a device; None for other errors."""
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     if isinstance(error, MemoryError):
-        return f"out of memory: {said or 'no more can be had'}; what was finished is intact"
+        return f"out of memory: {message or 'no more can be had'}; what was finished is intact"
     if type(error).__name__ in ("XlaRuntimeError", "JaxRuntimeError") and (
-        "RESOURCE_EXHAUSTED" in said
+        "RESOURCE_EXHAUSTED" in message
     ):
         needs = "a smaller model or batch, train.accumulate or model.remat need less"
-        return f"out of memory on the device: {said[:200]}; {needs}; what was finished is intact"
+        return f"out of memory on the device: {message[:200]}; {needs}; what was finished is intact"
     return None
 
 

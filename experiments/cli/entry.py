@@ -1,4 +1,4 @@
-"""The door of every command: flags and config in, one clear line and exit code 2 for bad input.
+"""The entry of every command: flags and config in, one clear line and exit code 2 for bad input.
 
 Left alone, absl exits 1 on a flag error. Here every refusal says the field, what was given and what
 is allowed; the config file and what the command line says of its fields are read before absl sees
@@ -48,7 +48,7 @@ def enter(main: Callable[[], int | None]) -> NoReturn:
             sys.stdout.flush()
             code = exit.code
     except BaseException as error:
-        code = _said(error, command)
+        code = _report(error, command)
     sys.exit(code)
 
 
@@ -62,7 +62,7 @@ def _refuse_name(what: str, name: str, mains: Iterable[str]) -> NoReturn:
     raise ConfigError(what, name, f"allowed: {', '.join(mains)}")
 
 
-def _said(error: BaseException, command: list[str]) -> int:
+def _report(error: BaseException, command: list[str]) -> int:
     """Prints the one line that an error comes to; returns the exit code."""
     if isinstance(error, ConfigError):
         # What functions take is named as they name it; here a flag of that name gave it.
@@ -92,9 +92,9 @@ def config_flag(default: str, cls: type) -> Callable[[], ConfigDict]:
     return lambda: _config
 
 
-def watch_flags() -> Callable[[], StopSignal]:
-    """Defines --max_hours and --checkpoint_minutes; returns what makes the watch that they and the
-    signals of this process govern."""
+def stop_flags() -> Callable[[], StopSignal]:
+    """Defines --max_hours and --checkpoint_minutes; returns what makes the stop signal that they
+    and the signals of this process govern."""
     hours = flags.DEFINE_float(
         "max_hours", None, "Save and stop after so many hours, with exit code 75.", lower_bound=0.0
     )
@@ -106,16 +106,16 @@ def watch_flags() -> Callable[[], StopSignal]:
     )
 
     def make() -> StopSignal:
-        watch = StopSignal(minutes.value, hours.value)
+        stop_signal = StopSignal(minutes.value, hours.value)
         long_work()
 
         def handle(number: int, _frame: Any) -> None:
-            is_first = watch.stop(f"interrupted by {signal.Signals(number).name}")
+            is_first = stop_signal.stop(f"interrupted by {signal.Signals(number).name}")
             if number == signal.SIGINT:
                 signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second one ends it at once
-            if watch.is_idle:
+            if stop_signal.is_idle:
                 if is_first:
-                    raise watch.interruption()
+                    raise stop_signal.interruption()
             elif number == signal.SIGINT and os.isatty(2):
                 # The display may have hidden the cursor.
                 os.write(2, b"\x1b[?25h\nsaving; Ctrl-C once more to end at once\n")
@@ -125,7 +125,7 @@ def watch_flags() -> Callable[[], StopSignal]:
             signal.signal(number, handle)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
             signal.signal(signal.SIGHUP, handle)
-        return watch
+        return stop_signal
 
     return make
 

@@ -20,7 +20,7 @@ from experiments.cli import config_file
 from qkv_jax.config_files import fields
 from qkv_jax.tasks import REGISTRY
 
-_COLUMN = 44  # where what is said of a field begins
+_COLUMN = 44  # where the meaning of a field begins
 
 
 def show(own: list[flags.Flag], cls: type | None) -> None:
@@ -47,8 +47,8 @@ def show(own: list[flags.Flag], cls: type | None) -> None:
 
 def summary(path: pathlib.Path) -> str:
     """The first sentence of a config file's docstring."""
-    said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return " ".join(said.partition("\n\n")[0].split())
+    about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(about.partition("\n\n")[0].split())
 
 
 def described(cls: type) -> Iterator[tuple[str, str, str]]:
@@ -91,13 +91,13 @@ def _above_or_beside(source: str) -> dict[str, str]:
     found, above = {}, []
     for line in _lines(textwrap.dedent(source) + "\n"):
         names = [token.string for token in line if token.type == tokenize.NAME]
-        said = [t.string.lstrip("# ") for t in line if t.type == tokenize.COMMENT]
-        said = [text for text in said if not text.startswith(("noqa", "fmt:"))]
+        about = [t.string.lstrip("# ") for t in line if t.type == tokenize.COMMENT]
+        about = [text for text in about if not text.startswith(("noqa", "fmt:"))]
         if not names:
-            above += said
+            above += about
             continue
-        if any(token.string == ":" for token in line) and (said or above):
-            found.setdefault(names[0], " ".join(said or above))
+        if any(token.string == ":" for token in line) and (about or above):
+            found.setdefault(names[0], " ".join(about or above))
         above = []
     return found
 
@@ -118,6 +118,6 @@ def _attributes(doc: str) -> dict[str, str]:
     return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
 
 
-def _line(left: str, said: str) -> str:
+def _line(left: str, about: str) -> str:
     gap = " " * max(2, _COLUMN - 2 - len(left))
-    return f"  {left}{gap}{' '.join(said.split())}".rstrip()
+    return f"  {left}{gap}{' '.join(about.split())}".rstrip()

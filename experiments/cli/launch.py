@@ -28,9 +28,9 @@ STATUS = flags.DEFINE_bool("status", False, "Print how the study is doing; start
 PART = flags.DEFINE_string("part", "", "What a job is given: TASK/ARM/ROUND/RATES of the study.")
 _PARTITION = flags.DEFINE_string("slurm_partition", "", "Partition of the jobs.")
 _ACCOUNT = flags.DEFINE_string("slurm_account", "", "Account that pays for them.")
-_GPUS = flags.DEFINE_integer("slurm_gpus", 0, "GPUs a job; 0: CPU cores.", lower_bound=0)
+_GPUS = flags.DEFINE_integer("slurm_gpus", 0, "GPUs per job; 0: CPU cores.", lower_bound=0)
 _CPUS = flags.DEFINE_integer(
-    "slurm_cpus", None, "CPU cores a job; by default 4 a GPU, or 2.", lower_bound=1
+    "slurm_cpus", None, "CPU cores per job; by default 4 per GPU, or 2.", lower_bound=1
 )
 _HOURS = flags.DEFINE_float(
     "slurm_hours", 4.0, "Time limit of a job, which saves and goes on later.", lower_bound=1 / 60
@@ -45,7 +45,7 @@ _SETUP = flags.DEFINE_multi_string("slurm_setup", [], "A shell line to run first
 _OPTION = flags.DEFINE_multi_string(
     "slurm_option", [], "A further option of sbatch, such as mem=16G or qos=low; repeatable."
 )
-_POLL = flags.DEFINE_float("slurm_poll", 10.0, "Seconds between looks at jobs.", lower_bound=0.1)
+_POLL = flags.DEFINE_float("slurm_poll", 10.0, "Seconds between polls of jobs.", lower_bound=0.1)
 
 
 def check_flags() -> None:
@@ -64,10 +64,10 @@ def check_flags() -> None:
         raise ConfigError("--max_hours", flags.FLAGS["max_hours"].value, allowed)
 
 
-def work(make_study: Callable[[], Study], path: pathlib.Path, watch: StopSignal) -> None:
+def work(make_study: Callable[[], Study], path: pathlib.Path, stop_signal: StopSignal) -> None:
     """Runs `--part` in this process, on the devices that the study has asked for."""
     use_cpu_cores(Workdir(path).read_study().wave["devices"])
-    run_part(make_study(), path, Part.parse(PART.value), watch)
+    run_part(make_study(), path, Part.parse(PART.value), stop_signal)
 
 
 def show_status(study: Study, workdir: Workdir) -> None:
@@ -98,7 +98,7 @@ def platform() -> str | None:
     return "gpu" if _GPUS.value else "cpu"
 
 
-def run_jobs(study: Study, workdir: Workdir, watch: StopSignal) -> None:
+def run_jobs(study: Study, workdir: Workdir, stop_signal: StopSignal) -> None:
     """Runs what is missing of a study as jobs, if jobs were asked for, and merges what jobs wrote.
 
     Raises:
@@ -114,7 +114,7 @@ def run_jobs(study: Study, workdir: Workdir, watch: StopSignal) -> None:
     flag = f"--workdir={workdir.path.absolute()}"
     command = [sys.executable, "-m", "experiments.ablate", *sys.argv[1:], flag]
     with ClusterDisplay() as shown:
-        driver = Driver(study, workdir, record, launcher, command, watch, shown.on_progress,
+        driver = Driver(study, workdir, record, launcher, command, stop_signal, shown.on_progress,
                         _RETRIES.value, _POLL.value)  # fmt: skip
         driver.run()
     merge(workdir, driver.record)

@@ -31,22 +31,22 @@ def diagonal(weights: Real[np.ndarray, "B N T T"]) -> Float[np.ndarray, "B N T"]
     return np.float64(np.einsum("bntt->bnt", weights))
 
 
-def uniform(padding: Bool[np.ndarray, "B S"]) -> Float[np.ndarray, "B 1 S S"]:
+def uniform(valid: Bool[np.ndarray, "B S"]) -> Float[np.ndarray, "B 1 S S"]:
     """Equal weights on every real key: what looks at nothing in particular."""
-    require_array("padding", padding, "B S", "bool", {})
-    real = np.float64(padding)
+    require_array("valid", valid, "B S", "bool", {})
+    real = np.float64(valid)
     rows = real / np.maximum(real.sum(-1, keepdims=True), 1)
     return np.broadcast_to(rows[:, None, None, :], (len(rows), 1, rows.shape[1], rows.shape[1]))
 
 
 def real_queries(
-    rows: Real[np.ndarray, "B N T"], padding: Bool[np.ndarray, "B T"]
+    rows: Real[np.ndarray, "B N T"], valid: Bool[np.ndarray, "B T"]
 ) -> Real[np.ndarray, "M N"]:
     """The numbers of the queries that are no padding, a row each."""
     sizes: dict[str, int] = {}
     require_array("rows", rows, "B N T", "real", sizes)
-    require_array("padding", padding, "B T", "bool", sizes)
-    return np.moveaxis(rows, 1, -1)[padding]
+    require_array("valid", valid, "B T", "bool", sizes)
+    return np.moveaxis(rows, 1, -1)[valid]
 
 
 def _require_weights(weights: Real[np.ndarray, "B N T S"], axes: str) -> None:

@@ -4,7 +4,7 @@ Each function says under which changes of basis it stands still. Within a head a
 queries W_Q A with keys W_K A^-T give the same scores, and values W_V A with A^-1 W_O the same
 output, for any invertible A. Where a quantity depends on that, `nulls` tells what chance gives.
 
-A cloud is [M, D], a row a token. All arithmetic is in float64; an undefined quantity (a cloud
+A cloud is [M, D], one row per token. All arithmetic is in float64; an undefined quantity (a cloud
 without spread, a matrix of zeros) is NaN.
 """
 

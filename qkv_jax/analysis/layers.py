@@ -76,12 +76,12 @@ def probe(
     encoder: Encoder,
     variables: dict,
     inputs: Num[Array, "..."],
-    padding: Bool[Array, "B T"] | None = None,
+    valid: Bool[Array, "B T"] | None = None,
     read: Int[Array, "B R"] | None = None,
 ) -> tuple[LayerProbe, ...]:
     """Runs the model, without dropout, and returns what flowed through every layer, bottom up."""
     require_variables(encoder, variables)
-    _, collected = encoder.apply(variables, inputs, padding, read, mutable="intermediates")
+    _, collected = encoder.apply(variables, inputs, valid, read, mutable="intermediates")
     found = []
     for layer in range(encoder.config.layers):
         sown = collected["intermediates"][f"layer_{layer}"]["attention"]["probes"]
@@ -134,7 +134,7 @@ def require_variables(encoder: Encoder, variables: dict) -> ModelConfig:
 
 def _output(config, params) -> tuple[Num[Any, "N H D"], Num[Any, " D"]]:
     """W_O [N, H, D] and its bias [D]."""
-    shape = (config.heads, config.features, config.width)
+    shape = (config.heads, config.head_width, config.width)
     if config.output_projection:
         out, out_bias = params["out"]["kernel"], params["out"].get("bias", np.zeros(config.width))
     else:

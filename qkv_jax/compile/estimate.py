@@ -14,31 +14,31 @@ from qkv_jax.config import ConfigError
 from qkv_jax.model.dot_product import resolved
 from qkv_jax.training.costs import matrix_flops, measure
 from qkv_jax.training.mesh import MeshConfig, MeshProgram
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 
-def look(replica: Replica, mesh: MeshConfig, topology: str) -> dict[str, Any]:
-    """Compiles a replica's training for a topology; returns what there is to say of one step.
+def step_costs(trainer: Trainer, mesh: MeshConfig, topology: str) -> dict[str, Any]:
+    """Compiles a trainer's steps for a topology; returns what there is to say of one step.
 
     Raises:
-      ConfigError: if topology, mesh and replica do not fit together.
+      ConfigError: if topology, mesh and trainer do not fit together.
     """
     if mesh.by == "pmap":
         raise ConfigError("mesh.by", mesh.by, "what is compiled here is sharded by 'jit'")
     # `auto` may stand for another one there than here.
-    implementation = resolved(replica.model.implementation, "tpu")
-    model = dataclasses.replace(replica.model, implementation=implementation)
-    replica = dataclasses.replace(replica, model=model)
+    implementation = resolved(trainer.model_config.implementation, "tpu")
+    model = dataclasses.replace(trainer.model_config, implementation=implementation)
+    trainer = dataclasses.replace(trainer, model_config=model)
     with _quiet():
         devices = tpu_devices(topology)
-    program = MeshProgram(replica, replica.task.load(), mesh, devices)
-    steps, chips = replica.config.report_every, len(devices)
+    program = MeshProgram(trainer, trainer.task.load(), mesh, devices)
+    steps, chips = trainer.train_config.report_every, len(devices)
     started = time.perf_counter()
     with _quiet():
         flops = matrix_flops(program.train.trace(*program.shapes()).jaxpr.jaxpr) / steps
         compiled = compile_program(program)
-    costs, chip = measure(replica), chip_of(devices)
-    tokens = replica.config.batch_size * replica.task.max_length
+    costs, chip = measure(trainer), chip_of(devices)
+    tokens = trainer.train_config.batch_size * trainer.task.max_length
     found: dict[str, Any] = {
         "topology": topology,
         "chips": chips,
@@ -75,25 +75,25 @@ def describe(found: dict[str, Any]) -> list[str]:
     mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items())
     lines = [
         f"{found['topology']}: {found['chips']} x {found['kind']}, mesh {mesh}",
-        f"{found['params'] / 1e6:.1f} million parameters, {found['tokens']} tokens a step, "
+        f"{found['params'] / 1e6:.1f} million parameters, {found['tokens']} tokens per step, "
         f"compiled in {found['compile_seconds']:.0f} s",
     ]
     if found["refusal"]:
         return [*lines, f"does not fit: {found['refusal']}"]
     lines += [
-        f"memory a chip   {giga(found['memory'])}"
+        f"memory per chip {giga(found['memory'])}"
         + (f" of {giga(found['hbm'])}" if "hbm" in found else "")
         + ": fits",
         f"                state and data {giga(found['arguments'])}, "
         f"temporaries {giga(found['temporaries'])}",
-        f"FLOPs a step    {found['flops']:.4g}, with what the backward pass computes again",
+        f"FLOPs per step  {found['flops']:.4g}, with what the backward pass computes again",
         f"                {found['model_flops']:.4g} without; 6 x parameters x tokens is "
         f"{found['rule_of_thumb']:.4g}",
-        f"bytes a step    {giga(found['touched'])} from and to each chip's memory",
+        f"bytes per step  {giga(found['touched'])} from and to each chip's memory",
     ]
     label = "collectives"
     for kind, (count, moved) in found["traffic"].items():
-        lines.append(f"{label:16}{kind}: {count:.0f} a step, {giga(moved)} a chip")
+        lines.append(f"{label:16}{kind}: {count:.0f} per step, {giga(moved)} per chip")
         label = ""
     if not found["traffic"]:
         lines.append("collectives     none")

@@ -24,10 +24,10 @@ class Chip:
 
     Attributes:
       name: as Google Cloud calls it.
-      flops: bfloat16 FLOPs a second.
+      flops: bfloat16 FLOPs per second.
       memory: bytes of its main memory (HBM).
-      bandwidth: bytes a second from and to that memory.
-      link: bytes a second over one link to a neighbour, one way.
+      bandwidth: bytes per second from and to that memory.
+      link: bytes per second over one link to a neighbour, one way.
     """
 
     name: str
@@ -136,8 +136,8 @@ def compile_program(program: MeshProgram) -> Compiled:
 
 def _refusal(error: str) -> str:
     """How much the compiler would have needed of how much, if it says so."""
-    said = r"Used [\d.]+\w of [\d.]+\w hbm|total memory required .* available HBM \([\d.]+\w\)"
-    found = re.search(said, error)
+    pattern = r"Used [\d.]+\w of [\d.]+\w hbm|total memory required .* available HBM \([\d.]+\w\)"
+    found = re.search(pattern, error)
     return found[0] if found else error.strip().splitlines()[0]
 
 

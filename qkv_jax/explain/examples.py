@@ -27,11 +27,11 @@ _SIGNS = {" ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥"}
 
 
 class Example(NamedTuple):
-    """One example as the model reads it (a batch of one), and a label a token, padding left out."""
+    """One example as the model reads it (a batch of one), and one label per real token."""
 
     inputs: Num[Array, "1 ..."]
     tokens: tuple[str, ...]
-    padding: Bool[Array, "1 _T"] | None = None
+    valid: Bool[Array, "1 _T"] | None = None
 
 
 def words_of(text: str) -> Example:
@@ -140,11 +140,11 @@ def task_example(task: Task, number: int) -> Example:
     if not arguments.whole("example", number) < total:
         raise ConfigError("example", number, f"the task has 0 to {total - 1}")
     inputs = jnp.asarray(data["inputs"][number : number + 1])
-    labels, padding = _labels(task, np.asarray(inputs[0])), None
-    if "padding" in data:
-        padding = jnp.asarray(data["padding"][number : number + 1])
-        labels = labels[: int(padding.sum())]
-    return Example(inputs, tuple(labels), padding)
+    labels, valid = _labels(task, np.asarray(inputs[0])), None
+    if "valid" in data:
+        valid = jnp.asarray(data["valid"][number : number + 1])
+        labels = labels[: int(valid.sum())]
+    return Example(inputs, tuple(labels), valid)
 
 
 def _tokenizer(task: MaskedBytes | TextClassification) -> Tokenizer:
@@ -159,7 +159,7 @@ def _tokenizer(task: MaskedBytes | TextClassification) -> Tokenizer:
 
 
 def _labels(task: Task, inputs: np.ndarray) -> list[str]:
-    """A label a token of one example."""
+    """One label per token of one example."""
     if is_text(task):
         decode = _tokenizer(task).decode
         special = task.symbols if isinstance(task, TextClassification) else task.classes

@@ -16,9 +16,9 @@ class Explanation(NamedTuple):
 
     Attributes:
       about: what is walked.
-      comparison: a heading and a row a walk.
+      comparison: a heading and one row per walk.
       remarks: sentences on each walk.
-      answers: to `QUESTION`, a line a walk.
+      answers: to `QUESTION`, one line per walk.
       checked: how far the numbers lie from the model's own.
     """
 

@@ -117,7 +117,7 @@ def _groups(panels: Sequence[Panel], limits: dict[str, float]) -> list[list[dict
 
 def _corner(panel: Panel) -> Panel:
     """The panel without what lies beyond its first rows and columns; scores and weights, a row and
-    a column a token, are left whole."""
+    one column per token, are left whole."""
     if panel.of_pairs:
         return panel
     return panel._replace(

@@ -43,7 +43,7 @@ def pairs(
     kind: Kind = "signed",
     first: int = 0,
 ) -> list[Panel]:
-    """A panel a head of what pairs of tokens have; `first` is the head of the first array."""
+    """One panel per head of what pairs of tokens have; `first` is the head of the first array."""
     rows, columns = token_rows(walk), walk.tokens
     scale = "the weights" if kind == "weights" else Panel._field_defaults["scale"]
     return [
@@ -104,7 +104,7 @@ def signed(value: float) -> str:
 
 
 def products(a: Float[np.ndarray, " D"], b: Float[np.ndarray, " D"], bias: float = 0.0) -> str:
-    """`0.41·0.12 + −0.30·0.55 + …`, with two digits a number."""
+    """`0.41·0.12 + −0.30·0.55 + …`, with two digits per number."""
     pairs = [f"{number(x)}·{number(y)}" for x, y in zip(a[:TERMS], b[:TERMS], strict=True)]
     text = " + ".join(pairs) + (" + …" if len(a) > TERMS else "")
     return text + (f" {signed(bias)}" if bias else "")

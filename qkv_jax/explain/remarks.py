@@ -18,18 +18,18 @@ def remarks_on(walks: Sequence[Trace], start: Layer | None = None) -> list[list[
       start: the layer before training, for walks of a run.
     """
     base = walks[0]
-    said = []
+    remarks = []
     for walk in walks:
         lines = [_same(walk), _symmetry(walk), _itself(walk, base), _reach(walk, base)]
         lines.append(_parameters(walk, base) if start is None else _moved(walk, start))
         lines.append(_output(walk, base))
-        said.append([line for line in lines if line])
-    return said
+        remarks.append([line for line in lines if line])
+    return remarks
 
 
 def compared(walks: Sequence[Trace], start: Layer | None = None) -> list[tuple[str, ...]]:
-    """A heading and a row a walk, for those who would rather compare than read. Cells are short and
-    without spaces, so that a narrow terminal breaks headings only."""
+    """A heading and one row per walk, for those who would rather compare than read. Cells are short
+    and without spaces, so that a narrow terminal breaks headings only."""
     heading = ("", "same numbers", "max |S−Sᵀ|", "most to itself", "weight on itself",
                "spread over")  # fmt: skip
     rows = [(*heading, "parameters" if start is None else "Q, K, V moved, %")]
@@ -52,7 +52,7 @@ def compared(walks: Sequence[Trace], start: Layer | None = None) -> list[tuple[s
 
 
 def answers(walks: Sequence[Trace]) -> list[str]:
-    """Whether Q, K and V are copies of X, a line a walk."""
+    """Whether Q, K and V are copies of X, one line per walk."""
     several = len(walks) > 1
     return [f"{walk.name}: {_answer(walk)}" if several else _answer(walk) for walk in walks]
 
@@ -75,14 +75,14 @@ def _answer(walk: Trace) -> str:
     others = [role for role in "QKV" if role not in copies]
     if not others:
         return "Yes. All three are X itself, cut into heads."
-    alike = [_listed(g) for g in groups if len(g) > 1 and "X" not in g]
-    told = f"{alike[0]} are the same numbers as each other" if alike else ""
+    equal = [_listed(g) for g in groups if len(g) > 1 and "X" not in g]
+    same = f"{equal[0]} are the same numbers as each other" if equal else ""
     if copies:
         line = f"In part. {_listed(copies)} {_is(copies)} X itself"
-        line += f"; {_listed(others)} {_is(others)} not" + (f": {told}." if alike else ".")
+        line += f"; {_listed(others)} {_is(others)} not" + (f": {same}." if equal else ".")
     else:
         line = "No. None of them is X"
-        line += f", but {told}." if alike else ", and no two are the same numbers."
+        line += f", but {same}." if equal else ", and no two are the same numbers."
     measured = {role: value for role, value in cosines(walk).items() if role in others}
     if measured:
         parts = ", ".join(f"{role} {value:.2f}" for role, value in measured.items())

@@ -85,14 +85,14 @@ def run_walks(
     for step in steps:
         if arguments.whole("steps", step) not in known:
             raise ConfigError("steps", step, f"checkpoints there: {', '.join(map(str, known))}")
-    steps, task = steps or known[-1:], checkpoint.run_replica(folder).task
+    steps, task = steps or known[-1:], checkpoint.run_trainer(folder).task
     chosen, what = _example_of(task, text, example)
     models = {s: checkpoint.load_run(folder, s) for s in {*steps, 0} & {*known}}
     config = models[steps[0]][0].config
     _check_layer(layer, config.layers)
     walks = [
         walk_through(*models[step], *chosen[:2], name=f"step {step}", layer=layer,
-                     padding=chosen.padding)
+                     valid=chosen.valid)
         for step in steps
     ]  # fmt: skip
     about = (

@@ -43,14 +43,14 @@ class Step(NamedTuple):
     title: str
     formula: str
     sentence: str
-    views: tuple[View, ...]  # one a walk, in their order
+    views: tuple[View, ...]  # one per walk, in their order
 
 
 def steps_of(walks: Sequence[Trace]) -> tuple[Step, ...]:
     """The steps of walks that have their tokens and their number of heads in common."""
     first = walks[0]
     q, k = views.seen_by_scores(first)
-    told = [
+    parts = [
         ("input", _input_title(first), _input_formula(first), _input_text(first), views.of_input),
         (
             "matrices",
@@ -94,7 +94,7 @@ def steps_of(walks: Sequence[Trace]) -> tuple[Step, ...]:
     ]
     left_out = set() if first.between else {"turned"}
     left_out |= {"combined"} if first.combined is None else set()
-    return tuple(_step(walks, *step) for step in told if step[0] not in left_out)
+    return tuple(_step(walks, *step) for step in parts if step[0] not in left_out)
 
 
 def _step(walks, key, title, formula, sentence, view: Callable[[Trace], views.Shown]) -> Step:
@@ -175,12 +175,12 @@ def _turn_formula(walk: Trace) -> str:
 
 
 def _turn_text(walk: Trace) -> str:
-    said = {
+    sentences = {
         "norm": "A norm evens out the sizes of queries and keys.",
         "rotary": "Rotary positions turn pairs of their numbers by an angle that grows with the "
         "place, so that a score knows how far apart two tokens are.",
     }
-    return " ".join(said[what] for what in walk.between) + " Values stay as they are."
+    return " ".join(sentences[what] for what in walk.between) + " Values stay as they are."
 
 
 def _scale_formula(walks: Sequence[Trace]) -> str:

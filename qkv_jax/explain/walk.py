@@ -103,29 +103,29 @@ def walk_through(
     *,
     name: str,
     layer: int = 0,
-    padding: Bool[Array, "1 _T"] | None = None,
+    valid: Bool[Array, "1 _T"] | None = None,
 ) -> Trace:
     """Walks one example through a layer of a model.
 
     Args:
       inputs: a batch of one, as the model reads it.
       tokens: a label for each token that the layer sees, padding left out.
-      padding: true at real tokens, which come first; the others are not shown.
+      valid: true at real tokens, which come first; the others are not shown.
     """
     config = require_variables(encoder, variables)
     arguments.text("name", name)
     arguments.whole("layer", layer, 0, config.layers - 1)
-    _check_example(inputs, tokens, padding)
+    _check_example(inputs, tokens, valid)
     tie, *kernels = layer_weights(encoder, variables)[layer]
     matrices = Layer(tie, *(kernel.astype(np.float64) for kernel in kernels))
-    seen, length = _collected(encoder, variables, inputs, padding), len(tokens)
+    seen, length = _collected(encoder, variables, inputs, valid), len(tokens)
     of = lambda sown: np.asarray(sown[0][0].astype(jnp.float32), np.float64)
     attention = seen[f"layer_{layer}"]["attention"]
     probes = {key: of(sown) for key, sown in attention["probes"].items()}
     for key in {"bias", "mask"} & set(probes):
         pairs = (config.heads, *2 * (len(probes["x"]),))
         probes[key] = np.broadcast_to(probes[key], pairs)[:, :length, :length]
-    if length > len(probes["x"]) or padding is None and length < len(probes["x"]):
+    if length > len(probes["x"]) or valid is None and length < len(probes["x"]):
         allowed = f"must be a label for each of the {len(probes['x'])} tokens"
         raise ConfigError("tokens", length, allowed)
     x, query, key = (probes[role][:length] for role in ("x", "query", "key"))
@@ -185,33 +185,33 @@ def _combined(config: ModelConfig, tie: Tie, params, weights, qkv: QKV) -> np.nd
     return np.asarray(heads[0], np.float64)
 
 
-def _check_example(inputs, tokens, padding) -> None:
-    """Refuses what is no batch of one with a label a token."""
+def _check_example(inputs, tokens, valid) -> None:
+    """Refuses what is no batch of one with one label per token."""
     shape = getattr(inputs, "shape", ())
     if len(shape) < 2 or shape[0] != 1:
         raise ConfigError("inputs", inputs, "must be a batch of one")
     if not isinstance(tokens, tuple | list) or not tokens:
-        raise ConfigError("tokens", tokens, "must be a label a token")
+        raise ConfigError("tokens", tokens, "must be one label per token")
     for token in tokens:
         arguments.text("tokens", token)
-    if padding is None:
+    if valid is None:
         return
-    require_array("padding", padding, "B T", "bool", {"B": 1})
-    real = np.asarray(padding)[0]
+    require_array("valid", valid, "B T", "bool", {"B": 1})
+    real = np.asarray(valid)[0]
     if not real[: len(tokens)].all() or real[len(tokens) :].any():
         what = f"must be true at the first {len(tokens)} places, which have labels, and only there"
-        raise ConfigError("padding", int(real.sum()), what)
+        raise ConfigError("valid", int(real.sum()), what)
 
 
 @functools.partial(jax.jit, static_argnums=0)  # one small program, not hundreds of calls
-def _collected(encoder: Encoder, variables: dict, inputs, padding) -> dict:
+def _collected(encoder: Encoder, variables: dict, inputs, valid) -> dict:
     """What the model's probes collect, and what stem, positions and attention return."""
     returning = MultiHeadAttention | AddPositions
     ours = lambda module, method: (
         method == "__call__" and (isinstance(module, returning) or module.name == "stem")
     )
     options = {"mutable": "intermediates", "capture_intermediates": ours}
-    return encoder.apply(variables, inputs, padding, **options)[1]["intermediates"]
+    return encoder.apply(variables, inputs, valid, **options)[1]["intermediates"]
 
 
 def softmax(scores: Float[np.ndarray, "*N T S"]) -> Float[np.ndarray, "*N T S"]:

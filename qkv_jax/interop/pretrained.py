@@ -1,8 +1,8 @@
 """Pretrained models of Hugging Face folders in our own encoder: load, run, embed sentences.
 
     pretrained = load_pretrained("all-MiniLM-L6-v2")
-    inputs, padding = pretrained.encode(["the cat sat", "on the mat"])
-    last = pretrained.encoder.apply(pretrained.variables, inputs, padding)     # [B, T, D]
+    inputs, valid = pretrained.encode(["the cat sat", "on the mat"])
+    last = pretrained.encoder.apply(pretrained.variables, inputs, valid)       # [B, T, D]
     vectors = sentence_embeddings(pretrained, texts)                           # [B, D]
 
 Families: BERT (MiniLM too), RoBERTa (XLM-RoBERTa and CamemBERT too), DistilBERT and ViT. A tensor
@@ -47,7 +47,7 @@ class Pretrained:
     """A pretrained encoder.
 
     Attributes:
-      encoder: ours, without readout: `encoder.apply(variables, inputs, padding)` is the last
+      encoder: ours, without readout: `encoder.apply(variables, inputs, valid)` is the last
         hidden state [B, T, D].
       variables: {"params": tree} with the ordinary paths, float32.
       tokenizer: of texts; None for images and where the folder has no tokenizer.json.
@@ -71,7 +71,7 @@ class Pretrained:
     def encode(
         self, texts: Sequence[str], max_length: int | None = None, truncate: bool = False
     ) -> Encoded:
-        """Inputs and padding of texts, see `TextTokenizer.encode`.
+        """Inputs of texts, and where they are real tokens, see `TextTokenizer.encode`.
 
         Raises:
           ConfigError: for a text that cannot be, or if there is no tokenizer.
@@ -96,7 +96,7 @@ class Batch(NamedTuple):
 
     rows: Int[np.ndarray, " rows"]
     inputs: Int[Array, "B T"] | Int[Array, "B T F"]
-    padding: Bool[Array, "B T"]
+    valid: Bool[Array, "B T"]
 
 
 def load_pretrained(folder: str | os.PathLike) -> Pretrained:
@@ -127,7 +127,7 @@ def load_pretrained(folder: str | os.PathLike) -> Pretrained:
 def hidden_states(
     pretrained: Pretrained,
     inputs: Num[Array, "B ..."],
-    padding: Bool[Array, "B T"] | None = None,
+    valid: Bool[Array, "B T"] | None = None,
 ) -> tuple[Float[Array, "B T D"], ...]:
     """What enters the first layer, then what leaves each; the residual stream of a pre-norm model,
     before its last norm.
@@ -138,12 +138,12 @@ def hidden_states(
     """
     encoder = arguments.instance("pretrained", pretrained, Pretrained).encoder
     sizes = _check_inputs(encoder, inputs)
-    if padding is not None:
-        require_array("padding", padding, "B T", "bool", sizes)
+    if valid is not None:
+        require_array("valid", valid, "B T", "bool", sizes)
     first = "embedding_norm" if encoder.config.embedding_norm else "positions"
     wanted = lambda module, _: isinstance(module, Block) or module.name == first
     options = {"capture_intermediates": wanted, "mutable": "intermediates"}
-    _, collected = encoder.apply(pretrained.variables, inputs, padding, **options)
+    _, collected = encoder.apply(pretrained.variables, inputs, valid, **options)
     names = (first, *(f"layer_{i}" for i in range(encoder.config.layers)))
     return tuple(collected["intermediates"][name]["__call__"][0] for name in names)
 
@@ -178,7 +178,7 @@ def sentence_embeddings(
     texts = [recipe.prompt + text for text in listed(texts)]
     found = np.zeros((len(texts), pretrained.encoder.config.width), np.float32)
     for batch in batches(pretrained, texts, max_length, truncate):
-        pooled = _pooled(pretrained.encoder, pretrained.variables, batch.inputs, batch.padding)
+        pooled = _pooled(pretrained.encoder, pretrained.variables, batch.inputs, batch.valid)
         found[batch.rows] = np.asarray(pooled)[: len(batch.rows)]
     return np.asarray(_unit(found)) if recipe.normalize else found
 
@@ -209,9 +209,9 @@ def batches(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _pooled(encoder: Encoder, variables, inputs, padding) -> Float[Array, "B D"]:
-    last = encoder.apply(variables, inputs, padding)
-    return jnp.mean(last, axis=1, where=padding[:, :, None])
+def _pooled(encoder: Encoder, variables, inputs, valid) -> Float[Array, "B D"]:
+    last = encoder.apply(variables, inputs, valid)
+    return jnp.mean(last, axis=1, where=valid[:, :, None])
 
 
 @jax.jit

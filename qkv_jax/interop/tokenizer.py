@@ -25,7 +25,7 @@ class Encoded(NamedTuple):
     where the model has one, and where they are real."""
 
     inputs: Int[Array, "B T"] | Int[Array, "B T F"]
-    padding: Bool[Array, "B T"]
+    valid: Bool[Array, "B T"]
 
 
 class TextTokenizer:
@@ -107,10 +107,10 @@ class TextTokenizer:
         ids = np.full((len(tokens), length), self._pad, np.int32)
         for row, some in zip(ids, tokens, strict=True):
             row[: len(some)] = some
-        padding = np.arange(length)[None, :] < lengths[:, None]
+        valid = np.arange(length)[None, :] < lengths[:, None]
         # One text is all of token type 0.
         inputs = ids if self._fields == 1 else np.stack([ids, np.zeros_like(ids)], -1)
-        return Encoded(jnp.asarray(inputs), jnp.asarray(padding))
+        return Encoded(jnp.asarray(inputs), jnp.asarray(valid))
 
     def lowered(self) -> "TextTokenizer":
         """The same tokenizer with texts made lower case first."""

@@ -90,7 +90,7 @@ def _check_added(declared: Any, added: list[Mapping[str, Any]]) -> None:
     known = {str(token["id"]): token for token in added}
     for number, token in (declared or {}).items():
         if not isinstance(token, dict):
-            raise _odds("added_tokens_decoder", token, "it must be an object a token")
+            raise _odds("added_tokens_decoder", token, "it must be one object per token")
         given = {name: token[name] for name in known.get(number, {}) if name in token}
         if not given or any(known[number][name] != value for name, value in given.items()):
             what = f"token {number} is {known.get(number)}"

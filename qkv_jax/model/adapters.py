@@ -1,4 +1,4 @@
-"""Adapters: small learned maps, one a head, that tell apart roles which share a projection.
+"""Adapters: small learned maps, one per head, that tell apart roles which share a projection.
 
 An adapter acts on projected heads [B, L, heads, H], after projection and bias, before norm and
 positions; at the start it changes nothing, unless it is asked to. It is written as its name and,
@@ -66,7 +66,7 @@ class Diag(Adapter):
 
 @register_adapter("head")
 class Head(Adapter):
-    """A matrix a head [heads, H, H] (F of Courtois et al. 2024, W^R of Gao & Xu 2026).
+    """One matrix per head [heads, H, H] (F of Courtois et al. 2024, W^R of Gao & Xu 2026).
 
     The identity at first; `head:0.5` draws it from a normal distribution of that deviation.
     """
@@ -88,8 +88,8 @@ class Head(Adapter):
 
 @register_adapter("lowrank")
 class LowRank(Adapter):
-    """y + (y A) B with A [heads, H, r] and B [heads, r, H], a pair a head; B is zero at first, so
-    that it starts as the identity (the form of Hu et al. 2021)."""
+    """y + (y A) B with A [heads, H, r] and B [heads, r, H], one pair per head; B is zero at first,
+    so that it starts as the identity (the form of Hu et al. 2021)."""
 
     usage = "lowrank:RANK"
 

@@ -108,13 +108,13 @@ class ModelConfig:
         Raises:
           ConfigError: naming the field.
         """
-        reason = unsupported(self.implementation, self.dtype, self.features, platform)
+        reason = unsupported(self.implementation, self.dtype, self.head_width, platform)
         if reason:
             raise ConfigError("implementation", self.implementation, reason)
 
     @property
     def ties(self) -> tuple[Tie, ...]:
-        """One tie a layer, bottom up."""
+        """One tie per layer, bottom up."""
         return parse_schedule(self.tie, self.layers)
 
     @property
@@ -123,7 +123,7 @@ class ModelConfig:
         return self.frozen + ((LATENT,) if self.latent_dim and "key" in self.frozen else ())
 
     @property
-    def features(self) -> int:
+    def head_width(self) -> int:
         """H, the width of a head."""
         return self.head_dim or self.width // self.heads
 
@@ -158,17 +158,17 @@ class ModelConfig:
     def _check_widths(self, ties: tuple[Tie, ...]) -> None:
         if self.head_dim is None and self.width % self.heads:
             raise ConfigError("width", self.width, f"must be divisible by heads = {self.heads}")
-        joined = self.heads * self.features
+        joined = self.heads * self.head_width
         if joined != self.width and any(tie.equates(role, "X") for tie in ties for role in "QKV"):
             raise ConfigError("tie", self.tie, f"=X needs width {self.width} = heads x head width")
         if joined != self.width and not self.output_projection:
             raise ConfigError("output_projection", False, "needs width = heads x head width")
-        if self.positions == "rotary" and self.features % 2:
-            allowed = f"needs an even head width, not {self.features}"
+        if self.positions == "rotary" and self.head_width % 2:
+            allowed = f"needs an even head width, not {self.head_width}"
             raise ConfigError("positions", "rotary", allowed)
 
     def _check_adapters(self, ties: tuple[Tie, ...]) -> None:
         for role, spec in self.adapters.items():
             alone = Adapters(**{role: spec})
             sharing = [tie for tie in ties if alone.where_shared(tie).items()]
-            alone.check((sharing or ties)[0], self.features)
+            alone.check((sharing or ties)[0], self.head_width)

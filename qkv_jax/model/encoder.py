@@ -64,21 +64,21 @@ class Encoder(nn.Module):
     def __call__(
         self,
         inputs: Array,
-        padding: Bool[Array, "B T"] | None = None,
+        valid: Bool[Array, "B T"] | None = None,
         read: Int[Array, "B R"] | None = None,
         *,
         places: Int[Array, "#B T"] | None = None,
         train: bool = False,
     ) -> Float[Array, "B *T outputs"]:
-        """`padding` is true at real tokens; padded ones are hidden from every query. `places` are
+        """`valid` is true at real tokens; padding is hidden from every query. `places` are
         those of the stem's tokens, 0 .. T-1 by default."""
         arguments.truth("train", train)
         config = self.config
         positions = AddPositions(config.positions, self.max_length, name="positions")
         x = positions(self.stem(inputs), places)
         sizes = dict(zip("BT", x.shape, strict=False))
-        if padding is not None:
-            require_array("padding", padding, "B T", "bool", sizes)
+        if valid is not None:
+            require_array("valid", valid, "B T", "bool", sizes)
         if read is not None:
             require_array("read", read, "B R", "int", sizes)
             require_below("read", read, sizes["T"])
@@ -87,9 +87,9 @@ class Encoder(nn.Module):
             x = normed(config, "embedding_norm", x)
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
         mask = None
-        if padding is not None:
+        if valid is not None:
             here = jnp.arange(sizes["T"])[None]
-            mask = visible(here, here, valid=padding)
+            mask = visible(here, here, valid=valid)
         # Parameters are made, and probes read, layer by layer.
         by_layer = self.is_initializing() or self.is_mutable_collection("intermediates")
         if config.scan_layers and not by_layer:

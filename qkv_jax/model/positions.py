@@ -85,7 +85,7 @@ def relative_buckets(offsets: Int[Array, "*B T S"]) -> Int[Array, "*B T S"]:
 
 
 def alibi_slopes(num_heads: int) -> Float[np.ndarray, " N"]:
-    """A slope a head, geometric from 2^(-8/N) to 2^-8 (Press et al. 2022).
+    """One slope per head, geometric from 2^(-8/N) to 2^-8 (Press et al. 2022).
 
     Where N is no power of two: the slopes of the power below, then every other one of twice it.
     """
@@ -136,7 +136,7 @@ class AddPositions(nn.Module):
 
 
 class RelativeBias(nn.Module):
-    """A learned bias a head and bucket of relative position (Raffel et al. 2020): the leaf
+    """One learned bias per head and bucket of relative position (Raffel et al. 2020): the leaf
     `buckets` [32, N], zero at first. T5 shares one table among its layers; here each has its own,
     so that an attention layer is whole by itself."""
 

@@ -70,17 +70,17 @@ class HeadProjection(nn.Module):
 class OutputProjection(nn.Module):
     """The heads, laid side by side, times W_O: `kernel` [N, H, D]."""
 
-    features: int
+    width: int
     use_bias: bool = False
 
     @nn.compact
     def __call__(self, heads: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
         init = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
-        kernel = self.param("kernel", init, (*heads.shape[-2:], self.features))
-        flat = kernel.astype(heads.dtype).reshape(-1, self.features)
+        kernel = self.param("kernel", init, (*heads.shape[-2:], self.width))
+        flat = kernel.astype(heads.dtype).reshape(-1, self.width)
         out = heads.reshape(*heads.shape[:-2], -1) @ flat
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            bias = self.param("bias", nn.initializers.zeros, (self.width,))
             out += bias[None, None].astype(heads.dtype)
         return out
 

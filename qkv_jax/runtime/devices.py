@@ -9,7 +9,7 @@ def use_cpu_cores(count: int | None = None) -> int:
     """Makes `count` CPU devices (all cores this process may use, by default); returns their number.
 
     On machines with an accelerator this changes nothing: the CPU is then not the default backend.
-    One device a core and one replica a device train small models fastest, because a model of a
+    One device per core and one replica per device train small models fastest, because a model of a
     few thousand parameters cannot keep two cores busy (`experiments.benchmark population`).
 
     Raises:

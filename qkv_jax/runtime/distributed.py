@@ -91,7 +91,7 @@ def slurm_settings(environment: Mapping[str, str]) -> dict[str, str]:
     """What JAX has to be told where `srun` has started this process, as its environment variables.
 
     It takes its port from the job's number, which two steps of a job have in common, and gives a
-    process the one GPU of its rank, also where there is one process a node for all of them.
+    process the one GPU of its rank, also where there is one process per node for all of them.
     """
     if "SLURM_PROCID" not in environment or "SLURM_JOB_ID" not in environment:
         return {}

@@ -6,7 +6,7 @@ from typing import Any
 from qkv_jax.config import ConfigError
 from qkv_jax.study.record import Role
 from qkv_jax.training import costs
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Arm:
 
     name: str
     role: Role
-    replica: Replica
+    trainer: Trainer
     salt: int = 0
     note: str = ""
 
@@ -24,12 +24,12 @@ def widen(arm: Arm, baseline: Arm, what: costs.Match) -> Arm:
     """The arm with its MLP widened to cost what the baseline does, if it is cheaper."""
     if what == "none":
         return arm
-    widened, residual = costs.match(arm.replica, baseline.replica, what)
-    if widened == arm.replica:
+    widened, residual = costs.match(arm.trainer, baseline.trainer, what)
+    if widened == arm.trainer:
         return arm
-    note = f"MLP width {widened.model.mlp_width}: {residual:+.2%} {what} of the baseline"
+    note = f"MLP width {widened.model_config.mlp_width}: {residual:+.2%} {what} of the baseline"
     note = "; ".join(filter(None, (arm.note, note)))
-    return dataclasses.replace(arm, replica=widened, note=note)
+    return dataclasses.replace(arm, trainer=widened, note=note)
 
 
 def same_programs(arms: tuple[Arm, ...]) -> dict[str, str]:
@@ -40,11 +40,11 @@ def same_programs(arms: tuple[Arm, ...]) -> dict[str, str]:
     first: dict[Any, str] = {}
     same = {}
     for arm in arms:
-        model, train = arm.replica.model, arm.replica.config
+        model, train = arm.trainer.model_config, arm.trainer.train_config
         filled = {
             "preset": "", "tie": model.ties, "kv_heads": model.kv_heads or model.heads,
-            "head_dim": model.features, "mlp_width": model.hidden,
-            "scale": "sqrt" if model.scale == model.features**-0.5 else model.scale,
+            "head_dim": model.head_width, "mlp_width": model.hidden,
+            "scale": "sqrt" if model.scale == model.head_width**-0.5 else model.scale,
             "frozen": tuple(sorted({*model.frozen})),
         }  # fmt: skip
         fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)} | filled
@@ -58,12 +58,12 @@ def same_programs(arms: tuple[Arm, ...]) -> dict[str, str]:
 
 
 
-def traceable(replica: Replica) -> Replica:
-    """The replica, with another implementation where this machine, which hands its runs to others,
+def traceable(trainer: Trainer) -> Trainer:
+    """The trainer, with another implementation where this machine, which hands its runs to others,
     does not have its own: `check_platform` has asked for theirs."""
     try:
-        replica.check_platform()
+        trainer.check_platform()
     except ConfigError:
-        model = dataclasses.replace(replica.model, implementation="xla")
-        return dataclasses.replace(replica, model=model)
-    return replica
+        model = dataclasses.replace(trainer.model_config, implementation="xla")
+        return dataclasses.replace(trainer, model_config=model)
+    return trainer

@@ -137,9 +137,9 @@ def short_names(fields: Iterable[str]) -> dict[str, str]:
 def _labels(values: tuple) -> list[str]:
     """The values as they stand in names; by number where that is not legible."""
     texts = [_text(value) for value in values]
-    alike = [folded(text) for text in texts]
+    keys = [folded(text) for text in texts]
     legible = [
-        0 < len(text) <= _LONGEST and alike.count(folded(text)) == 1 and not fault_of(f"={text}")
+        0 < len(text) <= _LONGEST and keys.count(folded(text)) == 1 and not fault_of(f"={text}")
         for text in texts
     ]
     return [

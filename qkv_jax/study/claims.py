@@ -1,7 +1,7 @@
 """Claims as a config states them: sentences, the evidence that tests each, and the rules by which
 evidence becomes a verdict, all fixed before any run.
 
-A piece of evidence is one number a seed, an effect that is zero if there is nothing to the claim:
+A piece of evidence is one number per seed, an effect that is zero if there is nothing to the claim:
 a difference of two arms, such a difference on one task less that on another or far less near, an
 arm's score less a level, or a measure of its trained models less that of the untrained ones. The
 tests are in `ledger.py`.

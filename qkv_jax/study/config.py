@@ -38,7 +38,7 @@ class StudyConfig:
     tune_seeds: int = 2  # runs of each rate that choose among them
     eval_seeds: int = 6  # runs at the chosen rate, on seeds of their own
     match: costs.Match = "none"  # params, flops: adds arms widened to the baseline's
-    packing: int | None = None  # replicas a device; by default chosen for the backend
+    packing: int | None = None  # replicas per device; by default chosen for the backend
 
     def __post_init__(self):
         settle(self)
@@ -47,7 +47,8 @@ class StudyConfig:
         if self.tune_seeds > _FIRST_TUNE_SEED:
             raise ConfigError("tune_seeds", self.tune_seeds, f"at most {_FIRST_TUNE_SEED}")
         if self.packing is not None and self.packing > _MOST_PACKED:
-            raise ConfigError("packing", self.packing, f"at most {_MOST_PACKED} replicas a device")
+            allowed = f"at most {_MOST_PACKED} replicas per device"
+            raise ConfigError("packing", self.packing, allowed)
         if self.eval_seeds > _FIRST_TUNE_SEED:
             allowed = f"at most {_FIRST_TUNE_SEED}: tuning seeds start there"
             raise ConfigError("eval_seeds", self.eval_seeds, allowed)

@@ -1,4 +1,4 @@
-"""Measures of trained models for the ledger of claims: one number a model.
+"""Measures of trained models for the ledger of claims: one number per model.
 
 Each is worked out on the trained model of an evaluation run and on the same model before training,
 which is its null. Quantities that a change of basis within a head would alter are not used.
@@ -17,7 +17,7 @@ from qkv_jax.analysis import circuits, geometry, movement
 from qkv_jax.analysis.layers import Layer, LayerProbe, heads, layer_weights, probe
 from qkv_jax.tasks import Batch
 from qkv_jax.training.state import model_inputs
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 MEASURE_COLUMNS = ("task", "arm", "seed", "measure", "trained", "untrained")
 _EXAMPLES = 64  # of the test set: thousands of tokens, for geometry of a few dozen dimensions
@@ -30,7 +30,7 @@ class Model(NamedTuple):
 
     layers: tuple[Layer, ...]
     start: tuple[Layer, ...]
-    tokens: tuple[dict[str, Float[np.ndarray, "M _features"]], ...]
+    tokens: tuple[dict[str, Float[np.ndarray, "M _width"]], ...]
 
 
 def nearest_copy(model: Model) -> float:
@@ -85,19 +85,19 @@ MEASURES: dict[str, Callable[[Model], float]] = {
 
 
 def measure(
-    replica: Replica, seed: int, salt: int, params: dict, test: Batch, names: Iterable[str]
+    trainer: Trainer, seed: int, salt: int, params: dict, test: Batch, names: Iterable[str]
 ) -> dict[str, tuple[float, float]]:
     """{measure: (trained, untrained)} of one run.
 
     Args:
-      replica, seed, salt: the run; its untrained model is drawn again.
+      trainer, seed, salt: the run; its untrained model is drawn again.
       params: of the trained model.
       test: the test split of its task.
     """
     batch = jax.tree.map(lambda a: jnp.asarray(a[:_EXAMPLES]), model_inputs(test))
-    untrained = jax.device_get(replica.init_params(seed, salt))
-    start = layer_weights(replica.encoder, {"params": untrained})
-    models = [_model(replica, p, start, batch) for p in (params, untrained)]
+    untrained = jax.device_get(trainer.init_params(seed, salt))
+    start = layer_weights(trainer.model, {"params": untrained})
+    models = [_model(trainer, p, start, batch) for p in (params, untrained)]
     return {name: tuple(MEASURES[name](model) for model in models) for name in names}
 
 
@@ -112,11 +112,11 @@ def lookup(table: pd.DataFrame, seeds: Iterable[int]):
     return find
 
 
-def _model(replica: Replica, params: dict, start: tuple[Layer, ...], batch: Batch) -> Model:
+def _model(trainer: Trainer, params: dict, start: tuple[Layer, ...], batch: Batch) -> Model:
     variables = {"params": params}
-    layers = layer_weights(replica.encoder, variables)
-    probes = probe(replica.encoder, variables, **batch)
-    shown = batch.get("padding")
+    layers = layer_weights(trainer.model, variables)
+    probes = probe(trainer.model, variables, **batch)
+    shown = batch.get("valid")
     flows = (_tokens(*pair, shown) for pair in zip(layers, probes, strict=True))
     return Model(layers, start, tuple(flows))
 
@@ -124,10 +124,10 @@ def _model(replica: Replica, params: dict, start: tuple[Layer, ...], batch: Batc
 def _tokens(layer: Layer, flow: LayerProbe, shown) -> dict[str, np.ndarray]:
     """Tokens of X and of the roles, padding left out, heads side by side."""
     x = np.asarray(flow.x)
-    keep = np.ones(x.shape[:2], bool) if shown is None else np.asarray(shown)
+    valid = np.ones(x.shape[:2], bool) if shown is None else np.asarray(shown)
     roles = dict(zip("QKV", map(np.asarray, heads(layer, flow.x)), strict=True))
-    return {"X": x[keep]} | {
-        role: array[keep].reshape(int(keep.sum()), -1) for role, array in roles.items()
+    return {"X": x[valid]} | {
+        role: array[valid].reshape(int(valid.sum()), -1) for role, array in roles.items()
     }
 
 

@@ -30,7 +30,7 @@ from qkv_jax.tie import Tie
 from qkv_jax.training.population import wave_shape
 from qkv_jax.training.rehearsal import first_batch, rehearse, rehearse_model
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 ALPHA = 0.05
 _PLACEBO_SALT = 1
@@ -69,13 +69,13 @@ class Facts:
     notes: tuple[str, ...]
 
     @property
-    def kept(self) -> dict[str, Any]:
+    def recorded(self) -> dict[str, Any]:
         """The fields of a `TaskRecord` that say what they are."""
         return {"data": self.fingerprint, "data_notes": self.notes}
 
 
 class Study:
-    """A checked study: every (task, arm) is a `Replica` that can be built.
+    """A checked study: every (task, arm) is a `Trainer` that can be built.
 
     Args:
       values: the mapping a config file returns, see `StudyFile`.
@@ -123,7 +123,7 @@ class Study:
         return self._named[task, arm]
 
     def check_platform(self, platform: str | None = None) -> None:
-        """Refuses models that a platform cannot compute, see `Replica.check_platform`.
+        """Refuses models that a platform cannot compute, see `Trainer.check_platform`.
 
         Raises:
           ConfigError: naming task, arm and field.
@@ -131,7 +131,7 @@ class Study:
         for plan in self.tasks:
             for arm in plan.arms:
                 try:
-                    arm.replica.check_platform(platform)
+                    arm.trainer.check_platform(platform)
                 except ConfigError as error:
                     where = f"tasks.{plan.name}, arm {arm.name!r}: {error.field}"
                     raise ConfigError(where, error.given, error.allowed) from None
@@ -144,33 +144,33 @@ class Study:
           ConfigError: naming the field or file that is at fault.
         """
         batches: dict[tuple[Task, TrainConfig], Any] = {}
-        programs: dict[tuple[Task, Replica], str] = {}
+        programs: dict[tuple[Task, Trainer], str] = {}
         for plan in self.tasks:
             shapes = self.facts(plan).shapes
             for arm in plan.arms:
                 where = f"tasks.{plan.name}, arm {arm.name!r}"
-                programs.setdefault((plan.task, arm.replica), where)
-                if (plan.task, arm.replica.config) in batches:
+                programs.setdefault((plan.task, arm.trainer), where)
+                if (plan.task, arm.trainer.train_config) in batches:
                     continue
                 try:
-                    batch = first_batch(arm.replica, shapes)
+                    batch = first_batch(arm.trainer, shapes)
                 except ConfigError as error:
                     raise error.under(f"{where}: train") from None
-                batches[plan.task, arm.replica.config] = batch
+                batches[plan.task, arm.trainer.train_config] = batch
         chosen = list(programs)
         if len(chosen) > _TRACED:
             chosen = random.Random(0).sample(chosen, _TRACED)
         stepped = set()
-        for task, replica in chosen:
-            batch, where = batches[task, replica.config], programs[task, replica]
-            replica = traceable(replica)
-            model = replica.model
-            kind = (task, replica.config, model.implementation, model.dtype, model.remat)
+        for task, trainer in chosen:
+            batch, where = batches[task, trainer.train_config], programs[task, trainer]
+            trainer = traceable(trainer)
+            model = trainer.model_config
+            kind = (task, trainer.train_config, model.implementation, model.dtype, model.remat)
             try:
                 if kind in stepped:
-                    rehearse_model(replica, batch)
+                    rehearse_model(trainer, batch)
                 else:
-                    rehearse(replica, batch, self._facts[task].shapes)
+                    rehearse(trainer, batch, self._facts[task].shapes)
             except ConfigError as error:
                 field = f"{where}: {error.field}"
                 raise ConfigError(field, error.given, error.allowed) from error
@@ -287,12 +287,12 @@ class Study:
                 field = f"{part}train.learning_rate"
                 allowed = "the study tunes it in every cell; give learning_rates"
                 raise ConfigError(field, given["learning_rate"], allowed)
-        replica = Replica(
+        trainer = Trainer(
             build(ModelConfig, model, f"{where}model"),
             task,
             build(TrainConfig, train, f"{where}train"),
         )
-        return Arm(name, role, replica, note=arm.note)
+        return Arm(name, role, trainer, note=arm.note)
 
     def _matched(self, arms: list[Arm]) -> list[Arm]:
         """Each smaller arm again, its MLP widened to the baseline's parameters or FLOPs."""
@@ -301,14 +301,14 @@ class Study:
         return [
             dataclasses.replace(wide, name=f"{arm.name} ({what} matched)", role="matched")
             for arm, wide in zip(arms[1:], matched, strict=True)
-            if wide.replica != arm.replica
+            if wide.trainer != arm.trainer
         ]
 
     def _describe_arm(self, arm: Arm) -> ArmRecord:
-        ties = set(arm.replica.model.ties)
+        ties = set(arm.trainer.model_config.ties)
         entry = self.arm_entries.get(self.config.baseline if arm.salt else arm.name)
         return ArmRecord(
-            str(ties.pop()) if len(ties) == 1 else arm.replica.model.tie,
+            str(ties.pop()) if len(ties) == 1 else arm.trainer.model_config.tie,
             arm.role,
             arm.note,
             as_dict({"model": entry.model, "train": entry.train}) if entry else {},
@@ -316,8 +316,8 @@ class Study:
 
     def _describe_task(self, plan: TaskPlan) -> TaskRecord:
         title, label = plan.task.title, plan.cell.label
-        steps = plan.baseline.replica.config.steps
-        steps_of = {arm.name: arm.replica.config.steps for arm in plan.arms}
+        steps = plan.baseline.trainer.train_config.steps
+        steps_of = {arm.name: arm.trainer.train_config.steps for arm in plan.arms}
         return TaskRecord(
             title=f"{title}, {label}" if label else title,
             description=plan.task.description,
@@ -326,17 +326,17 @@ class Study:
             steps_of={name: own for name, own in steps_of.items() if own != steps},
             same_program=same_programs(plan.arms),
             arms=tuple(arm.name for arm in plan.arms),
-            resolved=describe_resolved({arm.name: arm.replica for arm in plan.arms}),
+            resolved=describe_resolved({arm.name: arm.trainer for arm in plan.arms}),
             learning_rates=plan.learning_rates,
             family=plan.family,
             family_title=title,
             cell=label,
             axes=as_dict(plan.cell.values),
             published=as_dict(plan.published),
-            **(self.facts(plan).kept if plan.task in self._facts else {}),
+            **(self.facts(plan).recorded if plan.task in self._facts else {}),
         )
 
 
 def tie_arms(*ties: str | Tie) -> dict[str, dict]:
-    """Arms of a config file, one a tie, named as it is written here."""
+    """Arms of a config file, one per tie, named as it is written here."""
     return {str(tie): {"model": {"tie": str(Tie.parse(tie))}} for tie in ties}

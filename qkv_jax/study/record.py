@@ -167,7 +167,7 @@ class StudyRecord:
 
     Attributes:
       wave: `devices`, `packing` and `size` of the waves of runs.
-      looks: the number of evaluation seeds at each look.
+      looks: the number of evaluation seeds at each interim analysis.
       config: the study file as it was given.
       machine: of the jobs of a cluster.
     """
@@ -215,8 +215,8 @@ class StudyRecord:
         return {name: value for name, value in found.items() if value is not None and value != []}
 
     @property
-    def look(self) -> int:
-        """The look at the data that this is, counted from 1."""
+    def analysis(self) -> int:
+        """Which interim analysis this is, counted from 1."""
         return max(len(self.looks), 1)
 
     def only(self, task: str) -> "StudyRecord":

@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from qkv_jax.config import ConfigError, as_dict
 from qkv_jax.runtime.files import json_text
 from qkv_jax.study.record import Change, Config, StudyRecord, TaskRecord
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 
-def describe_resolved(replicas: Mapping[str, Replica]) -> dict[str, Config]:
+def describe_resolved(trainers: Mapping[str, Trainer]) -> dict[str, Config]:
     """{arm: config}: of the first arm all of it, of every other what differs from the first's.
 
     The learning rate is not in it: a study gives each run its own.
     """
-    full = {name: _config(replica) for name, replica in replicas.items()}
+    full = {name: _config(trainer) for name, trainer in trainers.items()}
     first, *others = full
     found = {first: full[first]}
     for name in others:
@@ -68,7 +68,7 @@ def refuse_changes(found: Sequence[Change]) -> None:
         raise ConfigError(first.field, first.now, allowed)
 
 
-def _config(replica: Replica) -> Config:
-    train = as_dict(replica.config)
+def _config(trainer: Trainer) -> Config:
+    train = as_dict(trainer.train_config)
     del train["learning_rate"]
-    return {"model": as_dict(replica.model), "train": train}
+    return {"model": as_dict(trainer.model_config), "train": train}

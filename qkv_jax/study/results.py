@@ -115,7 +115,7 @@ class StudyResults:
           ConfigError: if the study has no such run, or a task of a kind that is not registered.
         """
         _, entry = self.find(task, arm)
-        return entry.replica.encoder, {"params": self.workdir.params(task, arm, _seed(seed))}
+        return entry.trainer.model, {"params": self.workdir.params(task, arm, _seed(seed))}
 
     def untrained(self, task: str, arm: str, seed: int = 0) -> dict:
         """The variables that an evaluation run started from.
@@ -127,7 +127,7 @@ class StudyResults:
         seed = _seed(seed)
         if seed >= 2**32:
             raise ConfigError("seed", seed, "must be below 2**32")
-        return {"params": jax.jit(entry.replica.init_params)(np.uint32(seed), entry.salt)}
+        return {"params": jax.jit(entry.trainer.init_params)(np.uint32(seed), entry.salt)}
 
     def find(self, task: str, arm: str) -> tuple[Task, Arm]:
         """A task of the study and an arm on it.

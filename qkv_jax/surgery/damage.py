@@ -24,13 +24,13 @@ from qkv_jax.surgery.distillation import Distillation, apply
 from qkv_jax.surgery.fit import InputMoments
 from qkv_jax.surgery.impose import METHODS, check, impose, spread, tied
 from qkv_jax.surgery.rotary import Turns
-from qkv_jax.survey.activations import Feed, gather
-from qkv_jax.survey.subjects import of_pretrained, task_feeds
+from qkv_jax.survey.activations import InputBatch, gather
+from qkv_jax.survey.subjects import of_pretrained, task_batches
 from qkv_jax.tasks.base import eval_blocks
 from qkv_jax.tasks.sources import Stamp
 from qkv_jax.tie import Tie
 from qkv_jax.training.single import LoneProgram
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 EXAMPLES = 256  # of a task, from which the moments of the layers' inputs are taken
 _TOKENS = 20_000
@@ -50,7 +50,7 @@ class EditedModel(NamedTuple):
     Attributes:
       name: which model, in a few words.
       metrics: of `measure`, the first being the one that is drawn.
-      measure: (encoder, variables) -> a number a metric.
+      measure: (encoder, variables) -> one number per metric.
       train_on: (encoder, variables, steps) -> variables, and the learning rate that they had.
       layers, moments: the matrices of every layer, and the moments of its inputs.
       has_control: whether the original can be trained on as well. What is distilled from it has
@@ -79,7 +79,7 @@ class EditedModel(NamedTuple):
         arguments.word("method", method, METHODS)
         check(self.encoder, arguments.instance("tie", tie, Tie), (method,))
         rotary = config.positions == "rotary"
-        turns = Turns.of(self.encoder.max_length, config.features) if rotary else None
+        turns = Turns.of(self.encoder.max_length, config.head_width) if rotary else None
         whole = {"kv_heads": config.kv_heads, "turns": turns}
         return {n: impose(self.layers[n], tie, method, self.moments[n], **whole) for n in numbers}
 
@@ -115,24 +115,24 @@ def model_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> E
     _check_rate(learning_rate)
     step = checkpoint.run_steps(folder)[-1]
     encoder, variables = checkpoint.load_run(folder, step)
-    replica = checkpoint.run_replica(folder)
-    data, outcome = replica.task.load(), replica.task.outcome
-    feeds, _ = task_feeds(encoder, replica.task, EXAMPLES)
+    trainer = checkpoint.run_trainer(folder)
+    data, outcome = trainer.task.load(), trainer.task.outcome
+    batches, _ = task_batches(encoder, trainer.task, EXAMPLES)
 
     def measure(changed: Encoder, params: Variables) -> tuple[float, ...]:
-        evaluate = _evaluate(_with(replica, changed), replica.task.stamp())
+        evaluate = _evaluate(_with(trainer, changed), trainer.task.stamp())
         blocks = eval_blocks(data.test)
         scores = [np.asarray(evaluate(params["params"], block)) for block in blocks]
         return (float(np.concatenate(scores).astype(np.float64).mean()),)
 
     def train_on(changed: Encoder, params: Variables, steps: int) -> tuple[Variables, float]:
-        # As many steps a program as divide `steps`: it is `steps` that the table says.
-        most = min(steps, replica.config.report_every)
+        # As many steps per program as divide `steps`: it is `steps` that the table says.
+        most = min(steps, trainer.train_config.report_every)
         every = next(n for n in range(most, 0, -1) if steps % n == 0)
         config = dataclasses.replace(
-            replica.config, steps=steps, report_every=every, learning_rate=learning_rate
+            trainer.train_config, steps=steps, report_every=every, learning_rate=learning_rate
         )
-        again = dataclasses.replace(_with(replica, changed), config=config)
+        again = dataclasses.replace(_with(trainer, changed), train_config=config)
         program = LoneProgram(again, data)
         start = jax.tree.map(jnp.array, params["params"])  # a copy: the program uses it up
         opt_state = again.optimizer.init(start)
@@ -143,9 +143,9 @@ def model_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> E
         return {"params": state.params}, learning_rate
 
     return EditedModel(
-        f"{folder} at step {step}, {replica.task.title.lower()}", encoder, variables,
+        f"{folder} at step {step}, {trainer.task.title.lower()}", encoder, variables,
         (Metric(f"test {outcome.metric}", outcome.higher_is_better),), measure, train_on,
-        layer_weights(encoder, variables), _moments(encoder, variables, feeds), has_control=True,
+        layer_weights(encoder, variables), _moments(encoder, variables, batches), has_control=True,
     )  # fmt: skip
 
 
@@ -171,13 +171,13 @@ def model_of_pretrained(
     ours, others = ({n: texts[n] for n in names[start::2]} for start in (0, 1))
     subject, held_out = (of_pretrained(folder, some, 0, allow_unknown) for some in (ours, others))
     encoder, variables = subject.encoder, subject.variables
-    targets = [_hidden(encoder, variables, feed) for feed in held_out.feeds]
+    targets = [_hidden(encoder, variables, batch) for batch in held_out.batches]
 
     def measure(changed: Encoder, params: Variables) -> tuple[float, ...]:
         gone = size = 0.0
         cosines = []
-        for feed, then in zip(held_out.feeds, targets, strict=True):
-            now, seen = _hidden(changed, params, feed), np.asarray(feed.padding)[: feed.count]
+        for batch, then in zip(held_out.batches, targets, strict=True):
+            now, seen = _hidden(changed, params, batch), np.asarray(batch.valid)[: batch.count]
             gone += np.sum(np.square(now - then)[seen])
             size += np.sum(np.square(then)[seen])
             pooled = [(a * seen[:, :, None]).sum(1) for a in (now, then)]
@@ -186,16 +186,16 @@ def model_of_pretrained(
         return float(np.sqrt(gone / size)), float(np.concatenate(cosines).mean())
 
     def train_on(changed: Encoder, params: Variables, steps: int) -> tuple[Variables, float]:
-        distillation = Distillation(encoder, variables, subject.feeds)
+        distillation = Distillation(encoder, variables, subject.batches)
         if learning_rate is not None:
-            every = [np.ones(len(feed.inputs), bool) for feed in subject.feeds]
+            every = [np.ones(len(batch.inputs), bool) for batch in subject.batches]
             return distillation.train(changed, params, steps, learning_rate, every), learning_rate
         return distillation.train_at_best_rate(changed, params, steps)
 
     return EditedModel(
         f"{subject.name}, {len(others)} held-out texts", encoder, variables,
         (Metric("change of hidden states", False), Metric("cosine of embeddings", True)), measure,
-        train_on, layer_weights(encoder, variables), _moments(encoder, variables, subject.feeds),
+        train_on, layer_weights(encoder, variables), _moments(encoder, variables, subject.batches),
         has_control=False, note=held_out.note,
     )  # fmt: skip
 
@@ -207,21 +207,21 @@ def _check_rate(rate: float) -> None:
         raise ConfigError("learning_rate", rate, allowed)
 
 
-def _with(replica: Replica, encoder: Encoder) -> Replica:
-    return dataclasses.replace(replica, model=encoder.config)
+def _with(trainer: Trainer, encoder: Encoder) -> Trainer:
+    return dataclasses.replace(trainer, model_config=encoder.config)
 
 
 @functools.lru_cache(maxsize=8)
-def _evaluate(replica: Replica, changed: Stamp) -> Callable:
-    return jax.jit(replica.evaluate)
+def _evaluate(trainer: Trainer, changed: Stamp) -> Callable:
+    return jax.jit(trainer.evaluate)
 
 
-def _hidden(encoder: Encoder, variables: Variables, feed: Feed) -> np.ndarray:
-    return np.asarray(apply(encoder, variables, feed.inputs, feed.padding))[: feed.count]
+def _hidden(encoder: Encoder, variables: Variables, batch: InputBatch) -> np.ndarray:
+    return np.asarray(apply(encoder, variables, batch.inputs, batch.valid))[: batch.count]
 
 
 def _moments(
-    encoder: Encoder, variables: Variables, feeds: Sequence[Feed]
+    encoder: Encoder, variables: Variables, batches: Sequence[InputBatch]
 ) -> tuple[InputMoments, ...]:
-    flows = gather(encoder, variables, feeds, np.random.default_rng(0), _TOKENS)
+    flows = gather(encoder, variables, batches, np.random.default_rng(0), _TOKENS)
     return tuple(InputMoments.of(flow.x) for flow in flows)

@@ -18,19 +18,19 @@ import optax
 from jaxtyping import Array, Bool
 
 from qkv_jax.model.encoder import Encoder
-from qkv_jax.survey.activations import Feed
+from qkv_jax.survey.activations import InputBatch
 
 RATES = (1e-3, 1e-4)
 _FIFTH = 5
-Rows = Sequence[Bool[np.ndarray, " B"]]  # of each feed
+Rows = Sequence[Bool[np.ndarray, " B"]]  # of each batch
 
 
 class Distillation:
     """The original's hidden states on some texts, as what is to be learned."""
 
-    def __init__(self, encoder: Encoder, variables: dict[str, Any], feeds: Sequence[Feed]):
-        self._feeds = feeds
-        self._wanted = [apply(encoder, variables, feed.inputs, feed.padding) for feed in feeds]
+    def __init__(self, encoder: Encoder, variables: dict[str, Any], batches: Sequence[InputBatch]):
+        self._inputs = batches
+        self._wanted = [apply(encoder, variables, batch.inputs, batch.valid) for batch in batches]
 
     def train(
         self, encoder: Encoder, params: dict[str, Any], steps: int, rate: float, rows: Rows
@@ -50,7 +50,7 @@ class Distillation:
         """The parameters that are nearest to the original on a fifth of the texts, after training
         on the others at each of `RATES`; and their rate."""
         held_out = [np.minimum(np.arange(len(f.inputs)), f.count - 1) % _FIFTH == 1
-                    for f in self._feeds]  # fmt: skip
+                    for f in self._inputs]  # fmt: skip
         others = [~rows for rows in held_out]
         found = {rate: self.train(encoder, params, steps, rate, others) for rate in RATES}
         # A rate at which training diverged is the last to be taken.
@@ -65,16 +65,16 @@ class Distillation:
         return float(np.average(found[:, 0], weights=found[:, 1]))
 
     def _batches(self, rows: Rows):
-        for feed, wanted, some in zip(self._feeds, self._wanted, rows, strict=True):
+        for batch, wanted, some in zip(self._inputs, self._wanted, rows, strict=True):
             if some.any():
-                seen = feed.padding & jnp.asarray(some)[:, None]
-                yield feed.inputs, feed.padding, wanted, seen
+                seen = batch.valid & jnp.asarray(some)[:, None]
+                yield batch.inputs, batch.valid, wanted, seen
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def apply(encoder: Encoder, variables: dict[str, Any], inputs, padding) -> Array:
+def apply(encoder: Encoder, variables: dict[str, Any], inputs, valid) -> Array:
     """The last hidden states [B, T, D]."""
-    return encoder.apply(variables, inputs, padding)
+    return encoder.apply(variables, inputs, valid)
 
 
 def _optimizer(rate, steps: int) -> optax.GradientTransformation:
@@ -91,8 +91,8 @@ def _step(encoder: Encoder, steps: int, rate, params, state, *batch):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _distance(encoder: Encoder, params, inputs, padding, target, seen) -> tuple[Array, Array]:
+def _distance(encoder: Encoder, params, inputs, valid, target, seen) -> tuple[Array, Array]:
     """The mean square distance to the target where tokens are seen, and how many they are."""
-    now = encoder.apply(params, inputs, padding)
+    now = encoder.apply(params, inputs, valid)
     mean = jnp.mean(jnp.square(now - target), where=seen[:, :, None])
     return mean, seen.sum()

@@ -46,7 +46,7 @@ def check(encoder: Encoder, tie: Tie, methods: tuple[str, ...]) -> None:
         check_scheme(tie, heads, config.kv_heads or heads, config.frozen)
     except ValueError as error:
         raise ConfigError("tie", given, str(error)) from None
-    if any(tie.equates(role, "X") for role in "QKV") and width != heads * config.features:
+    if any(tie.equates(role, "X") for role in "QKV") and width != heads * config.head_width:
         raise ConfigError("tie", given, f"needs a width of heads x head width, not {width}")
     for method in methods:
         arguments.word("method", method, METHODS)
@@ -143,7 +143,7 @@ def spread(
 
 
 def _shape(config: ModelConfig) -> tuple[int, int, int]:
-    return config.width, config.heads, config.features
+    return config.width, config.heads, config.head_width
 
 
 def _check_given(width: int, moments: InputMoments | None, turns: Turns | None) -> None:

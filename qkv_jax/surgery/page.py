@@ -26,18 +26,18 @@ def write_surgery(
     """Writes `surgery.csv`, `surgery.json`, `figures/` and `report.html`; returns the page.
 
     Args:
-      found: method, layers, trained (steps after surgery), and a column a metric.
+      found: method, layers, trained (steps after surgery), and one column per metric.
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     found.to_csv(folder / "surgery.csv", index=False)
-    said = notes(found, edited)
-    facts = {"model": edited.name, "tie": tie, "notes": said, **record}
+    remarked = notes(found, edited)
+    facts = {"model": edited.name, "tie": tie, "notes": remarked, **record}
     (folder / "surgery.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False))
     svg, png = style.save(damage_figure(found, edited), folder / "figures" / "damage")
     context = {
         "edited": edited, "tie": tie, "headings": [m.name for m in edited.metrics],
         "rows": _rows(found, edited), "uri": style.data_uri(svg), "files": (svg.name, png.name),
-        "notes": said,
+        "notes": remarked,
     }  # fmt: skip
     return write_page(folder / "report.html", _TEMPLATE, context)
 
@@ -85,7 +85,7 @@ def _rows(found: pd.DataFrame, edited: EditedModel) -> list[list[str]]:
 
 @style.styled
 def damage_figure(found: pd.DataFrame, edited: EditedModel) -> Figure:
-    """The first metric by layer, a line a method; at the right all layers, and after training."""
+    """The first metric by layer, one line per method; right: all layers, and after training."""
     metric = edited.metrics[0]
     untrained = found[(found["trained"] == 0) & (found["method"] != ORIGINAL)]
     layers = [str(n) for n in range(edited.encoder.config.layers)]
@@ -97,13 +97,13 @@ def damage_figure(found: pd.DataFrame, edited: EditedModel) -> Figure:
     ):
         values = part.assign(layers=part["layers"].astype(str)).set_index("layers")[metric.name]
         alone = values.reindex(layers)
-        look = {"marker": marker, "color": colour}
-        axes.plot(range(len(layers)), alone, ms=4, lw=1.2, label=method, **look)
+        line_style = {"marker": marker, "color": colour}
+        axes.plot(range(len(layers)), alone, ms=4, lw=1.2, label=method, **line_style)
         if ALL in values:
-            axes.plot(len(layers), values[ALL], ms=6, **look)
+            axes.plot(len(layers), values[ALL], ms=6, **line_style)
         later = found[(found["method"] == method) & (found["trained"] > 0)]
         if len(later):
-            axes.plot(len(layers) + 1, later[metric.name].iloc[0], ms=6, mfc="white", **look)
+            axes.plot(len(layers) + 1, later[metric.name].iloc[0], ms=6, mfc="white", **line_style)
     originals = found[found["method"] == ORIGINAL]
     for row in originals.to_dict("records"):
         axes.axhline(row[metric.name], color=style.INK, lw=0.9, ls="--" if row["trained"] else "-")

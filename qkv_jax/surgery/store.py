@@ -59,10 +59,10 @@ def load_tied(folder: str | os.PathLike) -> tuple[Encoder, dict[str, Any]]:
     values, tie = read_json(place / "config.json"), read_json(place / "tie.json").get("tie")
     arguments.text("tie.json tie", tie)
     if "task" in values:
-        from qkv_jax.training.checkpoint import replica_of
+        from qkv_jax.training.checkpoint import trainer_of
 
         try:
-            encoder = replica_of(values).encoder
+            encoder = trainer_of(values).model
         except (KeyError, TypeError, AttributeError) as error:
             what = f"its config.json is damaged: {type(error).__name__}: {error}"
             raise ConfigError("tied model", str(place), what) from None

@@ -21,12 +21,12 @@ FIGURES = {
 }
 
 
-class Feed(NamedTuple):
+class InputBatch(NamedTuple):
     """A batch of inputs, of which the first `count` rows are meant and the rest fill it up."""
 
     inputs: Num[Array, "B ..."]
     count: int
-    padding: Bool[Array, "B T"] | None = None
+    valid: Bool[Array, "B T"] | None = None
     read: Int[Array, "B R"] | None = None
 
 
@@ -34,8 +34,8 @@ class Activations(NamedTuple):
     """A layer's inputs, and means over the queries of what its attention weights look like.
 
     Attributes:
-      x: a row a token that is no padding.
-      attention: {quantity: mean over all queries, a number a head}.
+      x: one row per token that is no padding.
+      attention: {quantity: mean over all queries, one number per head}.
       uniform: the same of equal weights on all keys that are seen.
     """
 
@@ -53,31 +53,31 @@ def batch_size(encoder: Encoder, length: int, most: int = 32) -> int:
 
 
 def gather(
-    encoder: Encoder, variables: dict, feeds: Iterable[Feed], rng: np.random.Generator, most: int
+    encoder: Encoder, variables: dict, batches: Iterable[InputBatch], rng: np.random.Generator, most: int
 ) -> tuple[Activations, ...]:
-    """Runs the model on all feeds; of more than `most` tokens, `most` are drawn for the clouds."""
+    """Runs the model on all batches; of more than `most` tokens `most` are drawn for the clouds."""
     layers = arguments.instance("encoder", encoder, Encoder).config.layers
     arguments.whole("most", most, 1)
     arguments.instance("rng", rng, np.random.Generator)
-    feeds = _checked(feeds)
+    batches = _checked(batches)
     clouds: list[list] = [[] for _ in range(layers)]
     rows: list[dict] = [{name: [] for name in FIGURES} for _ in range(layers)]
     equal: dict[str, list] = {name: [] for name in FIGURES}
-    for feed in feeds:
-        probed = _probed(encoder, variables, feed.inputs, feed.padding, feed.read)
-        some, length = slice(feed.count), probed[0].x.shape[1]
-        if feed.padding is None:
-            padding = np.ones((feed.count, length), bool)
+    for batch in batches:
+        probed = _probed(encoder, variables, batch.inputs, batch.valid, batch.read)
+        some, length = slice(batch.count), probed[0].x.shape[1]
+        if batch.valid is None:
+            valid = np.ones((batch.count, length), bool)
         else:
-            padding = np.asarray(feed.padding)[some]
-        even = attention_maps.uniform(padding)
+            valid = np.asarray(batch.valid)[some]
+        even = attention_maps.uniform(valid)
         for name, figure in FIGURES.items():
-            equal[name].append(attention_maps.real_queries(figure(even), padding))
+            equal[name].append(attention_maps.real_queries(figure(even), valid))
         for layer, found in enumerate(probed):
-            clouds[layer].append(np.asarray(found.x)[some][padding])
+            clouds[layer].append(np.asarray(found.x)[some][valid])
             weights = np.asarray(found.weights)[some]
             for name, figure in FIGURES.items():
-                rows[layer][name].append(attention_maps.real_queries(figure(weights), padding))
+                rows[layer][name].append(attention_maps.real_queries(figure(weights), valid))
     tokens = sum(map(len, clouds[0]))
     kept = np.sort(rng.choice(tokens, most, replace=False)) if tokens > most else slice(None)
     uniform = {name: float(np.concatenate(parts).mean()) for name, parts in equal.items()}
@@ -91,13 +91,13 @@ def gather(
     )
 
 
-def _checked(feeds: Iterable[Feed]) -> list[Feed]:
-    if not isinstance(feeds, list | tuple) or not feeds:
-        raise ConfigError("feeds", feeds, "must be a list of at least one Feed")
-    for feed in feeds:
-        arguments.instance("feeds", feed, Feed)
-        arguments.whole("feeds", feed.count, 1, len(feed.inputs))
-    return list(feeds)
+def _checked(batches: Iterable[InputBatch]) -> list[InputBatch]:
+    if not isinstance(batches, list | tuple) or not batches:
+        raise ConfigError("batches", batches, "must be a list of at least one InputBatch")
+    for batch in batches:
+        arguments.instance("batches", batch, InputBatch)
+        arguments.whole("batches", batch.count, 1, len(batch.inputs))
+    return list(batches)
 
 
 _probed = functools.partial(jax.jit, static_argnums=0)(probe)

@@ -52,7 +52,7 @@ class Figure(NamedTuple):
 def measure(
     layers: Sequence[Layer], flows: Sequence[Activations], rng: np.random.Generator, draws: int = 40
 ) -> pd.DataFrame:
-    """A row a figure, with the columns `COLUMNS`; `null_untrained` is left empty, see `beside`.
+    """One row per figure, with the columns `COLUMNS`; `null_untrained` is left empty, see `beside`.
 
     Args:
       draws: of each null; 0 leaves them out.
@@ -181,9 +181,9 @@ def _layer(
             yield Figure(name, "effective_rank", role, rank, random=chance.get("effective_rank"))
         for one, other in PAIRS:
             pair, with_x = one + other, one == "X"
-            alike = geometry.cka(clouds[one], clouds[other])
+            similarity = geometry.cka(clouds[one], clouds[other])
             band = chance.get("cka_with_x" if with_x else "cka")
-            yield Figure(name, "cka", pair, alike, random=band)
+            yield Figure(name, "cka", pair, similarity, random=band)
             ratio = geometry.rms_ratio(vectors[other], flow.x if with_x else vectors[one])
             yield Figure(name, "norm_ratio", pair, ratio)
             if one in vectors:

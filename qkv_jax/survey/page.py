@@ -41,12 +41,12 @@ def write_survey(
     survey.spectra.to_csv(folder / "spectra.csv", index=False)
     if len(survey.movements):
         survey.movements.to_csv(folder / "movement.csv", index=False)
-    said = remarks(survey)
+    remarked = remarks(survey)
     facts = {
         "model": subject.name, "inputs": subject.inputs, "tokens": survey.tokens,
         "note": subject.note,
         "untrained": subject.untrained_is if subject.untrained is not None else None,
-        "draws": DRAWS, "remarks": said, **record,
+        "draws": DRAWS, "remarks": remarked, **record,
     }  # fmt: skip
     (folder / "survey.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False))
     shown = []
@@ -62,7 +62,7 @@ def write_survey(
             }
         )
     context = {
-        "subject": subject, "tokens": survey.tokens, "remarks": said, "headings": HEADINGS,
+        "subject": subject, "tokens": survey.tokens, "remarks": remarked, "headings": HEADINGS,
         "rows": table(survey.figures), "nulls": NULLS, "draws": DRAWS, "sections": shown,
         "moved": len(survey.movements) > 0,
     }  # fmt: skip
@@ -77,8 +77,8 @@ def _sections(survey: Survey) -> list[Section]:
     found = [
         Section(
             "similarity", "X, Q, K and V: how alike?",
-            "A map a layer. The inputs spread unevenly, so that even a random projection of X is "
-            "like X; what counts is the difference between the two halves of a map.",
+            "One map per layer. The inputs spread unevenly, so that even a random projection of X "
+            "is like X; what counts is the difference between the two halves of a map.",
             plots.similarity(figures), ("cka",),
         ),
         Section(

@@ -19,7 +19,7 @@ Item = tuple[str, str, str]  # quantity, roles, title of the panel
 
 @style.styled
 def similarity(figures: pd.DataFrame) -> Figure:
-    """Linear CKA of X, Q, K and V, a map a layer: below the diagonal the model, above it random
+    """Linear CKA of X, Q, K and V, one map per layer: below the diagonal the model, above it random
     projections of the same inputs."""
     layers = sorted(figures["layer"].unique())
     figure, axes = style.grid(len(layers), (1.75, 1.75), footer=0.6, left=0.35)
@@ -49,7 +49,7 @@ def similarity(figures: pd.DataFrame) -> Figure:
 
 @style.styled
 def strips(figures: pd.DataFrame, items: list[Item], columns: int) -> Figure:
-    """A panel an item, layers along x: every head, their mean, and what it is to be held
+    """One panel per item, layers along x: every head, their mean, and what it is to be held
     against."""
     rows = -(-len(items) // columns)
     figure = style.new_figure(0.4 + 2.5 * columns, 0.6 + 1.85 * rows)
@@ -68,8 +68,8 @@ def strips(figures: pd.DataFrame, items: list[Item], columns: int) -> Figure:
             panel.set_ylabel(textwrap.fill(QUANTITIES[quantity].title, 20), fontsize=8)
         # One scale for what is to be compared; the rank of X is of another order than a head's.
         if quantity != "effective_rank":
-            alike = [p for p, item in zip(panels, items, strict=False) if item[0] == quantity]
-            ends = np.array([p.get_ylim() for p in alike])
+            of_one = [p for p, item in zip(panels, items, strict=False) if item[0] == quantity]
+            ends = np.array([p.get_ylim() for p in of_one])
             panel.set_ylim(ends[:, 0].min(), ends[:, 1].max())
     figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=min(3, len(drawn)))
     return _laid_out(figure)
@@ -143,14 +143,14 @@ def spectra(found: pd.DataFrame) -> Figure:
 
 @style.styled
 def movement(found: pd.DataFrame) -> Figure:
-    """How far the matrices are from where they started, a panel a layer."""
+    """How far the matrices are from where they started, one panel per layer."""
     return _over_steps(found, "movement", ("W_Q", "W_K", "W_V", "W_O"), "|W − W_start| / |W_start|",
                        "a fresh draw")  # fmt: skip
 
 
 @style.styled
 def circuits_over_training(found: pd.DataFrame) -> Figure:
-    """Antisymmetric share and copying score by step: one panel each, a line a layer."""
+    """Antisymmetric share and copying score by step: one panel each, one line per layer."""
     layers = sorted(found["layer"].unique())
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, len(layers)))
     figure = style.new_figure(7.2, 2.7)

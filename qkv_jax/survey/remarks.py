@@ -27,13 +27,13 @@ NULLS = (
 
 
 def select(figures: pd.DataFrame, quantity: str, roles: str) -> pd.DataFrame:
-    """The figures of one quantity and pair, a row a layer and head."""
+    """The figures of one quantity and pair, one row per layer and head."""
     here = (figures["quantity"] == quantity) & (figures["roles"] == roles)
     return figures[here & (figures["head"] != ALL)]
 
 
 def table(figures: pd.DataFrame) -> list[tuple[str, ...]]:
-    """A row a layer: its number, then mean over the heads and null, as "0.52 (0.50)"."""
+    """One row per layer: its number, then mean over the heads and null, as "0.52 (0.50)"."""
     rows = []
     for layer in sorted(figures["layer"].unique()):
         cells = [str(layer)]

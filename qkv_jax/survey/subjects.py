@@ -11,9 +11,10 @@ import numpy as np
 from qkv_jax import arguments
 from qkv_jax.analysis.layers import Layer, layer_weights
 from qkv_jax.config import ConfigError
-from qkv_jax.interop.pretrained import Pretrained, batches, load_pretrained
+from qkv_jax.interop.pretrained import Pretrained, load_pretrained
+from qkv_jax.interop.pretrained import batches as text_batches
 from qkv_jax.model.encoder import Encoder
-from qkv_jax.survey.activations import Feed, batch_size
+from qkv_jax.survey.activations import InputBatch, batch_size
 from qkv_jax.tasks.base import Task
 
 # Of the tokens of some texts, as shares: beyond the first unknown tokens are warned of, beyond the
@@ -27,7 +28,7 @@ class Subject(NamedTuple):
     Attributes:
       name: which model, in a few words.
       inputs: on what, in a few words.
-      feeds: the inputs in batches.
+      batches: the inputs in batches.
       untrained: variables to compare with, and `untrained_is`, in words; None where the model is
         itself untrained.
       past: the layers by step, of a run with several checkpoints.
@@ -38,7 +39,7 @@ class Subject(NamedTuple):
     inputs: str
     encoder: Encoder
     variables: dict[str, Any]
-    feeds: list[Feed]
+    batches: list[InputBatch]
     untrained: dict[str, Any] | None
     untrained_is: str
     past: dict[int, tuple[Layer, ...]]
@@ -60,15 +61,15 @@ def of_run(folder: pathlib.Path, step: int | None, most: int) -> Subject:
     step = known[-1] if step is None else step
     if step not in known:
         raise ConfigError("step", step, f"checkpoints there: {', '.join(map(str, known))}")
-    task = checkpoint.run_replica(folder).task
+    task = checkpoint.run_trainer(folder).task
     models = {s: checkpoint.load_run(folder, s) for s in known if s <= step}
     encoder, variables = models[step]
     past = {s: layer_weights(*model) for s, model in models.items()} if len(models) > 1 else {}
     start = models[known[0]][1] if step > known[0] else None
     name = f"{folder} at step {step}: {about(encoder)}, {task.title.lower()}"
-    feeds, inputs = task_feeds(encoder, task, most)
+    batches, inputs = task_batches(encoder, task, most)
     untrained_is = f"the same run at step {known[0]}"
-    return Subject(name, inputs, encoder, variables, feeds, start, untrained_is, past)
+    return Subject(name, inputs, encoder, variables, batches, start, untrained_is, past)
 
 
 def of_pretrained(
@@ -87,19 +88,19 @@ def of_pretrained(
     if not isinstance(texts, Mapping) or not texts:
         raise ConfigError("texts", texts, "must be texts by their names")
     model = load_pretrained(folder)
-    feeds, unknown = _text_feeds(model, texts)
+    batches, unknown = _of_texts(model, texts)
     if unknown > _MOST_UNKNOWN and not allow_unknown:
         what = f"{_unknown(unknown)}; allow_unknown measures them all the same"
         raise ConfigError("texts", f"{len(texts)} texts", what)
     encoder = model.encoder
-    fresh = jax.jit(encoder.init)(jax.random.key(seed), feeds[0].inputs[:1])
+    fresh = jax.jit(encoder.init)(jax.random.key(seed), batches[0].inputs[:1])
     name = f"{folder} ({model.kind}): {about(encoder)}"
     untrained_is = f"the same architecture with fresh weights of seed {seed}, embeddings too"
     note = f"{_unknown(unknown)}."
     if unknown > _MUCH_UNKNOWN:
         note = f"Warning: {note} Does the tokenizer suit these texts?"
     return Subject(
-        name, f"{len(texts)} texts", encoder, model.variables, feeds, fresh, untrained_is, {}, note
+        name, f"{len(texts)} texts", encoder, model.variables, batches, fresh, untrained_is, {}, note
     )
 
 
@@ -108,11 +109,11 @@ def about(encoder: Encoder) -> str:
     config = arguments.instance("encoder", encoder, Encoder).config
     ties = list(dict.fromkeys(map(str, config.ties)))
     layers = f"{config.layers} layer{'s' * (config.layers > 1)}"
-    heads = f"{config.heads} head{'s' * (config.heads > 1)} of {config.features}"
+    heads = f"{config.heads} head{'s' * (config.heads > 1)} of {config.head_width}"
     return f"{layers}, width {config.width}, {heads}, tie {' | '.join(ties)}"
 
 
-def task_feeds(encoder: Encoder, task: Task, most: int) -> tuple[list[Feed], str]:
+def task_batches(encoder: Encoder, task: Task, most: int) -> tuple[list[InputBatch], str]:
     """Validation examples of a task, evenly spaced, and what they are in words.
 
     Raises:
@@ -128,35 +129,35 @@ def task_feeds(encoder: Encoder, task: Task, most: int) -> tuple[list[Feed], str
     total = len(data["inputs"])
     chosen = np.unique(np.linspace(0, total - 1, min(most, total)).astype(int))
     size = batch_size(encoder, encoder.max_length)
-    feeds = []
+    batches = []
     for start in range(0, len(chosen), size):
         rows = chosen[start : start + size]
         # All batches have one size, so that one program runs them.
         filled = np.pad(rows, (0, min(size, len(chosen)) - len(rows)), mode="edge")
         some = {
             name: jnp.asarray(np.asarray(data[name])[filled])
-            for name in ("inputs", "padding", "read")
+            for name in ("inputs", "valid", "read")
             if name in data
         }
-        feeds.append(Feed(count=len(rows), **some))
-    return feeds, f"{len(chosen)} validation examples"
+        batches.append(InputBatch(count=len(rows), **some))
+    return batches, f"{len(chosen)} validation examples"
 
 
 def _unknown(share: float) -> str:
     return f"{100 * share:.1f} % of the tokens are unknown to the model's tokenizer"
 
 
-def _text_feeds(model: Pretrained, texts: Mapping[str, str]) -> tuple[list[Feed], float]:
+def _of_texts(model: Pretrained, texts: Mapping[str, str]) -> tuple[list[InputBatch], float]:
     """The texts in batches, and the share of unknown tokens."""
     names = list(texts)
     try:
         tokens = model.reader.tokens(list(texts.values()))
         size = batch_size(model.encoder, max(map(len, tokens)))
-        found = list(batches(model, list(texts.values()), size=size))
+        found = list(text_batches(model, list(texts.values()), size=size))
     except ConfigError as error:
         if error.field.startswith("text "):
             place = names[int(error.field.split()[1])]
             raise ConfigError("texts", error.given, f"{place} {error.allowed}") from None
         raise
-    feeds = [Feed(batch.inputs, len(batch.rows), batch.padding) for batch in found]
-    return feeds, model.reader.unknown_share(tokens)
+    batches = [InputBatch(batch.inputs, len(batch.rows), batch.valid) for batch in found]
+    return batches, model.reader.unknown_share(tokens)

@@ -2,7 +2,7 @@
 where they look, beside what chance and the untrained model give.
 
     found = survey(subject, seed=0)
-    found.figures        # a row a figure: layer, head, quantity, roles, value, nulls
+    found.figures        # one row per figure: layer, head, quantity, roles, value, nulls
 """
 
 from typing import NamedTuple
@@ -42,11 +42,11 @@ def survey(subject: Subject, seed: int, draws: int = DRAWS) -> Survey:
     arguments.whole("draws", draws, 1)
     rng = np.random.default_rng(arguments.whole("seed", seed))
     layers = layer_weights(subject.encoder, subject.variables)
-    flows = gather(subject.encoder, subject.variables, subject.feeds, rng, MOST_TOKENS)
+    flows = gather(subject.encoder, subject.variables, subject.batches, rng, MOST_TOKENS)
     found, untrained = measure(layers, flows, rng, draws), None
     if subject.untrained is not None:
         start = layer_weights(subject.encoder, subject.untrained)
-        before = gather(subject.encoder, subject.untrained, subject.feeds, rng, MOST_TOKENS)
+        before = gather(subject.encoder, subject.untrained, subject.batches, rng, MOST_TOKENS)
         untrained = measure(start, before, rng, draws=0)
     moved = movements(subject.past) if subject.past else pd.DataFrame()
     return Survey(beside(found, untrained), spectra(layers), moved, len(flows[0].x))

@@ -27,7 +27,7 @@ def read_texts(path: pathlib.Path, most: int) -> dict[str, str]:
     lines = enumerate(split_lines(text), 1)
     texts = {f"line {i}": line.strip() for i, line in lines if line.strip()}
     if not texts:
-        raise ConfigError("texts", str(path), "is empty; write a text a line")
+        raise ConfigError("texts", str(path), "is empty; write one text per line")
     return dict(itertools.islice(texts.items(), most))
 
 

@@ -25,7 +25,7 @@ from qkv_jax.tasks import fingerprint
 from qkv_jax.tasks.sources import Stamp, stamp
 from qkv_jax.tasks.streaming import BatchStream
 
-# A batch is a dict of arrays: `inputs` and `targets`; optionally `padding` [B, T], true at real
+# A batch is a dict of arrays: `inputs` and `targets`; optionally `valid` [B, T], true at real
 # tokens, and `read` [B, R], the places whose outputs are wanted (all, if absent).
 Batch = dict[str, Array]
 HeldOut = Literal["validation", "test"]
@@ -125,7 +125,7 @@ class Reference:
 @dataclasses.dataclass(frozen=True)
 class Breakdown:
     """A whole number that tells test examples apart, such as the distance of what is asked for;
-    reports show the metric as a function of it. `groups` has an item an example."""
+    reports show the metric as a function of it. `groups` has one item per example."""
 
     name: str
     groups: Sequence[int]
@@ -254,7 +254,7 @@ def register(name: str):
 
 
 def keys_schedule(key: PRNGKeyArray, first: Int[Array, ""], steps: int) -> Key[Array, " steps"]:
-    """One key a step: the schedule of tasks whose batches are generated."""
+    """One key per step: the schedule of tasks whose batches are generated."""
     return jax.vmap(lambda step: jax.random.fold_in(key, step))(first + jnp.arange(steps))
 
 

@@ -18,6 +18,7 @@ from qkv_jax.config import ConfigError
 _BLOCK = 2**20  # bytes of a file read at a time
 _PACKAGES = "site-packages"
 _DIGITS = 12  # of a hash, in messages
+_HASHED_AS = {"valid": "padding"}
 
 
 def name_of(path: pathlib.Path) -> str:
@@ -53,6 +54,8 @@ def of_split(split: Any) -> dict[str, Any]:
     """
     found = hashlib.sha256()
     lengths = [0]
+    if isinstance(split, Mapping):  # by the names that hashes in older folders were taken with
+        split = {_HASHED_AS.get(name, name): leaf for name, leaf in split.items()}
     for path, leaf in jax.tree.leaves_with_path(split):
         values = np.ascontiguousarray(leaf)
         found.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape};".encode())

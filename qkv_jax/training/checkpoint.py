@@ -29,7 +29,7 @@ from qkv_jax.runtime.distributed import any_process, is_primary
 from qkv_jax.tasks import make_task
 from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 Kept = Callable[[Sequence[int]], Collection[int]]
 
@@ -232,7 +232,7 @@ def _patience() -> ocp.AsyncOptions | None:
     return ocp.AsyncOptions(timeout_secs=10**9) if jax.process_count() == 1 else None
 
 
-def replica_of(values: dict[str, Any]) -> Replica:
+def trainer_of(values: dict[str, Any]) -> Trainer:
     """The program that a run's config describes: `task`, `model`, `train`; and `mesh`, if any.
 
     Raises:
@@ -240,7 +240,7 @@ def replica_of(values: dict[str, Any]) -> Replica:
     """
     task = values["task"]
     mesh = build(MeshConfig, values.get("mesh") or {}, "mesh")
-    return Replica(
+    return Trainer(
         build(ModelConfig, values.get("model", {}), "model"),
         make_task(task.get("kind"), task.get("options", {}), "task"),
         build(TrainConfig, values.get("train", {}), "train"),
@@ -264,7 +264,7 @@ def run_steps(folder: pathlib.Path) -> list[int]:
     return steps
 
 
-def run_replica(folder: pathlib.Path) -> Replica:
+def run_trainer(folder: pathlib.Path) -> Trainer:
     """What a run in a folder trains: task, model and hyperparameters.
 
     Raises:
@@ -281,7 +281,7 @@ def run_replica(folder: pathlib.Path) -> Replica:
     if not (folder / "checkpoints").is_dir():
         raise ConfigError("run", str(folder), "holds no checkpoints")
     try:
-        return replica_of(values)
+        return trainer_of(values)
     except ConfigError as error:
         damage = str(error)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -303,12 +303,12 @@ def load_run(workdir: str | os.PathLike, step: int | None = None) -> tuple[Encod
     folder = arguments.path("run", workdir)
     if step is not None:
         step = arguments.whole("step", step)
-    replica = run_replica(folder)
+    trainer = run_trainer(folder)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         found = max(checkpoints.steps, default=None) if step is None else step
         if found is None:
             raise ConfigError("run", str(folder), "holds no checkpoint")
-        like = jax.eval_shape(lambda: replica.init(0, 0.0))
+        like = jax.eval_shape(lambda: trainer.init(0, 0.0))
         try:
             with quiet.threads():
                 state = checkpoints.restore(like, found)
@@ -316,7 +316,7 @@ def load_run(workdir: str | os.PathLike, step: int | None = None) -> tuple[Encod
             raise
         except Exception as error:  # what Orbax raises depends on what is broken
             what = error.args[0] if isinstance(error, KeyError) and error.args else error
-            said = f"the checkpoint of step {found} cannot be read"
-            allowed = f"{said} (damaged, or written by another version): {what}"
+            problem = f"the checkpoint of step {found} cannot be read"
+            allowed = f"{problem} (damaged, or written by another version): {what}"
             raise ConfigError("run", str(folder), " ".join(allowed.split())[:300]) from None
-    return replica.encoder, {"params": state.params}
+    return trainer.model, {"params": state.params}

@@ -22,7 +22,7 @@ from qkv_jax.tasks import Task
 from qkv_jax.tasks.sources import Stamp
 from qkv_jax.tie import Tie
 from qkv_jax.training.state import model_inputs
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 Match = Literal["none", "params", "flops"]
 
@@ -37,49 +37,49 @@ class Costs:
     kv_cache_bytes_per_token: int
 
 
-def measure(replica: Replica) -> Costs:
-    """The costs of a replica's model on its task's sequences."""
-    model, tree = replica.model, _shapes(replica, replica.task.stamp())
+def measure(trainer: Trainer) -> Costs:
+    """The costs of a trainer's model on its task's sequences."""
+    model, tree = trainer.model_config, _shapes(trainer, trainer.task.stamp())
     layers = [tree[f"layer_{i}"] for i in range(model.layers)]
     attention = sum(_count(layer.get("attention", {})) for layer in layers)  # copies may have none
     return Costs(
         params=_count(tree),
         attention_params=attention,
-        flops_per_token=flops_per_token(replica),
+        flops_per_token=flops_per_token(trainer),
         kv_cache_bytes_per_token=_cached_numbers(model) * jnp.dtype(model.dtype).itemsize,
     )
 
 
-def flops_per_token(replica: Replica) -> float:
-    """Forward FLOPs a token of the whole model."""
-    task = replica.task
-    return _layer_flops(replica) + _outer_flops(task, replica.model.width, task.stamp())
+def flops_per_token(trainer: Trainer) -> float:
+    """Forward FLOPs per token of the whole model."""
+    task = trainer.task
+    return _layer_flops(trainer) + _outer_flops(task, trainer.model_config.width, task.stamp())
 
 
-def non_embedding_params(replica: Replica) -> int:
+def non_embedding_params(trainer: Trainer) -> int:
     """Parameters of the layers: what matching goes by."""
-    tree = _shapes(replica, replica.task.stamp())
-    return sum(_count(tree[f"layer_{i}"]) for i in range(replica.model.layers))
+    tree = _shapes(trainer, trainer.task.stamp())
+    return sum(_count(tree[f"layer_{i}"]) for i in range(trainer.model_config.layers))
 
 
 def match(
-    replica: Replica, baseline: Replica, what: Literal["params", "flops"]
-) -> tuple[Replica, float]:
-    """The replica with its MLP alone widened to cost what the baseline does.
+    trainer: Trainer, baseline: Trainer, what: Literal["params", "flops"]
+) -> tuple[Trainer, float]:
+    """The trainer with its model's MLP alone widened to cost what the baseline does.
 
     Returns:
-      the widened replica (the same one, if it is no cheaper) and the relative difference left,
+      the widened trainer (the same one, if it is no cheaper) and the relative difference left,
       which one unit of MLP width bounds.
     """
     cost = {"params": non_embedding_params, "flops": _layer_flops}[what]
-    width = replica.model.hidden
+    width = trainer.model_config.hidden
     widen = lambda units: dataclasses.replace(
-        replica, model=dataclasses.replace(replica.model, mlp_width=units)
+        trainer, model_config=dataclasses.replace(trainer.model_config, mlp_width=units)
     )
-    target, here = cost(baseline), cost(replica)
+    target, here = cost(baseline), cost(trainer)
     a_unit = cost(widen(width + 1)) - here
     extra = round((target - here) / a_unit)
-    widened = widen(width + extra) if extra > 0 else replica
+    widened = widen(width + extra) if extra > 0 else trainer
     return widened, cost(widened) / target - 1
 
 
@@ -112,21 +112,21 @@ def _programs_in(value: Any) -> Iterator[Jaxpr]:
 
 
 def _cached_numbers(model: ModelConfig) -> int:
-    """Numbers a token that decoding would keep, all layers together."""
+    """Numbers per token that decoding would keep, all layers together."""
     schemes = (attention_of(model, tie).make_scheme(model.width) for tie in model.ties)
     return sum(math.prod(shape) for s in schemes for shape in s.cache_shapes().values())
 
 
-def _layer_flops(replica: Replica) -> float:
-    """Forward FLOPs a token of the layers alone."""
+def _layer_flops(trainer: Trainer) -> float:
+    """Forward FLOPs per token of the layers alone."""
     # Kernels would hide their products from the count.
-    model = dataclasses.replace(replica.model, implementation="einsum")
-    return sum(_block_flops(model, tie, replica.task.max_length) for tie in model.ties)
+    model = dataclasses.replace(trainer.model_config, implementation="einsum")
+    return sum(_block_flops(model, tie, trainer.task.max_length) for tie in model.ties)
 
 
 @functools.lru_cache(maxsize=4096)
 def _block_flops(model: ModelConfig, tie: Tie, length: int) -> float:
-    """FLOPs a token of one layer on sequences of a length."""
+    """FLOPs per token of one layer on sequences of a length."""
     block = Block(model, tie)
     x = jax.ShapeDtypeStruct((1, length, model.width), model.dtype)
     init = lambda x: block.init(jax.random.key(0), x, None, train=False)
@@ -136,8 +136,8 @@ def _block_flops(model: ModelConfig, tie: Tie, length: int) -> float:
 
 @functools.lru_cache(maxsize=1024)
 def _outer_flops(task: Task, width: int, changed: Stamp) -> float:
-    """FLOPs a token of what surrounds the layers: stem and readout. Files may say how many classes
-    there are, so the stamp of them is part of the key."""
+    """FLOPs per token of what surrounds the layers: stem and readout. Files may say how many
+    classes there are, so the stamp of them is part of the key."""
     model = ModelConfig(layers=1, width=width, heads=1, implementation="einsum")
     encoder, example = task.encoder(model), model_inputs(task.example())
     variables = jax.eval_shape(lambda: encoder.init(jax.random.key(0), **example))
@@ -147,8 +147,8 @@ def _outer_flops(task: Task, width: int, changed: Stamp) -> float:
 
 
 @functools.lru_cache(maxsize=1024)
-def _shapes(replica: Replica, changed: Stamp) -> Any:
-    return jax.eval_shape(lambda: replica.init_params(0))
+def _shapes(trainer: Trainer, changed: Stamp) -> Any:
+    return jax.eval_shape(lambda: trainer.init_params(0))
 
 
 def _count(tree: Any) -> int:

@@ -36,7 +36,7 @@ from qkv_jax.training.checkpoint import Checkpoints
 from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.rehearsal import first_batch, rehearse
 from qkv_jax.training.single import LoneProgram, Program
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 _COLUMNS = ("step", "train_loss", "gradient_norm", "value")
 _SCORES = ("validation", "test")  # of result.json
@@ -92,32 +92,32 @@ class CheckpointPolicy:
 
 
 def train_run(
-    replica: Replica,
+    trainer: Trainer,
     seed: int,
     workdir: pathlib.Path,
     *,
     config: dict[str, Any],
-    keep: CheckpointPolicy = CheckpointPolicy(),  # noqa: B008 (frozen)
-    watch: StopSignal | None = None,
-    make_program: Callable[[Replica, Data], Program] = LoneProgram,
+    policy: CheckpointPolicy = CheckpointPolicy(),  # noqa: B008 (frozen)
+    stop_signal: StopSignal | None = None,
+    make_program: Callable[[Trainer, Data], Program] = LoneProgram,
     on_report: Callable[[dict], None] = lambda row: None,
 ) -> dict:
-    """Trains one replica from its seed, or from where its folder says that it was, and writes into
+    """Trains one run from its seed, or from where its folder says that it was, and writes into
     `workdir`:
 
     `config.json`, `curve.csv` (step, train_loss, gradient_norm, value on validation), TensorBoard
-    events, `checkpoints/` (those of `keep`; while it is under way those that `watch` asks for as
-    well), and, last, `result.json`, which is returned. A finished run is not run again.
+    events, `checkpoints/` (those of `policy`; while it is under way those that `stop_signal` asks
+    for as well), and, last, `result.json`, which is returned. A finished run is not run again.
 
     Raises:
       ConfigError: if the folder holds other files, another run or one that was started with other
         data, is in use by another process or holds no checkpoint that is whole, or if a checkpoint
         step falls between reports.
-      Interrupted: when `watch` says so, after saving: the same call goes on.
+      Interrupted: when `stop_signal` says so, after saving: the same call goes on.
       OSError: if something cannot be written; what was saved before is intact.
     """
     arguments.whole("seed", seed, most=2**32 - 1)
-    keep.check(replica.config.report_every, replica.config.steps)
+    policy.check(trainer.train_config.report_every, trainer.train_config.steps)
     config = json.loads(json_text(as_dict(config)))
     with raise_together("workdir"):
         status = _status(workdir, config)
@@ -125,19 +125,19 @@ def train_run(
         return _finished(workdir, seed)
     with raise_together("task"):
         try:
-            data = replica.task.load()
+            data = trainer.task.load()
         except ConfigError as error:
             raise error.under("task.options") from None
-        found = as_dict(replica.task.fingerprint(data))
+        found = as_dict(trainer.task.fingerprint(data))
     with raise_together("data"):
         known = _read_config(workdir) if status == "begun" else {}
         check_same_data(known.get(_DATA), found, "task", f"the run in {workdir}")
-        program = make_program(replica, data)
+        program = make_program(trainer, data)
         try:
-            batch = first_batch(replica, data)
+            batch = first_batch(trainer, data)
         except ConfigError as error:
             raise error.under("train") from None
-        rehearse(replica, batch, data)
+        rehearse(trainer, batch, data)
     with contextlib.ExitStack() as lock:
         with raise_together("workdir"):
             if is_primary():
@@ -145,7 +145,7 @@ def train_run(
                 if _status(workdir, config) == "new":  # nobody came first
                     started = config | {_DATA: found}
                     write_whole(workdir / "config.json", json_text(started))
-        result = _train(program, seed, workdir, keep, watch or StopSignal(), on_report)
+        result = _train(program, seed, workdir, policy, stop_signal or StopSignal(), on_report)
         if is_primary():
             write_whole(workdir / "result.json", json_text(result))
     return result
@@ -207,12 +207,12 @@ def _train(
     program: Program,
     seed: int,
     workdir: pathlib.Path,
-    keep: CheckpointPolicy,
-    watch: StopSignal,
+    policy: CheckpointPolicy,
+    stop_signal: StopSignal,
     on_report: Callable[[dict], None],
 ) -> dict:
-    replica, outcome = program.replica, program.replica.task.outcome
-    every, last = replica.config.report_every, replica.config.steps
+    trainer, outcome = program.trainer, program.trainer.task.outcome
+    every, last = trainer.train_config.report_every, trainer.train_config.steps
     curve: list[Row] = []
 
     def rank(step: int) -> float:
@@ -220,7 +220,7 @@ def _train(
         return -np.inf if np.isnan(value) else value if outcome.higher_is_better else -value
 
     def kept(steps: Sequence[int]) -> set[int]:
-        return keep.final(steps, last, rank) | set(steps[-_SPARE:])
+        return policy.final(steps, last, rank) | set(steps[-_SPARE:])
 
     with Checkpoints(workdir / "checkpoints", kept) as checkpoints:
         with raise_together("checkpoints"):
@@ -234,7 +234,7 @@ def _train(
             # A copy: notes are written in the background, while the curve grows.
             notes = {"curve": json.loads(json_text(curve)), "stream": place}
             checkpoints.save(state, notes, step)
-            watch.saved()
+            stop_signal.saved()
 
         if found is None:
             step, state = 0, program.start(seed)
@@ -249,12 +249,12 @@ def _train(
                 stream.set_state(notes["stream"])
         with _Curve(workdir, outcome.metric, curve) as written:
             while step < last and not bool(state.diverged):
-                due = watch.poll()
+                due = stop_signal.poll()
                 if (due.save or due.stop) and step not in checkpoints.steps:
                     save()
                 if due.stop:
                     checkpoints.wait()
-                    raise watch.interruption()
+                    raise stop_signal.interruption()
                 state, metrics = program.advance(state, stream)
                 step += every
                 row = {
@@ -265,11 +265,11 @@ def _train(
                 }
                 curve.append({**row, "time": time.time()})
                 written.add(curve[-1])
-                if step == last or bool(metrics["diverged"]) or keep.is_due(step):
+                if step == last or bool(metrics["diverged"]) or policy.is_due(step):
                     save()
                 on_report(row)
         checkpoints.wait()  # nothing goes before the last one is there
-        stay = keep.final(checkpoints.steps, step, rank)
+        stay = policy.final(checkpoints.steps, step, rank)
         checkpoints.keep_only(stay)
         return {
             "seed": seed,

@@ -1,8 +1,8 @@
-"""One big run: a replica sharded over a named mesh of devices (data, fsdp, tensor).
+"""One big run: its state sharded over a named mesh of devices (data, fsdp, tensor).
 
 The batch is cut over `data` and `fsdp`; parameters, and the optimiser's moments with them, as the
 rules say (`training.rules`); XLA adds the communication. The function that runs is the one
-`Replica.train` that a lone run has, and the loop is the same: `MeshProgram` is a
+`Trainer.train` that a lone run has, and the loop is the same: `MeshProgram` is a
 `training.program.Program`.
 
 Nothing here asks how many processes there are: arrays are global, and every process contributes
@@ -29,7 +29,7 @@ from qkv_jax.tasks.base import EVAL_BLOCK, HeldOut, equal_blocks
 from qkv_jax.tasks.streaming import BatchStream, next_batches
 from qkv_jax.training.rules import AXES, DEFAULT_RULES, parse_rules, partition
 from qkv_jax.training.state import TrainState
-from qkv_jax.training.step import Metrics, Replica
+from qkv_jax.training.step import Metrics, Trainer
 
 BATCH = PartitionSpec(("data", "fsdp"))  # how the leading axis of a batch is cut
 _REST = -1
@@ -109,10 +109,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 class MeshProgram:
-    """One replica, sharded over a mesh.
+    """One run, sharded over a mesh.
 
     Args:
-      replica: the program; its optimiser is given moments by leaf, so that they can be cut.
+      trainer: the program; its optimiser is given moments by leaf, so that they can be cut.
       data: its task's data, as `Task.load` returned them: on every device, unless streamed.
       config: the mesh.
       devices: those that it covers; by default all devices of all processes.
@@ -123,14 +123,14 @@ class MeshProgram:
 
     def __init__(
         self,
-        replica: Replica,
+        trainer: Trainer,
         data: Data,
         config: MeshConfig,
         devices: Sequence[Any] | None = None,
     ):
-        self.replica = replica = dataclasses.replace(replica, moments="by_leaf")
+        self.trainer = trainer = dataclasses.replace(trainer, moments="by_leaf")
         self.mesh = make_mesh(config, devices)
-        replica.check_platform(self.mesh.devices.flat[0].platform)
+        trainer.check_platform(self.mesh.devices.flat[0].platform)
         self._rows = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         self._check_batch()
         self.shardings = self._state_shardings(config)
@@ -138,26 +138,26 @@ class MeshProgram:
         self._data = data
         jit = functools.partial(jax.jit, out_shardings=(self.shardings, self._whole))
         self.train = jit(self._train, donate_argnums=0)
-        self._init = jax.jit(replica.init, out_shardings=self.shardings)
-        self._schedule = jax.jit(replica.schedule, out_shardings=self._whole)
+        self._init = jax.jit(trainer.init, out_shardings=self.shardings)
+        self._schedule = jax.jit(trainer.schedule, out_shardings=self._whole)
         self._evaluate = jax.jit(self._evaluate_rows, out_shardings=self._whole)
 
     def start(self, seed: int) -> TrainState:
-        return self._init(np.uint32(seed), np.float32(self.replica.config.learning_rate))
+        return self._init(np.uint32(seed), np.float32(self.trainer.train_config.learning_rate))
 
     def abstract(self) -> TrainState:
-        shapes = jax.eval_shape(lambda: self.replica.init(0, 0.0))
+        shapes = jax.eval_shape(lambda: self.trainer.init(0, 0.0))
         described = lambda leaf, cut: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=cut)
         return jax.tree.map(described, shapes, self.shardings)
 
     def stream(self, seed: int) -> BatchStream | None:
-        stream = self.replica.task.stream(self._train_data, seed, self.replica.config.batch_size)
+        stream = self.trainer.task.stream(self._train_data, seed, self.trainer.train_config.batch_size)
         return stream.share(*self._share) if stream else None
 
     def advance(self, state: TrainState, stream: BatchStream | None) -> tuple[TrainState, Metrics]:
         schedule: Any = self._schedule(state.seed, state.step, self._train_data)
         if stream:
-            schedule |= self._place_rows(next_batches(stream, self.replica.config.report_every))
+            schedule |= self._place_rows(next_batches(stream, self.trainer.train_config.report_every))
         state, metrics = self.train(state, schedule, self._train_data)
         # Programs that run ahead of each other on virtual CPU devices can starve one another's
         # collectives of threads, for ever.
@@ -174,10 +174,10 @@ class MeshProgram:
         """The arguments of `train` as shapes with shardings: to compile it without the devices."""
         state = self.abstract()
         train = self._described(self._data.train, PartitionSpec())
-        schedule = jax.eval_shape(self.replica.schedule, state.seed, state.step, train)
+        schedule = jax.eval_shape(self.trainer.schedule, state.seed, state.step, train)
         schedule = self._described(schedule, PartitionSpec())
-        config = self.replica.config
-        stream = self.replica.task.stream(self._data.train, 0, config.batch_size)
+        config = self.trainer.train_config
+        stream = self.trainer.task.stream(self._data.train, 0, config.batch_size)
         if stream:
             rows = next_batches(stream, config.report_every)
             schedule |= self._described(rows, PartitionSpec(None, *BATCH))
@@ -185,11 +185,11 @@ class MeshProgram:
 
     def _train(self, state, schedule, train):
         with self._activations_by_rows():
-            return self.replica.train(state, schedule, train, place=self._by_rows)
+            return self.trainer.train(state, schedule, train, place=self._by_rows)
 
     def _evaluate_rows(self, params, batch):
         with self._activations_by_rows():
-            return self.replica.evaluate(params, self._by_rows(batch))
+            return self.trainer.evaluate(params, self._by_rows(batch))
 
     def _by_rows(self, rows: Any) -> Any:
         """A batch, or activations, cut by their leading axis."""
@@ -213,7 +213,7 @@ class MeshProgram:
 
     def _state_shardings(self, config: MeshConfig) -> TrainState:
         """Parameters and moments as the rules say; everything else whole on every device."""
-        state = jax.eval_shape(lambda: self.replica.init(0, 0.0))
+        state = jax.eval_shape(lambda: self.trainer.init(0, 0.0))
         try:
             specs = partition(parse_rules(config.rules), state.params, dict(self.mesh.shape))
         except ConfigError as error:
@@ -221,7 +221,7 @@ class MeshProgram:
         cut = jax.tree.map(functools.partial(NamedSharding, self.mesh), specs)
         whole = NamedSharding(self.mesh, PartitionSpec())
         moments = optax.tree.map_params(
-            self.replica.optimizer,
+            self.trainer.optimizer,
             lambda _, sharding: sharding,
             state.opt_state,
             cut,
@@ -231,7 +231,7 @@ class MeshProgram:
         return rest.replace(params=cut, opt_state=moments)
 
     def _check_batch(self) -> None:
-        config = self.replica.config
+        config = self.trainer.train_config
         if config.batch_size % (self._rows * config.accumulate):
             parts = f"data x fsdp = {self._rows}"
             if config.accumulate > 1:
@@ -257,7 +257,7 @@ class MeshProgram:
     def _share(self) -> tuple[int, int]:
         """Which part of every batch this process reads, and of how many: the rows that its devices
         hold, or all if these are not one part of equal parts."""
-        size = self.replica.config.batch_size
+        size = self.trainer.train_config.batch_size
         rows = NamedSharding(self.mesh, BATCH).addressable_devices_indices_map((size,)).values()
         starts = {index[0].indices(size)[0] for index in rows}
         first, wanted = min(starts), len(starts) * (size // self._rows)

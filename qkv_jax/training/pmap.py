@@ -1,7 +1,7 @@
 """Plain data parallelism by `pmap`: one copy of everything a device, gradients averaged by hand.
 
 What `MeshProgram` does with `data` alone, written the other way round: there the whole batch is one
-array and XLA finds the communication, here each device takes its rows and `Replica.train_step` says
+array and XLA finds the communication, here each device takes its rows and `Trainer.train_step` says
 where the mean is taken. For the devices of one process.
 """
 
@@ -16,30 +16,30 @@ from qkv_jax.tasks import Data
 from qkv_jax.tasks.streaming import BatchStream
 from qkv_jax.training.single import LoneProgram
 from qkv_jax.training.state import TrainState
-from qkv_jax.training.step import Metrics, Replica
+from qkv_jax.training.step import Metrics, Trainer
 
 _AXIS = "data"
 
 
 class PmapProgram(LoneProgram):
-    """One replica, a copy on every device, each with its part of the batch.
+    """One run, a copy on every device, each with its part of the batch.
 
     Args:
-      replica, data: as for `LoneProgram`.
+      trainer, data: as for `LoneProgram`.
       devices: by default all of this process.
 
     Raises:
       ConfigError: if the devices do not divide the batch, or belong to several processes.
     """
 
-    def __init__(self, replica: Replica, data: Data, devices: Sequence[jax.Device] | None = None):
-        super().__init__(replica, data)
+    def __init__(self, trainer: Trainer, data: Data, devices: Sequence[jax.Device] | None = None):
+        super().__init__(trainer, data)
         if jax.process_count() > 1:
             raise ConfigError("mesh.by", "pmap", "several processes need a mesh: by 'jit'")
         devices = devices or jax.local_devices()
-        parts, size = len(devices), replica.config.batch_size
-        if size % (parts * replica.config.accumulate):
-            parts *= replica.config.accumulate
+        parts, size = len(devices), trainer.train_config.batch_size
+        if size % (parts * trainer.train_config.accumulate):
+            parts *= trainer.train_config.accumulate
             allowed = f"must be divisible by data x accumulate = {parts}"
             raise ConfigError("train.batch_size", size, allowed)
 
@@ -50,7 +50,7 @@ class PmapProgram(LoneProgram):
                 jax.lax.dynamic_slice_in_dim, start_index=part * rows, slice_size=rows
             )
             place = functools.partial(jax.tree.map, cut)
-            return replica.train(state, schedule, data, axis_name=_AXIS, place=place)
+            return trainer.train(state, schedule, data, axis_name=_AXIS, place=place)
 
         # The number of the device is its only argument that is not the same on all.
         mapped = jax.pmap(

@@ -29,10 +29,10 @@ from qkv_jax.tasks import Data, Task
 from qkv_jax.tasks.base import HeldOut, equal_blocks
 from qkv_jax.tasks.streaming import BatchStream, next_batches
 from qkv_jax.training.state import TrainConfig, TrainState
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 from qkv_jax.training.wave_checkpoints import WaveSaves
 
-# Replicas a device: on a CPU core one is fastest; accelerators have room for more.
+# Replicas per device: on a CPU core one is fastest; accelerators have room for more.
 PACKING = {"cpu": 1, "gpu": 8, "tpu": 8}
 _SERIAL = itertools.count()
 # The columns of a wave's curves, and their types.
@@ -56,10 +56,10 @@ class RunSpec:
 
 @dataclasses.dataclass
 class RunResult:
-    """One run, done: its curve, its test scores (an item an example), its final parameters.
+    """One run, done: its curve, its test scores (one item per example), its final parameters.
 
     Attributes:
-      steps, train_loss, value: the curve, an entry a report; `value` is the validation metric.
+      steps, train_loss, value: the curve, one entry per report; `value` is the validation metric.
       diverged: whether a training loss was not finite.
       scores: the metric of every test example, or None if the test was not asked for.
       params: final parameters as NumPy arrays, or None likewise.
@@ -79,7 +79,7 @@ class RunResult:
 def wave_shape(
     packing: int | None = None, devices: Sequence[jax.Device] | None = None
 ) -> dict[str, int]:
-    """Devices, replicas a device, and replicas a wave; all local devices by default."""
+    """Devices, replicas per device, and replicas per wave; all local devices by default."""
     devices = _devices(devices)
     if packing is None:
         packing = PACKING.get(devices[0].platform, 1)
@@ -111,31 +111,31 @@ class DeviceData:
 
 
 class Population:
-    """Trains runs of one `Replica` in waves of a fixed size.
+    """Trains runs of one `Trainer` in waves of a fixed size.
 
     Args:
-      replica: the program.
+      trainer: the program.
       data: its task's data, on the devices that the population is to use.
-      packing: replicas a device; by default `PACKING` of the backend.
+      packing: replicas per device; by default `PACKING` of the backend.
     """
 
-    def __init__(self, replica: Replica, data: "DeviceData", packing: int | None = None):
-        arguments.instance("replica", replica, Replica)
+    def __init__(self, trainer: Trainer, data: "DeviceData", packing: int | None = None):
+        arguments.instance("trainer", trainer, Trainer)
         arguments.instance("data", data, DeviceData)
-        replica.check_platform(data.devices[0].platform)
-        self.replica, self.data, self.devices = replica, data, data.devices
+        trainer.check_platform(data.devices[0].platform)
+        self.trainer, self.data, self.devices = trainer, data, data.devices
         shape = wave_shape(packing, self.devices)
         self.packing, self.wave_size = shape["packing"], shape["size"]
         pmap = functools.partial(jax.pmap, devices=self.devices)
         self._train = pmap(
-            jax.vmap(_traced_once(replica.train), in_axes=(0, 0, None)),
+            jax.vmap(_traced_once(trainer.train), in_axes=(0, 0, None)),
             in_axes=(0, 0, None),
             donate_argnums=0,
         )
-        evaluate = jax.vmap(_traced_once(replica.evaluate), in_axes=(0, None))
+        evaluate = jax.vmap(_traced_once(trainer.evaluate), in_axes=(0, None))
         self._evaluate = pmap(evaluate, in_axes=(0, None))
         # The arms of a task share the program that draws their batches.
-        self._schedule = _schedule_program(replica.task, replica.config, self.devices)
+        self._schedule = _schedule_program(trainer.task, trainer.train_config, self.devices)
         self._init_cache: dict[tuple[int, int], TrainState] = {}
         self._compiled = False
 
@@ -147,7 +147,7 @@ class Population:
         on_report: Callable[[int], None] | None = None,
         saves: WaveSaves | None = None,
     ) -> list[RunResult]:
-        """Trains one wave to the end; `on_report` hears the number of steps dispatched.
+        """Trains one wave to the end; `on_report` is called with the number of steps dispatched.
 
         A replica whose loss is not finite is marked as diverged; its neighbours go on untouched.
         With `saves`, the wave goes on from the last checkpoint there and is saved when that is due.
@@ -155,7 +155,7 @@ class Population:
         Raises:
           Interrupted: after saving, if training is to stop.
         """
-        config = self.replica.config
+        config = self.trainer.train_config
         if not self._compiled:
             self._warm_up(wave)
         streams = self.streams(wave)
@@ -210,14 +210,14 @@ class Population:
             # The rates of a grid share their seeds, and so their initial values.
             known = self._init_cache.get((run.seed, run.salt))
             if known is None:
-                state = self.replica.init(run.seed, 0.0, run.salt)
+                state = self.trainer.init(run.seed, 0.0, run.salt)
                 known = self._init_cache[run.seed, run.salt] = jax.device_get(state)
             states.append(known.replace(learning_rate=np.float32(run.learning_rate)))
         return self._place(states)
 
     def streams(self, wave: Sequence[RunSpec]) -> list[BatchStream] | None:
         """The training data of each replica of a wave, where they do not lie on the devices."""
-        task, batch_size = self.replica.task, self.replica.config.batch_size
+        task, batch_size = self.trainer.task, self.trainer.train_config.batch_size
         # The rates of a grid share their seeds, and so their data.
         made = {
             seed: task.stream(self.data.train, seed, batch_size)
@@ -231,7 +231,7 @@ class Population:
         """`report_every` steps of every replica; the state that is passed in is used up."""
         schedule = self._schedule(state.seed, state.step, self.data.train)
         if streams:
-            steps = self.replica.config.report_every
+            steps = self.trainer.train_config.report_every
             drawn = {stream: next_batches(stream, steps) for stream in set(streams)}
             schedule |= self._place([drawn[stream] for stream in streams])
         return self._train(state, schedule, self.data.train)
@@ -253,8 +253,8 @@ class Population:
     def _saved_shapes(self, step: int) -> dict[str, Any]:
         """What a checkpoint of a wave holds, as arrays to be filled."""
         lanes = (len(self.devices), self.packing)
-        one = jax.eval_shape(lambda: self.replica.init(0, 0.0))
-        reports = (step // self.replica.config.report_every, *lanes)
+        one = jax.eval_shape(lambda: self.trainer.init(0, 0.0))
+        reports = (step // self.trainer.train_config.report_every, *lanes)
         return {
             "state": jax.tree.map(lambda leaf: np.empty((*lanes, *leaf.shape), leaf.dtype), one),
             **{name: np.empty(reports, dtype) for name, dtype in _CURVES.items()},
@@ -286,8 +286,8 @@ def _layout(devices: tuple[jax.Device, ...]) -> jax.sharding.NamedSharding:
 
 @functools.lru_cache(maxsize=8)
 def _schedule_program(task: Task, config: TrainConfig, devices: tuple[jax.Device, ...]) -> Callable:
-    """`Replica.schedule` for a wave, the same for all models."""
-    schedule = Replica(ModelConfig(), task, config).schedule
+    """`Trainer.schedule` for a wave, the same for all models."""
+    schedule = Trainer(ModelConfig(), task, config).schedule
     mapped = jax.vmap(schedule, in_axes=(0, 0, None))
     return jax.pmap(mapped, in_axes=(0, 0, None), devices=devices)
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from qkv_jax.config import ConfigError
 from qkv_jax.tasks import Data
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 
-def first_batch(replica: Replica, data: Data) -> Any:
+def first_batch(trainer: Trainer, data: Data) -> Any:
     """The shapes of a training batch, as a tree of `jax.ShapeDtypeStruct`s.
 
     Args:
@@ -24,10 +24,10 @@ def first_batch(replica: Replica, data: Data) -> Any:
     Raises:
       ConfigError: if there is no such batch.
     """
-    task, size = replica.task, replica.config.batch_size
+    task, size = trainer.task, trainer.train_config.batch_size
 
     def draw(seed, step, train, rows):
-        entry = jax.tree.map(lambda leaf: leaf[0], replica.schedule(seed, step, train))
+        entry = jax.tree.map(lambda leaf: leaf[0], trainer.schedule(seed, step, train))
         return task.batch(train, entry | rows if stream else entry)
 
     with _in_one_line("batch_size", size):
@@ -36,7 +36,7 @@ def first_batch(replica: Replica, data: Data) -> Any:
         return jax.eval_shape(draw, np.uint32(0), np.int32(0), data.train, rows)
 
 
-def rehearse(replica: Replica, batch: Any, data: Data) -> None:
+def rehearse(trainer: Trainer, batch: Any, data: Data) -> None:
     """Traces initial values, a step, and the evaluation of both splits.
 
     Args:
@@ -46,24 +46,24 @@ def rehearse(replica: Replica, batch: Any, data: Data) -> None:
     Raises:
       ConfigError: with the first line of what a library says, if something cannot be traced.
     """
-    with _in_one_line("model and train", _chosen(replica.model) | _chosen(replica.config)):
-        state = jax.eval_shape(replica.init, np.uint32(0), np.float32(0))
-        jax.eval_shape(replica.train_step, state, batch)
+    with _in_one_line("model and train", _chosen(trainer.model_config) | _chosen(trainer.train_config)):
+        state = jax.eval_shape(trainer.init, np.uint32(0), np.float32(0))
+        jax.eval_shape(trainer.train_step, state, batch)
         for name, split in data.held_out.items():
-            scores = jax.eval_shape(replica.evaluate, state.params, split)
+            scores = jax.eval_shape(trainer.evaluate, state.params, split)
             if not scores.size:  # an average of nothing
                 raise ConfigError("task", name, "has no examples")
 
 
-def rehearse_model(replica: Replica, batch: Any) -> None:
+def rehearse_model(trainer: Trainer, batch: Any) -> None:
     """Traces the model alone, forwards: a quarter of the time, for arms that differ in it alone.
 
     Raises:
       ConfigError: as `rehearse`.
     """
-    with _in_one_line("model and train", _chosen(replica.model) | _chosen(replica.config)):
-        params = jax.eval_shape(replica.init_params, np.uint32(0))
-        jax.eval_shape(replica.evaluate, params, batch)
+    with _in_one_line("model and train", _chosen(trainer.model_config) | _chosen(trainer.train_config)):
+        params = jax.eval_shape(trainer.init_params, np.uint32(0))
+        jax.eval_shape(trainer.evaluate, params, batch)
 
 
 @contextlib.contextmanager
@@ -73,8 +73,8 @@ def _in_one_line(field: str, given: Any) -> Iterator[None]:
     except (ConfigError, MemoryError):
         raise
     except Exception as error:  # of whatever library the config leads to
-        said = next(filter(None, map(str.strip, str(error).splitlines())), "")
-        allowed = f"this cannot be traced: {type(error).__name__}: {said}"
+        reason = next(filter(None, map(str.strip, str(error).splitlines())), "")
+        allowed = f"this cannot be traced: {type(error).__name__}: {reason}"
         raise ConfigError(field, given, allowed) from error
 
 

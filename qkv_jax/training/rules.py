@@ -122,7 +122,7 @@ def _parse_rule(rule: Any, field: str) -> tuple[str, Spec]:
     if spec == WHOLE:
         return pattern, WHOLE
     if isinstance(spec, str) or not isinstance(spec, Sequence):
-        allowed = f"must be a list of axes or none, one a dimension, or {WHOLE!r}"
+        allowed = f"must be a list of axes or none, one per dimension, or {WHOLE!r}"
         raise ConfigError(field, spec, allowed)
     axes = tuple(axis if axis is None or isinstance(axis, str) else tuple(axis) for axis in spec)
     named = [name for axis in axes for name in _names(axis)]

@@ -14,16 +14,16 @@ from qkv_jax.tasks import Data
 from qkv_jax.tasks.base import HeldOut, eval_blocks
 from qkv_jax.tasks.streaming import BatchStream, next_batches
 from qkv_jax.training.state import TrainState
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 Reported = dict[str, Array]
 
 
 @runtime_checkable
 class Program(Protocol):
-    """One replica, placed on its devices."""
+    """One run, placed on its devices."""
 
-    replica: Replica
+    trainer: Trainer
 
     def start(self, seed: int) -> TrainState:
         """The state before the first step, on the devices."""
@@ -43,38 +43,38 @@ class Program(Protocol):
 
 
 class LoneProgram:
-    """One replica on the default device.
+    """One run on the default device.
 
     Args:
-      replica: the program.
+      trainer: the program.
       data: its task's data, as `Task.load` returned them.
     """
 
-    def __init__(self, replica: Replica, data: Data):
-        replica.check_platform()
-        self.replica = replica
+    def __init__(self, trainer: Trainer, data: Data):
+        trainer.check_platform()
+        self.trainer = trainer
         self._data = data
-        self._train = jax.jit(replica.train, donate_argnums=0)
-        self._schedule = jax.jit(replica.schedule)
-        self._evaluate = jax.jit(replica.evaluate)
+        self._train = jax.jit(trainer.train, donate_argnums=0)
+        self._schedule = jax.jit(trainer.schedule)
+        self._evaluate = jax.jit(trainer.evaluate)
 
     def start(self, seed: int) -> TrainState:
-        return self.replica.init(seed, self.replica.config.learning_rate)
+        return self.trainer.init(seed, self.trainer.train_config.learning_rate)
 
     def abstract(self) -> TrainState:
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shapes = jax.eval_shape(lambda: self.replica.init(0, 0.0))
+        shapes = jax.eval_shape(lambda: self.trainer.init(0, 0.0))
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes
         )
 
     def stream(self, seed: int) -> BatchStream | None:
-        return self.replica.task.stream(self._data.train, seed, self.replica.config.batch_size)
+        return self.trainer.task.stream(self._data.train, seed, self.trainer.train_config.batch_size)
 
     def advance(self, state: TrainState, stream: BatchStream | None) -> tuple[TrainState, Reported]:
         schedule: Any = self._schedule(state.seed, state.step, self._data.train)
         if stream:
-            schedule |= next_batches(stream, self.replica.config.report_every)
+            schedule |= next_batches(stream, self.trainer.train_config.report_every)
         return self._train(state, schedule, self._data.train)
 
     def scores(self, state: TrainState, split: HeldOut) -> np.ndarray:

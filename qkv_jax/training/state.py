@@ -36,8 +36,8 @@ class TrainConfig:
 
     steps: int = 1000  # updates of the parameters
     report_every: int = 100  # steps fused into one program between two validations
-    batch_size: int = 32  # examples a step
-    accumulate: int = 1  # microbatches a step: their gradients are averaged before the update
+    batch_size: int = 32  # examples per step
+    accumulate: int = 1  # microbatches per step: their gradients are averaged before the update
     learning_rate: float = 3e-3  # the peak; a study tunes it
     warmup: float = 0.1  # share of the steps
     decay: Literal["linear", "cosine", "constant"] = "linear"  # all but constant: to zero
@@ -70,7 +70,7 @@ class TrainConfig:
 @no_type_check
 @flax.struct.dataclass
 class TrainState:
-    """One replica. Everything is an array, so that states stack, shard and save as they are."""
+    """One run. Everything is an array, so that states stack, shard and save as they are."""
 
     params: Any
     opt_state: Any
@@ -87,7 +87,7 @@ def purpose_key(seed: Integer[Array, ""] | int, purpose: Purpose) -> PRNGKeyArra
 
 def model_inputs(batch: dict) -> dict:
     """The part of a batch that the model sees."""
-    return {name: batch[name] for name in ("inputs", "padding", "read") if name in batch}
+    return {name: batch[name] for name in ("inputs", "valid", "read") if name in batch}
 
 
 def make_optimizer(

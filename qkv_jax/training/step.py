@@ -1,4 +1,4 @@
-"""THE train step, and the three programs of a replica made of it: init, train, evaluate."""
+"""THE train step, and the three programs of a run made of it: init, train, evaluate."""
 
 import dataclasses
 import functools
@@ -14,6 +14,7 @@ from qkv_jax import arguments
 from qkv_jax.arrays import require_array
 from qkv_jax.config import ConfigError, settle, shown
 from qkv_jax.model.config import ModelConfig
+from qkv_jax.model.encoder import Encoder
 from qkv_jax.tasks import Batch, Task
 from qkv_jax.training.state import (
     OptimizerLayout,
@@ -29,16 +30,16 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Replica:
-    """One run of a model on a task, as pure functions of one replica.
+class Trainer:
+    """A model, a task and how the one is trained on the other: pure functions of a run's state.
 
     They run as they are under jit, vmap, pmap and on a mesh. Two arms with equal fields are the
     same program.
     """
 
-    model: ModelConfig
+    model_config: ModelConfig
     task: Task
-    config: TrainConfig
+    train_config: TrainConfig
     moments: OptimizerLayout = "joined"
 
     def __post_init__(self):
@@ -52,17 +53,17 @@ class Replica:
           ConfigError: naming the field of the model.
         """
         try:
-            self.model.check_platform(platform or jax.default_backend())
+            self.model_config.check_platform(platform or jax.default_backend())
         except ConfigError as error:
             raise error.under("model") from None
 
     @functools.cached_property
-    def encoder(self):
-        return self.task.encoder(self.model)
+    def model(self) -> Encoder:
+        return self.task.encoder(self.model_config)
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
-        return make_optimizer(self.config, self.model.frozen_leaves, self.moments)
+        return make_optimizer(self.train_config, self.model_config.frozen_leaves, self.moments)
 
     def init(
         self, seed: Array | int, learning_rate: Array | float, salt: Array | int = 0
@@ -89,7 +90,7 @@ class Replica:
         _require_scalar("salt", salt, "int")
         key = purpose_key(seed, "init")
         key = jnp.where(salt == 0, key, jax.random.fold_in(key, salt))
-        return self.encoder.init(key, **self.task.example())["params"]
+        return self.model.init(key, **self.task.example())["params"]
 
     def train_step(
         self, state: TrainState, batch: Batch, *, axis_name: str | None = None
@@ -104,7 +105,7 @@ class Replica:
             loss, gradients = jax.lax.pmean((loss, gradients), axis_name)
         with jax.numpy_dtype_promotion("standard"):  # Optax calculates with numbers of steps
             updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
-            rate = state.learning_rate * rate_schedule(self.config)(state.step)
+            rate = state.learning_rate * rate_schedule(self.train_config)(state.step)
         return state.replace(
             params=jax.tree.map(lambda p, u: p - rate * u, state.params, updates),
             opt_state=opt_state,
@@ -117,10 +118,10 @@ class Replica:
         _require_batch(batch)
 
         def mean_loss(params, batch, key):
-            apply = functools.partial(self.encoder.apply, train=True, rngs={"dropout": key})
+            apply = functools.partial(self.model.apply, train=True, rngs={"dropout": key})
             return self.task.loss(apply({"params": params}, **model_inputs(batch)), batch).mean()
 
-        parts = self.config.accumulate
+        parts = self.train_config.accumulate
         if parts == 1:
             return jax.value_and_grad(mean_loss)(params, batch, key)
 
@@ -144,7 +145,7 @@ class Replica:
         """
         _require_scalar("seed", seed, "int")
         _require_scalar("step", step, "int")
-        key, config = purpose_key(seed, "data"), self.config
+        key, config = purpose_key(seed, "data"), self.train_config
         return self.task.schedule(train, key, step, config.report_every, config.batch_size)
 
     def train(
@@ -171,7 +172,7 @@ class Replica:
     def evaluate(self, params: Any, batch: Batch) -> Float[Array, " B"]:
         """The outcome's metric of every example of a batch."""
         _require_batch(batch)
-        logits = self.encoder.apply({"params": params}, **model_inputs(batch))
+        logits = self.model.apply({"params": params}, **model_inputs(batch))
         return self.task.score(logits, batch)
 
 

@@ -22,11 +22,11 @@ class WaveSaves:
     Args:
       folder: of this wave alone; it is there while there is something in it.
       runs: the runs of the wave, to know it again.
-      watch: says when to save and when to stop.
+      stop_signal: says when to save and when to stop.
     """
 
-    def __init__(self, folder: pathlib.Path, runs: Sequence[Any], watch: StopSignal):
-        self.folder, self.watch = folder, watch
+    def __init__(self, folder: pathlib.Path, runs: Sequence[Any], stop_signal: StopSignal):
+        self.folder, self.stop_signal = folder, stop_signal
         self._runs = [list(dataclasses.astuple(run)) for run in runs]
         self._checkpoints: Any = None
 
@@ -40,10 +40,10 @@ class WaveSaves:
           ConfigError: if there are checkpoints and none is whole, or of other runs.
         """
         if not self.folder.exists():
-            self.watch.saved()  # nothing done, nothing to lose
+            self.stop_signal.saved()  # nothing done, nothing to lose
             return None
         found = self._open().restore_last(like)
-        self.watch.saved()
+        self.stop_signal.saved()
         if found is None:
             return None
         step, arrays, notes = found
@@ -57,14 +57,14 @@ class WaveSaves:
         Raises:
           Interrupted: after that, if training is to stop.
         """
-        due = self.watch.poll()
+        due = self.stop_signal.poll()
         if due.save or due.stop:
             arrays, notes = snapshot()
             self._open().save(arrays, {"runs": self._runs, "wave": notes}, step)
-            self.watch.saved()
+            self.stop_signal.saved()
         if due.stop:
             self.close()
-            raise self.watch.interruption()
+            raise self.stop_signal.interruption()
 
     def close(self) -> None:
         """Waits for what is being written."""

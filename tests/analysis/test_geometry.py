@@ -307,10 +307,10 @@ def test_copying_in_closed_form():
 
 
 def test_attention_in_closed_form():
-    padding = np.array([[True, True, True, True], [True, True, False, False]])
-    even = attention_maps.uniform(padding)
+    valid = np.array([[True, True, True, True], [True, True, False, False]])
+    even = attention_maps.uniform(valid)
     own = np.broadcast_to(np.eye(4), (2, 1, 4, 4))
-    real = lambda rows: attention_maps.real_queries(rows, padding)[:, 0]
+    real = lambda rows: attention_maps.real_queries(rows, valid)[:, 0]
     np.testing.assert_allclose(
         real(attention_maps.entropy(even)), [np.log(4)] * 4 + [np.log(2)] * 2
     )
@@ -325,15 +325,15 @@ def test_attention_in_closed_form():
 def test_attention_figures_lie_in_their_bounds_and_padding_changes_nothing(seed):
     rng = np.random.default_rng(seed)
     weights = rng.dirichlet(np.ones(5), (3, 2, 5))
-    padding = np.ones((3, 5), bool)
+    valid = np.ones((3, 5), bool)
     longer = np.zeros((3, 2, 7, 7))
     longer[:, :, :5, :5] = weights
     longer[:, :, 5:, 0] = 1.0
-    wider = np.pad(padding, ((0, 0), (0, 2)))
+    wider = np.pad(valid, ((0, 0), (0, 2)))
     limits = {"entropy": np.log(5), "distance": 4, "diagonal": 1}
     for name, limit in limits.items():
         figure = getattr(attention_maps, name)
-        rows = attention_maps.real_queries(figure(weights), padding)
+        rows = attention_maps.real_queries(figure(weights), valid)
         assert rows.shape == (15, 2) and rows.min() >= 0 and rows.max() <= limit + 1e-12
         np.testing.assert_array_equal(attention_maps.real_queries(figure(longer), wider), rows)
     order = rng.permutation(5)

@@ -1,4 +1,4 @@
-"""The door: whatever a user gets wrong is one line that says what, and exit code 2.
+"""The command line: whatever a user gets wrong is one line that says what, and exit code 2.
 
 The commands run as `__main__` of their own process (tests/support/cli_server.py), in an empty
 folder: a refusal must leave it, and every folder it was pointed at, as they were.
@@ -59,7 +59,7 @@ ABLATE, TRAIN, BENCHMARK = (f"experiments.{name}" for name in ("ablate", "train"
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """The folder in which the commands run; configs and texts lie beside it, in `files`."""
-    folder = tmp_path_factory.mktemp("door")
+    folder = tmp_path_factory.mktemp("commands")
     (folder / "here").mkdir()
     files = folder / "files"
     files.mkdir()
@@ -201,8 +201,8 @@ OVERRIDES = {
 @pytest.mark.parametrize("override", OVERRIDES)
 def test_a_config_that_cannot_be_is_refused(override, refused, place):
     """The field, what was given, what is allowed; nothing is written."""
-    said = refused(ABLATE, *arguments_of(place, ABLATE, [f"--config.{override}"]))
-    assert said == OVERRIDES[override]
+    message = refused(ABLATE, *arguments_of(place, ABLATE, [f"--config.{override}"]))
+    assert message == OVERRIDES[override]
 
 
 def test_grouped_heads_refuse_ties_that_need_all_heads(refused, place):
@@ -232,8 +232,8 @@ def test_grouped_heads_refuse_ties_that_need_all_heads(refused, place):
 )  # fmt: skip
 def test_a_run_that_cannot_be_is_refused(override, line, refused, place):
     """The same of `experiments.train`."""
-    said = refused(TRAIN, *arguments_of(place, TRAIN, [f"--config.{override}"]))
-    assert said == f"{override.partition('=')[0]}: {line}"
+    message = refused(TRAIN, *arguments_of(place, TRAIN, [f"--config.{override}"]))
+    assert message == f"{override.partition('=')[0]}: {line}"
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_flags_that_cannot_be_are_refused(flags, line, refused, place):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("syntax", "line 2: SyntaxError: invalid syntax"),
         ("raises", "line 2: KeyError: 'lost'"),
@@ -282,10 +282,10 @@ def test_flags_that_cannot_be_are_refused(flags, line, refused, place):
                 "last"),
     ],
 )  # fmt: skip
-def test_a_broken_config_file_is_named_with_the_line(name, said, refused, place):
+def test_a_broken_config_file_is_named_with_the_line(name, message, refused, place):
     """Whatever the file raises, and without its traceback."""
     file = place / "files" / f"broken_{name}.py"
-    assert refused(ABLATE, f"--config={file}") == f"--config: given {str(file)!r}; {said}"
+    assert refused(ABLATE, f"--config={file}") == f"--config: given {str(file)!r}; {message}"
 
 
 @pytest.mark.parametrize(
@@ -304,9 +304,9 @@ def test_a_benchmark_that_is_not_there_is_refused(flags, line, refused):
 
 
 def test_the_calibration_refuses_in_one_line_too(refused):
-    """Its flags are read at the same door."""
-    said = refused("experiments.calibrate", "--frobnicate")
-    assert said == (
+    """Its flags are read in the same way."""
+    message = refused("experiments.calibrate", "--frobnicate")
+    assert message == (
         "command line: given '--frobnicate'; no such flag; allowed: --studies, --seed, --workers, "
         "--outcome"
     )
@@ -322,14 +322,14 @@ def test_texts_that_cannot_be_used_are_refused_before_anything_starts(refused, p
     """Missing, empty and too short ones, named with their task, even where another task comes
     first: no study stops half way for them."""
     files = place / "files"
-    for name, said in [
+    for name, message in [
         ("empty", "is empty"),
         ("short", "holds 3 bytes; a sequence needs 16"),
         ("middling", "too short: the validation split (5 % of the text) must hold at least one "
                      "sequence of 16 bytes"),
     ]:  # fmt: skip
         line = refused(ABLATE, f"--config={files / name}_study.py", "--workdir=results")
-        assert line == f"tasks.text.options.files: given {str(files / name)!r}; {said}"
+        assert line == f"tasks.text.options.files: given {str(files / name)!r}; {message}"
     lost = f"--config.tasks.text.options.files=('{files / 'lost'}',)"
     line = refused(ABLATE, f"--config={files / 'good'}_study.py", "--workdir=results", lost)
     given = f"tasks.text.options.files: given {str(files / 'lost')!r}"
@@ -439,21 +439,21 @@ def test_folders_with_other_things_in_them_are_refused(refused, place, wave):
     damaged.mkdir()
     (damaged / "study.json").write_text('{"format": 1, ')
     thesis = other_files / "thesis.txt"
-    for folder, flag, said in [
+    for folder, flag, message in [
         (other_files, "--noplan", "holds other files; name a new folder"),
         (thesis, "--noplan", "holds other files; name a new folder"),
         (study, "--config.train.steps=40", "holds another study (its train.steps is 20, not 40); "
                                            "name another folder"),
     ]:  # fmt: skip
         line = refused(ABLATE, config, f"--workdir={folder}", flag)
-        assert line == f"--workdir: given {str(folder)!r}; {said}"
-    for seeds, said in [
+        assert line == f"--workdir: given {str(folder)!r}; {message}"
+    for seeds, message in [
         (4, f"the study in {study} has 5; seeds can only be added"),
         (6, f"finish the study in {study} with 5 seeds first, then add more"),
     ]:
         flag = f"--config.study.eval_seeds={seeds}"
         line = refused(ABLATE, config, f"--workdir={study}", flag)
-        assert line == f"study.eval_seeds: given {seeds}; {said}"
+        assert line == f"study.eval_seeds: given {seeds}; {message}"
     assert "damaged JSON" in refused(ABLATE, config, f"--workdir={damaged}")
     start_study(study, complete=True, wave={"devices": 99, "packing": 1, "size": 99})
     more = "--config.study.eval_seeds=7"
@@ -533,7 +533,7 @@ def test_the_plan_of_the_full_study_can_be_printed(command):
     few = "!import qkv_jax.study.plan; qkv_jax.study.plan._TRACED = 5"
     config = f"--config={ROOT / 'configs' / 'full.py'}"
     code, out, err = command(few, ABLATE, config, "--plan", "--config.study.packing=3")
-    assert (code, err) == (0, "") and "3 a device" in out
+    assert (code, err) == (0, "") and "3 per device" in out
 
 
 def test_commands_exit_with_2_and_no_traceback(tmp_path):

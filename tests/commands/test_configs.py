@@ -12,7 +12,7 @@ from configs import big, depth, scaling, train
 from configs.options import OPTIONS, get_config
 from configs.papers import courtois2024, kayyam2026
 from qkv_jax.study.plan import Study
-from qkv_jax.training.checkpoint import replica_of
+from qkv_jax.training.checkpoint import trainer_of
 from qkv_jax.training.costs import measure
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -41,18 +41,18 @@ def test_every_study_resolves_and_says_its_command(name, size):
     if name != "configs.reviews":  # its data is not there until it is fetched
         study = Study(config_of(name, size).to_dict())
         assert study.tasks and all(plan.arms for plan in study.tasks)
-    said = importlib.import_module(name).__doc__
+    doc = importlib.import_module(name).__doc__
     command = f"python -m experiments.ablate --config={name.replace('.', '/')}.py"
-    assert f"{command} " in said and "GPU" in said
+    assert f"{command} " in doc and "GPU" in doc
     if size and config_of(name, size)["name"] != config_of(name)["name"]:
-        assert f"{command}:{size} " in said or f"`:{size}`" in said
+        assert f"{command}:{size} " in doc or f"`:{size}`" in doc
 
 
 @pytest.mark.parametrize("size", big.SIZES)
 def test_every_big_run_is_a_run_of_the_size_that_its_name_says(size):
     """To a tenth; its mesh takes whatever number of chips there is."""
     values = big.get_config(size).to_dict()
-    params = measure(replica_of(values)).params
+    params = measure(trainer_of(values)).params
     named = {"100m": 1e8, "1b": 1e9, "7b": 7e9}[size]
     assert abs(params / named - 1) < 0.1, params
     assert -1 in values["mesh"].values()

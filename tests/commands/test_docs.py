@@ -165,10 +165,10 @@ def flags_of(sandbox):
     found = {}
     for name in COMMANDS:
         command = [sandbox.python, "-c", code.replace("NAME", repr(f"experiments.{name}"))]
-        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         source = (ROOT / "experiments" / f"{name}.py").read_text()
         others = dict.fromkeys(re.findall(r'add_argument\("--(\w+)"', source))
-        found[name] = json.loads(said) | others
+        found[name] = json.loads(printed) | others
     return found
 
 

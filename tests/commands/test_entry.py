@@ -1,6 +1,6 @@
-"""Odd command lines and config files at the door of a command: one line, the right exit code.
+"""Odd command lines and config files at the entry of a command: one line, the right exit code.
 
-Mostly the door alone, in forks of one process (tests/support/cli_server.py); whole commands:
+Mostly the entry alone, in forks of one process (tests/support/cli_server.py); whole commands:
 test_cli.py.
 """
 
@@ -19,9 +19,9 @@ COMMAND = """
 import sys
 from experiments.cli import entry
 from qkv_jax.model.config import ModelConfig
-config, watch = entry.config_flag("plain.py", ModelConfig), entry.watch_flags()
+config, stop_signal = entry.config_flag("plain.py", ModelConfig), entry.stop_flags()
 def main():
-    watch()
+    stop_signal()
     print(config().width)
 entry.enter(main)
 """
@@ -34,9 +34,9 @@ def get_config():
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory):
-    """`door(*arguments, module="command")` gives exit code, stdout and stderr of `python -m`."""
-    folder = tmp_path_factory.mktemp("door")
+def run_command(tmp_path_factory):
+    """`run_command(*arguments, module="command")`: exit code, stdout, stderr of `python -m`."""
+    folder = tmp_path_factory.mktemp("entry")
     (folder / "plain.py").write_text(PLAIN)
     (folder / "command.py").write_text(COMMAND)
 
@@ -47,67 +47,67 @@ def door(tmp_path_factory):
 
 
 @pytest.mark.parametrize("given", ["'no data here'", "0", ""])
-def test_a_config_file_that_exits_is_refused(given, door):
+def test_a_config_file_that_exits_is_refused(given, run_command):
     """Otherwise a command would do nothing and say by its exit code that all is well."""
-    (door.folder / "leaves.py").write_text(f"import sys\nsys.exit({given})\n")
+    (run_command.folder / "leaves.py").write_text(f"import sys\nsys.exit({given})\n")
     what = f"SystemExit: {given}".replace("'", "").strip()
-    assert door("--config=leaves.py") == (
+    assert run_command("--config=leaves.py") == (
         2, "", f"error: --config: given 'leaves.py'; line 2: {what}\n"
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("flag", ["max_hours", "checkpoint_minutes"])
-def test_a_flag_that_is_not_a_number_is_refused(flag, door):
+def test_a_flag_that_is_not_a_number_is_refused(flag, run_command):
     """NaN is below no bound: a run would never be saved, or never stopped."""
     line = f"error: --{flag}: given nan; must be a number\n"
-    assert door(f"--{flag}=nan") == (2, "", line)
-    assert door(f"--{flag}=inf") == (0, "8\n", "")
+    assert run_command(f"--{flag}=nan") == (2, "", line)
+    assert run_command(f"--{flag}=inf") == (0, "8\n", "")
 
 
-def test_a_flagfile_that_is_no_text_is_refused(door):
-    (door.folder / "flags").write_bytes(b"\xff\xfe")
-    code, out, err = door("--flagfile=flags")
+def test_a_flagfile_that_is_no_text_is_refused(run_command):
+    (run_command.folder / "flags").write_bytes(b"\xff\xfe")
+    code, out, err = run_command("--flagfile=flags")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("error: --flagfile: given '--flagfile=flags'; is no text: ")
 
 
 @pytest.mark.parametrize("flag", ["--help", "--helpshort", "--helpfull"])
-def test_to_ask_for_help_is_no_failure(flag, door):
-    code, out, err = door(flag)
+def test_to_ask_for_help_is_no_failure(flag, run_command):
+    code, out, err = run_command(flag)
     assert (code, err) == (0, "")
     assert "--max_hours" in out and "width" in out
 
 
-def test_a_pipe_is_no_page(door):
+def test_a_pipe_is_no_page(run_command):
     """Whether somebody else's page is there is read, and a pipe without a writer has no end."""
-    os.mkfifo(door.folder / "pipe")
-    assert door("--html=pipe", module="experiments.explain") == (
+    os.mkfifo(run_command.folder / "pipe")
+    assert run_command("--html=pipe", module="experiments.explain") == (
         2, "", "error: --html: given 'pipe'; is a pipe or a device, no file\n"
     )  # fmt: skip
 
 
-def test_a_number_of_more_digits_than_python_reads_is_refused(door):
+def test_a_number_of_more_digits_than_python_reads_is_refused(run_command):
     digits = "9" * 5000
-    assert door(f"--steps={digits}", "--run=lost", module="experiments.explain") == (
+    assert run_command(f"--steps={digits}", "--run=lost", module="experiments.explain") == (
         2, "", f"error: --steps: given '{digits}'; write whole numbers, as in 0,100\n"
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [(b"1\tnan\tfine", "line 1 of SNIPPETS is no id, rating and text"),
      (b"1\t2\t\xff", "SNIPPETS is no UTF-8: 'utf-8' codec can't decode byte 0xff in position 4: "
                      "invalid start byte")],
 )  # fmt: skip
-def test_snippets_that_are_damaged_are_refused(line, said, door):
+def test_snippets_that_are_damaged_are_refused(line, message, run_command):
     """A rating that is not a number would be negative."""
     inner = _archive(SNIPPETS, line)
-    (door.folder / "sdist.tar.gz").write_bytes(_archive("hutto_ICWSM_2014.tar.gz", inner))
+    (run_command.folder / "sdist.tar.gz").write_bytes(_archive("hutto_ICWSM_2014.tar.gz", inner))
     flags = ("reviews", "--sdist=sdist.tar.gz", "--out=reviews.tsv")
-    assert door(*flags, module="experiments.prepare") == (
-        2, "", f"error: --sdist: given 'sdist.tar.gz'; {said.replace('SNIPPETS', SNIPPETS)}\n"
+    assert run_command(*flags, module="experiments.prepare") == (
+        2, "", f"error: --sdist: given 'sdist.tar.gz'; {message.replace('SNIPPETS', SNIPPETS)}\n"
     )  # fmt: skip
-    assert not (door.folder / "reviews.tsv").exists()
+    assert not (run_command.folder / "reviews.tsv").exists()
 
 
 def _archive(name, content):

@@ -30,8 +30,8 @@ def test_texts_become_tokens_of_the_task(tmp_path):
     assert example.tokens == ("[class]", "\\xc3", "\\xa9", "␣", "b", "⏎")
     assert example.inputs.tolist() == [[0xC3, 0xA9, 32, 98, 10]]
     shown = examples.task_example(task, 1)
-    assert shown.tokens[:6] == ("[class]", *"tale", "␣") and int(shown.padding.sum()) < 9
-    assert len(shown.tokens) == int(shown.padding.sum())
+    assert shown.tokens[:6] == ("[class]", *"tale", "␣") and int(shown.valid.sum()) < 9
+    assert len(shown.tokens) == int(shown.valid.sum())
     with pytest.raises(ConfigError, match="is 9 tokens; the run's model reads at most 8"):
         examples.text_example(task, "nine byte")
     with pytest.raises(ConfigError, match="write one character"):
@@ -147,13 +147,13 @@ def test_bad_input_is_one_line(command, place):
 
 
 def test_damaged_runs_are_named(command, place):
-    for name, said in [
+    for name, message in [
         ("torn", "its config.json is damaged: JSONDecodeError"),
         ("broken", "the checkpoint of step 20 cannot be read"),
     ]:
         code, out, err = command(f"--run={place / name}")
         assert (code, out) == (2, "") and err.count("\n") == 1
-        assert err.startswith(f"error: --run: given '{place / name}'; {said}")
+        assert err.startswith(f"error: --run: given '{place / name}'; {message}")
 
 
 def check_page(text, rows):

@@ -85,8 +85,8 @@ def test_unknown_fields_are_refused_with_what_there_is(name, size, given, known,
     with pytest.raises(ConfigError) as refusal:
         overridden(config, StudyFile, f"{given}=1")
     there_are = ", ".join(field.name for field in dataclasses.fields(cls))
-    said = f"unknown key; did you mean {known}? allowed: {there_are}"
-    assert (refusal.value.field, refusal.value.allowed) == (given, said)
+    message = f"unknown key; did you mean {known}? allowed: {there_are}"
+    assert (refusal.value.field, refusal.value.allowed) == (given, message)
 
 
 def test_another_kind_of_task_drops_the_options_that_it_does_not_have():
@@ -141,6 +141,6 @@ def test_help_lists_every_field_with_its_default_and_a_line(cls):
 def test_help_exits_with_0(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["ablate", "--help"])
     help.show([], StudyFile)
-    said = capsys.readouterr().out
-    assert "configs/quick.py" in said and "model.qk_norm=False" in said
-    assert "  relation\n" in said and "options.names=64" in said
+    message = capsys.readouterr().out
+    assert "configs/quick.py" in message and "model.qk_norm=False" in message
+    assert "  relation\n" in message and "options.names=64" in message

@@ -17,7 +17,7 @@ from qkv_jax.study import plan
 from qkv_jax.study.config import ArmEntry, StudyConfig, StudyFile, TaskEntry
 from qkv_jax.study.plan import Study
 from qkv_jax.tasks import make_task
-from qkv_jax.training.checkpoint import replica_of
+from qkv_jax.training.checkpoint import trainer_of
 from qkv_jax.training.loop import train_run
 from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.state import TrainConfig
@@ -58,7 +58,7 @@ def checked(kind, values):
         return json.dumps(Study(values).describe().as_dict())
     file = build(TrainFile, values)
     check_plain(as_dict(values))
-    return json.dumps(as_dict(file)), replica_of(values)
+    return json.dumps(as_dict(file)), trainer_of(values)
 
 
 @pytest.mark.parametrize(("path", "cls"), FIELDS, ids=IDS)
@@ -76,10 +76,10 @@ def test_every_field_takes_what_it_is_given_or_refuses_it_in_one_line(path, cls,
             taken.append(value)
         except Exception as error:
             assert isinstance(error, ConfigError), (value, error)
-            assert entry._said(error, []) == 2
-            said = capsys.readouterr().err
-            assert said.startswith("error: ") and said.count("\n") == 1, said
-            assert len(said) < 1000
+            assert entry._report(error, []) == 2
+            message = capsys.readouterr().err
+            assert message.startswith("error: ") and message.count("\n") == 1, message
+            assert len(message) < 1000
     assert len(taken) < len(HOSTILE) / 2, taken
 
 
@@ -112,7 +112,7 @@ def test_numbers_that_would_be_others_in_training_are_refused(part, name, value,
     [
         ("learning_rates", (1e-300, 1.0), HELD),
         ("tune_seeds", 2_000_000, "at most 1000000"),
-        ("packing", 70_000, "at most 65536 replicas a device"),
+        ("packing", 70_000, "at most 65536 replicas per device"),
     ],
 )
 def test_studies_that_would_never_be_made_are_refused(name, value, allowed):
@@ -155,7 +155,7 @@ def test_what_a_library_cannot_trace_is_refused_before_the_first_step(
     assert refusal.value.given == fields[1]
     assert refusal.value.allowed == "this cannot be traced: RuntimeError: no kernel for this"
     with pytest.raises(ConfigError) as refusal:
-        train_run(study.tasks[0].baseline.replica, 0, tmp_path / "run", config={})
+        train_run(study.tasks[0].baseline.trainer, 0, tmp_path / "run", config={})
     assert (refusal.value.field, refusal.value.given) == fields
     assert not (tmp_path / "run").exists()
 
@@ -165,11 +165,11 @@ def test_a_large_grid_is_traced_in_part(monkeypatch):
     traced = []
     monkeypatch.setattr(plan, "_TRACED", 5)
     for name in ("rehearse", "rehearse_model"):
-        monkeypatch.setattr(plan, name, lambda replica, *_: traced.append(replica))
+        monkeypatch.setattr(plan, name, lambda trainer, *_: traced.append(trainer))
     grid = TASK | {"axes": {"model.width": [8 * n for n in range(1, 9)]}}
     study = Study(STUDY | {"tasks": {"one": grid}})
     study.check_data()
-    assert len({plan.baseline.replica for plan in study.tasks}) == 8
+    assert len({plan.baseline.trainer for plan in study.tasks}) == 8
     assert len(traced) == len(set(traced)) == 5
 
 

@@ -72,8 +72,8 @@ def test_what_nobody_foresaw_is_one_line_and_a_file_in_every_command(name, comma
     """The file holds command, versions and the whole traceback."""
     code, out, err = command(name, before="blow(KeyError('lost'))")
     assert (code, out) == (1, "")
-    said, file = re.fullmatch(r"error: (.*); details in (\S*)\n", err).groups()
-    assert said == (
+    message, file = re.fullmatch(r"error: (.*); details in (\S*)\n", err).groups()
+    assert message == (
         "this looks like a defect of qkv_jax or of a library it uses: KeyError: 'lost'"
     )
     text = (place / file).read_text()
@@ -201,8 +201,8 @@ def test_a_command_that_has_not_begun_ends_at_once(number, name, command):
         "p.first_batch = l.first_batch = slow"
     )
     began = time.monotonic()
-    said = command(name, f"--config={config}", f"--workdir=early_{name}", before=before)
-    assert said == [
+    message = command(name, f"--config={config}", f"--workdir=early_{name}", before=before)
+    assert message == [
         75, "", f"interrupted by {number.name}; the same command goes on from here\n"
     ]  # fmt: skip
     assert time.monotonic() - began < 50
@@ -225,19 +225,19 @@ NO_PATHS = {  # flags whose texts name no file
     "task", "arm", "text", "tie", "positions", "steps", "part", "method", "layers", "compile_only",
     "coordinator", "slurm_partition", "slurm_account", "slurm_setup", "slurm_option", "config",
 }  # fmt: skip
-TELL = """
+LIST_FLAGS = """
 import experiments.cli.entry as entry
-def tell(*_):
+def list_flags(*_):
     found = {flag.name: flag.parser for flag in entry._own_flags()}
     print(json.dumps({name: parser.flag_type() for name, parser in found.items()}))
-entry.enter = entry.enter_one = tell
+entry.enter = entry.enter_one = list_flags
 """
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_flag_that_names_a_file_is_read_as_a_path_of_this_machine(name, command, place):
     """What cannot be one is refused by its own name before anything is made."""
-    _, out, _ = command(name, before=TELL)
+    _, out, _ = command(name, before=LIST_FLAGS)
     kinds = json.loads(out)
     texts = {flag for flag, kind in kinds.items() if "string" in kind and "enum" not in kind}
     assert texts <= NO_PATHS
@@ -312,8 +312,8 @@ def test_none_can_be_given_where_a_field_is_optional(command):
     kv = "--config.model.kv_heads"
     before = (
         "import qkv_jax.training.checkpoint as c\n"
-        "def told(values): raise KeyError(str(values['model']['kv_heads']))\n"
-        "c.replica_of = told"
+        "def failing(values): raise KeyError(str(values['model']['kv_heads']))\n"
+        "c.trainer_of = failing"
     )
     for given, found in [
         ([f"{kv}=None"], "None"), ([kv, "None"], "None"), ([f"{kv}=2"], "2"),

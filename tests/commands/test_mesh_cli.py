@@ -42,7 +42,7 @@ REFUSED = {
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
     """What every command of REFUSED says, in an empty folder; and what is in it afterwards."""
-    folder = tmp_path_factory.mktemp("door")
+    folder = tmp_path_factory.mktemp("commands")
     options = {"length": 8, "validation_examples": 8, "test_examples": 8}
     config = folder / "run.py"
     config.write_text(
@@ -63,9 +63,9 @@ def answers(tmp_path_factory):
         ["timeout", "-s", "KILL", "400", sys.executable, SERVER],
         cwd=folder / "here", env=own, input="\n".join(commands), capture_output=True, text=True,
     )  # fmt: skip
-    said = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(said) == len(REFUSED), done.stderr
-    return dict(zip(REFUSED, said, strict=True)), list((folder / "here").iterdir())
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(REFUSED), done.stderr
+    return dict(zip(REFUSED, answers, strict=True)), list((folder / "here").iterdir())
 
 
 @pytest.mark.parametrize("given", REFUSED, ids=" ".join)

@@ -20,7 +20,7 @@ from qkv_jax.study.results import load_study
 from qkv_jax.study.run.engine import Engine
 from qkv_jax.study.run.outcomes import write_tables
 from qkv_jax.study.run.workdir import Workdir
-from qkv_jax.training.checkpoint import load_run, replica_of
+from qkv_jax.training.checkpoint import load_run, trainer_of
 from qkv_jax.training.costs import measure
 from qkv_jax.training.loop import CheckpointPolicy, train_run
 from tests.support.walks import drawn_model, walk_through
@@ -81,7 +81,7 @@ def drawn(module):
 
 def encoder_of(scheme, **options):
     config = build(ModelConfig, MODEL | {"scheme": scheme} | options)
-    encoder = replica_of(run_config(scheme)).task.encoder(config)
+    encoder = trainer_of(run_config(scheme)).task.encoder(config)
     return encoder, drawn_model(encoder, jnp.array([[3, 1, 4]]))
 
 
@@ -121,7 +121,7 @@ def test_what_xsa_outputs_is_orthogonal_to_the_tokens_own_value():
 
 @own_schemes
 def test_costs_read_the_cache_and_the_program(scheme):
-    own, usual = (measure(replica_of(run_config(name))) for name in (scheme, "tied"))
+    own, usual = (measure(trainer_of(run_config(name))) for name in (scheme, "tied"))
     halved = scheme.endswith("Halved")
     assert own.kv_cache_bytes_per_token == usual.kv_cache_bytes_per_token / (1 + halved)
     assert own.params - usual.params == halved * WIDTH / HEADS / 2
@@ -141,13 +141,13 @@ def test_matrices_and_the_worked_example_are_those_of_the_scheme(scheme):
 @own_schemes
 def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(scheme, tmp_path):
     """And its model, loaded from the folder, is of that scheme."""
-    config, watch = run_config(scheme), StopSignal()
-    options = {"config": config, "keep": CheckpointPolicy((20,), every=10)}
-    whole = train_run(replica_of(config), 0, tmp_path / "whole", **options)
-    folder, stop = tmp_path / "stopped", lambda row: watch.stop("enough")
+    config, stop_signal = run_config(scheme), StopSignal()
+    options = {"config": config, "policy": CheckpointPolicy((20,), every=10)}
+    whole = train_run(trainer_of(config), 0, tmp_path / "whole", **options)
+    folder, stop = tmp_path / "stopped", lambda row: stop_signal.stop("enough")
     with pytest.raises(Interrupted):
-        train_run(replica_of(config), 0, folder, watch=watch, on_report=stop, **options)
-    resumed = train_run(replica_of(config), 0, folder, **options)
+        train_run(trainer_of(config), 0, folder, stop_signal=stop_signal, on_report=stop, **options)
+    resumed = train_run(trainer_of(config), 0, folder, **options)
     assert resumed["test"] == whole["test"]
     encoder, variables = load_run(folder, 20)
     assert encoder.config.scheme == scheme
@@ -180,7 +180,7 @@ def test_a_scheme_that_is_not_affine_is_refused_where_matrices_are_read():
 
 
 @pytest.mark.parametrize(
-    "scheme, said",
+    "scheme, message",
     [
         ("tide", "did you mean 'tied'"),
         ("no_such_module.Scheme", "cannot be imported: ModuleNotFoundError: No module named"),
@@ -188,7 +188,7 @@ def test_a_scheme_that_is_not_affine_is_refused_where_matrices_are_read():
         ("qkv_jax.model.adapters.Adapter", "must be a subclass of qkv_jax.model.schemes.Scheme"),
     ],
 )
-def test_a_scheme_that_cannot_be_is_one_line(scheme, said):
+def test_a_scheme_that_cannot_be_is_one_line(scheme, message):
     with pytest.raises(ConfigError) as caught:
         ModelConfig(scheme=scheme)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -98,10 +98,10 @@ def test_a_folder_without_a_study_or_in_use_is_refused_in_one_line(tmp_path):
         patch.setitem(REGISTRY, grid.KIND, grid.First)
         begun.open(Study(VALUES).describe())
     cases = {"none": "no study there", "empty": "no study there", "begun": "no run of the study"}
-    for name, said in cases.items():
+    for name, message in cases.items():
         done = report(tmp_path / name)
-        assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "none").exists() and not any((tmp_path / "empty").iterdir())
-    with begun.held():
+    with begun.locked():
         done = report(begun.path)
     assert done.returncode == 2 and "is in use by process" in done.stderr

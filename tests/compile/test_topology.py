@@ -18,7 +18,7 @@ from qkv_jax.tasks import make_task
 from qkv_jax.training.costs import matrix_flops
 from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 HLO = """HloModule jit_step, is_scheduled=true
 
@@ -157,7 +157,7 @@ def test_an_unknown_chip_gets_no_estimate():
     assert lines[-1] == "step time       not estimated: no numbers for 'TPU v99'"
     times = {"arithmetic": 0.2, "memory": 0.1, "links": 0.05}
     lines = describe(FOUND | {"hbm": 16e9, "seconds": times})
-    assert "memory a chip   10.00 GB of 16.00 GB: fits" in lines[2]
+    assert "memory per chip 10.00 GB of 16.00 GB: fits" in lines[2]
     assert lines[-3] == "step time       200.0 ms if all overlap, 350.0 ms if nothing does;"
     assert lines[-1] == " " * 16 + "at best 75% of the peak does useful arithmetic"
     assert max(map(len, lines)) <= 80
@@ -187,7 +187,7 @@ def test_what_does_not_fit_says_how_much_of_how_much(error, reason):
     assert _refusal(error) == reason
 
 
-SMALL = Replica(
+SMALL = Trainer(
     ModelConfig(tie="K=V", layers=1, width=32, heads=2),
     make_task("reverse", {"length": 8, "validation_examples": 8, "test_examples": 8}),
     TrainConfig(steps=6, report_every=3, batch_size=16),
@@ -197,10 +197,10 @@ SMALL = Replica(
 
 def test_a_step_is_looked_at_as_it_would_run(monkeypatch):
     """For this machine's two CPU devices in place of a TPU's: FLOPs are three times the forward
-    pass's; what data parallelism sends a step is the gradient of every parameter, once, beside
+    pass's; what data parallelism sends in a step is the gradient of every parameter, once, beside
     losses and norms; state and moments fit in the arguments; nothing is estimated."""
     monkeypatch.setattr(estimate, "tpu_devices", lambda topology: jax.devices("cpu")[:2])
-    found = estimate.look(SMALL, MeshConfig(data=2), "v5e:2x1")
+    found = estimate.step_costs(SMALL, MeshConfig(data=2), "v5e:2x1")
     assert found["flops"] == pytest.approx(found["model_flops"], rel=0.1)
     gradients = 4 * found["params"]
     assert list(found["traffic"]) == ["all-reduce"]
@@ -213,7 +213,7 @@ def test_a_step_is_looked_at_as_it_would_run(monkeypatch):
 
 def test_data_parallelism_by_pmap_is_not_what_is_compiled():
     with pytest.raises(ConfigError, match="mesh.by: given 'pmap'; what is compiled here"):
-        estimate.look(SMALL, MeshConfig(data=16, by="pmap"), "v5e:4x4")
+        estimate.step_costs(SMALL, MeshConfig(data=16, by="pmap"), "v5e:4x4")
 
 
 try:

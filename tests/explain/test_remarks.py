@@ -48,12 +48,12 @@ def diagonal(walk):
 def check_roles(walk, line):
     x = walk.x.reshape(walk.projected.query.shape)
     roles = {"X": x, "Q": walk.projected.query, "K": walk.projected.key, "V": walk.projected.value}
-    said = [re.findall("[XQKV]", part) for part in re.findall(r"([XQKV, and]+) are the same", line)]
+    sentences = [re.findall("[XQKV]", part) for part in re.findall(r"([XQKV, and]+) are the same", line)]
     for one in roles:
         for other in roles:
-            alike = np.allclose(roles[one], roles[other], rtol=0, atol=1e-5)
-            assert alike == (one == other or any({one, other} <= set(group) for group in said))
-    if not said:
+            equal = np.allclose(roles[one], roles[other], rtol=0, atol=1e-5)
+            assert equal == (one == other or any({one, other} <= set(group) for group in sentences))
+    if not sentences:
         one, other, apart = re.search(
             rf"closest two, (.) and (.), by up to {NUMBER}\.", line
         ).groups()
@@ -136,9 +136,9 @@ def check_answer(walk, line):
             assert cosine is None
         else:
             assert same(cosine[1], a @ x / np.linalg.norm(a) / np.linalg.norm(x))
-    alike = [{a, b} for a in "QKV" for b in "QKV" if a < b and a not in copies and b not in copies
+    equal = [{a, b} for a in "QKV" for b in "QKV" if a < b and a not in copies and b not in copies
              and np.allclose(arrays_of[a], arrays_of[b], rtol=0, atol=1e-5)]  # fmt: skip
-    assert ("the same numbers as each other" in line) == bool(alike)
+    assert ("the same numbers as each other" in line) == bool(equal)
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
@@ -148,9 +148,9 @@ def test_remarks_are_true_of_every_tie(positions):
     walks = [walked(str(tie), positions, text)[0] for tie in Tie.all()]
     check_remarks(walks)
     for walk, line in zip(walks, answers(walks), strict=True):
-        name, _, said = line.partition(": ")
+        name, _, sentences = line.partition(": ")
         assert name == walk.name
-        check_answer(walk, said)
+        check_answer(walk, sentences)
     for walk, row in zip(walks, compared(walks)[1:], strict=True):
         same_numbers = {frozenset(group) for group in walk.tie.groups if len(group) > 1}
         assert {frozenset(g.split("=")) for g in row[1].split(", ")} - {frozenset({"none"})} == (
@@ -219,9 +219,9 @@ def test_remarks_are_true_of_any_scores(scores):
 
 
 def test_one_token_has_little_to_say():
-    said = " ".join(remarks_on([walked(text="alone")[0]])[0])
-    assert "The only token has nobody to attend to but itself." in said
-    assert "symmetric" not in said and "spreads" not in said
+    sentences = " ".join(remarks_on([walked(text="alone")[0]])[0])
+    assert "The only token has nobody to attend to but itself." in sentences
+    assert "symmetric" not in sentences and "spreads" not in sentences
 
 
 def test_equal_roles_are_the_groups_of_the_tie():
@@ -259,9 +259,9 @@ def test_movement_is_told_of_what_can_move():
     walk, _ = walked()
     moved = walk._replace(layer=walk.layer._replace(query=2 * walk.layer.query))
     assert movement(walk.layer, moved) == {"W_Q": 1, "W_K": 0, "W_V": 0, "W_O": 0}
-    said = remarks_on([walk, moved], walk.layer)
-    assert "Its matrices are as they were drawn at the start." in said[0]
-    assert "Training has moved W_Q by 100 %, W_K by 0 %, W_V by 0 % and W_O by 0 % of" in said[1][4]
+    sentences = remarks_on([walk, moved], walk.layer)
+    assert "Its matrices are as they were drawn at the start." in sentences[0]
+    assert "Training has moved W_Q by 100 %, W_K by 0 %, W_V by 0 % and W_O by 0 % of" in sentences[1][4]
     copies, _ = walked("copies")
     assert movement(copies.layer, copies) == {"W_O": 0}
     assert compared([copies], copies.layer)[1][-1] == "–/–/–"
@@ -273,7 +273,7 @@ def test_remarks_compare_with_the_first_tie():
     """The numbers of the sentences, computed again."""
     walks = [walked("separate")[0], walked("copies")[0]]
     diagonals = [diagonal(walk)[1].mean() for walk in walks]
-    said = " ".join(remarks_on(walks)[1])
-    assert f"on average {diagonals[1]:.2f} against {diagonals[0]:.2f} under separate" in said
-    assert "X, Q, K and V are the same numbers: max difference = 0." in said
-    assert "64 parameters of attention, no projections for Q, K and V; 256 parameters" in said
+    sentences = " ".join(remarks_on(walks)[1])
+    assert f"on average {diagonals[1]:.2f} against {diagonals[0]:.2f} under separate" in sentences
+    assert "X, Q, K and V are the same numbers: max difference = 0." in sentences
+    assert "64 parameters of attention, no projections for Q, K and V; 256 parameters" in sentences

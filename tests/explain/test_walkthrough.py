@@ -14,7 +14,7 @@ from qkv_jax.model.positions import POSITIONS
 from qkv_jax.tie import Tie
 from tests.support.walks import (
     digits_model,
-    told,
+    explained,
     walk_through,
     walked,
     walked_digits,
@@ -89,7 +89,7 @@ def test_every_option_of_a_model_is_walked_as_it_computes(options):
     for layer in (0, 1):
         walk = walked_digits(model, "31415", layer=layer)
         assert walk.error < 1e-5
-        assert len(told(walk).steps) == 8 + bool(walk.between)
+        assert len(explained(walk).steps) == 8 + bool(walk.between)
 
 
 @pytest.mark.parametrize("end", ["weights", "output"])
@@ -113,9 +113,9 @@ def test_a_wrong_walk_is_seen_by_its_error(end, monkeypatch):
 def test_padding_is_left_out():
     """Real tokens are walked as if there were no others."""
     model = digits_model()
-    padding = jnp.array([[True, True, True, False, False]])
+    valid = jnp.array([[True, True, True, False, False]])
     tokens = jnp.array([[3, 1, 4, 1, 5]])
-    padded = walk_through(*model, tokens, tuple("314"), name="x", padding=padding)
+    padded = walk_through(*model, tokens, tuple("314"), name="x", valid=valid)
     alone = walked_digits(model, "314")
     assert padded.error < 1e-5 and padded.weights.shape == (2, 3, 3)
     np.testing.assert_allclose(padded.output, alone.output, atol=1e-6)

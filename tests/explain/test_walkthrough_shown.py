@@ -16,12 +16,12 @@ from qkv_jax.explain.panels import Panel, number
 from qkv_jax.explain.terminal import print_walks
 from qkv_jax.output.colours import colour_of, colours_of, contrast, ink_on
 from qkv_jax.tie import Tie
-from tests.support.walks import digits_model, quick_compilation, told, walked, walked_digits  # noqa: F401
+from tests.support.walks import digits_model, explained, quick_compilation, walked, walked_digits  # noqa: F401
 
 
 def printed(walks, width):
     out = io.StringIO()
-    print_walks(Console(file=out, width=width), told(*walks))
+    print_walks(Console(file=out, width=width), explained(*walks))
     return out.getvalue()
 
 
@@ -91,7 +91,7 @@ def test_large_arrays_are_shown_by_their_corner(tmp_path):
     text = printed([walk], 100)
     assert "… of 384 columns" in text and "… of 384 rows" in text and "… of 12 heads" in text
     assert len(text.splitlines()) < 200 and max(map(len, text.splitlines())) <= 100
-    write_page(tmp_path / "page.html", told(walk))
+    write_page(tmp_path / "page.html", explained(walk))
     page = (tmp_path / "page.html").read_text()
     assert "<small>first 64 × 64</small>" in page and len(page) < 1_000_000
     assert "The first 4 of 12 heads." in page and "(the first 4 of 12)" in page
@@ -149,7 +149,7 @@ def test_colours_grow_darker_with_the_number():
 def test_every_step_is_told_for_every_tie_beside_others():
     """All 15 side by side, in any order of positions."""
     walks = [walked(str(tie), "alibi")[0] for tie in Tie.all()]
-    steps = told(*walks).steps
+    steps = explained(*walks).steps
     assert all(len(step.views) == 15 for step in steps)
     panels = itertools.chain.from_iterable(view.panels for step in steps for view in step.views)
     for panel in panels:

@@ -54,8 +54,8 @@ def tiny(config):
         pixels = torch.tensor(folders.images().transpose(0, 3, 1, 2))
         found = states(model, pixel_values=pixels)
     else:
-        ids, padding = folders.token_inputs(config)
-        mask = torch.tensor(padding).long()
+        ids, valid = folders.token_inputs(config)
+        mask = torch.tensor(valid).long()
         found = states(model, input_ids=torch.tensor(ids).long(), attention_mask=mask)
     return [rounded(state[:2, :5, :2]) for state in found]
 

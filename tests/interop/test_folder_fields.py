@@ -108,9 +108,9 @@ def test_fields_that_nobody_knows_are_refused_unless_they_are_off(file, tmp_path
     path.write_text(json.dumps(usual | off))
     load_pretrained(folder)
     path.write_text(json.dumps(usual | {"adapters": {"lora": "x" * 300}}))
-    said = refused(folder)
-    assert said.startswith(f"{file} adapters: given ") and len(said) < 200
-    assert said.endswith("is not a known field; if it changes no numbers, take it out of the file")
+    message = refused(folder)
+    assert message.startswith(f"{file} adapters: given ") and len(message) < 200
+    assert message.endswith("is not a known field; if it changes no numbers, take it out of the file")
     for name, value in zip(UNKNOWN, (0, 1, True, "x", [0]) * 2, strict=True):
         path.write_text(json.dumps(usual | {name: value}))
         assert refused(folder).startswith(f"{file} {name}: given {value!r}; is not a known field")
@@ -148,16 +148,16 @@ def test_models_beside_the_usual_give_the_numbers_of_numpy(case, tmp_path):
         ends = ("query.bias", "key.bias", "value.bias")
         weights = {name: w for name, w in weights.items() if not name.endswith(ends)}
     loaded = load_pretrained(folders.write(tmp_path, config, weights, tokenizer=False))
-    padding = None
+    valid = None
     if kind == "vit":
         theirs = ours = folders.images()
     else:
-        theirs, padding = folders.token_inputs(usual)
+        theirs, valid = folders.token_inputs(usual)
         ours = theirs if kind == "distilbert" else np.stack([theirs, 0 * theirs], -1)
     named = usual | {"hidden_act": config.get("hidden_act"), "activation": config.get("activation")}
-    expected, last = oracle.hidden_states(named, weights, theirs, padding)
-    real = slice(None) if padding is None else padding
-    given = None if padding is None else jnp.asarray(padding)
+    expected, last = oracle.hidden_states(named, weights, theirs, valid)
+    real = slice(None) if valid is None else valid
+    given = None if valid is None else jnp.asarray(valid)
     found = hidden_states(loaded, jnp.asarray(ours), given)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(np.asarray(one)[real], other[real], rtol=0, atol=1e-4)
@@ -198,9 +198,9 @@ def test_other_models_are_refused_by_name(kind):
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "0.auto_model.", "x.bert."])
 def test_a_prefix_of_another_library_is_named(prefix, tmp_path):
     weights = {f"{prefix}{name}": w for name, w in folders.tensors(folders.BERT).items()}
-    said = refused(folders.write(tmp_path, folders.BERT, weights))
+    message = refused(folders.write(tmp_path, folders.BERT, weights))
     name = "embeddings.LayerNorm.bias"
-    assert said == (
+    assert message == (
         f"tensor {name}: given None; is missing; embedding_norm/bias needs it; {prefix}{name} is "
         f"there: take '{prefix}' off the names"
     )
@@ -221,8 +221,8 @@ def test_a_head_of_ones_own_beside_a_prefixed_encoder_is_left_out_by_name(tmp_pa
     assert loaded.left_out == ("cls.chain.bias", "head.weight")
     for inside in ("bert.adapter.weight", "bert.encoder.layer.2.output.dense.bias"):
         added = weights | {inside: np.zeros(2, np.float32)}
-        said = refused(folders.write(tmp_path / "b", folders.BERT, added))
-        assert said == f"tensor {inside}: given (2,); is not understood"
+        message = refused(folders.write(tmp_path / "b", folders.BERT, added))
+        assert message == f"tensor {inside}: given (2,); is not understood"
 
 
 # --- tokenizer.json and tokenizer_config.json
@@ -280,8 +280,8 @@ def test_a_padding_token_that_was_never_declared_is_taken_by_its_name(tmp_path):
 def test_padding_at_the_left_is_refused(tmp_path):
     """Tokens would stand at other places of BERT's table."""
     folder = folders.write(tmp_path, folders.BERT)
-    said = refused(tokenizer_of(folder, padding=lambda p: p | {"direction": "Left"}))
-    assert said == "tokenizer.json padding: given 'Left'; understood: 'Right'"
+    message = refused(tokenizer_of(folder, padding=lambda p: p | {"direction": "Left"}))
+    assert message == "tokenizer.json padding: given 'Left'; understood: 'Right'"
 
 
 def test_token_types_within_one_text_are_refused(tmp_path):
@@ -304,8 +304,8 @@ def test_tokens_drawn_at_random_are_refused(tmp_path):
              "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
              "ignore_merges": False, "vocab": {"[PAD]": 0, "a": 4}, "merges": []}  # fmt: skip
     folder = folders.write(tmp_path, folders.BERT)
-    said = refused(tokenizer_of(folder, model=model, post_processor=None, added_tokens=[]))
-    assert said == "tokenizer.json dropout: given 0.1; draws tokens at random; understood: null"
+    message = refused(tokenizer_of(folder, model=model, post_processor=None, added_tokens=[]))
+    assert message == "tokenizer.json dropout: given 0.1; draws tokens at random; understood: null"
 
 
 LOWER = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
@@ -346,9 +346,9 @@ def test_tokenizer_config_agrees_with_tokenizer_json_or_is_refused(tmp_path):
     path.write_text(json.dumps(AGREE | harmless | tokenizer_config._FIXED))
     assert load_pretrained(folder).tokenizer.tokens(["THE cat"]) == [[1, 4, 5, 2]]
     assert set(AGREE) == tokenizer_config._READ
-    for change, said in ODDS:
+    for change, message in ODDS:
         path.write_text(json.dumps(AGREE | change))
-        assert refused(folder).startswith(f"tokenizer_config.json {said}")
+        assert refused(folder).startswith(f"tokenizer_config.json {message}")
 
 
 def test_the_space_before_a_text_is_that_of_tokenizer_json(tmp_path):

@@ -50,16 +50,16 @@ def inputs_of(kind):
     """Ours, the oracle's, and where tokens are real."""
     if kind == "vit":
         return jnp.asarray(folders.images()), folders.images(), None
-    ids, padding = folders.token_inputs(folders.CONFIGS[kind])
+    ids, valid = folders.token_inputs(folders.CONFIGS[kind])
     ours = ids if kind == "distilbert" else np.stack([ids, np.zeros_like(ids)], -1)
-    return jnp.asarray(ours), ids, jnp.asarray(padding)
+    return jnp.asarray(ours), ids, jnp.asarray(valid)
 
 
-def assert_states(actual, expected, padding, tolerance=1e-4):
+def assert_states(actual, expected, valid, tolerance=1e-4):
     """Equal at real tokens."""
     assert len(actual) == len(expected)
     for one, other in zip(actual, expected, strict=True):
-        real = np.ones(one.shape[:2], bool) if padding is None else np.asarray(padding)
+        real = np.ones(one.shape[:2], bool) if valid is None else np.asarray(valid)
         np.testing.assert_allclose(np.asarray(one)[real], other[real], rtol=0, atol=tolerance)
 
 
@@ -70,10 +70,10 @@ def assert_states(actual, expected, padding, tolerance=1e-4):
 def test_hidden_states_are_those_of_numpy(models, kind):
     """Every layer and the output, in float64 straight from the tensors."""
     config, pretrained = folders.CONFIGS[kind], models(kind)
-    ours, theirs, padding = inputs_of(kind)
-    states, last = oracle.hidden_states(config, folders.tensors(config), theirs, padding)
-    assert_states(hidden_states(pretrained, ours, padding), states, padding)
-    assert_states([pretrained.encoder.apply(pretrained.variables, ours, padding)], [last], padding)
+    ours, theirs, valid = inputs_of(kind)
+    states, last = oracle.hidden_states(config, folders.tensors(config), theirs, valid)
+    assert_states(hidden_states(pretrained, ours, valid), states, valid)
+    assert_states([pretrained.encoder.apply(pretrained.variables, ours, valid)], [last], valid)
     assert np.abs(states[0] - states[-1])[:, 0].max() > 0.1
 
 
@@ -81,21 +81,21 @@ def test_hidden_states_are_those_of_numpy(models, kind):
 def test_hidden_states_are_those_of_transformers(models, kind):
     """The numbers of tests/golden/make_pretrained.py."""
     stored = json.loads((pathlib.Path(__file__).parents[1] / "golden/pretrained.json").read_text())
-    ours, _, padding = inputs_of(kind)
+    ours, _, valid = inputs_of(kind)
     pretrained = models(kind)
-    last = pretrained.encoder.apply(pretrained.variables, ours, padding)
-    actual = (*hidden_states(pretrained, ours, padding), last)
+    last = pretrained.encoder.apply(pretrained.variables, ours, valid)
+    actual = (*hidden_states(pretrained, ours, valid), last)
     assert_states([a[:2, :5, :2] for a in actual], [np.array(e) for e in stored[kind]], None)
 
 
 def test_token_types_are_the_second_field(models):
     config, pretrained = folders.CONFIGS["bert"], models("bert")
-    ids, padding = folders.token_inputs(config)
+    ids, valid = folders.token_inputs(config)
     types = (np.arange(ids.shape[1]) > 3) * np.ones_like(ids)
-    _, last = oracle.hidden_states(config, folders.tensors(config), ids, padding, types)
+    _, last = oracle.hidden_states(config, folders.tensors(config), ids, valid, types)
     inputs = jnp.stack([ids, types], -1)
-    ours = pretrained.encoder.apply(pretrained.variables, inputs, jnp.asarray(padding))
-    assert_states([ours], [last], padding)
+    ours = pretrained.encoder.apply(pretrained.variables, inputs, jnp.asarray(valid))
+    assert_states([ours], [last], valid)
 
 
 @pytest.mark.parametrize("kind", TEXT_FAMILIES)
@@ -105,10 +105,10 @@ def test_sentence_embeddings_are_the_mean_at_unit_length(models, kind):
     assert not (pretrained.folder / "modules.json").exists()
     texts = [folders.TEXTS[i % 3] for i in range(4)]
     encoded = pretrained.encode(texts)
-    inputs, padding = map(np.asarray, encoded)
+    inputs, valid = map(np.asarray, encoded)
     ids = inputs if kind == "distilbert" else inputs[..., 0]
-    _, last = oracle.hidden_states(config, folders.tensors(config), ids, padding)
-    expected = oracle.sentence_embeddings(last, padding)
+    _, last = oracle.hidden_states(config, folders.tensors(config), ids, valid)
+    expected = oracle.sentence_embeddings(last, valid)
     np.testing.assert_allclose(sentence_embeddings(pretrained, texts), expected, atol=1e-5)
 
 
@@ -214,9 +214,9 @@ def test_other_number_formats_become_float32(dtype, tmp_path):
 
 def test_texts_become_tokens_padded_at_the_right(models):
     """What tokenizer.json says about padding and cutting is not followed."""
-    inputs, padding = map(np.asarray, models("distilbert").encode(folders.TEXTS[:2]))
+    inputs, valid = map(np.asarray, models("distilbert").encode(folders.TEXTS[:2]))
     np.testing.assert_array_equal(inputs, [[1, 4, 5, 6, 7, 8, 9, 2], [1, 15, 16, 17, 2, 0, 0, 0]])
-    np.testing.assert_array_equal(padding, inputs != 0)
+    np.testing.assert_array_equal(valid, inputs != 0)
     typed, _ = models("bert").encode(folders.TEXTS[:2])
     np.testing.assert_array_equal(typed[..., 0], inputs)
     assert not typed[..., 1].any() and typed.dtype == np.int32
@@ -240,7 +240,7 @@ def test_batches_hold_every_text_once_in_few_shapes(models):
     for batch in batches(models("distilbert"), texts, size=4):
         seen += batch.rows.tolist()
         shapes.add(batch.inputs.shape)
-        for row, tokens, real in zip(batch.rows, batch.inputs, batch.padding, strict=False):
+        for row, tokens, real in zip(batch.rows, batch.inputs, batch.valid, strict=False):
             assert real.sum() == len(texts[row].split()) + 2
             np.testing.assert_array_equal(tokens != 0, real)
     assert sorted(seen) == list(range(21)) and shapes == {(4, 16)}
@@ -255,11 +255,11 @@ TEXT_REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize("texts, said", TEXT_REFUSALS)
-def test_texts_that_cannot_be_are_refused(models, texts, said, unchecked):
+@pytest.mark.parametrize("texts, message", TEXT_REFUSALS)
+def test_texts_that_cannot_be_are_refused(models, texts, message, unchecked):
     with pytest.raises(ConfigError) as caught:
         sentence_embeddings(models("bert"), texts)
-    assert said in one_line(caught)
+    assert message in one_line(caught)
 
 
 @pytest.mark.parametrize("limit", [0, 2, 17])
@@ -317,11 +317,11 @@ CONFIG_REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize("change, said", CONFIG_REFUSALS, ids=lambda case: str(case)[:40])
-def test_configs_that_are_not_understood_are_refused_by_name_and_value(tmp_path, change, said):
+@pytest.mark.parametrize("change, message", CONFIG_REFUSALS, ids=lambda case: str(case)[:40])
+def test_configs_that_are_not_understood_are_refused_by_name_and_value(tmp_path, change, message):
     folder = folders.write(tmp_path, folders.BERT)
     (folder / "config.json").write_text(json.dumps(folders.BERT | change))
-    assert said in refused(folder)
+    assert message in refused(folder)
 
 
 OTHER_REFUSALS = [
@@ -335,12 +335,12 @@ OTHER_REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize("kind, change, said", OTHER_REFUSALS)
-def test_other_families_name_their_own_fields(tmp_path, kind, change, said):
+@pytest.mark.parametrize("kind, change, message", OTHER_REFUSALS)
+def test_other_families_name_their_own_fields(tmp_path, kind, change, message):
     (tmp_path / "config.json").write_text(json.dumps(folders.CONFIGS[kind] | change))
     folders.write(tmp_path / "weights", folders.CONFIGS[kind], tokenizer=False)
     shutil.copy(tmp_path / "weights/model.safetensors", tmp_path)
-    assert said in refused(tmp_path)
+    assert message in refused(tmp_path)
 
 
 TABLE, NORM = "embeddings.word_embeddings.weight", "embeddings.LayerNorm.weight"
@@ -366,14 +366,14 @@ TENSOR_REFUSALS = {
 
 @pytest.mark.parametrize("case", TENSOR_REFUSALS)
 def test_tensors_are_used_or_refused_by_name(tmp_path, case):
-    changes, said = TENSOR_REFUSALS[case]
+    changes, message = TENSOR_REFUSALS[case]
     weights = folders.tensors(folders.BERT)
     for name, new in changes.items():
         if new is None:
             del weights[name]
         else:
             weights[name] = np.zeros(new, np.float32) if isinstance(new, tuple) else new
-    assert said in refused(folders.write(tmp_path, folders.BERT, weights))
+    assert message in refused(folders.write(tmp_path, folders.BERT, weights))
 
 
 def cut_short(folder):
@@ -434,10 +434,10 @@ DAMAGES = {
 
 @pytest.mark.parametrize("case", DAMAGES)
 def test_damaged_folders_are_refused_in_one_line(tmp_path, case):
-    damage, said = DAMAGES[case]
+    damage, message = DAMAGES[case]
     folder = folders.write(tmp_path, folders.BERT)
     damage(folder)
-    assert said in refused(folder)
+    assert message in refused(folder)
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path):
@@ -460,14 +460,14 @@ POOLINGS = [
 ]
 
 
-@pytest.mark.parametrize("file, content, said", POOLINGS)
-def test_other_kinds_of_pooling_are_refused(tmp_path, file, content, said):
+@pytest.mark.parametrize("file, content, message", POOLINGS)
+def test_other_kinds_of_pooling_are_refused(tmp_path, file, content, message):
     folder = folders.write(tmp_path, folders.BERT)
     (folder / "1_Pooling").mkdir()
     (folder / file).write_text(json.dumps(content))
     with pytest.raises(ConfigError) as caught:
         sentence_embeddings(load_pretrained(folder), ["the cat"])
-    assert said in one_line(caught)
+    assert message in one_line(caught)
 
 
 # --- what the encoder gained
@@ -538,10 +538,10 @@ def test_minilm_agrees_with_transformers(minilm):
     np.testing.assert_allclose(vectors[:, :8], stored["embeddings"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(vectors @ vectors.T, stored["cosines"], rtol=0, atol=1e-4)
     tensors = load_file(minilm.folder / "model.safetensors")
-    inputs, padding = map(np.asarray, encoded)
-    exact, last = oracle.hidden_states(minilm.config, tensors, inputs[..., 0], padding)
-    assert_states(states, exact, padding)
-    expected = oracle.sentence_embeddings(last, padding)
+    inputs, valid = map(np.asarray, encoded)
+    exact, last = oracle.hidden_states(minilm.config, tensors, inputs[..., 0], valid)
+    assert_states(states, exact, valid)
+    expected = oracle.sentence_embeddings(last, valid)
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-4)
 
 

@@ -124,8 +124,8 @@ FILES = [
     (MODEL, {"truncate_dim": 4}, f"{MODEL} truncate_dim: given 4; is not a known field"),
     (MODEL, {"model_type": "SparseEncoder"}, f"{MODEL} model_type: given 'SparseEncoder'; under"),
 ]  # fmt: skip
-REFUSED = [(name, {"modules.json": found}, said) for name, (found, said) in MODULES.items()]
-REFUSED += [(str(content)[:40], {file: content}, said) for file, content, said in FILES]
+REFUSED = [(name, {"modules.json": found}, message) for name, (found, message) in MODULES.items()]
+REFUSED += [(str(content)[:40], {file: content}, message) for file, content, message in FILES]
 REFUSED.append((
     "prompt left out",
     {MODEL: sentences.PROMPTS, POOLING: sentences.NEW_MEAN | {"include_prompt": False}},
@@ -133,15 +133,15 @@ REFUSED.append((
 ))  # fmt: skip
 
 
-@pytest.mark.parametrize("files, said", [case[1:] for case in REFUSED], ids=[c[0] for c in REFUSED])
-def test_whatever_else_a_folder_asks_for_is_refused_by_its_name(files, said, tmp_path, usual):
+@pytest.mark.parametrize("files, message", [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED])
+def test_whatever_else_a_folder_asks_for_is_refused_by_its_name(files, message, tmp_path, usual):
     for file, content in {POOLING: sentences.OLD_MEAN, **files}.items():
         write(tmp_path, file, content)
     if "modules.json" not in files:
         write(tmp_path, "modules.json", json.loads((usual.folder / "modules.json").read_text()))
     with pytest.raises(ConfigError) as caught:
         sentence_embeddings(dataclasses.replace(usual, folder=tmp_path), ["the cat"])
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("inner", ["", "0_Transformer"])

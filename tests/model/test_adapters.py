@@ -208,7 +208,7 @@ def check_decoding(module, cached):
 
 
 @pytest.mark.parametrize(
-    "tie, options, said",
+    "tie, options, message",
     [
         ("Q=K", {"adapters": {"query": "lowrank:0"}}, "lowrank:0'; the rank must be from 1 to the"),
         ("Q=K", {"adapters": {"query": "lowrank:5"}}, "from 1 to the head width, 4"),
@@ -229,10 +229,10 @@ def check_decoding(module, cached):
         ("separate", {"latent_dim": 3, "frozen": ("key",)}, "freeze both of them or neither"),
     ],
 )
-def test_refusals(tie, options, said, unchecked):
+def test_refusals(tie, options, message, unchecked):
     with pytest.raises(ValueError) as caught:
         init(layer(tie, **options))
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_every_registered_adapter_is_named_in_the_refusal(unchecked):

@@ -262,7 +262,7 @@ def test_auto_is_what_is_fastest_on_the_platform():
 
 
 @pytest.mark.parametrize(
-    "dtype, width, platform, said",
+    "dtype, width, platform, message",
     [
         ("float32", 64, None, "cuDNN computes in bfloat16, not in float32"),
         ("bfloat16", 12, None, "a multiple of 8, not 12"),
@@ -270,8 +270,8 @@ def test_auto_is_what_is_fastest_on_the_platform():
         ("bfloat16", 64, "tpu", "needs an NVIDIA GPU, and the platform is tpu"),
     ],
 )
-def test_what_cudnn_cannot_do_is_said(dtype, width, platform, said):
-    assert said in unsupported("cudnn", dtype, width, platform)
+def test_what_cudnn_cannot_do_is_said(dtype, width, platform, message):
+    assert message in unsupported("cudnn", dtype, width, platform)
     assert unsupported("xla", dtype, width, platform) is None
     assert unsupported("cudnn", "bfloat16", 64, None) is None
 
@@ -558,7 +558,7 @@ def test_biases_of_projections_are_shared_with_their_kernels():
 
 
 @pytest.mark.parametrize(
-    "module, said",
+    "module, message",
     [
         (MultiHeadAttention(3), "width 8 is not divisible by 3 heads"),
         (MultiHeadAttention(2, head_dim=3, positions="rotary"), "need an even head width, not 3"),
@@ -569,8 +569,8 @@ def test_biases_of_projections_are_shared_with_their_kernels():
         (MultiHeadAttention(2, "K=Z"), "'K=Z' is not a tie"),
     ],
 )
-def test_layers_that_cannot_be_are_refused(module, said):
-    with pytest.raises(ValueError, match=said):
+def test_layers_that_cannot_be_are_refused(module, message):
+    with pytest.raises(ValueError, match=message):
         module.init(jax.random.key(0), X)
 
 

@@ -11,7 +11,7 @@ from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks import make_task
 from qkv_jax.training.costs import matrix_flops
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 from tests.support.untied import assert_close, leaves
 
 pytestmark = pytest.mark.slow
@@ -19,25 +19,25 @@ pytestmark = pytest.mark.slow
 MODEL = ModelConfig(tie="K=V", layers=2, width=16, heads=2)
 TASK = make_task("reverse", {"length": 6, "symbols": 6})
 CONFIG = TrainConfig(steps=10, report_every=5, batch_size=12)
-REPLICA = Replica(MODEL, TASK, CONFIG)
+TRAINER = Trainer(MODEL, TASK, CONFIG)
 
 
-def after_five_steps(replica):
-    state = replica.init(1, 1e-2)
-    schedule = jax.jit(replica.schedule)(state.seed, state.step, None)
-    return jax.jit(replica.train)(state, schedule, None)
+def after_five_steps(trainer):
+    state = trainer.init(1, 1e-2)
+    schedule = jax.jit(trainer.schedule)(state.seed, state.step, None)
+    return jax.jit(trainer.train)(state, schedule, None)
 
 
 @pytest.fixture(scope="module")
 def plain():
-    return after_five_steps(REPLICA)
+    return after_five_steps(TRAINER)
 
 
 def changed(**fields):
     model = {name: x for name, x in fields.items() if hasattr(MODEL, name)}
     rest = {name: x for name, x in fields.items() if name not in model}
     moments = rest.pop("moments", "joined")
-    return Replica(
+    return Trainer(
         dataclasses.replace(MODEL, **model), TASK, dataclasses.replace(CONFIG, **rest), moments
     )
 
@@ -74,7 +74,7 @@ def test_moments_by_leaf_have_the_shapes_of_their_parameters():
         assert jax.tree.structure(moment) == jax.tree.structure(shapes.params)
         pairs = zip(jax.tree.leaves(moment), jax.tree.leaves(shapes.params), strict=True)
         assert all(a.shape == b.shape for a, b in pairs)
-    joined = jax.eval_shape(lambda: REPLICA.init(0, 1e-2)).opt_state[0]
+    joined = jax.eval_shape(lambda: TRAINER.init(0, 1e-2)).opt_state[0]
     assert max(len(leaf.shape) for leaf in jax.tree.leaves(joined)) == 1
 
 
@@ -83,10 +83,10 @@ def test_rematerialisation_computes_again():
     scores and sums alone."""
     flops = {}
     for remat in ("none", "dots", "block"):
-        replica = changed(remat=remat)
-        state = jax.eval_shape(lambda r=replica: r.init(0, 1e-2))
+        trainer = changed(remat=remat)
+        state = jax.eval_shape(lambda r=trainer: r.init(0, 1e-2))
         batch = jax.eval_shape(lambda: TASK.generate(jax.random.key(0), 12, "train"))
-        flops[remat] = matrix_flops(jax.make_jaxpr(replica.train_step)(state, batch).jaxpr)
+        flops[remat] = matrix_flops(jax.make_jaxpr(trainer.train_step)(state, batch).jaxpr)
     assert flops["none"] < flops["dots"] < flops["block"] < 4 / 3 * flops["none"]
 
 
@@ -103,10 +103,10 @@ def test_dropout_differs_between_layers_and_microbatches():
 
 def test_scanned_layers_still_show_their_probes():
     """Whoever asks for intermediates gets them by layer."""
-    replica = changed(scan_layers=True)
-    params = replica.init_params(0)
+    trainer = changed(scan_layers=True)
+    params = trainer.init_params(0)
     inputs = TASK.example()
-    _, seen = replica.encoder.apply({"params": params}, **inputs, mutable=["intermediates"])
+    _, seen = trainer.model.apply({"params": params}, **inputs, mutable=["intermediates"])
     assert {"layer_0", "layer_1"} <= seen["intermediates"].keys()
 
 

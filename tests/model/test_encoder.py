@@ -16,7 +16,7 @@ from qkv_jax.model.stems import PatchStem, TokenStem
 from qkv_jax.tasks import make_task
 from qkv_jax.tie import Tie, parse_schedule
 from qkv_jax.training.state import TrainConfig, decay_mask
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 from tests.support.untied import TIES, assert_close, assert_described, describe, draw, leaves
 
 SMALL = ModelConfig(width=16, heads=2, layers=2)
@@ -25,9 +25,9 @@ TOKENS = jax.random.randint(jax.random.key(0), (2, 5), 0, 7)
 CLASSES = 3
 
 
-def make_replica(task="reverse", config=TRAIN, length=6, **model):
+def make_trainer(task="reverse", config=TRAIN, length=6, **model):
     options = {"length": length} if task == "reverse" else {}
-    return Replica(dataclasses.replace(SMALL, **model), make_task(task, options), config)
+    return Trainer(dataclasses.replace(SMALL, **model), make_task(task, options), config)
 
 
 def encoder(readout="token", length=5, **model):
@@ -47,12 +47,12 @@ def shapes_of(module):
     return {"/".join(entry.key for entry in path): leaf.shape for path, leaf in paths}
 
 
-def train_some(replica, steps, seed=0):
+def train_some(trainer, steps, seed=0):
     """Losses and the state after a few steps from a seed."""
-    state, losses = replica.init(seed, replica.config.learning_rate), []
-    run = jax.jit(replica.train)
+    state, losses = trainer.init(seed, trainer.train_config.learning_rate), []
+    run = jax.jit(trainer.train)
     for _ in range(steps):
-        state, metrics = run(state, replica.schedule(state.seed, state.step, None), None)
+        state, metrics = run(state, trainer.schedule(state.seed, state.step, None), None)
         losses.append(float(metrics["loss"]))
     return np.asarray(losses), state
 
@@ -63,12 +63,12 @@ def train_some(replica, steps, seed=0):
 def test_the_tree_of_the_encoder(golden):
     """Every leaf's name, shape, dtype and spread, for a schedule of two ties and all the extras."""
     model = {"tie": "K=V|V=X,Q=K", "scale": "learned_per_head", "positions": "learned"}
-    actual = describe(make_replica(**model).init_params(0))
+    actual = describe(make_trainer(**model).init_params(0))
     assert_described(actual, golden("encoder", actual))
 
 
 def test_the_tree_of_the_image_encoder(golden):
-    actual = describe(make_replica("mnist5k", layers=1, positions="sinusoidal").init_params(0))
+    actual = describe(make_trainer("mnist5k", layers=1, positions="sinusoidal").init_params(0))
     assert_described(actual, golden("image_encoder", actual))
 
 
@@ -84,7 +84,7 @@ def test_the_first_steps_on_reverse_give_the_reference_numbers(golden):
     the loss before each update and the sum of squared parameters in the end."""
     numbers = {}
     for tie in ("separate", "K=V", "copies"):
-        losses, state = train_some(make_replica(tie=tie, layers=1), 3)
+        losses, state = train_some(make_trainer(tie=tie, layers=1), 3)
         arrays = [leaf.astype(np.float64) for leaf in leaves(state.params).values()]
         numbers[tie] = [*losses, sum((array**2).sum() for array in arrays)]
     expected = golden("reference_steps", numbers)
@@ -107,8 +107,8 @@ def test_encoders_of_two_ties_start_from_the_same_values(tie):
 
 
 def test_the_salt_redraws_everything_random_and_only_the_salt():
-    replica = make_replica(layers=1)
-    plain, zero, salted = (leaves(replica.init_params(3, *salt)) for salt in ((), (0,), (1,)))
+    trainer = make_trainer(layers=1)
+    plain, zero, salted = (leaves(trainer.init_params(3, *salt)) for salt in ((), (0,), (1,)))
     for path, leaf in plain.items():
         np.testing.assert_array_equal(leaf, zero[path], err_msg=path)
         assert np.array_equal(leaf, salted[path]) == (leaf.std() == 0), path
@@ -120,15 +120,15 @@ def test_the_salt_redraws_everything_random_and_only_the_salt():
 def test_frozen_sources_stay_as_initialised_through_training():
     """No gradient and no weight decay: equal to the bit after three steps; all else moves."""
     config = dataclasses.replace(TRAIN, weight_decay=0.5)
-    replica = make_replica(tie="K=V", frozen=("key",), config=config, layers=1)
-    before = leaves(replica.init_params(0))
-    _, state = train_some(replica, 3)
+    trainer = make_trainer(tie="K=V", frozen=("key",), config=config, layers=1)
+    before = leaves(trainer.init_params(0))
+    _, state = train_some(trainer, 3)
     for path, leaf in leaves(state.params).items():
         assert np.array_equal(leaf, before[path]) == ("attention/key" in path), path
 
 
 def test_only_kernels_decay():
-    mask = leaves(decay_mask(make_replica(scale="learned_per_head").init_params(0), ("query",)))
+    mask = leaves(decay_mask(make_trainer(scale="learned_per_head").init_params(0), ("query",)))
     for path, decays in mask.items():
         assert decays == (path.endswith("kernel") and "attention/query" not in path), path
     assert mask["layer_0/attention/out/kernel"] and mask["readout/kernel"]
@@ -149,10 +149,10 @@ def test_dropout_is_off_at_evaluation_and_on_in_training():
 
 def test_dropout_depends_on_the_seed_and_the_step():
     """The very same parameters and batch: another mask at another step or seed, else none."""
-    replica = make_replica(dropout=0.5, layers=1)
-    batch = replica.task.generate(jax.random.key(0), 8, "train")
-    step = jax.jit(lambda state: replica.train_step(state, batch)[1]["loss"])
-    state = replica.init(0, 1e-2)
+    trainer = make_trainer(dropout=0.5, layers=1)
+    batch = trainer.task.generate(jax.random.key(0), 8, "train")
+    step = jax.jit(lambda state: trainer.train_step(state, batch)[1]["loss"])
+    state = trainer.init(0, 1e-2)
     base = step(state)
     assert step(state) == base
     assert step(state.replace(step=jnp.int32(1))) != base
@@ -194,10 +194,10 @@ def test_padded_tokens_are_seen_by_nobody_else():
     """Outputs at real tokens do not depend on what stands at padded ones, in any layer."""
     module = encoder(positions="sinusoidal")
     variables = initialised(module)
-    padding = jnp.asarray([[True, True, True, False, False]] * 2)
+    valid = jnp.asarray([[True, True, True, False, False]] * 2)
     changed = TOKENS.at[:, 3:].set((TOKENS[:, 3:] + 1) % 7)
     run = functools.partial(module.apply, variables)
-    one, other = run(TOKENS, padding), run(changed, padding)
+    one, other = run(TOKENS, valid), run(changed, valid)
     np.testing.assert_array_equal(one[:, :3], other[:, :3])
     assert not np.allclose(run(TOKENS, None)[:, :3], run(changed, None)[:, :3])
     short = module.apply(variables, TOKENS[:, :3])
@@ -333,12 +333,12 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize("overrides, said", REFUSALS)
-def test_configs_that_cannot_be_are_refused_with_the_reason(overrides, said, unchecked):
+@pytest.mark.parametrize("overrides, message", REFUSALS)
+def test_configs_that_cannot_be_are_refused_with_the_reason(overrides, message, unchecked):
     """One line: the field, what was given, what is allowed."""
     with pytest.raises(ConfigError) as caught:
         dataclasses.replace(SMALL, **overrides)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.field in {field.name for field in dataclasses.fields(ModelConfig)}
 

@@ -104,7 +104,7 @@ def test_what_makes_the_scores_of_equal_queries_and_keys_unsymmetric(options, sy
     alike, k_i^T R_(j-i) k_j = k_j^T R_(i-j) k_i; it only makes the score of a pair depend on how
     far apart the two stand. A learned bias on the signed distance breaks it.
 
-    The scores are the logarithms of the weights up to a constant a row, so that in a symmetric
+    The scores are the logarithms of the weights up to one constant per row, so that in a symmetric
     matrix log w_ij - log w_ji is a difference a_i - a_j: it adds up to zero around triangles. By
     that measure the 2D term, as the next test proves, changes nothing but a bias g(j).
     """

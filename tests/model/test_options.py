@@ -320,7 +320,7 @@ def test_a_preset_sets_tie_and_adapters():
 
 
 @pytest.mark.parametrize(
-    "overrides, said",
+    "overrides, message",
     [
         ({"preset": "goa"}, "preset: given 'goa'; did you mean 'gao'? allowed: courtois, gao"),
         ({"preset": "gao", "tie": "Q=V"}, "tie: given 'Q=V'; preset 'gao' sets it"),
@@ -340,7 +340,7 @@ def test_a_preset_sets_tie_and_adapters():
         ({"positions": "t5"}, "allowed: none, sinusoidal, learned, rotary, relative, alibi"),
     ],
 )
-def test_refusals(overrides, said, unchecked):
+def test_refusals(overrides, message, unchecked):
     with pytest.raises(ConfigError) as caught:
         dataclasses.replace(SMALL, **overrides)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)

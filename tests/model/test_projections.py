@@ -189,7 +189,7 @@ def test_fewer_key_value_heads_are_refused_where_a_tie_needs_as_many(tie):
 
 
 @pytest.mark.parametrize(
-    "tie, heads, kv_heads, frozen, said",
+    "tie, heads, kv_heads, frozen, message",
     [
         ("separate", 4, 3, (), "3 key/value heads do not divide 4 query heads"),
         ("separate", 2, 4, (), "4 key/value heads do not divide 2 query heads"),
@@ -200,10 +200,10 @@ def test_fewer_key_value_heads_are_refused_where_a_tie_needs_as_many(tie):
         ("separate", 4, 4, ("out",), "frozen source 'out'"),
     ],
 )
-def test_refusals_name_the_reason(tie, heads, kv_heads, frozen, said):
+def test_refusals_name_the_reason(tie, heads, kv_heads, frozen, message):
     with pytest.raises(ValueError) as caught:
         check_scheme(Tie.parse(tie), heads, kv_heads, frozen)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("tie", [tie for tie in TIES if "X" in tie])

@@ -14,16 +14,16 @@ from qkv_jax.training.pmap import PmapProgram
 from qkv_jax.training.population import DeviceData, Population
 from qkv_jax.training.single import LoneProgram
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 FIELDS = {"layers": 1, "width": 16, "heads": 2, "dtype": "bfloat16", "implementation": "cudnn"}
 TASK = make_task("reverse", {"length": 4})
-REPLICA = Replica(ModelConfig(**FIELDS), TASK, TrainConfig(steps=2, report_every=1, batch_size=2))
+TRAINER = Trainer(ModelConfig(**FIELDS), TASK, TrainConfig(steps=2, report_every=1, batch_size=2))
 PROGRAMS = {
     "lone": LoneProgram,
     "pmap": PmapProgram,
-    "mesh": lambda replica, data: MeshProgram(replica, data, MeshConfig(data=2)),
-    "population": lambda replica, data: Population(replica, DeviceData(data)),
+    "mesh": lambda trainer, data: MeshProgram(trainer, data, MeshConfig(data=2)),
+    "population": lambda trainer, data: Population(trainer, DeviceData(data)),
 }
 
 pytestmark = pytest.mark.skipif(jax.default_backend() == "gpu", reason="cuDNN may be there")
@@ -31,11 +31,11 @@ pytestmark = pytest.mark.skipif(jax.default_backend() == "gpu", reason="cuDNN ma
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_no_program_is_made_without_cudnn(program, tmp_path):
-    said = "model.implementation: given 'cudnn'; cuDNN needs an NVIDIA GPU, and the platform is cpu"
+    message = "model.implementation: given 'cudnn'; cuDNN needs an NVIDIA GPU, and the platform is cpu"
     with pytest.raises(ConfigError) as refusal:
         make = PROGRAMS[program]
-        train_run(REPLICA, 0, tmp_path / "run", config={"model": FIELDS}, make_program=make)
-    assert str(refusal.value) == said
+        train_run(TRAINER, 0, tmp_path / "run", config={"model": FIELDS}, make_program=make)
+    assert str(refusal.value) == message
     assert not list(tmp_path.iterdir())
 
 
@@ -56,16 +56,16 @@ def test_a_study_says_which_arm_needs_cudnn():
 
 
 @pytest.mark.parametrize(
-    "fields, said",
+    "fields, message",
     [
         ({"dtype": "float32"}, "cuDNN computes in bfloat16, not in float32"),
         ({"width": 12}, "heads whose width is a multiple of 8, not 6"),
     ],
 )
-def test_what_no_cudnn_takes_is_no_config(fields, said):
+def test_what_no_cudnn_takes_is_no_config(fields, message):
     with pytest.raises(ConfigError) as refusal:
         ModelConfig(**FIELDS | fields)
-    assert refusal.value.field == "implementation" and said in str(refusal.value)
+    assert refusal.value.field == "implementation" and message in str(refusal.value)
 
 
 @pytest.mark.parametrize("error", [ConfigError("workdir", "x", "no"), OSError(28, "full")])

@@ -15,8 +15,8 @@ def test_a_link_to_a_disk_that_is_not_there_is_called_so(below, tmp_path):
     folder = tmp_path / f"runs{below}"
     with pytest.raises(ConfigError) as error, folder_lock(folder):
         pass
-    said = f"{tmp_path / 'runs'} is a link to what is not there"
-    assert str(error.value) == f"workdir: given {str(folder)!r}; {said}"
+    message = f"{tmp_path / 'runs'} is a link to what is not there"
+    assert str(error.value) == f"workdir: given {str(folder)!r}; {message}"
 
 
 def test_a_file_is_no_folder_to_write_in(tmp_path):

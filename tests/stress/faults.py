@@ -178,11 +178,11 @@ class Harness:
         return json.loads(answer.read_text())
 
     def expect(self, ended: Ended, code: int, line: str = "") -> None:
-        said = ended.err.strip()
-        assert ended.code == code, f"exit code {ended.code}, not {code}: {said}"
-        assert line in said and (not line or said.count("\n") == 0), f"said {said!r}, not {line!r}"
+        message = ended.err.strip()
+        assert ended.code == code, f"exit code {ended.code}, not {code}: {message}"
+        assert line in message and (not line or message.count("\n") == 0), f"said {message!r}, not {line!r}"
         if code == 0:
-            assert "Traceback" not in said and "warning: checkpoint" not in said, said
+            assert "Traceback" not in message and "warning: checkpoint" not in message, message
 
     def finish(self, case: Case, folder: pathlib.Path, check_only: bool = False) -> None:
         """Runs to the end without a fault; all must be as if there had been none."""

@@ -71,7 +71,7 @@ def make_folder(folder: pathlib.Path, tasks: int, points: int, *, grid: bool, se
                 rows.append({
                     "task": plan.name, "arm": arm.name, "phase": phase, "learning_rate": rate,
                     "seed": run, "status": "done", "metric": "accuracy", "value": value,
-                    "steps": arm.replica.config.steps, "steps_to_solve": float("nan"),
+                    "steps": arm.trainer.train_config.steps, "steps_to_solve": float("nan"),
                     "seconds": 1.5,
                 })  # fmt: skip
                 name = f"{phase}_lr{rate:g}_seed{run}.csv"

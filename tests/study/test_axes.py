@@ -121,7 +121,7 @@ def test_an_entry_with_axes_stands_for_its_grid():
     for plan, (length, width) in zip(study.tasks, [(4, 8), (4, 16), (6, 8), (6, 16)], strict=True):
         assert plan.task.length == length
         assert [arm.name for arm in plan.arms] == ["separate", "copies", "placebo"]
-        assert {arm.replica.model.width for arm in plan.arms} == {width}
+        assert {arm.trainer.model_config.width for arm in plan.arms} == {width}
     tasks = study.describe().tasks
     assert {tasks[cell].family for cell in CELLS} == {"first"}
     assert tasks[CELLS[1]].axes == {"options.length": 4, "model.width": 16}
@@ -231,14 +231,14 @@ def test_the_plan_shows_families_and_their_cells():
 class Scripted(Population):
     """Stands for a population: test scores by rule; None diverges."""
 
-    def __init__(self, rule, replica, data, packing):
-        self.rule, self.replica = rule, replica
+    def __init__(self, rule, trainer, data, packing):
+        self.rule, self.trainer = rule, trainer
 
     def train(self, wave, *, test, on_report, saves):
         finished = []
         for one in wave:
-            copies = str(self.replica.model.ties[0]) == "Q=K=V=X"
-            value = self.rule(copies, self.replica.model.width, one.seed)
+            copies = str(self.trainer.model_config.ties[0]) == "Q=K=V=X"
+            value = self.rule(copies, self.trainer.model_config.width, one.seed)
             lost = value is None and test
             curve = np.full(2, np.nan if lost else 0.5 if value is None else value)
             scores = np.array([0.1, 0.3, 0.5, 0.7]) + curve[-1] - 0.4 if test else None
@@ -341,8 +341,8 @@ def test_references_are_worked_out_once_and_kept(run, tmp_path, monkeypatch):
     run(tmp_path / "study")
     assert [task.length for task in calls] == [4, 6]
     tasks = load_study(tmp_path / "study").record.tasks
-    said = Reference("majority", 0.25, "always the same"), Reference("oracle", 1.0)
-    assert [tasks[cell].references for cell in CELLS] == [said] * 4
+    expected = Reference("majority", 0.25, "always the same"), Reference("oracle", 1.0)
+    assert [tasks[cell].references for cell in CELLS] == [expected] * 4
     run(tmp_path / "study")
     assert len(calls) == 2
 
@@ -350,9 +350,9 @@ def test_references_are_worked_out_once_and_kept(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize("share", [0.3, 0.8])
 def test_an_interrupted_grid_ends_with_equal_tables(run, tmp_path, share):
     """Families, groups and references too; and again when seeds are added."""
-    heard = []
-    run(tmp_path / "whole", listener=heard.append)
-    left = round(share * (len(heard) - 1))
+    reported = []
+    run(tmp_path / "whole", listener=reported.append)
+    left = round(share * (len(reported) - 1))
 
     def interrupt(event):
         nonlocal left

@@ -24,7 +24,7 @@ from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks import make_task
 from qkv_jax.tasks.base import Outcome
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 from tests.support.tiny_study import TINY
 
 SEEDS = 6
@@ -187,9 +187,9 @@ def test_doubt_about_learning_rates_leaves_evidence_open(monkeypatch):
     claims = {"1": {"text": "so.", "evidence": {"one": worse()}}}
     rates = {("a", "tied"): 0.3}
     monkeypatch.setattr(ledger_module.inference, "tuning_regret", lambda sd, *_: np.ones(len(sd)))
-    alike, _ = ledger(claims, SCORES)
+    same, _ = ledger(claims, SCORES)
     differ, _ = ledger(claims, SCORES | {("a", "placebo"): SCORES["a", "separate"]}, rates=rates)
-    assert alike["outcome"][0] == "for"  # both sides chose the same rate
+    assert same["outcome"][0] == "for"  # both sides chose the same rate
     assert differ["outcome"][0] == "open"
 
 
@@ -252,9 +252,9 @@ def measured(trained=None, **model):
     """All measures of a model, `trained` being parameters; of the untrained one by default."""
     task = make_task("reverse", {"length": 6, "test_examples": 64, "validation_examples": 32}, "")
     config = ModelConfig(width=16, heads=2, positions="learned", **model)
-    replica = Replica(config, task, TrainConfig())
-    params = replica.init_params(3) if trained is None else trained(replica.init_params(3))
-    return measure(replica, 3, 0, params, task.load().test, MEASURES)
+    trainer = Trainer(config, task, TrainConfig())
+    params = trainer.init_params(3) if trained is None else trained(trainer.init_params(3))
+    return measure(trainer, 3, 0, params, task.load().test, MEASURES)
 
 
 def test_measures_where_the_answer_is_known():

@@ -137,7 +137,7 @@ def right(path, value):
 
 
 @pytest.mark.parametrize(
-    ("path", "wrong", "said"),
+    ("path", "wrong", "message"),
     [
         (("tasks",), {}, "tasks: given {}; must hold at least one"),
         (("looks",), [], "looks: given []; must hold at least one"),
@@ -153,9 +153,9 @@ def right(path, value):
         (("accepted",), [{"at": "now", "changes": [{}]}], "accepted[0].changes[0].field: given"),
     ],
 )
-def test_what_does_not_belong_together_is_refused(kept, tmp_path, path, wrong, said):
+def test_what_does_not_belong_together_is_refused(kept, tmp_path, path, wrong, message):
     known = changed(kept, path, lambda inner, name: inner.update({name: wrong}))
-    assert said in refusal(known, tmp_path)
+    assert message in refusal(known, tmp_path)
 
 
 def test_numbers_that_json_has_no_word_for_are_read(kept):

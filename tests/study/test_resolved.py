@@ -45,9 +45,9 @@ def test_every_arms_config_is_kept_and_read_back_whole(started):
     workdir, _ = started
     kept = load_study(workdir.path)
     for arm in Study(STUDY).tasks[0].arms:
-        train = as_dict(arm.replica.config)
+        train = as_dict(arm.trainer.train_config)
         del train["learning_rate"]
-        whole = {"model": as_dict(arm.replica.model), "train": train}
+        whole = {"model": as_dict(arm.trainer.model_config), "train": train}
         assert kept.config("one", arm.name) == whole
     resolved = kept.record.tasks["one"].resolved
     assert resolved["copies"] == {"model": {"tie": "copies"}, "train": {"steps": 12}}

@@ -39,7 +39,7 @@ def run(module: str, arguments: list[str]) -> int:
 
 
 def blow(error: BaseException) -> None:
-    """Has the error raised at the first call into a command's own file once it is at the door."""
+    """Has the error raised at the first call into a command's own file once it is running."""
     main = []
 
     def on_progress(frame, event, _):

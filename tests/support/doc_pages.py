@@ -210,8 +210,8 @@ class Reading:
 def write_pretrained(folder: pathlib.Path) -> None:
     """A small BERT of three layers whose tokenizer knows the sentences that commands read."""
     sentences = texts.shakespeare_sentences(500, 0) | texts.shakespeare_sentences(200, 0)
-    said = " ".join(["the cat sat", *sentences.values()]).split()
-    words = list(dict.fromkeys(said))
+    spoken = " ".join(["the cat sat", *sentences.values()]).split()
+    words = list(dict.fromkeys(spoken))
     sizes = {"num_hidden_layers": 3, "max_position_embeddings": 64, "vocab_size": len(words) + 4}
     pretrained_folders.write(folder, pretrained_folders.BERT | sizes)
     pretrained_folders.write_tokenizer(folder, words=words)

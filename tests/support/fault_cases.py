@@ -12,7 +12,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from qkv_jax.runtime.files import LOCK
 from qkv_jax.study.results import load_study
-from qkv_jax.training.checkpoint import Checkpoints, replica_of
+from qkv_jax.training.checkpoint import Checkpoints, trainer_of
 
 TRAIN_CONFIG = """
 from configs import train
@@ -122,8 +122,8 @@ def events_of(content: bytes) -> list[tuple[int, str, float]]:
 
 
 def _checkpoints(folder: pathlib.Path) -> dict[str, str]:
-    replica = replica_of(json.loads((folder / "config.json").read_text()))
-    shapes = jax.eval_shape(lambda: replica.init(0, 0.0))
+    trainer = trainer_of(json.loads((folder / "config.json").read_text()))
+    shapes = jax.eval_shape(lambda: trainer.init(0, 0.0))
     like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
     found = {}
     with Checkpoints(folder / "checkpoints") as checkpoints:

@@ -19,7 +19,7 @@ from qkv_jax.training.mesh import MeshConfig, MeshProgram
 from qkv_jax.training.pmap import PmapProgram
 from qkv_jax.training.single import LoneProgram
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -29,7 +29,7 @@ MODEL = ModelConfig(tie="K=V", layers=1, width=16, heads=4, use_bias=True)
 TASK = make_task("reverse", {"length": 6, "symbols": 8, "test_examples": 100,
                              "validation_examples": 20})  # fmt: skip
 CONFIG = TrainConfig(steps=STEPS, report_every=1, batch_size=16, learning_rate=1e-2)
-REPLICA = Replica(MODEL, TASK, CONFIG)
+TRAINER = Trainer(MODEL, TASK, CONFIG)
 DATA = TASK.load()
 
 # The layouts that are compared with one device.
@@ -40,9 +40,9 @@ LAYOUTS = {
     "mesh, fsdp 2 x tensor 4, rules inner": MeshConfig(fsdp=2, tensor=4, rules="inner"),
 }
 BIG = dataclasses.replace(
-    REPLICA,
-    model=dataclasses.replace(MODEL, remat="dots", scan_layers=True),
-    config=dataclasses.replace(CONFIG, accumulate=2),
+    TRAINER,
+    model_config=dataclasses.replace(MODEL, remat="dots", scan_layers=True),
+    train_config=dataclasses.replace(CONFIG, accumulate=2),
 )
 
 
@@ -79,12 +79,12 @@ def is_used_up(program, state):
 
 def side_by_side():
     """Losses of the seed as one of two replicas, under vmap and under pmap over seeds."""
-    state = REPLICA.init(SEED, CONFIG.learning_rate)
-    other = REPLICA.init(SEED + 1, CONFIG.learning_rate)
+    state = TRAINER.init(SEED, CONFIG.learning_rate)
+    other = TRAINER.init(SEED + 1, CONFIG.learning_rate)
     both = jax.tree.map(lambda a, b: np.stack([a, b]), state, other)
-    schedule = jax.jit(jax.vmap(REPLICA.schedule, in_axes=(0, 0, None)))
-    vmapped = jax.vmap(REPLICA.train, in_axes=(0, 0, None))
-    ways = {"vmap": jax.jit(vmapped), "pmap": jax.pmap(REPLICA.train, in_axes=(0, 0, None))}
+    schedule = jax.jit(jax.vmap(TRAINER.schedule, in_axes=(0, 0, None)))
+    vmapped = jax.vmap(TRAINER.train, in_axes=(0, 0, None))
+    ways = {"vmap": jax.jit(vmapped), "pmap": jax.pmap(TRAINER.train, in_axes=(0, 0, None))}
     found = {}
     for name, train in ways.items():
         states, losses = both, []
@@ -111,21 +111,21 @@ def restored(folder, programs, start):
 
 
 def main(folder):
-    by_leaf = dataclasses.replace(REPLICA, moments="by_leaf")
-    programs = {"jit, one device": LoneProgram(REPLICA, DATA)}
+    by_leaf = dataclasses.replace(TRAINER, moments="by_leaf")
+    programs = {"jit, one device": LoneProgram(TRAINER, DATA)}
     programs["jit, moments by leaf"] = LoneProgram(by_leaf, DATA)
     programs["pmap, data 8"] = PmapProgram(by_leaf, DATA)
     for name, config in LAYOUTS.items():
-        programs[name] = MeshProgram(REPLICA, DATA, config)
+        programs[name] = MeshProgram(TRAINER, DATA, config)
     name = "mesh, data 2 x fsdp 4, remat, scan, accumulate"
     programs[name] = MeshProgram(BIG, DATA, MeshConfig(data=2, fsdp=4))
-    losses, scores, layouts, joined = side_by_side(), {}, {}, REPLICA.init(SEED, 1e-2)
+    losses, scores, layouts, joined = side_by_side(), {}, {}, TRAINER.init(SEED, 1e-2)
     start = jax.device_get(by_leaf.init(SEED, CONFIG.learning_rate))
     for name, program in programs.items():
         if isinstance(program, MeshProgram):
             state = jax.device_put(start, program.shardings)  # compiling `start` takes long
         else:
-            state = joined if program.replica.moments == "joined" else start
+            state = joined if program.trainer.moments == "joined" else start
         losses[name], state = run(program, state)
         if name in LAYOUTS:
             layouts[name] = described(state)

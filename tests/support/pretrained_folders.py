@@ -131,6 +131,6 @@ def images():
 def token_inputs(config):
     """Tokens [3, 9] and where they are real, with places of padding at the right."""
     rng, lengths = np.random.default_rng(5), np.array([9, 5, 8])
-    padding = np.arange(9)[None, :] < lengths[:, None]
-    ids = np.where(padding, rng.integers(4, 18, (3, 9)), config["pad_token_id"])
-    return ids.astype(np.int32), padding
+    valid = np.arange(9)[None, :] < lengths[:, None]
+    ids = np.where(valid, rng.integers(4, 18, (3, 9)), config["pad_token_id"])
+    return ids.astype(np.int32), valid

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import erf
 
 
-def hidden_states(config, tensors, inputs, padding=None, types=None):
+def hidden_states(config, tensors, inputs, valid=None, types=None):
     """The embeddings and the output of every layer [B, T, D], and the model's output."""
     weights = {name: np.asarray(array, np.float64) for name, array in tensors.items()}
     kind = config["model_type"]
@@ -21,8 +21,8 @@ def hidden_states(config, tensors, inputs, padding=None, types=None):
         split = lambda a: a.reshape(*a.shape[:2], heads, -1).transpose(0, 2, 1, 3)
         q, k, v = (split(linear(name, x)) for name in (query, key, value))
         scores = q @ k.transpose(0, 1, 3, 2) / np.sqrt(q.shape[-1])
-        if padding is not None:
-            scores = np.where(padding[:, None, None, :], scores, -np.inf)
+        if valid is not None:
+            scores = np.where(valid[:, None, None, :], scores, -np.inf)
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         mixed = (scores / scores.sum(-1, keepdims=True)) @ v
         return linear(out, mixed.transpose(0, 2, 1, 3).reshape(x.shape))
@@ -73,9 +73,9 @@ def hidden_states(config, tensors, inputs, padding=None, types=None):
     return states, (norm("layernorm", x) if kind == "vit" else x)
 
 
-def sentence_embeddings(last, padding):
+def sentence_embeddings(last, valid):
     """The mean over real tokens, at unit length."""
-    mean = (last * padding[:, :, None]).sum(1) / padding.sum(1, keepdims=True)
+    mean = (last * valid[:, :, None]).sum(1) / valid.sum(1, keepdims=True)
     return mean / np.linalg.norm(mean, axis=1, keepdims=True)
 
 

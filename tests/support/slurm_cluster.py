@@ -77,8 +77,8 @@ class Cluster:
 
     def jobs(self, *options: str) -> list[tuple[str, str, str]]:
         """Id, state and reason of every job."""
-        said = self("squeue", "-h", "-r", *options, "-o", "%i|%T|%r")
-        return [tuple(line.split("|", 2)) for line in said.splitlines()]
+        answer = self("squeue", "-h", "-r", *options, "-o", "%i|%T|%r")
+        return [tuple(line.split("|", 2)) for line in answer.splitlines()]
 
 
 def impossible() -> str:

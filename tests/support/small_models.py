@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from qkv_jax.study.run import engine
-from qkv_jax.training.checkpoint import Checkpoints, replica_of
+from qkv_jax.training.checkpoint import Checkpoints, trainer_of
 from qkv_jax.training.population import Population
 from tests.support import pretrained_folders
 from tests.support.pretrained_folders import tensors
@@ -25,8 +25,8 @@ def write(folder):
         "model": {"layers": 2, "width": 8, "heads": 2},
         "train": {"steps": 20, "report_every": 10, "batch_size": 8, "learning_rate": 0.01},
     }  # fmt: skip
-    replica = replica_of(values)
-    state = replica.init(0, 0.01)
+    trainer = trainer_of(values)
+    state = trainer.init(0, 0.01)
     (folder / "run").mkdir()
     (folder / "run" / "config.json").write_text(json.dumps(values))
     checkpoints = Checkpoints(folder / "run" / "checkpoints")
@@ -59,10 +59,10 @@ def shared_programs():
     """Studies that are run meanwhile share what they compile: {(program, packing): population}."""
     known = {}
 
-    def population(replica, data, packing):
-        if (replica, packing) not in known:
-            known[replica, packing] = Population(replica, data, packing=packing)
-        return known[replica, packing]
+    def population(trainer, data, packing):
+        if (trainer, packing) not in known:
+            known[trainer, packing] = Population(trainer, data, packing=packing)
+        return known[trainer, packing]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "Population", population)

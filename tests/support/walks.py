@@ -61,5 +61,5 @@ def walked_digits(model, digits="314", **options):
     return walk_through(*model, inputs, tuple(digits), **{"name": "x"} | options)
 
 
-def told(*walks):
+def explained(*walks):
     return explain(Walks("about", list(walks)))

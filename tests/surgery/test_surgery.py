@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from qkv_jax.analysis.layers import Layer, heads, layer_weights
 from qkv_jax.config import ConfigError
-from qkv_jax.interop.pretrained import batches, load_pretrained
+from qkv_jax.interop import pretrained
+from qkv_jax.interop.pretrained import load_pretrained
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.encoder import Encoder
 from qkv_jax.model.positions import rotate
@@ -24,9 +25,9 @@ from qkv_jax.surgery.fit import InputMoments
 from qkv_jax.surgery.impose import METHODS, check, impose, spread, tied
 from qkv_jax.surgery.page import notes
 from qkv_jax.surgery.store import load_tied
-from qkv_jax.survey.activations import Feed
+from qkv_jax.survey.activations import InputBatch
 from qkv_jax.tie import Tie
-from qkv_jax.training.checkpoint import replica_of
+from qkv_jax.training.checkpoint import trainer_of
 from tests.support import commands, small_models
 from tests.support import pretrained_folders as folders
 
@@ -258,7 +259,7 @@ def encoder(**options):
     [("K=V", N), ("Q=K=V", N), ("V=X,Q=K", N), ("copies", N), ("K=V", 1), ("Q=X,K=V", 1)],
 )
 def test_the_tied_model_computes_what_was_imposed(tie, kv_heads):
-    """Tied in one layer, with one leaf a source; the same function as with a leaf a role."""
+    """Tied in one layer, with one leaf per source; the same function as with one leaf per role."""
     model = encoder(use_bias=True, kv_heads=kv_heads)
     tokens = jnp.arange(12).reshape(2, 6) % 10
     variables = model.init(jax.random.key(0), tokens)
@@ -279,7 +280,7 @@ def test_the_tied_model_computes_what_was_imposed(tie, kv_heads):
 
 
 @pytest.mark.parametrize(
-    ("options", "tie", "method", "said"),
+    ("options", "tie", "method", "message"),
     [
         ({"kv_heads": 1}, "Q=K", "fit", "as many key/value heads as query heads, not 1 and 2"),
         ({"frozen": ("value",)}, "K=V", "fit", "frozen source 'value'"),
@@ -292,14 +293,14 @@ def test_the_tied_model_computes_what_was_imposed(tie, kv_heads):
         ({"output_projection": False}, "K=V", "fit", "needs a model with an output projection"),
     ],
 )
-def test_what_cannot_be_is_refused(options, tie, method, said):
+def test_what_cannot_be_is_refused(options, tie, method, message):
     from qkv_jax.model.adapters import Adapters
 
     if "adapters" in options:
         options = options | {"adapters": Adapters(**options["adapters"])}
     with pytest.raises(ConfigError) as refused:
         check(encoder(**options), Tie.parse(tie), (method,))
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert len(METHODS) == 5
 
 
@@ -370,13 +371,13 @@ def test_a_run_is_trained_on_for_as_many_steps_as_asked(place):
     """7, where the run reported every 10: the same parameters as 7 single steps give."""
     edited = model_of_run(place / "run", 0.01)
     _, found = edited.recover({}, 7)
-    replica = replica_of(json.loads((place / "run" / "config.json").read_text()))
-    config = dataclasses.replace(replica.config, steps=7, report_every=1)
-    replica = dataclasses.replace(replica, config=config)
-    data = replica.task.load().train
-    state = replica.init(0, 0.01).replace(params=edited.variables["params"])
-    state = state.replace(opt_state=replica.optimizer.init(state.params))
-    train, schedule = jax.jit(replica.train), jax.jit(replica.schedule)
+    trainer = trainer_of(json.loads((place / "run" / "config.json").read_text()))
+    config = dataclasses.replace(trainer.train_config, steps=7, report_every=1)
+    trainer = dataclasses.replace(trainer, train_config=config)
+    data = trainer.task.load().train
+    state = trainer.init(0, 0.01).replace(params=edited.variables["params"])
+    state = state.replace(opt_state=trainer.optimizer.init(state.params))
+    train, schedule = jax.jit(trainer.train), jax.jit(trainer.schedule)
     for _ in range(7):
         state, _ = train(state, schedule(state.seed, state.step, data), data)
     difference = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), found["params"],
@@ -399,8 +400,8 @@ def test_a_pretrained_model_loses_by_what_is_changed_and_distillation_gives_back
     assert whole.loc[("fit", 0), change] < whole.loc[("average", 0), change]
     rates = json.loads((folder / "surgery.json").read_text())["learning_rate"]
     assert rates == {"average": 1e-3, "fit": 1e-4}  # which is nearer to the original already
-    said = " ".join(out.split())
-    assert "Learning rate of further training: average at 0.001, fit at 0.0001. 0.0 % of" in said
+    message = " ".join(out.split())
+    assert "Learning rate of further training: average at 0.001, fit at 0.0001. 0.0 % of" in message
     # Distillation: the tied model nears the original, which has nothing to learn from itself.
     assert ("original", 40) not in found.index
     assert whole.loc[("average", 40), change] < 0.9 * whole.loc[("average", 0), change]
@@ -411,9 +412,9 @@ def test_a_pretrained_model_loses_by_what_is_changed_and_distillation_gives_back
 def test_the_learning_rate_of_distillation_is_the_best_on_texts_kept_aside(place, monkeypatch):
     """Too large, diverged and too small ones lose, whatever the order."""
     model = load_pretrained(place / "bert")
-    feeds = [Feed(batch.inputs, len(batch.rows), batch.padding)
-             for batch in batches(model, folders.TEXTS * 4, size=8)]  # fmt: skip
-    taught = distillation.Distillation(model.encoder, model.variables, feeds)
+    batches = [InputBatch(batch.inputs, len(batch.rows), batch.valid)
+               for batch in pretrained.batches(model, folders.TEXTS * 4, size=8)]  # fmt: skip
+    taught = distillation.Distillation(model.encoder, model.variables, batches)
     worn = jax.tree.map(lambda leaf: 0.9 * leaf, model.variables)
     monkeypatch.setattr(distillation, "RATES", (1e9, 0.9, 1e-3, 1e-9, float("inf")))
     _, rate = taught.train_at_best_rate(model.encoder, worn, 20)

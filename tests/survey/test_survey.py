@@ -23,7 +23,7 @@ from qkv_jax.study.plan import Study
 from qkv_jax.study.results import load_study
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.survey import texts as survey_texts
-from qkv_jax.survey.activations import Feed, batch_size, gather
+from qkv_jax.survey.activations import InputBatch, batch_size, gather
 from qkv_jax.survey.measure import ALL, KEYS, beside, measure, movements, spectra
 from qkv_jax.survey.quantities import HEAD, PAIRS, QUANTITIES
 from qkv_jax.survey.remarks import number, remarks, select, table
@@ -31,7 +31,7 @@ from qkv_jax.survey.subjects import Subject, of_pretrained
 from qkv_jax.survey.survey import survey
 from qkv_jax.survey.terminal import print_survey
 from qkv_jax.tasks import make_task
-from qkv_jax.training.checkpoint import Checkpoints, replica_of
+from qkv_jax.training.checkpoint import Checkpoints, trainer_of
 from tests.support import commands, pretrained_folders
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ def model(**options):
 
 def figures(encoder, variables, inputs, draws=0):
     rng = np.random.default_rng(0)
-    flows = gather(encoder, variables, [Feed(inputs, len(inputs))], rng, 10_000)
+    flows = gather(encoder, variables, [InputBatch(inputs, len(inputs))], rng, 10_000)
     return measure(layer_weights(encoder, variables), flows, rng, draws)
 
 
@@ -182,15 +182,15 @@ def test_a_change_of_basis_that_leaves_the_model_leaves_what_is_said_to_be_invar
 
 def test_padding_and_rows_that_fill_a_batch_do_not_count():
     encoder, variables, inputs = model()
-    padding = jnp.arange(6)[None, :] < jnp.array([6, 3, 5, 2])[:, None]
-    feeds = [
-        Feed(inputs[:3], 3, padding[:3]),
-        Feed(jnp.repeat(inputs[3:4], 3, 0), 1, jnp.repeat(padding[3:4], 3, 0)),
+    valid = jnp.arange(6)[None, :] < jnp.array([6, 3, 5, 2])[:, None]
+    batches = [
+        InputBatch(inputs[:3], 3, valid[:3]),
+        InputBatch(jnp.repeat(inputs[3:4], 3, 0), 1, jnp.repeat(valid[3:4], 3, 0)),
     ]
     rng = np.random.default_rng(0)
-    together = gather(encoder, variables, feeds, rng, 1000)
+    together = gather(encoder, variables, batches, rng, 1000)
     alone = [
-        gather(encoder, variables, [Feed(inputs[i : i + 1, :n], 1)], rng, 1000)
+        gather(encoder, variables, [InputBatch(inputs[i : i + 1, :n], 1)], rng, 1000)
         for i, n in enumerate((6, 3, 5, 2))
     ]
     for layer, flow in enumerate(together):
@@ -202,7 +202,7 @@ def test_padding_and_rows_that_fill_a_batch_do_not_count():
             np.testing.assert_allclose(means, expected, atol=1e-5)
             even = sum(s * part[layer].uniform[name] for s, part in zip(queries, alone))  # noqa: B905
             assert flow.uniform[name] == pytest.approx(even)
-    few = gather(encoder, variables, feeds, rng, 10)
+    few = gather(encoder, variables, batches, rng, 10)
     rows = {row.tobytes() for row in together[0].x}
     assert few[0].x.shape == (10, 8) and {row.tobytes() for row in few[0].x} <= rows
 
@@ -249,8 +249,8 @@ def test_movement_over_steps():
 
 
 def subject(encoder, variables, inputs, untrained=None, past=None):
-    feeds = [Feed(inputs, len(inputs))]
-    return Subject("a [b]model", "12 examples", encoder, variables, feeds, untrained, "itself",
+    batches = [InputBatch(inputs, len(inputs))]
+    return Subject("a [b]model", "12 examples", encoder, variables, batches, untrained, "itself",
                    past or {})  # fmt: skip
 
 
@@ -265,14 +265,14 @@ def test_the_terminal_says_what_the_figures_say(columns):
     print_survey(console, shown, found)
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= columns and "a [b]model" in text
-    said = " ".join(text.split())
+    printed = " ".join(text.split())
     for line in remarks(found):
-        assert line in said.replace("• ", "")
+        assert line in printed.replace("• ", "")
     cka = select(found.figures, "cka", "XQ")
-    assert f"Q {number(cka['value'].mean())} (" in said
+    assert f"Q {number(cka['value'].mean())} (" in printed
     above = (cka["value"] > cka["null_random_high"]).sum()
-    assert f"{above} of 4 heads above the band" in said
-    assert "W_Q by 0.00, W_K by 1.00, W_V by 0.00" in said
+    assert f"{above} of 4 heads above the band" in printed
+    assert "W_Q by 0.00, W_K by 1.00, W_V by 0.00" in printed
     rows = table(found.figures)
     assert rows[1][1].startswith(number(cka[cka["layer"] == 1]["value"].mean()))
 
@@ -329,8 +329,8 @@ def place(tmp_path_factory):
         "model": {"layers": 2, "width": 8, "heads": 2},
         "train": {"steps": 20, "report_every": 10, "batch_size": 8, "learning_rate": 0.01},
     }  # fmt: skip
-    replica = replica_of(parts)
-    state = jax.jit(replica.init)(0, 0.01)
+    trainer = trainer_of(parts)
+    state = jax.jit(trainer.init)(0, 0.01)
     (folder / "run").mkdir()
     (folder / "run" / "config.json").write_text(json.dumps(parts))
     checkpoints = Checkpoints(folder / "run" / "checkpoints")
@@ -394,9 +394,9 @@ def check_folder(folder, out, sections):
     for suffix in ("svg", "png"):
         files = list((folder / "figures").glob(f"*.{suffix}"))
         assert len(files) == sections and all(file.stat().st_size > 2000 for file in files)
-    said = json.loads((folder / "survey.json").read_text())["remarks"]
+    printed = json.loads((folder / "survey.json").read_text())["remarks"]
     terminal, shown = " ".join(out.split()), " ".join(page.text.split())
-    assert len(said) >= 5 and all(line in terminal and line in shown for line in said)
+    assert len(printed) >= 5 and all(line in terminal and line in shown for line in printed)
     found = pd.read_csv(folder / "figures.csv", dtype={"head": str})
     assert not found.duplicated(KEYS).any() and found["value"].notna().all()
     return found
@@ -453,8 +453,8 @@ def test_a_pretrained_model(command, place):
     check_folder(folder, out, sections=8)
     # Each text with its two special tokens, without padding.
     tokens = sum(len(text.split()) + 2 for text in pretrained_folders.TEXTS)
-    said = f"on 3 texts, {tokens} tokens. 0.0 % of the tokens are unknown to the model's tokenizer."
-    assert said in " ".join(out.split())
+    printed = f"on 3 texts, {tokens} tokens. 0.0 % of the tokens are unknown to the model's tokenizer."
+    assert printed in " ".join(out.split())
 
 
 def words_and(unknown, known):

@@ -29,7 +29,7 @@ from qkv_jax.tasks.splits import held_out_split
 from qkv_jax.tasks.text.tables import read_table
 from qkv_jax.training import costs
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 from tests.support.image_sets import image_set, saved
 
 SOURCES = ("files", "folder", "dataset")  # what fields are called that say where data lie
@@ -50,7 +50,7 @@ def save(place, columns, **features):
     return str(place)
 
 
-# --- one writer a kind: data in a folder, as many bytes of each variant; what makes the task
+# --- one writer per kind: data in a folder, as many bytes of each variant; what makes the task
 
 
 def labelled_rows(variant):
@@ -155,7 +155,7 @@ def test_costs_are_those_of_the_classes_that_there_are_now(kind, tmp_path):
     def params(options):
         model = ModelConfig(layers=1, width=8, heads=2)
         task = make_task(kind, options | {"patch": 4} if kind == "idx" else options)
-        return costs.measure(Replica(model, task, TrainConfig())).params
+        return costs.measure(Trainer(model, task, TrainConfig())).params
 
     source = "folder" if kind == "idx" else "files"
     options = written(kind, source, tmp_path)
@@ -431,8 +431,8 @@ def test_the_share_of_test_images_in_training_is_said(tmp_path):
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(other))
     for limit in (2**30, 1):
         task = make_task("idx", options | {"device_limit_bytes": limit})
-        said = ("2 of 8 test images (25 %) are in the training split as well.",)
-        assert task.notes(task.load()) == said
+        message = ("2 of 8 test images (25 %) are in the training split as well.",)
+        assert task.notes(task.load()) == message
 
 
 def test_the_share_of_test_windows_in_training_is_said(tmp_path):
@@ -489,8 +489,8 @@ def test_images_of_one_class_are_refused(tmp_path):
     options = written("idx", "folder", tmp_path)
     labels = gzip.compress(idx_bytes(np.full(40, 7, np.uint8)))
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(labels)
-    said = "has one label only, 7, in the training set"
-    assert refusal("idx", options) == f"folder: given {str(tmp_path)!r}; {said}"
+    message = "has one label only, 7, in the training set"
+    assert refusal("idx", options) == f"folder: given {str(tmp_path)!r}; {message}"
 
 
 def test_labels_that_no_text_has_are_refused(tmp_path):
@@ -504,7 +504,7 @@ def test_labels_that_no_text_has_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ([("a", "x"), ("b", "y"), ("c", "x")],
          "the test split would be empty: 3 examples of 2 classes, of each of which one is kept for "
@@ -522,11 +522,11 @@ def test_labels_that_no_text_has_are_refused(tmp_path):
         ([(" ", "xy"[i % 2]) for i in range(8)], "all texts of the column 'text' are empty"),
     ],
 )  # fmt: skip
-def test_tables_that_leave_a_split_empty_are_refused_with_the_numbers(rows, said, tmp_path):
+def test_tables_that_leave_a_split_empty_are_refused_with_the_numbers(rows, message, tmp_path):
     """Before a step is taken, in place of a traceback after all of them."""
     path = write_table(tmp_path / "t.csv", rows)
     line = refusal("text_classification", {"files": (path,)})
-    assert line == f"files: given {path!r}; {said}"
+    assert line == f"files: given {path!r}; {message}"
 
 
 def test_images_that_leave_a_split_empty_are_refused_with_the_numbers(tmp_path):
@@ -560,7 +560,7 @@ BITS = [i % 2 for i in range(40)]
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
         ({"text": LISTS, "label": BITS},
          "column 'text' of its train split holds List(Value('string')), not texts"),
@@ -580,14 +580,14 @@ BITS = [i % 2 for i in range(40)]
          "column 'label' of its train split: no label in row 7, but ''"),
     ],
 )  # fmt: skip
-def test_columns_of_something_else_are_refused_with_the_type(columns, said, tmp_path):
+def test_columns_of_something_else_are_refused_with_the_type(columns, message, tmp_path):
     """They would be trained on as Python prints them."""
     place = save(tmp_path / "set", columns)
     options = {"dataset": place, "length": 16}
-    assert refusal("text_classification", options) == f"dataset: given {place!r}; {said}"
-    if "'text'" in said:
+    assert refusal("text_classification", options) == f"dataset: given {place!r}; {message}"
+    if "'text'" in message:
         for kind in ("masked_bytes", "masked_tokens"):
-            assert refusal(kind, options) == f"dataset: given {place!r}; {said}"
+            assert refusal(kind, options) == f"dataset: given {place!r}; {message}"
 
 
 @pytest.mark.parametrize(
@@ -601,7 +601,7 @@ def test_whole_numbers_truth_values_and_odd_words_are_labels(labels, classes, tm
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("text,label\na,x\n".encode("utf-16-le"), "holds a NUL character (is the file UTF-16?) in "
                                                "line 1; save it as UTF-8"),
@@ -613,13 +613,13 @@ def test_whole_numbers_truth_values_and_odd_words_are_labels(labels, classes, tm
         (b"text,label\na,x\nb,nan\n", "line 3: no label, but 'nan'"),
     ],
 )  # fmt: skip
-def test_columns_that_look_right_and_are_not_are_told(content, said, tmp_path):
+def test_columns_that_look_right_and_are_not_are_told(content, message, tmp_path):
     """What a name really is, and which encoding a table is in."""
     path = tmp_path / "t.csv"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         read_table(path, "text", "label")
-    assert str(caught.value) == f"files: given {str(path)!r}; {said}"
+    assert str(caught.value) == f"files: given {str(path)!r}; {message}"
 
 
 def test_texts_cannot_be_their_own_labels(tmp_path):

@@ -139,8 +139,8 @@ def test_a_folder_of_image_files_is_a_data_set(tmp_path, monkeypatch):
     assert (task.labels, task.shape, len(task.load().test["targets"])) == (("a", "b"), (8, 8, 3), 4)
     file = tmp_path / "set" / "test" / "a" / "0.png"
     Image.fromarray(rng.integers(0, 256, (8, 9, 3), np.uint8)).save(file)
-    said = "column 'image' of its test split holds images of several sizes, such as 8 x 8 x 3 and "
-    assert f"; {said}8 x 9 x 3" in refusal(options, "images")
+    message = "column 'image' of its test split holds images of several sizes, such as 8 x 8 x 3 and "
+    assert f"; {message}8 x 9 x 3" in refusal(options, "images")
     file.write_bytes(file.read_bytes()[:40])
     assert "; column 'image' of its test split cannot be read: " in refusal(options, "images")
 
@@ -150,8 +150,8 @@ def test_data_sets_that_are_no_images_are_refused(tmp_path):
     train, *_ = image_set(12, side=8)
     options = saved(tmp_path / "set", train=train)
     given = f"dataset: given {options['dataset']!r}; "
-    said = "dataset: given ''; name a data set of images or their folder"
-    assert refusal({}, "images") == said
+    message = "dataset: given ''; name a data set of images or their folder"
+    assert refusal({}, "images") == message
     assert refusal(options, "images") == f"{given}has neither a test nor a validation split"
     line = refusal(options | {"image_column": "kind"}, "images")
     assert line.startswith(f"{given}column 'kind' of its train split holds ClassLabel(")
@@ -318,8 +318,8 @@ def test_folders_that_cannot_be_are_refused(tmp_path):
     """No name, none there, a file, an empty one, one of other files."""
     place = tmp_path / "idx"
     given = f"folder: given {str(place)!r}; "
-    said = "folder: given ''; name the folder of the images"
-    assert refusal({"folder": ""}) == refusal({}) == said
+    message = "folder: given ''; name the folder of the images"
+    assert refusal({"folder": ""}) == refusal({}) == message
     assert refusal({"folder": str(place)}) == f"{given}no such folder"
     place.mkdir()
     assert refusal({"folder": str(place)}) == f"{given}is empty"
@@ -334,7 +334,7 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         (IMAGES, b"", "is empty"),
         (IMAGES, idx_bytes(np.zeros((40, 8, 8), np.uint8))[:-5],
@@ -353,12 +353,12 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
         (IMAGES, idx_bytes(np.zeros((0, 8, 8), np.uint8)), "holds no examples"),
     ],
 )  # fmt: skip
-def test_damaged_idx_files_are_refused_by_name(name, content, said, tmp_path):
+def test_damaged_idx_files_are_refused_by_name(name, content, message, tmp_path):
     """What is wrong with which file."""
     write_idx(tmp_path)
     (tmp_path / name).write_bytes(content)
     line = refusal({"folder": str(tmp_path)})
-    assert line == f"folder: given {str(tmp_path / name)!r}; {said}"
+    assert line == f"folder: given {str(tmp_path / name)!r}; {message}"
 
 
 def test_idx_sets_at_odds_with_each_other_are_refused(tmp_path):
@@ -368,11 +368,11 @@ def test_idx_sets_at_odds_with_each_other_are_refused(tmp_path):
         write_idx(place)
     write_idx(damaged, zipped=True)
     (sizes / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros((20, 8, 9), np.uint8)))
-    said = "holds images of two sizes: 8 x 8 (train) and 8 x 9 (test)"
-    assert refusal({"folder": str(sizes)}) == f"folder: given {str(sizes)!r}; {said}"
+    message = "holds images of two sizes: 8 x 8 (train) and 8 x 9 (test)"
+    assert refusal({"folder": str(sizes)}) == f"folder: given {str(sizes)!r}; {message}"
     (labels / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(np.arange(20, dtype=np.uint8)))
-    said = "the label 4 is in the test set only"
-    assert refusal({"folder": str(labels)}) == f"folder: given {str(labels)!r}; {said}"
+    message = "the label 4 is in the test set only"
+    assert refusal({"folder": str(labels)}) == f"folder: given {str(labels)!r}; {message}"
     (missing / "t10k-labels-idx1-ubyte").unlink()
     assert refusal({"folder": str(missing)}).endswith("holds no t10k-labels-idx1-ubyte[.gz]")
     file = damaged / f"{IMAGES}.gz"
@@ -384,7 +384,7 @@ def test_idx_sets_at_odds_with_each_other_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"patch": 3}, "patch: given 3; must divide the side, 8"),
         ({"validation_examples": 40},
@@ -396,5 +396,5 @@ def test_idx_sets_at_odds_with_each_other_are_refused(tmp_path):
         ({"prefix": "qmnist-"}, "holds no qmnist-train-images-idx3-ubyte[.gz]"),
     ],
 )  # fmt: skip
-def test_options_that_cannot_be_are_refused(options, said, folder):
-    assert refusal({"folder": str(folder), **options}).endswith(said)
+def test_options_that_cannot_be_are_refused(options, message, folder):
+    assert refusal({"folder": str(folder), **options}).endswith(message)

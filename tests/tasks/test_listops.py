@@ -13,7 +13,7 @@ from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks import Data, make_task
 from qkv_jax.tasks.generated.listops import OPERATORS
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 SPLITS = ("train", "validation", "test")
 WORDS = [*"0123456789", *(f"[{name}" for name in OPERATORS), "]", "<class>", "<pad>"]
@@ -37,7 +37,7 @@ def words(case, split):
     """(words without class token and padding, answer) of every example."""
     _, batch = draw(case, split)
     rows = []
-    columns = [batch[name].tolist() for name in ("inputs", "padding", "targets")]
+    columns = [batch[name].tolist() for name in ("inputs", "valid", "targets")]
     for tokens, real, answer in zip(*columns, strict=True):
         text = [WORDS[token] for token in tokens]
         end = sum(real)
@@ -225,26 +225,26 @@ def test_a_tiny_encoder_learns_from_padded_expressions():
     """Padding mask, class token, training and scores together: better than chance on test."""
     task, batch = draw("default", "train")
     config = TrainConfig(steps=96, report_every=96, batch_size=25)
-    replica = Replica(ModelConfig(layers=1, width=16, heads=2), task, config)
-    state = initial_state(replica, 1e-2)
+    trainer = Trainer(ModelConfig(layers=1, width=16, heads=2), task, config)
+    state = initial_state(trainer, 1e-2)
     schedule = jax.tree.map(lambda x: np.concatenate([x.reshape(16, 25, *x.shape[1:])] * 6), batch)
 
     @jax.jit
     def run(state, test):
-        state, metrics = replica.train(state, schedule, None)
-        return metrics, replica.evaluate(state.params, test)
+        state, metrics = trainer.train(state, schedule, None)
+        return metrics, trainer.evaluate(state.params, test)
 
     metrics, scores = run(state, draw("default", "test")[1])
     assert not metrics["diverged"] and metrics["loss"] < np.log(10)
     assert scores.shape == (SIZE,) and scores.mean() > 0.15
 
 
-def initial_state(replica, rate):
-    """As `Replica.init` has it, but drawn by NumPy: JAX takes longer to compile its own draws than
+def initial_state(trainer, rate):
+    """As `Trainer.init` has it, but drawn by NumPy: JAX takes longer to compile its own draws than
     to train this model."""
     rng = np.random.default_rng(0)
     state = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(replica.init, np.uint32(0), rate)
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(trainer.init, np.uint32(0), rate)
     )
     drawn = lambda x: jnp.asarray(rng.normal(0, 0.2, x.shape) if x.ndim > 1 else x + 1, x.dtype)
     return state.replace(params=jax.tree.map(drawn, state.params), learning_rate=jnp.float32(rate))

@@ -17,7 +17,7 @@ READ = {
     "blank lines": (b"\n \t\nthe cat\n\n", {3: "the cat"}),
     "no end": ("zürich ✓".encode(), {1: "zürich ✓"}),
 }  # fmt: skip
-EMPTY = "is empty; write a text a line"
+EMPTY = "is empty; write one text per line"
 REFUSED = {
     "mark alone": (MARK, EMPTY),
     "nothing": (b"", EMPTY),
@@ -50,12 +50,12 @@ def test_lines_are_those_of_an_editor(case, tmp_path):
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_no_text_is_refused_with_file_and_line(case, tmp_path):
-    content, said = REFUSED[case]
+    content, message = REFUSED[case]
     file = tmp_path / "t.txt"
     file.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         read_texts(file, 9)
-    assert str(caught.value) == f"texts: given {str(file)!r}; {said}"
+    assert str(caught.value) == f"texts: given {str(file)!r}; {message}"
 
 
 def test_a_folder_or_a_lost_file_cannot_be_read(tmp_path):

@@ -19,7 +19,7 @@ from qkv_jax.training.checkpoint import Checkpoints
 from qkv_jax.training.loop import CheckpointPolicy, train_run
 from qkv_jax.training.population import DeviceData, Population, RunSpec
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 pytestmark = pytest.mark.slow
 
@@ -167,7 +167,7 @@ def test_a_population_trains_on_streams(images):
     and gives the same bits again."""
     task = image_task(images, device_limit_bytes=1)
     data = DeviceData(task.load())
-    population = Population(Replica(MODEL, task, TRAIN), data)
+    population = Population(Trainer(MODEL, task, TRAIN), data)
     pair = population.train([RunSpec(1e-2, 0), RunSpec(1e-2, 1)], test=True)
     (alone,) = population.train([RunSpec(1e-2, 1)], test=True)
     assert [done.diverged for done in pair] == [False, False]
@@ -180,12 +180,12 @@ def test_a_lone_run_goes_on_from_its_checkpoint_and_its_place_in_the_data(text, 
     """State and stream of step 2, restored: steps 3 to 6 end in the parameters of the run that was
     not interrupted; from the stream's beginning they would not."""
     task = text_task(text, device_limit_bytes=1)
-    replica = Replica(MODEL, task, dataclasses.replace(TRAIN, learning_rate=1e-2))
+    trainer = Trainer(MODEL, task, dataclasses.replace(TRAIN, learning_rate=1e-2))
     folder = tmp_path / "run"
-    train_run(replica, 5, folder, config={}, keep=CheckpointPolicy((2,)))
+    train_run(trainer, 5, folder, config={}, policy=CheckpointPolicy((2,)))
     checkpoints = Checkpoints(folder / "checkpoints")
-    like = jax.eval_shape(lambda: replica.init(0, 0.0))
-    train, schedule = jax.jit(replica.train), jax.jit(replica.schedule)
+    like = jax.eval_shape(lambda: trainer.init(0, 0.0))
+    train, schedule = jax.jit(trainer.train), jax.jit(trainer.schedule)
 
     def go_on(stream):
         state = checkpoints.restore(like, 2)

@@ -18,7 +18,7 @@ from qkv_jax.tasks.generated.sequences import Reverse
 from qkv_jax.tasks.images.task import stratified_split
 from qkv_jax.tasks.text.masked import read_bytes
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 SPLITS = ("train", "validation", "test")
 NEEDS_FILES = {"idx", "images", "text_classification"}  # their own tests make them
@@ -288,7 +288,7 @@ def test_an_epoch_is_a_permutation(examples, batch_size):
 
 @functools.partial(jax.jit, static_argnums=1)
 def places_of_epochs(first, steps):
-    """Three batches of 3 an epoch, from 10 examples."""
+    """Three batches of 3 per epoch, from 10 examples."""
     return epoch_schedule(jax.random.key(1), first, steps, 3, 10)
 
 
@@ -321,7 +321,7 @@ def test_batches_depend_on_the_seed_and_the_step_only(kind, masked_bytes, mnist)
     def program(every, steps, tie):
         model = ModelConfig(tie=tie, width=16, heads=2)
         config = TrainConfig(steps=steps, report_every=every, batch_size=4)
-        schedule = jax.jit(Replica(model, task, config).schedule)
+        schedule = jax.jit(Trainer(model, task, config).schedule)
         return lambda seed, first: schedule(np.uint32(seed), np.int32(first), data.train)
 
     def equal(some, others):
@@ -400,14 +400,14 @@ def test_unreadable_empty_and_short_texts_are_refused_by_name(tmp_path):
     empty.write_bytes(b"")
     short.write_bytes(b"abc")
     middling.write_bytes(bytes(300))
-    for path, said in [
+    for path, message in [
         (tmp_path / "none", "cannot be read: No such file or directory"),
         (empty, "is empty"),
         (short, "holds 3 bytes; a sequence needs 16"),
     ]:
         with pytest.raises(ConfigError) as refusal:
             read_bytes(path, 16)
-        assert str(refusal.value) == f"files: given {str(path)!r}; {said}"
+        assert str(refusal.value) == f"files: given {str(path)!r}; {message}"
     with pytest.raises(ConfigError, match="middling.*too short: the validation split"):
         make_task("masked_bytes", {"files": (str(middling),), "length": 16}).load()
 

@@ -157,7 +157,7 @@ def test_characters_are_whole_however_a_text_is_cut(chunk, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "said"),
+    ("kind", "options", "message"),
     [
         ("masked_bytes", {"encoding": "utf8"},
          "encoding: given 'utf8'; did you mean 'utf-8'? allowed: bytes"),
@@ -175,8 +175,8 @@ def test_characters_are_whole_however_a_text_is_cut(chunk, monkeypatch):
          "tokenizer: given 'words'; allowed: bytes, bpe"),
     ],
 )  # fmt: skip
-def test_options_that_cannot_be_are_refused(kind, options, said):
-    assert said in refusal(kind, options)
+def test_options_that_cannot_be_are_refused(kind, options, message):
+    assert message in refusal(kind, options)
 
 
 def test_too_few_pairs_for_the_vocabulary_are_refused(tmp_path):
@@ -187,7 +187,7 @@ def test_too_few_pairs_for_the_vocabulary_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("module", "kind", "options", "said"),
+    ("module", "kind", "options", "message"),
     [
         ("tokenizers", "masked_tokens", {},
          "tokenizer: given 'bpe'; needs the package 'tokenizers': pip install -e '.[text]'"),
@@ -195,7 +195,7 @@ def test_too_few_pairs_for_the_vocabulary_are_refused(tmp_path):
          "dataset: given 'imdb'; needs the package 'datasets': pip install -e '.[text]'"),
     ],
 )  # fmt: skip
-def test_missing_packages_are_named(module, kind, options, said, monkeypatch):
+def test_missing_packages_are_named(module, kind, options, message, monkeypatch):
     """One line that says what to install, where an import would have ended in a traceback."""
     train_byte_pairs.cache_clear()
     real = builtins.__import__
@@ -206,7 +206,7 @@ def test_missing_packages_are_named(module, kind, options, said, monkeypatch):
         return real(name, *arguments, **more)
 
     monkeypatch.setattr(builtins, "__import__", no_such)
-    assert refusal(kind, options) == said
+    assert refusal(kind, options) == message
 
 
 # --- tables
@@ -223,7 +223,7 @@ def test_tables_are_read_as_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "is empty"),
         (b"\n \n", "is empty"),
@@ -238,12 +238,12 @@ def test_tables_are_read_as_written(tmp_path):
         (b"text,label\nx,a\ny,a\nz,a\n", "has one label only"),
     ],
 )
-def test_tables_that_cannot_be_are_refused(content, said, tmp_path):
+def test_tables_that_cannot_be_are_refused(content, message, tmp_path):
     """By file and line."""
     path = tmp_path / "t.csv"
     path.write_bytes(content)
     line = refusal("text_classification", {"files": (str(path),)})
-    assert line == f"files: given {str(path)!r}; {said}"
+    assert line == f"files: given {str(path)!r}; {message}"
 
 
 def test_a_label_that_was_never_trained_on_is_refused(tmp_path):
@@ -251,12 +251,12 @@ def test_a_label_that_was_never_trained_on_is_refused(tmp_path):
     rows = reviews(12)
     train, other = (write_table(tmp_path / f"{n}.csv", rows) for n in ("train", "other"))
     strange = write_table(tmp_path / "strange.csv", [*rows, ("hm", "neutral")])
-    for files, said in [
+    for files, message in [
         ((train, strange), "'neutral' is in the test split only"),
         ((train, strange, other), "'neutral' is in the validation split only"),
     ]:
         line = refusal("text_classification", {"files": files})
-        assert line == f"files: given {', '.join(files)!r}; the label {said}"
+        assert line == f"files: given {', '.join(files)!r}; the label {message}"
     listed = {"files": (strange,), "labels": ("negative", "positive")}
     assert refusal("text_classification", listed).endswith("'neutral' is not in `labels`")
     listed = {"files": (train, strange), "labels": ("negative", "neutral", "positive")}
@@ -322,17 +322,17 @@ def test_tokens_are_cut_padded_and_marked(table):
     data, splits = task.load(), task.splits()
     for name, split in data.held_out.items():
         batch = jax.tree.map(np.asarray, split)
-        assert batch["padding"].shape == (len(batch["targets"]), task.max_length)
+        assert batch["valid"].shape == (len(batch["targets"]), task.max_length)
         for i, text in enumerate(splits[name].texts):
             kept = text.encode()[:9]
             expected = list(kept) + [256] * (9 - len(kept))
             assert batch["inputs"][i].tolist() == expected
-            assert batch["padding"][i].tolist() == [True] + [t < 256 for t in expected]
+            assert batch["valid"][i].tolist() == [True] + [t < 256 for t in expected]
             assert task.classes_in_order[batch["targets"][i]] == splits[name].labels[i]
 
 
 def test_batches_are_the_rows_of_the_schedule(table):
-    """Tokens, padding and targets of the training texts that are named; 21 at a time are asked for
+    """Tokens, valid and targets of the training texts that are named; 21 at a time are asked for
     two steps ahead, and every text comes once in them."""
     task = make_task("text_classification", {"files": (table,), "length": 40})
     train = jax.tree.map(jnp.asarray, task.load().train)
@@ -342,7 +342,7 @@ def test_batches_are_the_rows_of_the_schedule(table):
     batch = jax.tree.map(np.asarray, task.batch(train, {"rows": rows[1]}))
     texts = task.splits()["train"]
     for place, row in enumerate(rows[1]):
-        tokens = batch["inputs"][place][batch["padding"][place, 1:]]
+        tokens = batch["inputs"][place][batch["valid"][place, 1:]]
         assert tokens.astype(np.uint8).tobytes().decode() == texts.texts[row]
         assert task.classes_in_order[batch["targets"][place]] == texts.labels[row]
 
@@ -370,7 +370,7 @@ def test_padding_does_not_reach_the_logits(table):
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), **seen)
     draw = np.random.default_rng(0).normal
     variables = jax.tree.map(lambda leaf: draw(size=leaf.shape).astype(np.float32), shapes)
-    junk = jnp.where(batch["padding"][:, 1:], batch["inputs"], 7)
+    junk = jnp.where(batch["valid"][:, 1:], batch["inputs"], 7)
     assert not np.array_equal(junk, batch["inputs"])
     plain = logits(variables, **seen)
     assert plain.shape == (4, 2)
@@ -485,8 +485,8 @@ def test_data_sets_that_cannot_be_are_refused(saved, tmp_path, monkeypatch):
         line = refusal("masked_bytes", {"dataset": name})
         assert line.startswith(f"dataset: given {name!r}; cannot be loaded: ")
     line = refusal("masked_bytes", {"dataset": str(place / "splits"), "text_column": "body"})
-    said = "its train split has no column 'body'; columns: 'text', 'label'"
-    assert line == f"dataset: given {str(place / 'splits')!r}; {said}"
+    message = "its train split has no column 'body'; columns: 'text', 'label'"
+    assert line == f"dataset: given {str(place / 'splits')!r}; {message}"
 
 
 def test_loading_says_nothing_but_the_refusal(tmp_path, monkeypatch, capfd, caplog):
@@ -519,8 +519,8 @@ def test_empty_rows_of_a_data_set_are_refused(column, tmp_path):
     columns[column][1] = None
     datasets.Dataset.from_dict(columns).save_to_disk(str(tmp_path))
     line = refusal("text_classification", {"dataset": str(tmp_path)})
-    said = f"column {column!r} of its train split is empty in row 1"
-    assert line == f"dataset: given {str(tmp_path)!r}; {said}"
+    message = f"column {column!r} of its train split is empty in row 1"
+    assert line == f"dataset: given {str(tmp_path)!r}; {message}"
 
 
 # --- preparation
@@ -560,8 +560,8 @@ def test_reviews_are_labelled_by_the_sign_of_their_rating(tmp_path):
     )
     bad = sdist(tmp_path / "bad.tar.gz", b"1\t2.5\tgood\r\n2\tbad\r\n")
     done = prepared("reviews", f"--sdist={bad}", f"--out={tmp_path / 'no.tsv'}")
-    said = "line 2 of movieReviewSnippets_GroundTruth.txt is no id, rating and text"
-    assert (done.returncode, done.stderr) == (2, f"error: --sdist: given {str(bad)!r}; {said}\n")
+    message = "line 2 of movieReviewSnippets_GroundTruth.txt is no id, rating and text"
+    assert (done.returncode, done.stderr) == (2, f"error: --sdist: given {str(bad)!r}; {message}\n")
     assert not (tmp_path / "no.tsv").exists()
 
 
@@ -570,7 +570,7 @@ def test_archives_that_hold_something_else_are_refused(tmp_path):
     other = sdist(tmp_path / "other.tar.gz", b"", inner="notes.txt").read_bytes()
     good = sdist(tmp_path / "good.tar.gz", b"1\t1\tx\n").read_bytes()
     ending = "additional_resources/hutto_ICWSM_2014.tar.gz"
-    for content, said in ((other, f"holds no {ending}"), (b"text", "no whole .tar.gz archive"),
+    for content, message in ((other, f"holds no {ending}"), (b"text", "no whole .tar.gz archive"),
                           (good[:60], "no whole .tar.gz archive")):  # fmt: skip
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             member(content, ending, "sdist")

@@ -16,7 +16,7 @@ import pytest
 from qkv_jax.config import ConfigError
 from qkv_jax.runtime import quiet
 from qkv_jax.training import checkpoint
-from qkv_jax.training.checkpoint import Checkpoints, load_run, replica_of
+from qkv_jax.training.checkpoint import Checkpoints, load_run, trainer_of
 
 VALUES = {
     "task": {"kind": "reverse", "options": {"length": 4}},
@@ -32,8 +32,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unchecked")]
 def run(tmp_path_factory):
     """A run's folder with checkpoints at 0 and 10, and the parameters of both."""
     folder = tmp_path_factory.mktemp("runs") / "one"
-    replica = replica_of(VALUES)
-    shapes = jax.eval_shape(lambda: replica.init(0, 0.1))
+    trainer = trainer_of(VALUES)
+    shapes = jax.eval_shape(lambda: trainer.init(0, 0.1))
     draw = np.random.default_rng(0).standard_normal
     state = jax.tree.map(lambda leaf: draw(leaf.shape).astype(leaf.dtype), shapes)
     with Checkpoints(folder / "checkpoints") as checkpoints:
@@ -148,16 +148,16 @@ def test_folders_that_are_none(folder):
 def test_loading_a_model_leaves_the_process_as_it_was(copy):
     """Its hook, its loggers and their filters."""
     loggers = [absl.logging.get_absl_logger(), logging.getLogger("asyncio")]
-    look = lambda: (sys.unraisablehook, [(list(log.filters), log.disabled) for log in loggers])
-    before = look()
+    hooks = lambda: (sys.unraisablehook, [(list(log.filters), log.disabled) for log in loggers])
+    before = hooks()
     load_run(copy)
-    assert look() == before
+    assert hooks() == before
 
 
 def test_while_checkpoints_are_open_orbax_is_not_heard(copy, monkeypatch):
     """Nor is it of two that are open, whichever is closed first; others are."""
-    heard = []
-    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
     monkeypatch.setattr(quiet, "ORBAX", quiet._Quiet())
     make = lambda error: types.SimpleNamespace(exc_value=error, object=None)  # as Python does
     logger = absl.logging.get_absl_logger()
@@ -166,11 +166,11 @@ def test_while_checkpoints_are_open_orbax_is_not_heard(copy, monkeypatch):
     one, two = (Checkpoints(copy / "checkpoints") for _ in range(2))
     one.close()
     sys.unraisablehook(make(RuntimeError("Event loop is closed")))
-    assert not heard and not logger.filter(record)
+    assert not unraisable and not logger.filter(record)
     sys.unraisablehook(make(ValueError("mine")))
-    assert [str(seen.exc_value) for seen in heard] == ["mine"]
+    assert [str(seen.exc_value) for seen in unraisable] == ["mine"]
     two.close()
-    assert sys.unraisablehook == heard.append
+    assert sys.unraisablehook == unraisable.append
     assert logger.filter(record)
 
 

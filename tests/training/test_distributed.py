@@ -205,16 +205,16 @@ def test_what_one_process_refuses_all_refuse(place):
 SHARES = """
 import json, runpy, sys
 from qkv_jax.runtime import distributed
-from qkv_jax.training.checkpoint import replica_of
+from qkv_jax.training.checkpoint import trainer_of
 from qkv_jax.runtime.devices import use_virtual_devices
 from qkv_jax.training.mesh import MeshConfig, MeshProgram
 config, coordinator, index = sys.argv[1:]
 use_virtual_devices(2)
 distributed.join(distributed.Processes(coordinator, 2, int(index)))
-replica = replica_of(runpy.run_path(config)["get_config"]().to_dict())
-data, found = replica.task.load(), []
+trainer = trainer_of(runpy.run_path(config)["get_config"]().to_dict())
+data, found = trainer.task.load(), []
 for sizes in ((2, 2, 1), (2, 1, 2), (1, 1, 4)):
-    program = MeshProgram(replica, data, MeshConfig(*sizes, rules="replicated"))
+    program = MeshProgram(trainer, data, MeshConfig(*sizes, rules="replicated"))
     found.append(next(program.stream(0))["windows"].tolist())
 print(json.dumps(found))
 distributed.leave()
@@ -263,18 +263,18 @@ def test_one_process_is_all_processes():
 def test_what_the_disk_refuses_is_shared_as_what_a_config_does_is(error, monkeypatch):
     """The process that it happens to tells the others, and raises it; they raise a line of their
     own, instead of waiting for it at the next step. Anything else is told to nobody."""
-    told = []
-    monkeypatch.setattr(distributed, "any_process", lambda flag: told.append(flag) or True)
+    asked = []
+    monkeypatch.setattr(distributed, "any_process", lambda flag: asked.append(flag) or True)
     with pytest.raises(type(error)) as raised, raise_together("workdir"):
         raise error
-    assert raised.value is error and told == [True]
+    assert raised.value is error and asked == [True]
     another = pytest.raises(ConfigError, match="workdir: given 'refused'; by another process")
     with another, raise_together("workdir"):
         pass
-    assert told == [True, False]
+    assert asked == [True, False]
     with pytest.raises(KeyError), raise_together("workdir"):
         raise KeyError
-    assert len(told) == 2
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(

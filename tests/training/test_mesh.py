@@ -91,8 +91,8 @@ def test_parameters_and_their_moments_are_cut_as_the_rules_say(found):
 
 
 def test_scores_and_initial_values_are_those_of_one_device(found):
-    """A score an example, though 100 examples are no multiple of the mesh; parameters that are born
-    cut have the values of the lone run."""
+    """One score per example, though 100 examples are no multiple of the mesh; parameters that are
+    born cut have the values of the lone run."""
     scores = found["scores"]
     assert len(scores["mesh, fsdp 8"]) == 100
     np.testing.assert_allclose(scores["mesh, fsdp 8"], scores[ALONE], atol=1e-6)

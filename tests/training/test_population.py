@@ -10,11 +10,11 @@ from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks import Data, make_task
 from qkv_jax.training.population import DeviceData, Population, RunSpec, wave_shape
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 
 TASK = make_task("reverse", {"length": 6, "validation_examples": 16, "test_examples": 24})
 CONFIG = TrainConfig(steps=10, report_every=2, batch_size=8)
-REPLICA = Replica(ModelConfig(tie="K=V", layers=1, width=8, heads=2), TASK, CONFIG)
+TRAINER = Trainer(ModelConfig(tie="K=V", layers=1, width=8, heads=2), TASK, CONFIG)
 
 A, B, C = RunSpec(1e-2, seed=0), RunSpec(3e-2, seed=1), RunSpec(1e-3, seed=2)
 MAD = RunSpec(1e30, seed=1)
@@ -27,8 +27,8 @@ def data():
 
 @pytest.fixture(scope="module")
 def population(data):
-    """One replica a device: every test trains its waves on this one, which may trace once only."""
-    return Population(REPLICA, data, packing=1)
+    """One replica per device: every test trains its waves on this one, which may trace once."""
+    return Population(TRAINER, data, packing=1)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_waves_of_any_filling_share_one_trace(population, pair):
 
 def test_a_second_trace_is_refused(data):
     """The assertion that the other tests rest on fires: for another shape of data, and of state."""
-    small = Population(REPLICA, data, packing=1)
+    small = Population(TRAINER, data, packing=1)
     state = small.start([A, B])
     block, _ = data.blocks["validation"][0]
     small._evaluate(state.params, block)
@@ -69,7 +69,7 @@ def test_a_second_trace_is_refused(data):
 def test_populations_count_their_traces_for_themselves(data):
     """A second population of the same program is not blamed for the trace of the first."""
     block, _ = data.blocks["validation"][0]
-    for population in (Population(REPLICA, data, packing=1) for _ in range(2)):
+    for population in (Population(TRAINER, data, packing=1) for _ in range(2)):
         state = population.start([A, B])
         population._evaluate(state.params, block)
 
@@ -105,11 +105,11 @@ def test_a_wave_of_diverged_runs_stops_early(population):
 
 
 def test_curves_and_scores_have_their_lengths(pair, population):
-    """An entry a report; a score an example, without the padding of blocks; `on_report` hears the
-    steps; without `test` there are neither scores nor parameters."""
-    heard = []
-    (untested,) = population.train([B], on_report=heard.append)
-    assert heard == [2, 4, 6, 8, 10]
+    """One entry per report; one score per example, without the padding of blocks; `on_report` is
+    called with the steps; without `test` there are neither scores nor parameters."""
+    reported = []
+    (untested,) = population.train([B], on_report=reported.append)
+    assert reported == [2, 4, 6, 8, 10]
     assert untested.scores is None and untested.params is None
     for done in pair:
         assert done.steps.tolist() == [2, 4, 6, 8, 10]
@@ -125,7 +125,7 @@ def test_values_are_those_of_the_whole_validation_split(pair):
     for done in pair:
         for split, measured in (("validation", done.value[-1]), ("test", done.scores)):
             batch = TASK.load().held_out[split]
-            scores = np.asarray(REPLICA.evaluate(done.params, batch), np.float64)
+            scores = np.asarray(TRAINER.evaluate(done.params, batch), np.float64)
             expected = scores.mean() if split == "validation" else scores
             np.testing.assert_allclose(measured, expected, atol=1e-6)
 
@@ -142,8 +142,8 @@ def test_splits_longer_than_a_block_are_scored_whole(population):
 
 def test_a_population_agrees_with_a_lone_run(pair):
     """To 1e-5 over ten steps: one program for one replica or many."""
-    state = REPLICA.init(A.seed, A.learning_rate)
-    train, schedule, losses = jax.jit(REPLICA.train), jax.jit(REPLICA.schedule), []
+    state = TRAINER.init(A.seed, A.learning_rate)
+    train, schedule, losses = jax.jit(TRAINER.train), jax.jit(TRAINER.schedule), []
     for _ in range(5):
         state, metrics = train(state, schedule(state.seed, state.step, None), None)
         losses.append(float(metrics["loss"]))
@@ -151,8 +151,8 @@ def test_a_population_agrees_with_a_lone_run(pair):
 
 
 def test_packing_several_replicas_on_a_device_changes_nothing(data, pair):
-    """Two replicas a device (vmap inside pmap) agree with one a device to 1e-5, in their order."""
-    packed = Population(REPLICA, data, packing=2)
+    """Two replicas per device (vmap inside pmap) agree with one to 1e-5, in their order."""
+    packed = Population(TRAINER, data, packing=2)
     assert packed.wave_size == 4
     finished = packed.train([A, C, B], test=True)
     for done, alone in ((finished[0], pair[0]), (finished[2], pair[1])):
@@ -169,5 +169,5 @@ def test_the_salt_is_another_draw_of_the_same_program(population, pair):
     np.testing.assert_array_equal(plain.seed, other.seed)
     embedding = lambda state: np.asarray(state.params["stem"]["field_0"]["embedding"])[0, 0]
     assert not np.array_equal(embedding(plain), embedding(other))
-    own = REPLICA.init_params(A.seed)["stem"]["field_0"]["embedding"]
+    own = TRAINER.init_params(A.seed)["stem"]["field_0"]["embedding"]
     np.testing.assert_array_equal(embedding(plain), own)

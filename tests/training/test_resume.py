@@ -25,7 +25,7 @@ from qkv_jax.training.loop import CheckpointPolicy, train_run
 from qkv_jax.training.population import DeviceData, Population, RunSpec
 from qkv_jax.training.single import LoneProgram
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 from qkv_jax.training.wave_checkpoints import WaveSaves
 from tests.support.fault_cases import events_of
 
@@ -34,51 +34,51 @@ pytestmark = pytest.mark.slow
 MODEL = ModelConfig(tie="K=V", layers=1, width=8, heads=2)
 TRAIN = TrainConfig(steps=12, report_every=2, batch_size=4, learning_rate=1e-2)
 OPTIONS = {"length": 6, "validation_examples": 32, "test_examples": 64}
-KEEP = CheckpointPolicy((4,), every=2, last=2)
+POLICY = CheckpointPolicy((4,), every=2, last=2)
 STEPS = range(2, 12, 2)
 
 
 @pytest.fixture(scope="module", params=["generated", "streamed"])
-def replica(request, tmp_path_factory):
+def trainer(request, tmp_path_factory):
     """A task whose batches are drawn from seed and step, and one that is read through grain."""
     if request.param == "generated":
-        return Replica(MODEL, make_task("reverse", OPTIONS), TRAIN)
+        return Trainer(MODEL, make_task("reverse", OPTIONS), TRAIN)
     file = tmp_path_factory.mktemp("text") / "text"
     file.write_bytes(np.random.default_rng(0).integers(0, 256, 2000, np.uint8).tobytes())
     options = {"files": (str(file),), "length": 8, "device_limit_bytes": 1}
     few = {"validation_examples": 4, "test_examples": 4}
-    return Replica(MODEL, make_task("masked_bytes", options | few), TRAIN)
+    return Trainer(MODEL, make_task("masked_bytes", options | few), TRAIN)
 
 
 @functools.cache
-def program_of(replica):
-    """Compiled once for all runs of a replica."""
-    return LoneProgram(replica, replica.task.load())
+def program_of(trainer):
+    """Compiled once for all runs of a trainer."""
+    return LoneProgram(trainer, trainer.task.load())
 
 
-def train(replica, folder, **options):
+def train(trainer, folder, **options):
     """A run of seed 3 that keeps a few checkpoints."""
-    given = {"config": {"of": "the run"}, "keep": KEEP, **options}
-    return train_run(replica, 3, folder, make_program=lambda *_: program_of(replica), **given)
+    given = {"config": {"of": "the run"}, "policy": POLICY, **options}
+    return train_run(trainer, 3, folder, make_program=lambda *_: program_of(trainer), **given)
 
 
-def stopping_at(step, watch):
+def stopping_at(step, stop_signal):
     """A listener that asks for an end at a step."""
-    return lambda row: watch.stop("enough") if row["step"] == step else None
+    return lambda row: stop_signal.stop("enough") if row["step"] == step else None
 
 
-def stop_at(replica, folder, step, **options):
+def stop_at(trainer, folder, step, **options):
     """Starts a run, or goes on with it, to a step."""
-    watch = StopSignal(**options)
+    stop_signal = StopSignal(**options)
     with pytest.raises(Interrupted, match="enough"):
-        train(replica, folder, watch=watch, on_report=stopping_at(step, watch))
+        train(trainer, folder, stop_signal=stop_signal, on_report=stopping_at(step, stop_signal))
 
 
 @pytest.fixture(scope="module")
-def whole(replica, tmp_path_factory):
+def whole(trainer, tmp_path_factory):
     """A run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    train(replica, folder)
+    train(trainer, folder)
     return folder
 
 
@@ -87,7 +87,7 @@ def events(folder):
     return [event for file in files for event in events_of(file.read_bytes())]
 
 
-def assert_same_run(replica, folder, whole):
+def assert_same_run(trainer, folder, whole):
     """Curve, events, result, the checkpoints that are kept and the parameters in them."""
     for name in ("curve.csv", "result.json", "config.json"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
@@ -96,16 +96,16 @@ def assert_same_run(replica, folder, whole):
     kept = lambda place: sorted(int(path.name) for path in (place / "checkpoints").iterdir())
     assert kept(folder) == kept(whole)
     for step in kept(whole):
-        ours, theirs = load_of(replica, folder, step), load_of(replica, whole, step)
+        ours, theirs = load_of(trainer, folder, step), load_of(trainer, whole, step)
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     names = lambda place: {path.name.partition(".tfevents")[0] for path in place.iterdir()}
     assert names(folder) == names(whole)
 
 
-def load_of(replica, folder, step):
+def load_of(trainer, folder, step):
     """All arrays of a checkpoint and its notes."""
     like = jax.tree.map(
-        lambda leaf: np.empty(leaf.shape, leaf.dtype), jax.eval_shape(lambda: replica.init(0, 0.0))
+        lambda leaf: np.empty(leaf.shape, leaf.dtype), jax.eval_shape(lambda: trainer.init(0, 0.0))
     )
     with Checkpoints(folder / "checkpoints") as checkpoints:
         return checkpoints.restore(like, step), _timeless(checkpoints.notes(step))
@@ -119,67 +119,67 @@ def _timeless(notes):
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(replica, whole, tmp_path, step):
+def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(trainer, whole, tmp_path, step):
     """At every report: curve, events, kept checkpoints, parameters, optimiser, result."""
     folder = tmp_path / "run"
-    stop_at(replica, folder, step)
+    stop_at(trainer, folder, step)
     assert not (folder / "result.json").exists() and not (folder / LOCK).exists()
     assert (folder / "curve.csv").read_text().count("\n") == 1 + step // 2
-    train(replica, folder)
-    assert_same_run(replica, folder, whole)
+    train(trainer, folder)
+    assert_same_run(trainer, folder, whole)
 
 
-def test_a_run_may_be_stopped_time_and_again(replica, whole, tmp_path):
+def test_a_run_may_be_stopped_time_and_again(trainer, whole, tmp_path):
     """Before its first step, and after every one of them, saving at each."""
     folder = tmp_path / "run"
-    watch = StopSignal()
-    watch.stop("enough")
+    stop_signal = StopSignal()
+    stop_signal.stop("enough")
     for _ in range(2):  # no step is taken between the two
         with pytest.raises(Interrupted):
-            train(replica, folder, watch=watch)
+            train(trainer, folder, stop_signal=stop_signal)
     for step in STEPS:
-        stop_at(replica, folder, step, save_minutes=0.0)
-    train(replica, folder, watch=StopSignal(save_minutes=0.0))
-    assert_same_run(replica, folder, whole)
+        stop_at(trainer, folder, step, save_minutes=0.0)
+    train(trainer, folder, stop_signal=StopSignal(save_minutes=0.0))
+    assert_same_run(trainer, folder, whole)
 
 
-def test_what_was_written_after_the_checkpoint_is_written_over(replica, whole, tmp_path):
+def test_what_was_written_after_the_checkpoint_is_written_over(trainer, whole, tmp_path):
     """Rows, half a row and events of steps that no checkpoint has: a crash leaves those."""
     folder = tmp_path / "run"
-    stop_at(replica, folder, 6)
+    stop_at(trainer, folder, 6)
     file = folder / "curve.csv"
     file.write_text(file.read_text() + "8,0.5,0.5,0.5\n10,0.5,")
     (old,) = folder.glob("events.out.tfevents.*")
     shutil.copy(old, folder / "events.out.tfevents.9999999999.elsewhere")
     (folder / "checkpoints" / "8.orbax-checkpoint-tmp").mkdir()
-    train(replica, folder)
-    assert_same_run(replica, folder, whole)
+    train(trainer, folder)
+    assert_same_run(trainer, folder, whole)
 
 
-def test_a_finished_run_is_not_run_again(replica, whole):
+def test_a_finished_run_is_not_run_again(trainer, whole):
     """The same call gives the same result and touches nothing; another run is refused by name."""
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
-    heard = []
-    result = train(replica, whole, on_report=heard.append)
-    assert result == json.loads((whole / "result.json").read_text()) and not heard
+    reported = []
+    result = train(trainer, whole, on_report=reported.append)
+    assert result == json.loads((whole / "result.json").read_text()) and not reported
     with pytest.raises(ConfigError, match="seed: given 4; the run in .* has the seed 3"):
-        train_run(replica, 4, whole, config={"of": "the run"})
+        train_run(trainer, 4, whole, config={"of": "the run"})
     with pytest.raises(ConfigError, match="holds another run .its of is 'the run', not 'mine'"):
-        train_run(replica, 3, whole, config={"of": "mine"})
+        train_run(trainer, 3, whole, config={"of": "mine"})
     assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
 
 
-def test_another_run_does_not_go_on_with_this_one(replica, tmp_path):
+def test_another_run_does_not_go_on_with_this_one(trainer, tmp_path):
     """Another seed or config is refused of a run under way as well, which goes on unharmed."""
     folder = tmp_path / "run"
-    stop_at(replica, folder, 4)
+    stop_at(trainer, folder, 4)
     with pytest.raises(ConfigError, match="seed: given 4; the run in .* has the seed 3"):
-        train_run(replica, 4, folder, config={"of": "the run"})
+        train_run(trainer, 4, folder, config={"of": "the run"})
     with pytest.raises(ConfigError, match="holds another run"):
-        train_run(replica, 3, folder, config={"of": "mine"})
+        train_run(trainer, 3, folder, config={"of": "mine"})
     (folder / "config.json").write_text('{"of": ')
     with pytest.raises(ConfigError, match="config.json: given 'damaged JSON'"):
-        train(replica, folder)
+        train(trainer, folder)
 
 
 def damage(file, how):
@@ -190,15 +190,15 @@ def damage(file, how):
 
 @pytest.mark.parametrize("how", ["cut", "gone"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
-    replica, whole, tmp_path, how, capfd
+    trainer, whole, tmp_path, how, capfd
 ):
     """One of its files, every second one in turn, the others in the other way: either it does not
     matter, or one line on stderr names the checkpoint and the run goes on from the one before;
     never does it end otherwise."""
     start = tmp_path / "start"
-    stop_at(replica, start, 8, save_minutes=0.0)
+    stop_at(trainer, start, 8, save_minutes=0.0)
     names = [p.relative_to(start) for p in (start / "checkpoints" / "8").rglob("*") if p.is_file()]
-    if isinstance(replica.task, MaskedBytes):  # a few will do
+    if isinstance(trainer.task, MaskedBytes):  # a few will do
         names = [name for name in names if name.name in ("manifest.ocdbt", "metadata")]
     else:
         names = sorted(names)[how == "gone" :: 2]
@@ -207,50 +207,50 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
         folder = pathlib.Path(shutil.copytree(start, tmp_path / str(number)))
         damage(folder / name, how)
         capfd.readouterr()
-        heard = []
-        train(replica, folder, on_report=heard.append)
-        said = capfd.readouterr().err
-        if heard[0]["step"] == 8:
+        reported = []
+        train(trainer, folder, on_report=reported.append)
+        message = capfd.readouterr().err
+        if reported[0]["step"] == 8:
             passed_over += 1
-            assert said.startswith(f"warning: checkpoint {folder}/checkpoints/8 is skipped")
-            assert said.count("\n") == 1
+            assert message.startswith(f"warning: checkpoint {folder}/checkpoints/8 is skipped")
+            assert message.count("\n") == 1
         else:
-            assert heard[0]["step"] == 10 and said == ""
-        assert_same_run(replica, folder, whole)
+            assert reported[0]["step"] == 10 and message == ""
+        assert_same_run(trainer, folder, whole)
     assert passed_over
 
 
-def test_a_checkpoint_of_another_shape_is_passed_over(replica, whole, tmp_path, capfd):
+def test_a_checkpoint_of_another_shape_is_passed_over(trainer, whole, tmp_path, capfd):
     """The last one was saved by a wider model."""
-    wide = dataclasses.replace(replica, model=dataclasses.replace(MODEL, width=16))
+    wide = dataclasses.replace(trainer, model_config=dataclasses.replace(MODEL, width=16))
     stop_at(wide, tmp_path / "wide", 8)
     folder = tmp_path / "run"
-    stop_at(replica, folder, 6)
+    stop_at(trainer, folder, 6)
     shutil.copytree(tmp_path / "wide" / "checkpoints" / "8", folder / "checkpoints" / "8")
-    train(replica, folder)
+    train(trainer, folder)
     assert "checkpoints/8 is skipped" in capfd.readouterr().err
-    assert_same_run(replica, folder, whole)
+    assert_same_run(trainer, folder, whole)
 
 
-def test_a_folder_without_a_good_checkpoint_is_refused(replica, tmp_path):
+def test_a_folder_without_a_good_checkpoint_is_refused(trainer, tmp_path):
     """All damaged, or all gone: it is not started anew over what it holds."""
     folder = tmp_path / "run"
-    stop_at(replica, folder, 6)
+    stop_at(trainer, folder, 6)
     for step in (folder / "checkpoints").iterdir():
         shutil.rmtree(step / "arrays")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     with pytest.raises(ConfigError, match="checkpoints: given .*none of the .* can be restored"):
-        train(replica, folder)
+        train(trainer, folder)
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     shutil.rmtree(folder / "checkpoints")
     with pytest.raises(ConfigError, match="workdir: given .*holds a run without its checkpoints"):
-        train(replica, folder)
+        train(trainer, folder)
 
 
 def test_a_diverging_run_ends_the_same_after_a_stop(tmp_path):
     """It is stopped before the report that tells, and has its last state."""
     config = dataclasses.replace(TRAIN, learning_rate=1e30, report_every=1)
-    mad = Replica(MODEL, make_task("reverse", OPTIONS), config)
+    mad = Trainer(MODEL, make_task("reverse", OPTIONS), config)
     train(mad, tmp_path / "whole")
     stop_at(mad, tmp_path / "run", 1)
     result = train(mad, tmp_path / "run")
@@ -265,11 +265,11 @@ def test_the_newest_and_the_best_stay_and_what_was_asked_for():
     """Of 0, 2, ..., 20 with the best validation at 6: 0, the last, the one asked for, two newest
     of the others, the best; without `every`, no more than was asked for; NaN is never best."""
     rank = {step: -abs(step - 6.0) for step in range(2, 22, 2)} | {4: -np.inf}
-    keep = CheckpointPolicy((10,), every=2, last=2)
-    assert keep.final(range(0, 22, 2), 20, rank.get) == {0, 6, 10, 16, 18, 20}
+    policy = CheckpointPolicy((10,), every=2, last=2)
+    assert policy.final(range(0, 22, 2), 20, rank.get) == {0, 6, 10, 16, 18, 20}
     assert CheckpointPolicy((10,)).final((0, 10, 20), 20, rank.get) == {0, 10, 20}
     assert CheckpointPolicy().final((0, 20), 20, lambda step: -np.inf) == {0, 20}
-    assert keep.final((0,), 20, rank.get) == {0}
+    assert policy.final((0,), 20, rank.get) == {0}
 
 
 def test_a_run_keeps_the_best_of_its_checkpoints(whole):
@@ -286,8 +286,8 @@ def test_a_run_keeps_the_best_of_its_checkpoints(whole):
 def test_checkpoints_between_reports_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="checkpoint_every: given 3; must be a multiple of"):
         train_run(
-            Replica(MODEL, make_task("reverse", OPTIONS), TRAIN), 0, tmp_path / "run", config={},
-            keep=CheckpointPolicy(every=3),
+            Trainer(MODEL, make_task("reverse", OPTIONS), TRAIN), 0, tmp_path / "run", config={},
+            policy=CheckpointPolicy(every=3),
         )  # fmt: skip
 
 
@@ -295,9 +295,9 @@ def test_checkpoints_between_reports_are_refused(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def population(replica):
-    """One replica a device; chex refuses a second trace of its programs, after a restore too."""
-    return Population(replica, DeviceData(replica.task.load()), packing=1)
+def population(trainer):
+    """One replica per device; chex refuses a second trace of its programs, after a restore too."""
+    return Population(trainer, DeviceData(trainer.task.load()), packing=1)
 
 
 WAVE = [RunSpec(1e-2, seed=0), RunSpec(3e-2, seed=1)]
@@ -308,14 +308,14 @@ def undisturbed(population):
     return population.train(WAVE, test=True)
 
 
-def saves_of(folder, watch):
-    return WaveSaves(folder / "waves" / "task" / "arm" / "one", WAVE, watch)
+def saves_of(folder, stop_signal):
+    return WaveSaves(folder / "waves" / "task" / "arm" / "one", WAVE, stop_signal)
 
 
 def stop_wave(population, folder, step, **options):
-    watch = StopSignal(**options)
-    stop = lambda done: watch.stop("enough") if done == step else None
-    with saves_of(folder, watch) as saves, pytest.raises(Interrupted):
+    stop_signal = StopSignal(**options)
+    stop = lambda done: stop_signal.stop("enough") if done == step else None
+    with saves_of(folder, stop_signal) as saves, pytest.raises(Interrupted):
         population.train(WAVE, test=True, on_report=stop, saves=saves)
 
 
@@ -342,9 +342,9 @@ def test_a_wave_that_is_stopped_goes_on_as_if_it_had_not_been(
     """At every report: curves, test scores, parameters of all replicas, without another trace; what
     was kept of it is removed with its folders."""
     stop_wave(population, tmp_path, step)
-    heard = []
-    assert_same_wave(finish_wave(population, tmp_path, heard.append), undisturbed)
-    assert heard == list(range(step + 2, 14, 2))
+    reported = []
+    assert_same_wave(finish_wave(population, tmp_path, reported.append), undisturbed)
+    assert reported == list(range(step + 2, 14, 2))
 
 
 def test_a_wave_may_be_stopped_time_and_again(population, undisturbed, tmp_path):
@@ -361,9 +361,9 @@ def test_a_damaged_checkpoint_of_a_wave_is_passed_over(population, undisturbed, 
     assert sorted(path.name for path in place.iterdir()) == ["4", "6"]
     shutil.copytree(one, other)
     damage(place / "6" / "arrays" / "manifest.ocdbt", "cut")
-    heard = []
-    assert_same_wave(finish_wave(population, one, heard.append), undisturbed)
-    assert heard[0] == 6 and "/6 is skipped and removed" in capfd.readouterr().err
+    reported = []
+    assert_same_wave(finish_wave(population, one, reported.append), undisturbed)
+    assert reported[0] == 6 and "/6 is skipped and removed" in capfd.readouterr().err
     for step in (4, 6):
         damage(saves_of(other, StopSignal()).folder / f"{step}" / "arrays" / "_METADATA", "gone")
     with pytest.raises(ConfigError, match=f"checkpoints: given '{other}.*none of the"):
@@ -386,17 +386,17 @@ def test_time_decides_when_to_save_and_when_to_stop(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     monkeypatch.setattr("time.time", lambda: -1e9 if now[0] < 130 else 1e12)
-    watch = StopSignal(save_minutes=1.0, max_hours=0.05)
-    assert watch.poll() == dataclasses.replace(watch.poll(), save=False, stop=False)
+    stop_signal = StopSignal(save_minutes=1.0, max_hours=0.05)
+    assert stop_signal.poll() == dataclasses.replace(stop_signal.poll(), save=False, stop=False)
     now[0] = 161.0
-    assert watch.poll().save and not watch.poll().stop
-    watch.saved()
-    assert not watch.poll().save
+    assert stop_signal.poll().save and not stop_signal.poll().stop
+    stop_signal.saved()
+    assert not stop_signal.poll().save
     now[0] = 280.0
-    assert watch.poll().stop
-    assert str(watch.interruption()) == "time limit of 0.05 hours reached"
-    watch.stop("too late")
-    assert str(watch.interruption()) == "time limit of 0.05 hours reached"
+    assert stop_signal.poll().stop
+    assert str(stop_signal.interruption()) == "time limit of 0.05 hours reached"
+    stop_signal.stop("too late")
+    assert str(stop_signal.interruption()) == "time limit of 0.05 hours reached"
 
 
 # --- the lock
@@ -424,27 +424,27 @@ def holder(tmp_path):
     process.communicate()
 
 
-def test_a_folder_in_use_is_refused_until_its_owner_is_gone(replica, whole, tmp_path, holder):
+def test_a_folder_in_use_is_refused_until_its_owner_is_gone(trainer, whole, tmp_path, holder):
     """In a line that says which process it is; after kill -9 the lock holds nothing."""
     folder = tmp_path / "run"
-    said = f"in use by process {holder.pid} on .*, since 20.*; wait for it to end"
+    message = f"in use by process {holder.pid} on .*, since 20.*; wait for it to end"
     for _ in range(2):
-        with pytest.raises(ConfigError, match=f"workdir: given .*{said}"):
-            train(replica, folder)
+        with pytest.raises(ConfigError, match=f"workdir: given .*{message}"):
+            train(trainer, folder)
     assert [path.name for path in folder.iterdir()] == [LOCK]
     holder.kill()
     holder.wait()
     assert (folder / LOCK).exists()
-    train(replica, folder)
-    assert_same_run(replica, folder, whole)
+    train(trainer, folder)
+    assert_same_run(trainer, folder, whole)
 
 
 def test_the_lock_is_given_back(tmp_path):
     """Whatever ends its block; nothing is left of it."""
     for _ in range(2):
         with pytest.raises(KeyError), folder_lock(tmp_path):
-            said = f"in use by process {os.getpid()} on"
-            with pytest.raises(ConfigError, match=said), folder_lock(tmp_path):
+            message = f"in use by process {os.getpid()} on"
+            with pytest.raises(ConfigError, match=message), folder_lock(tmp_path):
                 pass
             raise KeyError
         assert not list(tmp_path.iterdir())

@@ -20,11 +20,11 @@ from qkv_jax.model.adapters import ADAPTERS, PRESETS
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks import REGISTRY, make_task
 from qkv_jax.tie import Tie
-from qkv_jax.training.checkpoint import replica_of
+from qkv_jax.training.checkpoint import trainer_of
 from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.rules import RULE_SETS, parse_rules, partition
 from qkv_jax.training.state import TrainConfig
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 from tests.support.image_sets import image_set, saved
 
 TREE = {
@@ -50,7 +50,7 @@ def test_the_rules_in_the_docs_cover_the_default_model():
     config = train.get_config()
     config.mesh.update(data=2, fsdp=2, tensor=2, rules=ast.literal_eval(source))
     values = config.to_dict()
-    params = jax.eval_shape(functools.partial(replica_of(values).init_params, 0))
+    params = jax.eval_shape(functools.partial(trainer_of(values).init_params, 0))
     mesh = build(MeshConfig, values["mesh"])
     found = partition(parse_rules(mesh.rules), params, mesh.sizes(8))
     kernel = found["layer_0"]["attention"]["key"]["kernel"]
@@ -159,8 +159,8 @@ def trees(tmp_path_factory):
     tasks = registered_tasks(tmp_path_factory.mktemp("data"))
     reverse = make_task("reverse", {"length": 8})
     cases = [({}, task) for task in tasks] + [(option, reverse) for option in option_sets()]
-    replicas = [Replica(build(ModelConfig, small | o), t, TrainConfig()) for o, t in cases]
-    return [jax.eval_shape(functools.partial(r.init_params, 0)) for r in replicas]
+    trainers = [Trainer(build(ModelConfig, small | o), t, TrainConfig()) for o, t in cases]
+    return [jax.eval_shape(functools.partial(r.init_params, 0)) for r in trainers]
 
 
 @pytest.mark.parametrize("rules", RULE_SETS)
@@ -186,8 +186,8 @@ def test_a_tied_projection_has_one_spec(rules):
     task = make_task("reverse", {"length": 8})
     for tie in Tie.all():
         model = ModelConfig(tie=str(tie), layers=1, width=16, heads=2)
-        replica = Replica(model, task, TrainConfig())
-        params = jax.eval_shape(lambda replica=replica: replica.init_params(0))
+        trainer = Trainer(model, task, TrainConfig())
+        params = jax.eval_shape(lambda trainer=trainer: trainer.init_params(0))
         found = partition(parse_rules(rules), params, {"data": 1, "fsdp": 2, "tensor": 2})
         attention = found["layer_0"]["attention"]
         assert attention.keys() == {*tie.sources, "out"}

@@ -25,21 +25,21 @@ from qkv_jax.training.state import (
     purpose_key,
     rate_schedule,
 )
-from qkv_jax.training.step import Replica
+from qkv_jax.training.step import Trainer
 from tests.support.untied import assert_close, leaves
 
 MODEL = ModelConfig(tie="K=V", layers=1, width=16, heads=2)
 OPTIONS = {"length": 4, "symbols": 4, "validation_examples": 32, "test_examples": 300}
 TRAIN = TrainConfig(steps=10, report_every=1, batch_size=8, learning_rate=1e-2)
-REPLICA = Replica(MODEL, make_task("reverse", OPTIONS), TRAIN)
+TRAINER = Trainer(MODEL, make_task("reverse", OPTIONS), TRAIN)
 SEEDS = (3, 8)
 
 
-def config_of(replica):
+def config_of(trainer):
     return {
         "task": {"kind": "reverse", "options": OPTIONS},
-        "model": as_dict(replica.model),
-        "train": as_dict(replica.config),
+        "model": as_dict(trainer.model_config),
+        "train": as_dict(trainer.train_config),
     }
 
 
@@ -47,22 +47,22 @@ def config_of(replica):
 def finished(tmp_path_factory):
     """A run of 300 steps: its folder, its result, and the program."""
     config = TrainConfig(steps=300, report_every=50, batch_size=32, learning_rate=1e-2)
-    replica = dataclasses.replace(REPLICA, config=config)
+    trainer = dataclasses.replace(TRAINER, train_config=config)
     folder = tmp_path_factory.mktemp("runs") / "deep" / "one"
-    heard = []
+    reported = []
     result = train_run(
-        replica,
+        trainer,
         5,
         folder,
-        config=config_of(replica),
-        keep=CheckpointPolicy((100,)),
-        on_report=heard.append,
+        config=config_of(trainer),
+        policy=CheckpointPolicy((100,)),
+        on_report=reported.append,
     )
-    return folder, result, replica, heard
+    return folder, result, trainer, reported
 
 
 def train(program, state, stack=lambda tree: tree):
-    """Losses [steps, ...] and parameters after all steps of a compiled `Replica.train`."""
+    """Losses [steps, ...] and parameters after all steps of a compiled `Trainer.train`."""
     losses = []
     for step in range(TRAIN.steps):
         state, metrics = program(state, stack(entries(step)), None)
@@ -77,17 +77,17 @@ def entries(step):
 
 @functools.cache
 def _both_seeds():
-    return jax.jit(jax.vmap(lambda seed, step: REPLICA.schedule(seed, step, None)))
+    return jax.jit(jax.vmap(lambda seed, step: TRAINER.schedule(seed, step, None)))
 
 
 @functools.cache
 def initial_states():
-    return [REPLICA.init(seed, TRAIN.learning_rate) for seed in SEEDS]
+    return [TRAINER.init(seed, TRAIN.learning_rate) for seed in SEEDS]
 
 
 @functools.cache
 def lone_runs():
-    program = jax.jit(REPLICA.train)
+    program = jax.jit(TRAINER.train)
     runs = []
     for lane, state in enumerate(initial_states()):
         pick = lambda tree, lane=lane: jax.tree.map(lambda a: a[lane], tree)
@@ -106,7 +106,7 @@ def both_states():
 def test_runs_side_by_side_agree_with_lone_runs(kind):
     """Ten steps of two seeds under vmap and under pmap: losses to 1e-5, parameters as well."""
     mapped = functools.partial({"vmap": jax.vmap, "pmap": jax.pmap}[kind], in_axes=(0, 0, None))
-    program = mapped(REPLICA.train)
+    program = mapped(TRAINER.train)
     losses, params = train(jax.jit(program) if kind == "vmap" else program, both_states())
     assert len(losses) == 10
     for lane, (alone, params_alone) in enumerate(lone_runs()):
@@ -118,10 +118,10 @@ def test_runs_side_by_side_agree_with_lone_runs(kind):
 def test_two_half_batches_with_averaged_gradients_make_one_step_of_the_whole():
     """`axis_name` averages gradients and losses: both devices take the step of the full batch."""
     state = initial_states()[0]
-    batch = REPLICA.task.generate(jax.random.key(0), 8, "train")
-    whole, metrics = jax.jit(REPLICA.train_step)(state, batch)
+    batch = TRAINER.task.generate(jax.random.key(0), 8, "train")
+    whole, metrics = jax.jit(TRAINER.train_step)(state, batch)
     halves = jax.tree.map(lambda a: a.reshape(2, 4, *a.shape[1:]), batch)
-    step = functools.partial(REPLICA.train_step, axis_name="data")
+    step = functools.partial(TRAINER.train_step, axis_name="data")
     parallel = jax.pmap(step, axis_name="data", in_axes=(None, 0))
     split, split_metrics = parallel(state, halves)
     for name, value in metrics.items():
@@ -145,9 +145,9 @@ def test_a_bad_half_batch_is_known_on_all_devices():
     states = jax.tree.map(lambda a: jnp.stack([a, a]), state)
     bad = jax.tree.map(lambda a, b: a.at[1].set(b), states.params["readout"], broken)
     states = states.replace(params={**states.params, "readout": bad})
-    batch = REPLICA.task.generate(jax.random.key(0), 8, "train")
+    batch = TRAINER.task.generate(jax.random.key(0), 8, "train")
     halves = jax.tree.map(lambda a: a.reshape(2, 4, *a.shape[1:]), batch)
-    step = functools.partial(REPLICA.train_step, axis_name="data")
+    step = functools.partial(TRAINER.train_step, axis_name="data")
     after, _ = jax.pmap(step, axis_name="data")(states, halves)
     assert np.asarray(after.diverged).tolist() == [True, True]
     assert not np.asarray(states.diverged).any()
@@ -155,7 +155,7 @@ def test_a_bad_half_batch_is_known_on_all_devices():
 
 def test_the_learning_rate_is_an_array_of_the_state():
     """A grid of rates and seeds shares one trace; the first update is proportional to the rate."""
-    program = jax.jit(chex.assert_max_traces(REPLICA.train, n=1))
+    program = jax.jit(chex.assert_max_traces(TRAINER.train, n=1))
     state = initial_states()[0]
     schedule = jax.tree.map(lambda a: a[0], entries(0))
     moved = {}
@@ -169,10 +169,10 @@ def test_the_learning_rate_is_an_array_of_the_state():
 
 
 def test_a_state_counts_its_steps_and_remembers_divergence():
-    """A loss that is not finite marks the replica for good, even if the next one is finite."""
-    step = jax.jit(REPLICA.train_step)
+    """A loss that is not finite marks the run for good, even if the next one is finite."""
+    step = jax.jit(TRAINER.train_step)
     state = initial_states()[0]
-    batch = REPLICA.task.generate(jax.random.key(0), 8, "train")
+    batch = TRAINER.task.generate(jax.random.key(0), 8, "train")
     for count in (1, 2):
         state, _ = step(state, batch)
         assert int(state.step) == count and not bool(state.diverged)
@@ -257,10 +257,10 @@ def test_frozen_sources_stay_as_initialised():
     """Bit for bit after ten steps with strong decay, while all other kernels move."""
     config = dataclasses.replace(TRAIN, weight_decay=0.5, report_every=10)
     model = dataclasses.replace(MODEL, tie="separate", frozen=("query", "value"))
-    replica = Replica(model, REPLICA.task, config)
-    start = replica.init(0, 1e-2)
-    schedule = jax.jit(replica.schedule)(start.seed, start.step, None)
-    end, _ = jax.jit(replica.train)(start, schedule, None)
+    trainer = Trainer(model, TRAINER.task, config)
+    start = trainer.init(0, 1e-2)
+    schedule = jax.jit(trainer.schedule)(start.seed, start.step, None)
+    end, _ = jax.jit(trainer.train)(start, schedule, None)
     before, after = leaves(start.params), leaves(end.params)
     assert int(end.step) == 10
     for name, leaf in before.items():
@@ -317,12 +317,12 @@ def test_a_tiny_model_learns_to_reverse(finished):
 
 
 def test_a_run_writes_its_curve_events_and_result(finished):
-    """A row a report, equal to what was heard; TensorBoard scalars; result.json as returned."""
-    folder, result, replica, heard = finished
+    """One row per report, equal to what was heard; TensorBoard scalars; result.json as returned."""
+    folder, result, trainer, reported = finished
     curve = pd.read_csv(folder / "curve.csv")
     assert curve.columns.tolist() == ["step", "train_loss", "gradient_norm", "value"]
     assert curve["step"].tolist() == [50, 100, 150, 200, 250, 300]
-    assert curve.to_dict("records") == heard
+    assert curve.to_dict("records") == reported
     assert curve["train_loss"].iloc[-1] < curve["train_loss"].iloc[0]
     assert curve["value"].iloc[-1] == result["validation"]
     (events,) = folder.glob("events.out.tfevents.*")
@@ -330,8 +330,8 @@ def test_a_run_writes_its_curve_events_and_result(finished):
         assert events.read_bytes().count(tag) == 6
     assert json.loads((folder / "result.json").read_text()) == result
     assert result["seed"] == 5 and result["metric"] == "accuracy"
-    fingerprint = replica.task.fingerprint(replica.task.load())
-    assert json.loads((folder / "config.json").read_text()) == config_of(replica) | {
+    fingerprint = trainer.task.fingerprint(trainer.task.load())
+    assert json.loads((folder / "config.json").read_text()) == config_of(trainer) | {
         "data": fingerprint
     }
     assert sorted(int(path.name) for path in (folder / "checkpoints").iterdir()) == [0, 100, 300]
@@ -339,13 +339,13 @@ def test_a_run_writes_its_curve_events_and_result(finished):
 
 def test_checkpoints_hold_the_run_at_their_steps(finished):
     """Step 0 is the untrained model to the bit; the last is the default and gives the result."""
-    folder, result, replica, _ = finished
+    folder, result, trainer, _ = finished
     encoder, variables = load_run(folder, step=0)
-    jax.tree.map(np.testing.assert_array_equal, variables["params"], replica.init_params(5))
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], trainer.init_params(5))
     encoder, variables = load_run(folder)
-    test = replica.task.load().test
+    test = trainer.task.load().test
     logits = encoder.apply(variables, **model_inputs(test))
-    assert np.isclose(float(replica.task.score(logits, test).mean()), result["test"], atol=1e-6)
+    assert np.isclose(float(trainer.task.score(logits, test).mean()), result["test"], atol=1e-6)
     _, middle = load_run(folder, step=100)
     norms = [
         optax.tree.norm(tree["params"]) for tree in (load_run(folder, 0)[1], middle, variables)
@@ -356,18 +356,18 @@ def test_checkpoints_hold_the_run_at_their_steps(finished):
 def test_a_tied_parameter_is_still_tied_after_training_and_restoring(finished):
     """One leaf for key and value before, after, and after the restore; it has moved; and what the
     restored model computes as keys and as values is the same array."""
-    folder, _, replica, _ = finished
+    folder, _, trainer, _ = finished
     encoder, variables = load_run(folder)
     names = set(leaves(variables["params"]))
-    assert names == set(leaves(replica.init_params(5)))
+    assert names == set(leaves(trainer.init_params(5)))
     attention = {name.split("/")[2] for name in names if "/attention/" in name}
     assert attention == {"query", "key", "out"}
     assert not np.allclose(
         variables["params"]["layer_0"]["attention"]["key"]["kernel"],
-        replica.init_params(5)["layer_0"]["attention"]["key"]["kernel"],
+        trainer.init_params(5)["layer_0"]["attention"]["key"]["kernel"],
         atol=1e-2,
     )
-    inputs = model_inputs(replica.task.load().test)
+    inputs = model_inputs(trainer.task.load().test)
     _, seen = encoder.apply(variables, **inputs, mutable=["intermediates"])
     probes = seen["intermediates"]["layer_0"]["attention"]["probes"]
     np.testing.assert_array_equal(probes["key"][0], probes["value"][0])
@@ -377,8 +377,8 @@ def test_a_tied_parameter_is_still_tied_after_training_and_restoring(finished):
 def test_a_run_that_diverges_says_so_and_stops(tmp_path):
     """It ends at the report in which the loss ceased to be finite."""
     config = dataclasses.replace(TRAIN, learning_rate=1e30, steps=50, report_every=5)
-    replica = dataclasses.replace(REPLICA, config=config)
-    result = train_run(replica, 0, tmp_path / "run", config=config_of(replica))
+    trainer = dataclasses.replace(TRAINER, train_config=config)
+    result = train_run(trainer, 0, tmp_path / "run", config=config_of(trainer))
     assert result["status"] == "diverged"
     assert len(pd.read_csv(tmp_path / "run" / "curve.csv")) < 10
 
@@ -387,22 +387,22 @@ def test_a_run_that_diverges_says_so_and_stops(tmp_path):
 def test_checkpoints_between_reports_are_refused(step, tmp_path):
     """Or before the start or after the end; and nothing is written."""
     config = dataclasses.replace(TRAIN, steps=20, report_every=5)
-    replica = dataclasses.replace(REPLICA, config=config)
+    trainer = dataclasses.replace(TRAINER, train_config=config)
     with pytest.raises(ConfigError, match=f"checkpoint_steps: given {step}; must be a multiple"):
-        train_run(replica, 0, tmp_path / "run", config={}, keep=CheckpointPolicy((5, step)))
+        train_run(trainer, 0, tmp_path / "run", config={}, policy=CheckpointPolicy((5, step)))
     assert not (tmp_path / "run").exists()
 
 
 def test_an_occupied_folder_is_refused(finished, tmp_path):
     """A run never writes over another one, or over anything else."""
-    folder, _, replica, _ = finished
+    folder, _, trainer, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     (tmp_path / "file").write_text("mine")
     for occupied, held in (
         (folder, "another run"), (tmp_path, "other files"), (tmp_path / "file", "other files")
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=f"workdir: given .*; holds {held}"):
-            train_run(replica, 0, occupied, config={})
+            train_run(trainer, 0, occupied, config={})
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert (tmp_path / "file").read_text() == "mine"
 

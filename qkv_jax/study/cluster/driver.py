@@ -33,7 +33,7 @@ from qkv_jax.training.population import RunSpec
 
 _POLL = 0.2  # seconds from one question whether to stop to the next
 _STOPS = 1000  # how often a part may be stopped, saving its work, until that counts as failing
-_POLLS_UNTIL_GONE = 2  # looks at a job that is over until rows that are not seen count as not there
+_POLLS_UNTIL_GONE = 2  # polls of a job that is over until rows that are not seen count as not there
 
 
 class Driver:
@@ -41,14 +41,14 @@ class Driver:
 
     Args:
       study: what to run.
-      workdir: an opened `Workdir`, held.
+      workdir: an opened `Workdir`, locked.
       record: as `Workdir.open` returned it.
       launcher: starts jobs.
       command: the command line that runs a part, but for `--part`.
-      watch: says when to stop.
-      hear: is called with this driver after every look at the jobs.
+      stop_signal: says when to stop.
+      on_progress: is called with this driver after every poll of the jobs.
       retries: how often a part that failed is tried again.
-      poll: seconds from one look to the next.
+      poll: seconds from one poll to the next.
     """
 
     def __init__(
@@ -58,27 +58,27 @@ class Driver:
         record: StudyRecord,
         launcher: Launcher,
         command: Sequence[str],
-        watch: StopSignal,
+        stop_signal: StopSignal,
         on_progress: Callable[["Driver"], None] = lambda driver: None,
         retries: int = 2,
         poll: float = 10.0,
     ):
         self.study, self.workdir, self.record = study, workdir, record
         self.launcher, self.command = launcher, list(command)
-        self.watch, self.on_progress = watch, on_progress
+        self.stop_signal, self.on_progress = stop_signal, on_progress
         self.retries, self.poll = retries, poll
         self.jobs = Jobs(workdir.path)
         rows = workdir.runs()
         self.runs = {plan.name: rows[rows["task"] == plan.name] for plan in study.tasks}
-        self.due: dict[str, list[Part]] = {}  # parts that lack runs, by task; absent: look again
-        self._looks: dict[Part, int] = {}
+        self.due: dict[str, list[Part]] = {}  # parts that lack runs, by task; absent: not known
+        self._polls: dict[Part, int] = {}
         self._may_still_finish = True  # that another job than one that has failed will finish a run
 
     def run(self) -> None:
         """Runs what is missing, to the end.
 
         Raises:
-          Interrupted: when the watch says so; jobs go on.
+          Interrupted: when the stop signal says so; jobs go on.
         """
         started, before = time.monotonic(), self.record.seconds or 0.0
         started_at = self.record.started or now_text()
@@ -87,7 +87,7 @@ class Driver:
         try:
             self._adopt()
             while True:
-                self._look()
+                self._poll()
                 self._submit(self._waiting())
                 self.on_progress(self)
                 if not any(self.due.values()):
@@ -113,7 +113,7 @@ class Driver:
         else:
             job.id, job.state, job.log = job_id, "waiting", self.launcher.log(job_id)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         """Takes note of jobs that have started or ended."""
         live = self.jobs.live
         states = self.launcher.states([job.id for job in live.values()]) if live else {}
@@ -132,14 +132,14 @@ class Driver:
 
     def _end(self, part: Part, job: Job, code: int | None) -> None:
         missing = self._read(part)
-        self._looks[part] = self._looks.get(part, 0) + 1
+        self._polls[part] = self._polls.get(part, 0) + 1
         if not missing:
             job.state = "done"
         elif code == STOPPED and job.stops < _STOPS:
             job.state, job.stops = "again", job.stops + 1
         elif code == REFUSED:
             self._refuse(part, job, "the job refuses")
-        elif not code and self._looks[part] < _POLLS_UNTIL_GONE:
+        elif not code and self._polls[part] < _POLLS_UNTIL_GONE:
             return  # on a network's file system rows may show late
         elif job.failures < self.retries:
             job.state, job.failures = "again", job.failures + 1
@@ -147,7 +147,7 @@ class Driver:
             return
         else:
             job.state, job.failures = "failed", job.failures + 1
-        self._looks.pop(part)
+        self._polls.pop(part)
         self.due.pop(part.task, None)
 
     def _read(self, part: Part) -> list[tuple]:
@@ -179,7 +179,7 @@ class Driver:
         ]
         own = PartWorkdir(self.workdir.path, part.task, part.arm)
         try:
-            with own.held():
+            with own.locked():
                 own.append_runs(rows)
         except ConfigError:
             return False  # the scheduler has lost sight of it, but it is alive
@@ -192,8 +192,8 @@ class Driver:
         self.jobs.write()
         file = pathlib.Path(job.log)
         lines = file.read_text(errors="replace").splitlines() if job.log and file.exists() else []
-        said = [line for line in lines if line.strip() and not line.startswith(("$", "exit code"))]
-        raise ConfigError(str(part), what, f"{said[-1] if said else 'it left no log'} ({job.log})")
+        lines = [line for line in lines if line.strip() and not line.startswith(("$", "exit code"))]
+        raise ConfigError(str(part), what, f"{lines[-1] if lines else 'it left no log'} ({job.log})")
 
     def _waiting(self) -> list[Part]:
         """The parts to submit: those that lack runs and have no job."""
@@ -230,10 +230,11 @@ class Driver:
     def _wait(self) -> None:
         until = time.monotonic() + self.poll
         while True:
-            if self.watch.poll().stop:
+            if self.stop_signal.poll().stop:
                 self.jobs.write()
                 raise Interrupted(
-                    f"{self.watch.interruption()}; {len(self.jobs.live)} jobs go on without it"
+                    f"{self.stop_signal.interruption()}; "
+                    f"{len(self.jobs.live)} jobs go on without it"
                 )
             left = until - time.monotonic()
             if left <= 0:

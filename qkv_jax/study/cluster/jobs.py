@@ -1,7 +1,7 @@
 """The jobs of a study on a cluster: what a launcher has to know, and what is kept of them.
 
-`cluster/jobs.json` holds a job a part. It is written by the driver alone, before a submission (with
-the name that the jobs will have) and after it (with their ids), so that a driver that dies in
+`cluster/jobs.json` holds one job per part. It is written by the driver alone, before a submission
+(with the name that the jobs will have) and after it (with their ids), so that a driver that dies in
 between finds its jobs again by their name, and submits nothing twice.
 """
 

@@ -166,12 +166,12 @@ class SlurmLauncher:
         user = str(os.getuid())
         command = ["squeue", "-h", "-r", "-t", "all", "-u", user, "-o", "%i|%T|%j"]
         try:
-            said = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER)
         except subprocess.TimeoutExpired:
             return None
-        if said.returncode:
+        if done.returncode:
             return None
-        return [tuple(line.split("|", 2)) for line in said.stdout.splitlines()]
+        return [tuple(line.split("|", 2)) for line in done.stdout.splitlines()]
 
 
 def _python_path() -> str:

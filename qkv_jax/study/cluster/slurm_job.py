@@ -54,10 +54,10 @@ def _cancelled() -> bool:
     ending, and Slurm would even so queue it again."""
     command = ["squeue", "-h", "-j", os.environ.get("SLURM_JOB_ID", ""), "-o", "%T"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return not said.returncode and said.stdout.strip() != "RUNNING"
+    return not done.returncode and done.stdout.strip() != "RUNNING"
 
 
 def _queued_again() -> bool:

@@ -47,13 +47,13 @@ class ClusterDisplay:
             return
         counts = Counter(job.state for job in driver.jobs.by_part.values())
         due = sum(map(len, driver.due.values())) - len(driver.jobs.live)
-        said = ", ".join(
+        counted = ", ".join(
             f"{count} {what}"
             for what, count in (("parts to submit", due), *sorted(counts.items()))
             if count
         )
         done = sum(len(rows) for rows in driver.runs.values())
-        line = f"{said or 'nothing to submit'}; {done} runs done"
+        line = f"{counted or 'nothing to submit'}; {done} runs done"
         if line != self._last:
             self.console.print(line, highlight=False, soft_wrap=True, markup=False)
             self._last = line

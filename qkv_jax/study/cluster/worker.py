@@ -34,7 +34,7 @@ class PartWorkdir(Workdir):
         self.own = self.path / "parts" / task / arm  # lock, machine, wave under way
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Keeps other jobs of the same arm out, and the driver that would write for it.
 
         Raises:
@@ -59,20 +59,20 @@ class PartWorkdir(Workdir):
         """Nothing: study.json is the driver's."""
 
 
-def run_part(study: Study, path: pathlib.Path, part: Part, watch: StopSignal) -> None:
+def run_part(study: Study, path: pathlib.Path, part: Part, stop_signal: StopSignal) -> None:
     """Runs what is missing of a part of the study in a folder.
 
     Raises:
       ConfigError: if the folder holds another study, its waves are not what these devices make, or
         another process is at it.
-      Interrupted: when the watch says so, all saved.
+      Interrupted: when the stop signal says so, all saved.
     """
     study.find(part.task, part.arm)
     workdir = PartWorkdir(path, part.task, part.arm)
     described = study.describe()
     record = workdir.read_same(described)
     refuse_changes(changes(record, described))
-    with workdir.held():
+    with workdir.locked():
         machine = json_text(as_dict(this_machine()))
         workdir.write(f"parts/{part.task}/{part.arm}/machine.json", machine)
-        Engine(study, workdir, record, lambda event: None, watch).run_part(part)
+        Engine(study, workdir, record, lambda event: None, stop_signal).run_part(part)

@@ -21,7 +21,7 @@ def read_breakdown(task: Task, data: Data, name: str) -> Breakdown | None:
     """How a task tells its test examples apart, or None.
 
     Raises:
-      ConfigError: if there is not one group an example.
+      ConfigError: if there is not one group per example.
     """
     found = task.breakdown({field: jnp.asarray(x) for field, x in data.test.items()})
     if found is None:

@@ -28,15 +28,15 @@ SD_LIMIT = 0.80  # planning uses the upper one-sided limit of the SD at this con
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """Error levels of the current look and of the one after it (k-th look: alpha * 2**-k)."""
+    """Error levels of the current analysis and of the next (k-th analysis: alpha * 2**-k)."""
 
-    look: int
+    analysis: int
     alpha: float
     next_alpha: float
 
     @classmethod
-    def of_look(cls, alpha: float, look: int) -> Level:
-        return cls(look, alpha * 2.0**-look, alpha * 2.0 ** -(look + 1))
+    def of_analysis(cls, alpha: float, analysis: int) -> Level:
+        return cls(analysis, alpha * 2.0**-analysis, alpha * 2.0 ** -(analysis + 1))
 
 
 def t_interval(mean, sd, n, alpha=1 - CONFIDENCE):
@@ -96,7 +96,7 @@ def seeds_to_decide(sd, n, margin, family, alpha) -> str:
     """Seeds at which the simultaneous half-width falls to the margin; "" unknown, ">100" too many.
 
     The SD is taken at its upper 80 % limit, as an SD from a few seeds is as often too small.
-    `alpha` is the level of the next look, `family` the number of arms it is divided by.
+    `alpha` is the level of the next analysis, `family` the number of arms it is divided by.
     """
     if not (n >= 2 and sd > 0 and margin and margin > 0):
         return ""
@@ -125,13 +125,13 @@ def compare_means(values, baseline, *, margin, level, higher_is_better, refuse_e
       values: [A, S] scores; baseline: [S] scores of the baseline at the same seeds, or [A, S] if
         each arm has one of its own.
       margin: equivalence margin in the metric's unit, or None for no equivalence test.
-      level: the `Level` of this look.
+      level: the `Level` of this analysis.
       higher_is_better: direction of the metric.
       refuse_equivalence: [A] bool, arms that may not be called equivalent (see `summary.py`).
 
     Returns:
       dict of [A] arrays: n, delta, sd, delta_low, delta_high, the simultaneous pair (Bonferroni
-      over the A arms at the level of the look), p_value (paired t-test), p_holm, p_equivalence
+      over the A arms at the level of the analysis), p_value (paired t-test), p_holm, p_equivalence
       (two one-sided tests, Schuirmann 1987, after a Holm of their own), seeds_to_decide, verdict.
     """
     values = np.asarray(values, float)
@@ -192,7 +192,7 @@ def compare_means(values, baseline, *, margin, level, higher_is_better, refuse_e
 def compare_solved(solved, baseline, *, level):
     """Exact McNemar tests of "this seed is solved" against the baseline, Holm over the arms.
 
-    Args: solved [A, S] and baseline [S] of 1, 0 or NaN (no run); level: the `Level` of this look.
+    Args: solved [A, S] and baseline [S] of 1, 0 or NaN (no run); level: that of this analysis.
     Returns: dict of [A] arrays n, p_value, p_holm, seeds_to_decide, verdict. The number of seeds
       is where the test would decide if discordant pairs went on coming as they have so far.
     """

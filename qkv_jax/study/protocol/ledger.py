@@ -72,7 +72,7 @@ class _Effect:
     failed: bool = False
     edge: bool = False
     # Why no test could tell, by task; None where one can.
-    alike: list[verdicts.Verdict | None] = dataclasses.field(default_factory=list)
+    untestable: list[verdicts.Verdict | None] = dataclasses.field(default_factory=list)
 
 
 def write_ledger(
@@ -98,7 +98,7 @@ def write_ledger(
     named = [(key, name, e) for key, claim in claims.items() for name, e in claim.evidence.items()]
     sources = _Sources(record, runs, examples, groups, measured)
     effects = [_effect(entry, sources) for *_, entry in named]
-    level = Level.of_look(record.alpha, record.look)
+    level = Level.of_analysis(record.alpha, record.analysis)
     tests = iter(_test([effect for effect in effects if effect.level is None], level))
     rows = [
         _row(key, name, entry, effect, next(tests) if effect.level is None else _check(effect),
@@ -178,7 +178,7 @@ def _add_difference(effect: _Effect, entry: Evidence, name: str, sign: int, sour
     _note_failures(effect, name, pair, sources)
     twins = len({task.program_of(each) for each in pair}) == 1
     lost_both = verdicts.ALL_FAILED if arm.lost and rival.lost else None
-    effect.alike.append(verdicts.SAME_PROGRAM if twins else lost_both)
+    effect.untestable.append(verdicts.SAME_PROGRAM if twins else lost_both)
     effect.error += sum(np.nan_to_num(inference.sampling_error(*part)) ** 2 for part in parts)
     # No doubt where both sides chose alike: what one may have lost, so has the other.
     if not same_rate(arm.rate, rival.rate):
@@ -268,8 +268,8 @@ def _test(effects: list[_Effect], level: Level) -> list[dict]:
         if effect.edge:
             effect.notes.append(Note(What.EDGE_OF_SOME))
             found[i] = verdicts.EDGE
-        if effect.alike and all(effect.alike) and result["n"][i]:
-            found[i] = effect.alike[0]
+        if effect.untestable and all(effect.untestable) and result["n"][i]:
+            found[i] = effect.untestable[0]
             result["seeds_to_decide"][i] = ""
     return [{key: column[i] for key, column in result.items()} for i in range(len(effects))]
 

@@ -77,10 +77,10 @@ def tuning_seeds(record: StudyRecord) -> Sequence[Sequence[int]]:
 
 
 def seeds_by_look(record: StudyRecord) -> Sequence[Sequence[int]]:
-    """The evaluation seeds that each look at the study has added."""
-    looks = record.looks or (len(record.eval_seeds),)
-    starts = (0, *looks[:-1])
-    return [record.eval_seeds[start:end] for start, end in zip(starts, looks, strict=True)]
+    """The evaluation seeds that each interim analysis has added."""
+    sizes = record.looks or (len(record.eval_seeds),)
+    starts = (0, *sizes[:-1])
+    return [record.eval_seeds[start:end] for start, end in zip(starts, sizes, strict=True)]
 
 
 # A stage that repeats is asked again at most so often: for each side of a grid, every extension.

@@ -18,7 +18,7 @@ RUN_COLUMNS = (
 MAX_EXTENSIONS = 2  # rates added on a side of the grid
 
 
-class _Choice(NamedTuple):
+class Choice(NamedTuple):
     learning_rate: float
     edge: str
     mean: float
@@ -34,7 +34,7 @@ class _Run(NamedTuple):
     steps_to_solve: float
 
 
-def _by_arm(record: StudyRecord, runs: pd.DataFrame) -> dict[tuple, list[_Run]]:
+def by_arm(record: StudyRecord, runs: pd.DataFrame) -> dict[tuple, list[_Run]]:
     """Runs by (task, arm, phase); a run that did not finish takes its task's failure value."""
     table: dict[tuple, list[_Run]] = {}
     if runs is None or not len(runs):
@@ -63,7 +63,7 @@ def _grid(task: TaskRecord, tuned: dict[str, list[_Run]]) -> list[float]:
     return sorted(rates)
 
 
-def _choose(task: TaskRecord, arm: str, tuned: list[_Run], grid: list[float]) -> _Choice | None:
+def _choose(task: TaskRecord, arm: str, tuned: list[_Run], grid: list[float]) -> Choice | None:
     """Best rate of one arm: mean, then steps to solve, then the lower rate."""
     sign = -1.0 if task.higher_is_better else 1.0
     budget = task.steps_for(arm)
@@ -84,7 +84,7 @@ def _choose(task: TaskRecord, arm: str, tuned: list[_Run], grid: list[float]) ->
     edge = ""
     if not any(s[4] for s in scores):
         # No rate is better than another, so none is at an edge nor could have been missed.
-        return _Choice(grid[place], edge, best[3], math.inf, best[5])
+        return Choice(grid[place], edge, best[3], math.inf, best[5])
     if len(grid) > 1 and place in (0, len(grid) - 1):
         edge = "low" if place == 0 else "high"
         # A plateau that reaches into the grid (every rate solves the task equally fast) does not
@@ -93,10 +93,10 @@ def _choose(task: TaskRecord, arm: str, tuned: list[_Run], grid: list[float]) ->
         if best[4] and any(s[:2] == best[:2] for s in inner):
             edge = ""
     lead = min((s[0] for s in scores if s is not best), default=math.inf) - best[0]
-    return _Choice(grid[place], edge, best[3], lead, best[5])
+    return Choice(grid[place], edge, best[3], lead, best[5])
 
 
-def _choices(record: StudyRecord, table: dict) -> dict[tuple[str, str], _Choice]:
+def choices(record: StudyRecord, table: dict) -> dict[tuple[str, str], Choice]:
     chosen = {}
     for name, task in record.tasks.items():
         tuned = {arm: table.get((name, arm, "tune"), []) for arm in task.arms}
@@ -116,7 +116,7 @@ def choose_rates(record: StudyRecord, runs: pd.DataFrame) -> pd.DataFrame:
       has been tuned on, else "" (always "" for a grid of one rate); `mean`, the validation mean
       there. Runs that diverged or failed count with the task's failure value.
     """
-    chosen = _choices(record, _by_arm(record, runs))
+    chosen = choices(record, by_arm(record, runs))
     index = pd.MultiIndex.from_tuples(list(chosen), names=["task", "arm"]) if chosen else None
     if index is None:
         index = pd.MultiIndex.from_arrays([[], []], names=["task", "arm"])
@@ -136,7 +136,7 @@ def extension_needed(record: StudyRecord, runs: pd.DataFrame, name: str) -> list
     declared = sorted(float(rate) for rate in task.learning_rates)
     if len(declared) < 2:
         return []
-    table = _by_arm(record, runs)
+    table = by_arm(record, runs)
     tuned = {arm: table.get((name, arm, "tune"), []) for arm in task.arms}
     grid = _grid(task, tuned)
     extra = [rate for rate in grid if not is_among(rate, declared)]

@@ -17,7 +17,7 @@ import pandas as pd
 
 from qkv_jax.study.protocol import inference, verdicts
 from qkv_jax.study.protocol.inference import Level
-from qkv_jax.study.protocol.selection import _by_arm, _Choice, _choices
+from qkv_jax.study.protocol.selection import Choice, by_arm, choices
 from qkv_jax.study.protocol.verdicts import Note, Notes, What
 from qkv_jax.study.rates import same_rate
 from qkv_jax.study.record import StudyRecord
@@ -57,7 +57,7 @@ def summarise(
 
     Evaluates what there is: missing runs leave an arm with fewer seeds (n, and the verdict
     `FEW_SEEDS` under five), an arm without evaluation runs has n = 0, NaN and the verdict
-    `PENDING`. Only runs at the chosen rate and on the seeds of the current look are read.
+    `PENDING`. Only runs at the chosen rate and on the seeds of the current analysis are read.
 
     Args:
       record, runs: study.json and runs.csv.
@@ -67,14 +67,14 @@ def summarise(
     Returns: DataFrame with `COLUMNS`, rows in the order of the study. `sd` is that of the paired
       differences (of the scores in the baseline's row); `ci_*`, `delta_*`, `solve_*` are plain
       95 % intervals, `delta_*_simultaneous` hold for all arms of the task at the level of the
-      look; p_holm and p_equivalence are Holm-adjusted and are to be compared with `alpha_look`.
+      analysis; p_holm and p_equivalence are Holm-adjusted and are to be compared with `alpha_look`.
       `step_time_noise` is how far the placebo's `step_time_ratio` is from the 1 that it must be.
       `seeds_to_decide` is text: "" (does not apply), a number, or ">100". `verdict` is a `Verdict`
       and `note` `Notes`.
     """
-    table = _by_arm(record, runs)
-    chosen = _choices(record, table)
-    level = Level.of_look(record.alpha, record.look)
+    table = by_arm(record, runs)
+    chosen = choices(record, table)
+    level = Level.of_analysis(record.alpha, record.analysis)
     rows = []
     for name in record.tasks:
         rows += _summarise_task(record, name, table, chosen, level, costs, examples)
@@ -82,9 +82,9 @@ def summarise(
 
 
 def evaluations(record: StudyRecord, runs: pd.DataFrame) -> dict[tuple[str, str], Evaluated]:
-    """{(task, arm): the evaluation runs of this look}, as `summarise` reads them."""
-    table = _by_arm(record, runs)
-    chosen = _choices(record, table)
+    """{(task, arm): the evaluation runs of this analysis}, as `summarise` reads them."""
+    table = by_arm(record, runs)
+    chosen = choices(record, table)
     found = {}
     for name, task in record.tasks.items():
         values, _, status, rates = _evaluations(record, name, table, chosen)
@@ -98,7 +98,7 @@ def evaluations(record: StudyRecord, runs: pd.DataFrame) -> dict[tuple[str, str]
 
 
 def seed_scores(record: StudyRecord, runs: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
-    """{task: {arm: [S] scores of the evaluation seeds of this look}}."""
+    """{task: {arm: [S] scores of the evaluation seeds of this analysis}}."""
     scores: dict[str, dict[str, np.ndarray]] = {name: {} for name in record.tasks}
     for (task, arm), evaluated in evaluations(record, runs).items():
         scores[task][arm] = evaluated.values
@@ -116,7 +116,7 @@ def _evaluations(record, name, table, chosen):
         evaluated = table.get((name, arm, "eval"), [])
         # A grid of one rate may skip tuning: then the runs themselves say what was chosen.
         only = {run.learning_rate for run in evaluated} or set(task.learning_rates)
-        fallback = _Choice(only.pop() if len(only) == 1 else math.nan, "", math.nan, math.inf, 1)
+        fallback = Choice(only.pop() if len(only) == 1 else math.nan, "", math.nan, math.inf, 1)
         rates[arm] = chosen.get((name, arm), fallback)
         for run in evaluated:
             if run.seed in seeds and same_rate(run.learning_rate, rates[arm].learning_rate):
@@ -168,7 +168,7 @@ def _summarise_task(record, name, table, chosen, level, costs, examples) -> list
             dict(
                 task=name, arm=arm, tie=entry.tie, role=entry.role, baseline=base,
                 learning_rate=rates[arm].learning_rate, edge=rates[arm].edge,
-                margin=task.outcome.margin, look=level.look, alpha_look=level.alpha, note=Notes(),
+                margin=task.outcome.margin, look=level.analysis, alpha_look=level.alpha,
                 seeds_to_decide="", verdict=verdicts.BASELINE if arm == base else verdicts.PENDING,
                 **{key: column[row] for key, column in columns.items()},
                 **{key: math.nan if cost.get(key) is None else cost[key] for key in COSTS},
@@ -217,11 +217,11 @@ def _compare(record, name, rows, others, rates, values, solved, level, examples,
     if not task.solving:
         own = [rates[rows[row]["arm"]] for row in others]
         # No doubt where both sides chose alike: what one may have lost, so has the other.
-        alike = [same_rate(arm.learning_rate, rates[base].learning_rate) for arm in own]
+        same = [same_rate(arm.learning_rate, rates[base].learning_rate) for arm in own]
         regret, regret_base = (
             inference.tuning_regret(
                 result["sd"], result["n"],
-                np.where(alike, np.inf, [choice.lead for choice in side]),
+                np.where(same, np.inf, [choice.lead for choice in side]),
                 np.array([choice.seeds for choice in side]),
             )
             for side in (own, [rates[base]] * len(own))
@@ -235,12 +235,12 @@ def _compare(record, name, rows, others, rates, values, solved, level, examples,
             result["verdict"][i] = verdicts.UNDECIDED
     pairs = result.pop("n")
     if task.solving:
-        alike = result["verdict"] == verdicts.SAME_SCORES
+        same = result["verdict"] == verdicts.SAME_SCORES
         result.update(inference.compare_solved(solved[others], solved[home], level=level))
         result.pop("n")
-        alike &= result["verdict"] == verdicts.UNDECIDED
-        result["verdict"][alike] = verdicts.SAME_SCORES
-        result["seeds_to_decide"][alike] = ""
+        same &= result["verdict"] == verdicts.UNDECIDED
+        result["verdict"][same] = verdicts.SAME_SCORES
+        result["seeds_to_decide"][same] = ""
     for i, row in enumerate(others):
         rows[row].update({key: column[i] for key, column in result.items()})
         if pairs[i] and (rates[base].edge or rates[rows[row]["arm"]].edge):

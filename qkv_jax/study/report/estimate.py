@@ -20,12 +20,12 @@ _CELLS_LISTED = 24  # of larger grids --plan shows the total only
 _SECONDS_A_STEP, _FLOPS_A_SECOND, _SECONDS_A_COMPILATION = 8e-4, 5e10, 4.0
 
 
-class _Workload:
+class Workload:
     """The share of a study's work that is done, in estimated seconds; grown grids are added."""
 
     def __init__(self, study: Study):
         self.wave_work = {
-            (plan.name, arm.name): _step_seconds(plan, arm) * arm.replica.config.steps
+            (plan.name, arm.name): _step_seconds(plan, arm) * arm.trainer.train_config.steps
             for plan in study.tasks
             for arm in plan.arms
         }
@@ -36,7 +36,7 @@ class _Workload:
             for part in _parts(record, plan)
         )
         self.program = {
-            (plan.name, arm.name): (plan.name, arm.replica)
+            (plan.name, arm.name): (plan.name, arm.trainer)
             for plan in study.tasks
             for arm in plan.arms
         }
@@ -93,9 +93,9 @@ def print_plan(study: Study, console: Console | None = None) -> None:
     table.add_row("all", *_total(list(zip(study.tasks, rows, strict=True))))
     console.print(table)
     console.print(
-        f"Waves of {shape['size']} runs: {shape['devices']} devices × {shape['packing']} a device. "
-        "Programs are what is compiled. Minutes are estimated for two CPU cores; a grid extended "
-        "at its edge adds runs. All runs "
+        f"Waves of {shape['size']} runs: {shape['devices']} devices × {shape['packing']} per "
+        "device. Programs are what is compiled. Minutes are estimated for two CPU cores; a grid "
+        "extended at its edge adds runs. All runs "
         f"together: {_petaflops(record, study):.2g} PFLOP of matrix products. Nothing was started."
     )
     for line in _to_know(study):
@@ -125,11 +125,11 @@ def _plan_row(record: StudyRecord, plan: TaskPlan) -> tuple:
     for part in _parts(record, plan):
         arm = arms[part.arm]
         runs[part.phase] += len(part.keys(record))
-        steps = wave_count(record, [part]) * arm.replica.config.steps
+        steps = wave_count(record, [part]) * arm.trainer.train_config.steps
         seconds += steps * _step_seconds(plan, arm) * record.wave["packing"]
-    programs = len({arm.replica for arm in plan.arms})
+    programs = len({arm.trainer for arm in plan.arms})
     minutes = (seconds + programs * _SECONDS_A_COMPILATION) / 60
-    steps = plan.baseline.replica.config.steps
+    steps = plan.baseline.trainer.train_config.steps
     return len(arms), runs["tune"], runs["eval"], steps, programs, minutes
 
 
@@ -144,8 +144,8 @@ def _step_seconds(plan: TaskPlan, arm) -> float:
 
 
 def _step_flops(plan: TaskPlan, arm) -> float:
-    flops = costs.flops_per_token(arm.replica) * plan.task.max_length
-    return 3 * flops * arm.replica.config.batch_size  # backward costs twice the forward
+    flops = costs.flops_per_token(arm.trainer) * plan.task.max_length
+    return 3 * flops * arm.trainer.train_config.batch_size  # backward costs twice the forward
 
 
 def _petaflops(record: StudyRecord, study: Study) -> float:
@@ -155,6 +155,6 @@ def _petaflops(record: StudyRecord, study: Study) -> float:
         arms = {arm.name: arm for arm in plan.arms}
         for part in _parts(record, plan):
             arm = arms[part.arm]
-            steps = len(part.keys(record)) * arm.replica.config.steps
+            steps = len(part.keys(record)) * arm.trainer.train_config.steps
             total += steps * _step_flops(plan, arm)
     return total / 1e15

@@ -45,15 +45,15 @@ def family_findings(record: StudyRecord, rows: wording.Results) -> list[Finding]
         for kind in ("better", "equivalent", "worse", "undecided", "pending"):
             arms = [a for a in mine if set(counts[a]) == {kind}]
             if arms:
-                said = _SAID[kind].format(base=base)
-                text = f"{prefix}{said} in {_all(cells)}: {formats.join(arms)}."
+                phrase = _PHRASES[kind].format(base=base)
+                text = f"{prefix}{phrase} in {_all(cells)}: {formats.join(arms)}."
                 found.append(Finding(kind, text[0].upper() + text[1:], tuple(arms)))
         mixed = [a for a in mine if len(counts[a]) > 1]
         if mixed:
-            alike: dict[str, list[str]] = {}
+            groups: dict[str, list[str]] = {}
             for arm in sorted(mixed, key=lambda a: -counts[a]["worse"]):
-                alike.setdefault(_spread(counts[arm]), []).append(arm)
-            named = "; ".join(f"{formats.join(arms)} {how}" for how, arms in alike.items())
+                groups.setdefault(_spread(counts[arm]), []).append(arm)
+            named = "; ".join(f"{formats.join(arms)} {how}" for how, arms in groups.items())
             text = f"{prefix}differing between the {cells} cells: {named}."
             found.append(Finding("mixed", text[0].upper() + text[1:], tuple(mixed)))
     for arm in counts:
@@ -66,7 +66,7 @@ def family_findings(record: StudyRecord, rows: wording.Results) -> list[Finding]
     return found
 
 
-_SAID = {
+_PHRASES = {
     "better": "better than {base}", "equivalent": "equivalent to {base}",
     "worse": "worse than {base}", "undecided": "undecided", "pending": "no result",
 }  # fmt: skip
@@ -92,8 +92,8 @@ def _all(cells: int) -> str:
 
 
 def _spread(counter) -> str:
-    parts = [f"{_SAID[k].split(' ')[0] if k != 'pending' else 'no result'} in {counter[k]}"
-             for k in _SAID if counter[k]]  # fmt: skip
+    parts = [f"{_PHRASES[k].split(' ')[0] if k != 'pending' else 'no result'} in {counter[k]}"
+             for k in _PHRASES if counter[k]]  # fmt: skip
     return formats.join(parts)
 
 

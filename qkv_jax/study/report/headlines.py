@@ -60,10 +60,10 @@ def _answer(record, results) -> list[str]:
     if not titles:
         return []
     base = record.baseline
-    said = {"worse": "worse", "better": "better", "equivalent": "equivalent within the margin",
+    words = {"worse": "worse", "better": "better", "equivalent": "equivalent within the margin",
             "undecided": "undecided"}  # fmt: skip
     named = {k: formats.join(wording.places(record, tasks)) for k, tasks in titles.items()}
-    places = formats.join([f"{said[k]} on {text}" for k, text in named.items()])
+    places = formats.join([f"{words[k]} on {text}" for k, text in named.items()])
     if "worse" in titles:
         does = "separate projections do" if base == "separate" else f"“{base}” does"
         start = f"No: three copies of the input do not do all that {does}"
@@ -133,8 +133,8 @@ def _changed_packages(record) -> list[str]:
     names = [n for n in (starts[0] if starts else ()) if len({s.get(n) for s in starts}) > 1]
     if not names:
         return []
-    said = (f"{name} {', then '.join(_in_turn(s.get(name) for s in starts))}" for name in names)
-    return [f"Packages changed while the study was under way: {'; '.join(said)}."]
+    parts = (f"{name} {', then '.join(_in_turn(s.get(name) for s in starts))}" for name in names)
+    return [f"Packages changed while the study was under way: {'; '.join(parts)}."]
 
 
 def _in_turn(versions) -> list[str]:
@@ -146,10 +146,10 @@ def _accepted(record) -> list[str]:
     """Configs that became others, by a default or a version, where going on was asked for."""
     lines = []
     for entry in record.accepted:
-        said = [f"{c.field} was {c.before!r}, then {c.now!r}" for c in entry.changes]
-        more = f"; and {len(said) - _NAMED} more, see study.json" if len(said) > _NAMED else ""
+        parts = [f"{c.field} was {c.before!r}, then {c.now!r}" for c in entry.changes]
+        more = f"; and {len(parts) - _NAMED} more, see study.json" if len(parts) > _NAMED else ""
         lines.append(
             f"From {entry.at} on, models or training were others than before, which was "
-            f"accepted: {'; '.join(said[:_NAMED])}{more}."
+            f"accepted: {'; '.join(parts[:_NAMED])}{more}."
         )
     return lines

@@ -11,7 +11,7 @@ def protocol(record: StudyRecord, runs, results: wording.Results) -> list[str]:
     """The paragraphs of "How this was measured", from the study's own settings and runs."""
     base, tasks = record.baseline, record.tasks
     solving = {task.solving for task in tasks.values()}
-    level = record.alpha * 2.0**-record.look
+    level = record.alpha * 2.0**-record.analysis
     lines = [
         "Tuning. Every arm, the baseline and the placebo included, had the same learning rates on "
         f"the same tuning seeds ({_seeds(record.tune_seeds)}); the rate with the best mean on "
@@ -44,7 +44,7 @@ def protocol(record: StudyRecord, runs, results: wording.Results) -> list[str]:
             "the budget: a seed that never solved the task counts with the whole budget."
         )
     lines.append(
-        f"Interim analyses. This is analysis {record.look}; the k-th tests at α·2⁻ᵏ, here "
+        f"Interim analyses. This is analysis {record.analysis}; the k-th tests at α·2⁻ᵏ, here "
         f"{level:g} (α = {record.alpha:g}), so that seeds may be added later. Simultaneous "
         "intervals hold for all arms of a task at that level."
     )
@@ -91,7 +91,7 @@ def _tuning(record, runs, results, name) -> str:
     if extra:
         text += f", extended by {', '.join(map(wording.rate, extra))}"
     text += f"; {' or '.join(map(str, budget)) or 'no'} tuning runs per arm"
-    text += f"; {task.steps:,} steps a run{_own_steps(task)}"
+    text += f"; {task.steps:,} steps per run{_own_steps(task)}"
     rows = results[name].values()
     at_edge = [row["arm"] for row in rows if row.get("edge")]
     text += f"; at the edge: {formats.join(at_edge)}" if at_edge else "; no arm at the edge"
@@ -117,7 +117,7 @@ def _tuning_of_grid(record, runs, results, tasks) -> str:
     text += f", extended in {extended} of the cells" if extended else ""
     text += f"; {' or '.join(map(str, budget)) or 'no'} tuning runs per arm and cell"
     own = dict.fromkeys(_own_steps(record.tasks[name]) for name in tasks)
-    text += f"; {' or '.join(f'{n:,}' for n in steps)} steps a run{''.join(own)}"
+    text += f"; {' or '.join(f'{n:,}' for n in steps)} steps per run{''.join(own)}"
     text += f"; at the edge: {formats.join(at_edge)}" if at_edge else "; no arm at the edge"
     return f"{text}; outcome: {_outcome(task)}."
 

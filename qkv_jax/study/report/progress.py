@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from qkv_jax.study.plan import Study
 from qkv_jax.study.record import StudyRecord
-from qkv_jax.study.report.estimate import _Workload
+from qkv_jax.study.report.estimate import Workload
 from qkv_jax.study.report.ledger import console_ledger, ledger_context
 from qkv_jax.study.report.terminal import console_table
 from qkv_jax.study.run.engine import Engine
@@ -29,7 +29,7 @@ class Display:
         self.summarised = ""
         self.tuning = ("", "")  # task and arm last printed as being tuned
         self.started = time.monotonic()
-        self.work = _Workload(study)
+        self.work = Workload(study)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -49,7 +49,7 @@ class Display:
     def __exit__(self, *_exception) -> None:
         self.live.stop()
 
-    def watch(self, engine: Engine) -> None:
+    def follow(self, engine: Engine) -> None:
         """Shows this engine's tables."""
         self.engine = engine
 

@@ -85,8 +85,8 @@ def arm_finding(record, task, row, baseline, prefix="") -> Finding:
     kind = row["verdict"].kind
     who = prefix + subject(record, row)
     solving = task.solving
-    tell = _pending if kind == "pending" else _solve_sentence if solving else _mean_sentence
-    text = tell(record, task, row, baseline, who)
+    sentence = _pending if kind == "pending" else _solve_sentence if solving else _mean_sentence
+    text = sentence(record, task, row, baseline, who)
     return Finding(kind, text[0].upper() + text[1:], (row["arm"],))
 
 

@@ -64,7 +64,7 @@ def _title(task, cells, most):
 
 
 def _grid_table(record, results, cells, averages, wide):
-    """A row an arm: mean and difference over the grid, how often each verdict was given."""
+    """One row per arm: mean and difference over the grid, how often each verdict was given."""
     digits = wording.decimals(record.tasks[cells[0]].outcome.margin)
     family = record.tasks[cells[0]].family
     known = {}

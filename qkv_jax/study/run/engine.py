@@ -67,7 +67,7 @@ def this_start() -> Start:
 def write_costs(study: Study, workdir: Workdir) -> None:
     """What each arm costs, but for its time: that is measured."""
     table = {
-        plan.name: {arm.name: dataclasses.asdict(costs.measure(arm.replica)) for arm in plan.arms}
+        plan.name: {arm.name: dataclasses.asdict(costs.measure(arm.trainer)) for arm in plan.arms}
         for plan in study.tasks
     }
     workdir.write("costs.json", json_text(table))
@@ -80,8 +80,8 @@ class Engine:
       study: what to run.
       workdir: an opened `Workdir`.
       record: as `Workdir.open` returned it.
-      listener: hears of progress.
-      watch: says when to save a wave under way and when to stop.
+      listener: is called with every event.
+      stop_signal: says when to save a wave under way and when to stop.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class Engine:
         workdir: Workdir,
         record: StudyRecord,
         listener: Listener,
-        watch: StopSignal | None = None,
+        stop_signal: StopSignal | None = None,
     ):
         self.study, self.workdir, self.listener = study, workdir, listener
-        self.watch = watch or StopSignal()
+        self.stop_signal = stop_signal or StopSignal()
         self.runs = workdir.runs()
         self.done = {tuple(row) for row in self.runs[list(KEY)].itertuples(index=False)}
         self.populations: dict[Any, Population] = {}
@@ -111,7 +111,7 @@ class Engine:
 
         Raises:
           ConfigError: if a task's data are not those that the study was started with.
-          Interrupted: when the watch says so; the folder holds all that was done.
+          Interrupted: when the stop signal says so; the folder holds all that was done.
         """
         self._check_data()
         self.workdir.write_study(self.record)
@@ -153,7 +153,7 @@ class Engine:
             key = lambda run: part.key(run.learning_rate, run.seed)
             missing = [run for run in wave if key(run) not in self.done]
             folder = self.workdir.wave_folder(plan.name, arm, part.phase, wave[0])
-            with WaveSaves(folder, wave, self.watch) as saves:
+            with WaveSaves(folder, wave, self.stop_signal) as saves:
                 if missing:
                     self._report(part)
                     finished = self._train(part, plan, arm, wave, data, saves)
@@ -198,7 +198,7 @@ class Engine:
                 self.stop_if_asked()
                 params = self.workdir.params(plan.name, arm.name, seed)
                 names = dict.fromkeys(wanted[arm.name])
-                found = measure(arm.replica, seed, arm.salt, params, self._loaded[1].test, names)
+                found = measure(arm.trainer, seed, arm.salt, params, self._loaded[1].test, names)
                 for name, (trained, untrained) in found.items():
                     values = (plan.name, arm.name, seed, name, trained, untrained)
                     rows.append(dict(zip(MEASURE_COLUMNS, values, strict=True)))
@@ -210,7 +210,7 @@ class Engine:
             self.stop_if_asked()
             facts = self.study.facts(plan)
             self._check_same(plan, facts.fingerprint)
-            self.record = self.record.with_task(plan.name, **facts.kept)
+            self.record = self.record.with_task(plan.name, **facts.recorded)
 
     def _check_same(self, plan: TaskPlan, fingerprint: dict) -> None:
         known = self.record.tasks[plan.name].data
@@ -259,9 +259,9 @@ class Engine:
         Raises:
           Interrupted: then.
         """
-        if self.watch.poll().stop:
+        if self.stop_signal.poll().stop:
             self._write_time()
-            raise self.watch.interruption()
+            raise self.stop_signal.interruption()
 
     def _write_time(self) -> None:
         seconds = self._before + time.monotonic() - self._started
@@ -297,10 +297,10 @@ class Engine:
 
     def _population(self, arm: Arm, data: DeviceData) -> Population:
         # The placebo is the baseline's program with another salt: no second compilation.
-        if arm.replica not in self.populations:
+        if arm.trainer not in self.populations:
             packing = self.record.wave["packing"]
-            self.populations[arm.replica] = Population(arm.replica, data, packing=packing)
-        return self.populations[arm.replica]
+            self.populations[arm.trainer] = Population(arm.trainer, data, packing=packing)
+        return self.populations[arm.trainer]
 
     def _report(self, part: Part, **event: Any) -> None:
         fresh = {"step": 0, "wave_finished": False, "arm_finished": False} | event
@@ -311,7 +311,7 @@ class Engine:
             arm=part.arm,
             phase=part.phase,
             doing=part.stage.doing,
-            steps=arm.replica.config.steps,
+            steps=arm.trainer.train_config.steps,
             **fresh,
         )
         self.listener(self.progress)

@@ -39,7 +39,7 @@ def write_tables(workdir: Workdir, pause: Pause = lambda: None) -> Outcome:
     claims.json. Of an unfinished study they are as far as it goes; claims wait for its end.
 
     Args:
-      workdir: an existing folder of a study, held.
+      workdir: an existing folder of a study, locked.
       pause: is called now and then; whoever wants to stop may raise there.
 
     Raises:

@@ -78,8 +78,8 @@ def read_parts(folder: pathlib.Path) -> pd.DataFrame:
 
 
 def in_order(record: StudyRecord, runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs in the order in which one process goes about a study: look by look, task by task,
-    round by round, arm by arm. Rows of what the study does not have come last.
+    """The runs in the order in which one process goes about a study: by interim
+    analysis, task, round and arm. Rows of what the study does not have come last.
 
     Args: record: of the study.
     """
@@ -89,9 +89,9 @@ def in_order(record: StudyRecord, runs: pd.DataFrame) -> pd.DataFrame:
         mine = by_task.get(task, runs[:0])
         for turn, found in enumerate(rounds(record, task, lambda mine=mine: mine)):
             for place, part in enumerate(found.parts):
-                for look, block in enumerate(part.blocks(record)):
+                for analysis, block in enumerate(part.blocks(record)):
                     for which, run in enumerate(block):
-                        places[part.key(*run)] = (look, number, turn, place, which)
+                        places[part.key(*run)] = (analysis, number, turn, place, which)
     last = (len(record.looks) + 1,)
     keys = list(runs[list(KEY)].itertuples(index=False, name=None))
     order = sorted(range(len(keys)), key=lambda row: (places.get(keys[row], last), keys[row]))
@@ -131,7 +131,7 @@ def _drop_cut_row(file: pathlib.Path) -> None:
 
 def run_row(plan: TaskPlan, arm: Arm, phase: str, run: RunSpec, done: RunResult | None) -> dict:
     """The row of a run in runs.csv; None stands for one that failed."""
-    outcome, steps = plan.task.outcome, arm.replica.config.steps
+    outcome, steps = plan.task.outcome, arm.trainer.train_config.steps
     row = {
         "task": plan.name,
         "arm": arm.name,

@@ -1,7 +1,7 @@
 """A study's folder: what is written, in which order, and how it is read back.
 
     study.json        what is studied and on what; written first
-    runs.csv          one row a run; a row is appended only after the run's other files are there
+    runs.csv          one row per run; a row is appended only after the run's other files are there
     parts/            TASK/ARM.csv: likewise, of the jobs of a cluster, until runs.csv has them
     cluster/          jobs.json and the jobs' logs, see `cluster.py`
     waves/            TASK/ARM/...: checkpoints of the wave under way, gone when its rows are there
@@ -67,8 +67,8 @@ class Workdir:
         return self.path / "study.json"
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Keeps other processes from writing here; to be held from before `open` to the end.
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from writing here; to be locked from before `open` to the end.
 
         Raises:
           ConfigError: if another process holds it, or the folder holds other files or is read-only.
@@ -86,7 +86,7 @@ class Workdir:
     def open(self, asked: StudyRecord) -> StudyRecord:
         """Starts the folder, or picks up the same study where it stopped; the record of it.
 
-        A finished study may be given more evaluation seeds: that is another look at it.
+        A finished study may be given more evaluation seeds: that is another interim analysis.
 
         Raises:
           ConfigError: if the folder holds another study or other files, or was started on other

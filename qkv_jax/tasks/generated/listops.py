@@ -49,7 +49,7 @@ class ListOps(Generated):
     nested: float = 0.25
     operators: tuple[str, ...] = OPERATORS
     outcome_kind: Literal["mean", "solve"] = "mean"
-    test_examples: int = 4096  # an answer an example: fewer leave too large a paired error
+    test_examples: int = 4096  # one answer per example: fewer leave too large a paired error
     margin: float = 0.02
 
     def __post_init__(self):
@@ -82,14 +82,14 @@ class ListOps(Generated):
 
     def example(self):
         shape = (1, self.max_length)
-        return {"inputs": jnp.zeros(shape, jnp.int32), "padding": jnp.ones(shape, bool)}
+        return {"inputs": jnp.zeros(shape, jnp.int32), "valid": jnp.ones(shape, bool)}
 
     def generate(self, key, size, split):
         write, residue = jax.random.split(key)
         wanted = split_residues(residue, size, _DIGITS, split)
         tokens = _set_checksum(self.write(write, size), wanted)
         inputs = jnp.concatenate([jnp.full((size, 1), _CLASS, jnp.int32), tokens], axis=1)
-        return {"inputs": inputs, "targets": self.evaluate(tokens), "padding": inputs != _PAD}
+        return {"inputs": inputs, "targets": self.evaluate(tokens), "valid": inputs != _PAD}
 
     def write(self, key: PRNGKeyArray, size: int) -> Int[Array, "B T"]:
         """Expressions from left to right, padded to `length` tokens."""

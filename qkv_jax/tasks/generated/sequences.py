@@ -1,8 +1,8 @@
 """Sequence to sequence, place by place: copy, reverse, sort, swap and sub.
 
 The five synthetic tasks of Kayyam et al. 2026 (arXiv 2606.04032, table 1; the first four of them
-after Borji 2023, arXiv 2305.19129): an encoder reads digits and answers with a digit a place. Copy
-and sub need no attention, reverse and swap need attention by place, sort by content.
+after Borji 2023, arXiv 2305.19129): an encoder reads digits and answers with one digit per place.
+Copy and sub need no attention, reverse and swap need attention by place, sort by content.
 """
 
 import abc

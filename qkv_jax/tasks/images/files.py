@@ -89,8 +89,8 @@ def read_idx_folder(folder: str, prefix: str = "") -> ImageFiles:
         sets[split] = Examples(images[..., None], labels.astype(np.int32))
     sizes = {split: part.images.shape[1:3] for split, part in sets.items()}
     if sizes["train"] != sizes["test"]:
-        said = " and ".join(f"{h} x {w} ({split})" for split, (h, w) in sizes.items())
-        raise ConfigError("folder", folder, f"holds images of two sizes: {said}")
+        both = " and ".join(f"{h} x {w} ({split})" for split, (h, w) in sizes.items())
+        raise ConfigError("folder", folder, f"holds images of two sizes: {both}")
     return ImageFiles(**sets)
 
 

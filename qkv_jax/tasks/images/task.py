@@ -104,12 +104,12 @@ class ImageTask(Task):
         return found | {"splits": {"train": train} | found["splits"]}  # the order of old records
 
     def notes(self, data):
-        said = ()
+        sentences = ()
         for name, split in data.held_out.items():
             images = self._pixels(split, data.train)
             found = overlap.count(self._trained_on(data.train), images)
-            said += overlap.sentence(name, "images", found, len(images))
-        return said
+            sentences += overlap.sentence(name, "images", found, len(images))
+        return sentences
 
     def stream(self, train, seed, batch_size):
         if "images" in train:
@@ -162,7 +162,7 @@ class ImageTask(Task):
 @register("mnist5k")
 @dataclasses.dataclass(frozen=True)
 class Mnist5k(ImageTask):
-    """MNIST-5k: 500 images a class, 350 for training, 50 for validation, 100 for test."""
+    """MNIST-5k: 500 images per class, 350 for training, 50 for validation, 100 for test."""
 
     title = "MNIST-5k"
     description = "Name the digit of a 28 x 28 image cut into patches; read from a class token."

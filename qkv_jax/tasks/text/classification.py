@@ -108,8 +108,8 @@ class TextClassification(Task):
         return TextStem(self.symbols + 1, width)
 
     def example(self):
-        padding = jnp.ones((1, self.max_length), bool)
-        return {"inputs": jnp.zeros((1, self.length), jnp.int32), "padding": padding}
+        valid = jnp.ones((1, self.max_length), bool)
+        return {"inputs": jnp.zeros((1, self.length), jnp.int32), "valid": valid}
 
     def sources(self):
         if self.dataset:
@@ -194,11 +194,11 @@ class TextClassification(Task):
 
     def notes(self, data):
         texts = {name: list(map(_spaced, part.texts)) for name, part in self.splits().items()}
-        said = ()
+        sentences = ()
         for name in ("validation", "test"):
             found = overlap.count(texts["train"], texts[name])
-            said += overlap.sentence(name, "texts", found, len(texts[name]))
-        return said
+            sentences += overlap.sentence(name, "texts", found, len(texts[name]))
+        return sentences
 
     def _refuses(self, what: str) -> ConfigError:
         return _refused(self.files, self.dataset, what)
@@ -207,8 +207,8 @@ class TextClassification(Task):
         tokens = rows["tokens"].astype(jnp.int32)
         seen = jnp.asarray(tokens != self.symbols)
         # The class token in front is always there.
-        padding = jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)
-        return {"inputs": tokens, "padding": padding, "targets": rows["targets"]}
+        valid = jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)
+        return {"inputs": tokens, "valid": valid, "targets": rows["targets"]}
 
 
 def bag_of_words(splits: dict[str, Labelled]) -> tuple[float, float]:
@@ -263,8 +263,8 @@ def _read_splits(
         found |= _drawn(train, drawn, seed)
     except ConfigError as error:
         different = len(set(map(_spaced, train.texts)))
-        said = f" ({different} different texts in {rows} rows)" if different < rows else ""
-        raise _refused(files, dataset, error.allowed + said + doubt) from None
+        counts = f" ({different} different texts in {rows} rows)" if different < rows else ""
+        raise _refused(files, dataset, error.allowed + counts + doubt) from None
     if doubt and classes > 1:
         raise _refused(files, dataset, f"has {classes} labels in {rows} rows{doubt}")
     return {name: found[name] for name in _SPLITS}

@@ -104,7 +104,7 @@ class MaskedBytes(Task):
         return sources.distinct(paths, "files") or tuple(shakespeare_files())
 
     def texts(self) -> Texts:
-        """The symbols of each split, a text an item."""
+        """The symbols of each split, one text per item."""
         if self.dataset:
             return self._dataset_texts()
         texts: Texts = {"train": [], "validation": [], "test": []}
@@ -158,13 +158,13 @@ class MaskedBytes(Task):
         texts = self.texts()["train"] if data.train is None else [data.train]
         windows = np.concatenate([*splits.values()])
         seen = np.any([overlap.occurring(windows, np.asarray(text)) for text in texts], axis=0)
-        said = ()
+        sentences = ()
         for name, some in splits.items():
             here, seen = seen[: len(some)], seen[len(some) :]
-            said += overlap.sentence(name, "windows", int(here.sum()), len(some))
+            sentences += overlap.sentence(name, "windows", int(here.sum()), len(some))
             if len(some) < (wanted := getattr(self, f"{name}_examples")):
-                said += (f"The {name} split has room for {len(some)} of {wanted} windows.",)
-        return said
+                sentences += (f"The {name} split has room for {len(some)} of {wanted} windows.",)
+        return sentences
 
     def _windows(self, text: np.ndarray, split: str, wanted: int) -> Batch:
         count = min(wanted, len(text) // self.length)

@@ -35,7 +35,7 @@ class Tokenizer(Protocol):
 
 
 class ByteTokenizer:
-    """A token a byte."""
+    """One token per byte."""
 
     size = BYTES
 
@@ -108,5 +108,5 @@ def check_vocabulary(name: TokenizerName, vocabulary: int) -> None:
 
 
 def _lines(text: bytes) -> list[str]:
-    """The lines of a text, a character a byte: whole texts at once would take long."""
+    """The lines of a text, one character per byte: whole texts at once would take long."""
     return [line.decode("latin-1") for line in text.splitlines(keepends=True)]

@@ -59,13 +59,13 @@ PARTS = 3 + 2  # of a round of both tasks, placebos among them
 class Scripted(Population):
     """Stands for a population: a value for every run, best at a rate outside the grid."""
 
-    def __init__(self, replica, data, packing):
-        self.replica = replica
+    def __init__(self, trainer, data, packing):
+        self.trainer = trainer
 
     def train(self, wave, *, test, on_report, saves):
         finished = []
         for one in wave:
-            rng = np.random.default_rng([one.seed, one.salt, len(str(self.replica.model))])
+            rng = np.random.default_rng([one.seed, one.salt, len(str(self.trainer.model_config))])
             value = 0.5 - 0.1 * abs(np.log10(one.learning_rate) + 0.6) + 0.01 * rng.normal()
             curve = np.full(2, value)
             params = {"kernel": np.zeros(1, np.float32)} if test else None
@@ -137,20 +137,20 @@ class Scheduler:
     def run(self, part, fate):
         if fate in ("fail", "lost"):
             return {"fail": 1, "lost": None}[fate]
-        watch = StopSignal()
+        stop_signal = StopSignal()
         if fate == "stop":
-            looks = iter([False])
-            look = watch.poll
+            polls = iter([False])
+            poll = stop_signal.poll
 
             def stop_later():
-                if not next(looks, True):
-                    return look()
-                watch.stop("preempted")
-                return look()
+                if not next(polls, True):
+                    return poll()
+                stop_signal.stop("preempted")
+                return poll()
 
-            watch.poll = stop_later
+            stop_signal.poll = stop_later
         try:
-            run_part(Study(self.values), self.folder, part, watch)
+            run_part(Study(self.values), self.folder, part, stop_signal)
         except Interrupted:
             return STOPPED
         return None if fate == "vanish" else 0
@@ -161,14 +161,14 @@ def local(folder, values=VALUES, on_progress=lambda event: None):
     return folder
 
 
-def drive(scheduler, watch=None, on_progress=lambda driver: None, **options):
+def drive(scheduler, stop_signal=None, on_progress=lambda driver: None, **options):
     """A driver from its start to its end."""
     study, workdir = Study(scheduler.values), Workdir(scheduler.folder)
-    with workdir.held():
+    with workdir.locked():
         record = workdir.open(study.describe())
         options = {"poll": 0.0, **options}
-        watch = watch or StopSignal()
-        driver = Driver(study, workdir, record, scheduler, ["work"], watch, on_progress, **options)
+        stop_signal = stop_signal or StopSignal()
+        driver = Driver(study, workdir, record, scheduler, ["work"], stop_signal, on_progress, **options)
         driver.run()
         merge(workdir, driver.record)
     return local(scheduler.folder, scheduler.values)
@@ -215,7 +215,7 @@ def test_jobs_that_train_end_as_one_process_does(trained, tmp_path):
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_order_nor_mishap_changes_the_tables(data, scripted, tmp_path_factory):
     """Jobs in any order, failing twice at most, lost or forgotten; the driver closed and opened
-    again at any look, and killed between submitting jobs and noting it."""
+    again at any poll, and killed between submitting jobs and noting it."""
     place = tmp_path_factory.mktemp("any")
     mishaps = data.draw(st.dictionaries(
         st.tuples(st.integers(0, 30), st.integers(1, 2)),
@@ -227,15 +227,15 @@ def test_no_order_nor_mishap_changes_the_tables(data, scripted, tmp_path_factory
     scheduler = Scheduler(place / "jobs", fate=fate, seed=data.draw(st.integers(0, 99)))
     closes = data.draw(st.lists(st.integers(1, 4), max_size=4))
     scheduler.dies = data.draw(st.booleans())
-    for looks in closes:
-        watch, left = StopSignal(), iter(range(looks - 1))
+    for polls in closes:
+        stop_signal, left = StopSignal(), iter(range(polls - 1))
 
-        def on_progress(driver, watch=watch, left=left):
+        def on_progress(driver, stop_signal=stop_signal, left=left):
             if next(left, None) is None:
-                watch.stop("closed")
+                stop_signal.stop("closed")
 
         try:
-            drive(scheduler, watch, on_progress)
+            drive(scheduler, stop_signal, on_progress)
         except Interrupted as stopped:
             assert "jobs go on without it" in str(stopped)
         except KeyboardInterrupt:
@@ -267,8 +267,8 @@ def test_a_round_that_is_added_in_one_place_is_seen_by_all(scripted, tmp_path, m
     two_more = lambda record: [[len(record.eval_seeds), len(record.eval_seeds) + 1]]
     confirm = protocol.Stage("confirm", "eval", "confirming", protocol.chosen, two_more)
     monkeypatch.setattr(protocol, "STAGES", [*protocol.STAGES, confirm])
-    heard = []
-    folder = local(tmp_path / "local", on_progress=heard.append)
+    reported = []
+    folder = local(tmp_path / "local", on_progress=reported.append)
     runs = Workdir(folder).runs()
     assert all(
         sorted(rows["seed"]) == list(range(5 + 2))
@@ -276,7 +276,7 @@ def test_a_round_that_is_added_in_one_place_is_seen_by_all(scripted, tmp_path, m
     )
     *_, last = rounds(load_study(folder).record, "copy", lambda: runs)
     assert last.name == "confirm" and not last.missing
-    last = heard[-1]
+    last = reported[-1]
     assert last.doing == "confirming" and last.waves_done == last.waves_total
     assert contents(drive(Scheduler(tmp_path / "jobs"))) == contents(folder)
     console = Console(record=True, width=100, file=io.StringIO())
@@ -311,16 +311,16 @@ def test_a_part_is_not_given_up_while_somebody_is_at_it(scripted, tmp_path):
     scheduler = Scheduler(tmp_path / "jobs", fate=bad)
     Workdir(scheduler.folder).open(Study(VALUES).describe())
     own = PartWorkdir(scheduler.folder, "copy", "placebo")
-    looks = []
+    polls = []
 
     def on_progress(driver):
-        looks.append(driver)
-        if len(looks) > 30:
-            watch.stop("seen enough")
+        polls.append(driver)
+        if len(polls) > 30:
+            stop_signal.stop("seen enough")
 
-    watch = StopSignal()
-    with pytest.raises(Interrupted), own.held():
-        drive(scheduler, watch, on_progress, retries=0)
+    stop_signal = StopSignal()
+    with pytest.raises(Interrupted), own.locked():
+        drive(scheduler, stop_signal, on_progress, retries=0)
     assert not own.rows.exists()
     assert (scheduler.folder / "parts" / "copy" / "separate.csv").exists()
 
@@ -392,23 +392,23 @@ def test_what_the_scheduler_refuses_was_not_submitted(scripted, tmp_path):
 
 def test_silence_says_nothing(scripted, tmp_path):
     """While the scheduler does not answer nothing is submitted a second time."""
-    scheduler, looks, watch = Scheduler(tmp_path / "jobs"), [], StopSignal()
+    scheduler, polls, stop_signal = Scheduler(tmp_path / "jobs"), [], StopSignal()
 
     def on_progress(driver):
-        looks.append(driver)
+        polls.append(driver)
         scheduler.answers = False
-        if len(looks) > 5:
-            watch.stop("seen enough")
+        if len(polls) > 5:
+            stop_signal.stop("seen enough")
 
     with pytest.raises(Interrupted, match=f"{PARTS} jobs go on"):
-        drive(scheduler, watch, on_progress)
+        drive(scheduler, stop_signal, on_progress)
     assert [len(parts) for parts in scheduler.submissions] == [PARTS]
 
 
 def test_one_process_does_not_work_beside_jobs(scripted, tmp_path):
-    scheduler, watch = Scheduler(tmp_path / "jobs"), StopSignal()
+    scheduler, stop_signal = Scheduler(tmp_path / "jobs"), StopSignal()
     with pytest.raises(Interrupted):
-        drive(scheduler, watch, lambda driver: watch.stop("closed"))
+        drive(scheduler, stop_signal, lambda driver: stop_signal.stop("closed"))
     with pytest.raises(ConfigError, match=f"{PARTS} jobs of this study were not seen to end"):
         Jobs(scheduler.folder).refuse_live()
     (scheduler.folder / "cluster" / "jobs.json").write_text("{")
@@ -422,13 +422,13 @@ def test_a_job_refuses_what_is_not_its_study(scripted, tmp_path):
     workdir = Workdir(folder)
     record = workdir.open(study.describe())
     part = Part("copy", "placebo", "tune", (1e-3, 1e-2))
-    work = functools.partial(run_part, study, folder, watch=StopSignal())
+    work = functools.partial(run_part, study, folder, stop_signal=StopSignal())
     for text in ("copy/placebo/tune", "copy/placebo/tune/x"):
         with pytest.raises(ConfigError, match="must be TASK/ARM/ROUND/RATE"):
             Part.parse(text)
     with pytest.raises(ConfigError, match="no such task and arm"):
         work(dataclasses.replace(part, arm="copies"))
-    with PartWorkdir(folder, "copy", "placebo").held(), pytest.raises(ConfigError, match="in use"):
+    with PartWorkdir(folder, "copy", "placebo").locked(), pytest.raises(ConfigError, match="in use"):
         work(part)
     others = {"devices": 8, "packing": 8, "size": 64}
     workdir.write_study(dataclasses.replace(record, wave=others))
@@ -449,19 +449,19 @@ def test_a_job_refuses_what_is_not_its_study(scripted, tmp_path):
 def test_the_status_fits_80_columns_and_changes_nothing(scripted, tmp_path):
     """Counts by task and round, jobs by id, logs of what failed; the folder is held by another."""
     bad = lambda part, tries: "fail" if tries < 2 else None
-    scheduler, watch, looks = Scheduler(tmp_path / "jobs", fate=bad), StopSignal(), []
+    scheduler, stop_signal, polls = Scheduler(tmp_path / "jobs", fate=bad), StopSignal(), []
 
     def on_progress(driver):
-        looks.append(driver)
-        if len(looks) == 5:
-            watch.stop("closed")
+        polls.append(driver)
+        if len(polls) == 5:
+            stop_signal.stop("closed")
 
     with pytest.raises(Interrupted):
-        drive(scheduler, watch, on_progress)
+        drive(scheduler, stop_signal, on_progress)
     files = {f: f.stat().st_mtime_ns for f in scheduler.folder.rglob("*")}
     console = Console(width=80, record=True, file=io.StringIO())
     workdir = Workdir(scheduler.folder)
-    with workdir.held():
+    with workdir.locked():
         print_status(Study(VALUES), workdir, scheduler, console)
         print_status(Study(VALUES), workdir, None, console)
     text = console.export_text()
@@ -553,13 +553,13 @@ def test_a_warned_job_saves_and_is_queued_again(tmp_path, state, asked):
 
 def test_jobs_import_no_jax_beside_their_command():
     """They stay small while their command has the devices."""
-    look = "import sys, qkv_jax.study.cluster.slurm_job; sys.exit('jax' in sys.modules)"
-    assert not subprocess.run([sys.executable, "-c", look], cwd=ROOT, timeout=60).returncode
+    code = "import sys, qkv_jax.study.cluster.slurm_job; sys.exit('jax' in sys.modules)"
+    assert not subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode
     assert Command(("true",), ".").line == ("true",)
 
 
 def test_steps_of_a_job_have_ports_of_their_own_and_all_gpus():
-    """One process a node gets all its GPUs; one process a GPU, JAX's own choice."""
+    """One process per node gets all its GPUs; one process per GPU, JAX's own choice."""
     srun = {"SLURM_JOB_ID": "4711", "SLURM_PROCID": "0", "SLURM_NTASKS": "2",
             "SLURM_STEP_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "4"}  # fmt: skip
     first, second = (slurm_settings(srun | {"SLURM_STEP_ID": step}) for step in "01")

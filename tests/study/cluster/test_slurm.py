@@ -202,8 +202,8 @@ def train_line(folder, name, config, *flags):
 
 
 def test_one_run_on_two_nodes(cluster, say, tmp_path):
-    """srun starts a process a node, two devices each; JAX reads who takes part from Slurm. The run
-    is that of one process with four devices."""
+    """srun starts one process per node, two devices each; JAX reads who takes part from Slurm. The
+    run is that of one process with four devices."""
     (tmp_path / "run.py").write_text(RUN % 20)
     alone = subprocess.run(
         ["timeout", "-s", "KILL", "200", *train_line(tmp_path, "one", "run.py")],
@@ -242,10 +242,10 @@ def test_a_run_on_two_nodes_is_preempted(cluster, hurry, say, tmp_path):
     script, out = tmp_path / "run.sh", tmp_path / "run.out"
     line = train_line(tmp_path, "two", "run.py", "--distributed", "--checkpoint_minutes=60")
     script.write_text(BATCH.format(line=" ".join(line)))
-    said = subprocess.run(["sbatch", f"--output={out}", str(script)], cwd=ROOT,
+    submitted = subprocess.run(["sbatch", f"--output={out}", str(script)], cwd=ROOT,
                           env=environment(cluster), capture_output=True, text=True)  # fmt: skip
-    assert said.returncode == 0, said.stderr
-    job = said.stdout.split()[-1]
+    assert submitted.returncode == 0, submitted.stderr
+    job = submitted.stdout.split()[-1]
     text = lambda: out.read_text() if out.exists() else ""
     wait_for(lambda: "step    100" in text(), 150, "step 100")
     high = cluster("sbatch", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null",

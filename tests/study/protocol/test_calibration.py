@@ -58,7 +58,7 @@ def test_solved_seeds_are_calibrated():
 
 
 def test_the_estimates_see_a_protocol_that_is_too_bold(monkeypatch):
-    """Without Holm's correction and the level of the look the same measurement is over 5 %."""
+    """Without Holm's correction and the level of the analysis the same measurement is over 5 %."""
     from qkv_jax.study.protocol import inference
 
     monkeypatch.setattr(inference, "holm", lambda p: np.asarray(p) / 2)

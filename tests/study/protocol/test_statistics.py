@@ -137,7 +137,7 @@ def test_a_test_that_could_not_be_made_stays_in_the_family():
 
 def test_constant_differences_use_barnards_exact_test():
     """One arm always 1, the other always 0: no t-test; p is scipy's Barnard test of n to 0."""
-    level = Level.of_look(0.05, 1)
+    level = Level.of_analysis(0.05, 1)
     result = inference.compare_means(
         np.zeros((1, 6)), np.ones(6), margin=0.1, level=level, higher_is_better=True
     )
@@ -312,8 +312,8 @@ def test_arms_with_their_own_steps_are_judged_at_them():
     late[2]["steps_to_solve"] = [2000.0, 2000.0]  # beyond the baseline's steps all are one
     assert chosen(late, record, "K=V").learning_rate == GRID[2]
     lines = protocol(record, make_runs(data), wording.all_rows(record, None))
-    (said,) = [line for line in lines if line.startswith("t:")]
-    assert "1,000 steps a run, 4,000 for K=V, judged at its own; " in said
+    (sentence,) = [line for line in lines if line.startswith("t:")]
+    assert "1,000 steps per run, 4,000 for K=V, judged at its own; " in sentence
 
 
 def test_four_seeds_give_no_verdict():
@@ -350,7 +350,7 @@ def test_holm_is_applied():
 
 
 def test_later_looks_are_stricter():
-    """The k-th look tests at alpha / 2**k, and planning uses the level after it."""
+    """The k-th interim analysis tests at alpha / 2**k, and planning uses the level after it."""
     data = worse_at_one_percent()
     record = make_study(("separate", "K=V"), margin=0.001)
     verdict_at = {}
@@ -455,7 +455,7 @@ def test_size_of_the_doubt():
         result = {"n": n, "sd": sd, "delta": delta, "verdict": np.array([Verdict("worse")])}
         doubt = inference.tuning_may_explain(
             result, regret=regret, regret_base=np.zeros(1), margin=None,
-            level=Level.of_look(0.05, 1), higher_is_better=False,
+            level=Level.of_analysis(0.05, 1), higher_is_better=False,
         )  # fmt: skip
         assert doubt[0] == expected
 

@@ -409,10 +409,10 @@ def test_what_holds_in_several_cells_is_said_once(grid):
     runs = runs.copy()
     lost = (runs.arm == "K=V") & (runs.phase == "eval") & (runs.seed == 100)
     runs.loc[lost & runs.task.str.contains("width=16"), "status"] = "failed"
-    said = headlines.warnings(record, runs, wording.all_rows(record, summarise(record, runs)))
+    warnings = headlines.warnings(record, runs, wording.all_rows(record, summarise(record, runs)))
     assert any(line.startswith("2 of 4 cells of Masked bytes of Shakespeare: evaluation runs")
-               for line in said)  # fmt: skip
-    assert sum("evaluation runs" in line for line in said) == 1
+               for line in warnings)  # fmt: skip
+    assert sum("evaluation runs" in line for line in warnings) == 1
 
 
 @pytest.mark.parametrize("progress", ["none", "half"])

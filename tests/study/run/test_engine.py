@@ -94,11 +94,11 @@ def copy(finished, tmp_path):
 class Scripted(Population):
     """Stands for a population: final values by `rule(arm's tie, rate, seed)`; None diverges."""
 
-    def __init__(self, rule, replica, data, packing):
-        self.rule, self.replica = rule, replica
+    def __init__(self, rule, trainer, data, packing):
+        self.rule, self.trainer = rule, trainer
 
     def train(self, wave, *, test, on_report, saves):
-        tie, steps = str(self.replica.model.ties[0]), np.array([4, 8])
+        tie, steps = str(self.trainer.model_config.ties[0]), np.array([4, 8])
         finished = []
         for one in wave:
             value = self.rule(tie, one.learning_rate, one.seed)
@@ -124,8 +124,8 @@ def scripted(monkeypatch):
 
 
 def test_a_study_writes_what_it_promises(finished):
-    """All files of the folder, columns in their order, a row a run, the same budget and the same
-    seeds for every arm."""
+    """All files of the folder, columns in their order, one row per run, the same budget and the
+    same seeds for every arm."""
     study = load_study(finished)
     assert study.record.complete and study.record.looks == (5,)
     names = {path.name for path in finished.iterdir()}
@@ -175,7 +175,7 @@ def test_a_curve_is_that_of_the_chosen_rate_or_refused(finished, unchecked, monk
         study.curve("reverse", "copies", "tune"),
         study.curve("reverse", "copies", "tune", rate, study.record.tune_seeds[0]),
     )
-    for run_of, said, there in [
+    for run_of, message, there in [
         (("revers", "copies"), "task: given 'revers'; this study has: ", "reverse"),
         (("reverse", "copy"), "arm: given 'copy'; this study has: ", "copies"),
         (("reverse", "copies", "evaluate"), "phase: given 'evaluate'; must be ", "tune, eval"),
@@ -183,7 +183,7 @@ def test_a_curve_is_that_of_the_chosen_rate_or_refused(finished, unchecked, monk
         (("reverse", "copies", "eval", rate, 99), "seed: given 99; runs.csv", "0, 1, 2, 3, 4"),
         (("reverse", "copies", "eval", "high"), "learning_rate: given 'high'", "a finite"),
     ]:
-        with pytest.raises(ConfigError, match=f"^{re.escape(said)}.*{there}"):
+        with pytest.raises(ConfigError, match=f"^{re.escape(message)}.*{there}"):
             study.curve(*run_of)
     monkeypatch.setattr(study.workdir, "curve", lambda *task_and_arm, **run: None)
     with pytest.raises(ConfigError, match="^seed: given 0; that run done: it has no curve$"):
@@ -209,12 +209,12 @@ def test_the_kept_model_scores_what_the_table_says(finished):
 def test_what_a_study_has_not_is_refused(finished, tmp_path):
     """By name, with what there is."""
     study = load_study(finished)
-    for arguments, said in [
+    for arguments, message in [
         (("revers", "copies"), "task: given 'revers'; this study has: reverse"),
         (("reverse", "copy"), "arm: given 'copy'; this study has: separate, copies, placebo"),
         (("reverse", "copies", 5), "no such checkpoint; evaluation runs keep theirs"),
     ]:
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             study.model(*arguments)
     with pytest.raises(ConfigError, match="workdir: given .*; no study there"):
         load_study(tmp_path)
@@ -228,8 +228,8 @@ def test_the_placebo_is_the_baseline_from_another_draw(finished, compiled):
         placebo, name="separate", role="baseline", salt=0, note=""
     ) == dataclasses.replace(arms["separate"])
     assert {arm.salt for arm in arms.values()} == {0, placebo.salt} and placebo.salt
-    programs = [replica for replica, _ in compiled]
-    assert programs.count(placebo.replica) == 1
+    programs = [trainer for trainer, _ in compiled]
+    assert programs.count(placebo.trainer) == 1
     runs = load_study(finished).runs.query("phase == 'eval'").pivot(index="seed", columns="arm")
     assert (runs["value"]["placebo"] != runs["value"]["separate"]).any()
 
@@ -272,11 +272,11 @@ def test_rows_come_back_to_the_bit_and_cut_ones_not_at_all(tmp_path, values, cut
 
 @pytest.fixture(scope="module")
 def moments(tmp_path_factory, compiled):
-    """How many pieces of news an undisturbed study tells."""
-    heard = []
-    run(tmp_path_factory.mktemp("moments") / "study", listener=heard.append)
-    assert {event.doing for event in heard} == {"tuning", "evaluating"}
-    return len(heard)
+    """How many events an undisturbed study reports."""
+    reported = []
+    run(tmp_path_factory.mktemp("moments") / "study", listener=reported.append)
+    assert {event.doing for event in reported} == {"tuning", "evaluating"}
+    return len(reported)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.12, 0.25, 0.37, 0.5, 0.62, 0.75, 0.87, 0.99])
@@ -310,10 +310,10 @@ def test_an_interrupted_study_ends_with_equal_tables(finished, tmp_path, moments
 
 def test_a_finished_study_is_not_run_again(copy):
     """The same command a second time trains nothing and writes the same tables."""
-    before, heard = tables(copy), []
-    run(copy, listener=heard.append)
+    before, reported = tables(copy), []
+    run(copy, listener=reported.append)
     assert tables(copy) == before
-    assert not any(event.step or event.wave_finished for event in heard)
+    assert not any(event.step or event.wave_finished for event in reported)
 
 
 @pytest.mark.parametrize(
@@ -422,11 +422,11 @@ def test_a_killed_study_ends_with_equal_tables(finished, tmp_path):
             time.sleep(0.005)
         time.sleep(dice.uniform(0, 0.05))
         process.send_signal(blow)
-        said = process.communicate()[1]
+        message = process.communicate()[1]
         assert not json.loads((folder / "study.json").read_text())["complete"]
     signal.signal(signal.SIGINT, before)
     assert process.returncode == 75
-    assert said == "interrupted by SIGINT; the same command goes on from here\n"
+    assert message == "interrupted by SIGINT; the same command goes on from here\n"
     run(folder)
     assert tables(folder) == tables(finished)
 
@@ -459,8 +459,8 @@ def test_a_wave_half_written_is_run_whole_but_counted_once(finished, copy):
 
 
 def test_seeds_can_be_added_to_a_finished_study_but_not_taken(copy):
-    """What was run stays; the second look tests at a quarter of alpha; an interruption on the way
-    changes nothing."""
+    """What was run stays; the second analysis tests at a quarter of alpha; an interruption on
+    the way changes nothing."""
     before = load_study(copy).runs
     other = copy.with_name("other")
     shutil.copytree(copy, other)
@@ -553,7 +553,7 @@ def test_a_program_that_fails_is_recorded_and_the_study_goes_on(tmp_path, monkey
     train = Population.train
 
     def fail(self, wave, **options):
-        if str(self.replica.model.ties[0]) == "Q=K=V=X":
+        if str(self.trainer.model_config.ties[0]) == "Q=K=V=X":
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return train(self, wave, **options)
 
@@ -647,7 +647,7 @@ def test_without_a_terminal_every_arm_is_named_when_tuned_and_with_its_result(tm
     arms = {"separate": {}, "copies [raw]": {"model": {"tie": "copies"}}}
     study = Study(VALUES | {"arms": arms})
     shown_arms = [*arms, "placebo"]
-    said = []
+    printed = []
     for stop_after in ("copies [raw]", None):
         out = io.StringIO()
         workdir = Workdir(tmp_path / "study")
@@ -659,24 +659,24 @@ def test_without_a_terminal_every_arm_is_named_when_tuned_and_with_its_result(tm
 
         with Display(study, Console(file=out)) as shown, suppress(KeyboardInterrupt):
             work = Engine(study, workdir, workdir.open(study.describe()), on_progress)
-            shown.watch(work)
+            shown.follow(work)
             work.run()
-        said.append([line.partition("] reverse: ")[2] for line in out.getvalue().splitlines()])
-    tuned, judged = ([x for x in said[0] if x.startswith("tuning ") == t] for t in (True, False))
+        printed.append([line.partition("] reverse: ")[2] for line in out.getvalue().splitlines()])
+    tuned, judged = ([x for x in printed[0] if x.startswith("tuning ") == t] for t in (True, False))
     assert tuned[:3] == [f"tuning {arm}" for arm in shown_arms]
     assert [line.partition(": mean ")[0] for line in judged] == shown_arms[:2]
-    assert [line.partition(": mean ")[0] for line in said[1]] == shown_arms
+    assert [line.partition(": mean ")[0] for line in printed[1]] == shown_arms
 
 
 def test_the_listener_hears_of_all_waves(scripted, tmp_path):
     """Waves done never exceed the total, which grows with the grid and is reached at the end."""
-    heard = []
+    reported = []
     scripted(lambda tie, rate, seed: 0.1 + 0.1 * np.log10(rate / 1e-4))
-    run(tmp_path / "study", listener=heard.append)
-    assert all(event.waves_done <= event.waves_total for event in heard)
-    assert heard[-1].waves_done == heard[-1].waves_total
-    assert heard[-1].waves_total > heard[0].waves_total
-    assert [event.arm for event in heard if event.arm_finished] == list(ARMS)
+    run(tmp_path / "study", listener=reported.append)
+    assert all(event.waves_done <= event.waves_total for event in reported)
+    assert reported[-1].waves_done == reported[-1].waves_total
+    assert reported[-1].waves_total > reported[0].waves_total
+    assert [event.arm for event in reported if event.arm_finished] == list(ARMS)
 
 
 # --- plans
@@ -688,7 +688,7 @@ def test_matching_adds_arms_of_equal_size():
     by_name = {arm.name: arm for arm in plan.arms}
     matched = by_name["copies (params matched)"]
     assert matched.role == "matched" and "of the baseline" in matched.note
-    assert matched.replica.model.mlp_width > 4 * 8
+    assert matched.trainer.model_config.mlp_width > 4 * 8
 
 
 def test_the_data_of_all_tasks_are_checked_before_a_study_starts(tmp_path):

@@ -21,7 +21,7 @@ from qkv_jax.study.run.engine import Engine
 from qkv_jax.study.run.outcomes import write_tables
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks.fingerprint import check_same_data
-from qkv_jax.training.checkpoint import load_run, replica_of
+from qkv_jax.training.checkpoint import load_run, trainer_of
 from qkv_jax.training.loop import train_run
 from qkv_jax.training.population import Population, RunResult
 from tests.study.test_names import VALUES
@@ -52,8 +52,8 @@ class Untrained(Population):
 
     waves = 0
 
-    def __init__(self, replica, data, packing):
-        self.replica, self.data = replica, data
+    def __init__(self, trainer, data, packing):
+        self.trainer, self.data = trainer, data
 
     def train(self, wave, *, test, on_report, saves):
         Untrained.waves += 1
@@ -163,7 +163,7 @@ ROWS, MORE = ({"rows": n, "sha256": "0" * 64} for n in (7, 8))
 
 
 @pytest.mark.parametrize(
-    ("known", "found", "said"),
+    ("known", "found", "message"),
     [
         ({"files": {"a": A, "b": B}}, {"files": {"a": B, "b": A}}, ""),
         ({"files": {"a": A}}, {"files": {"x": A}}, ""),
@@ -178,11 +178,11 @@ ROWS, MORE = ({"rows": n, "sha256": "0" * 64} for n in (7, 8))
         ({"classes": ["b"]}, None, ""),
     ],
 )  # fmt: skip
-def test_what_has_changed_is_named(known, found, said):
-    if not said:
+def test_what_has_changed_is_named(known, found, message):
+    if not message:
         check_same_data(known, found, "task", "this run")
         return
-    with pytest.raises(ConfigError, match=f"^task: data: {said}"):
+    with pytest.raises(ConfigError, match=f"^task: data: {message}"):
         check_same_data(known, found, "task", "this run")
 
 
@@ -204,9 +204,9 @@ def test_a_study_records_the_data_of_each_task_and_the_packages_of_each_start(
     first, again, last = (start.packages for start in load_study(folder).record.versions)
     assert first["jax"] == again["jax"] != "99" == last["jax"]
     rows = wording.all_rows(work.record, None)
-    (said,) = [s for s in headlines.warnings(work.record, work.runs, rows) if "jax" in s]
-    assert said.startswith("Packages changed while the study was under way: ")
-    assert f"jax {first['jax']}, then 99" in said
+    (message,) = [s for s in headlines.warnings(work.record, work.runs, rows) if "jax" in s]
+    assert message.startswith("Packages changed while the study was under way: ")
+    assert f"jax {first['jax']}, then 99" in message
 
 
 def test_a_study_from_before_data_were_known_takes_note_of_them(table, tmp_path):
@@ -250,22 +250,22 @@ def run_config(file):
 def test_a_run_does_not_go_on_with_other_data(table, tmp_path):
     """Nor is anything of it changed; with the data back it ends."""
     folder, config = tmp_path / "run", run_config(table)
-    watch = StopSignal()
+    stop_signal = StopSignal()
 
     def on_progress(row):
-        watch.stop("enough")
+        stop_signal.stop("enough")
 
-    replica = replica_of(config)
+    trainer = trainer_of(config)
     with pytest.raises(Interrupted):
-        train_run(replica, 0, folder, config=config, watch=watch, on_report=on_progress)
+        train_run(trainer, 0, folder, config=config, stop_signal=stop_signal, on_report=on_progress)
     before, known = contents(folder), table.read_text()
     for change in CHANGES.values():
         change(table)
         with pytest.raises(ConfigError, match=r"^task: data: given '.*table\.csv'; has "):
-            train_run(replica_of(config), 0, folder, config=config)
+            train_run(trainer_of(config), 0, folder, config=config)
         assert contents(folder) == before
     table.write_text(known)
-    result = train_run(replica_of(config), 0, folder, config=config)
+    result = train_run(trainer_of(config), 0, folder, config=config)
     assert result["status"] == "done" and load_run(pathlib.Path(folder))
 
 

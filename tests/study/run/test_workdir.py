@@ -54,17 +54,17 @@ ODD = VALUES | {
 class Made(Population):
     """Stands for a population: scores by arm and seed; `None` diverges at some seeds."""
 
-    def __init__(self, replica, data, packing):
-        self.replica, self.data = replica, data
+    def __init__(self, trainer, data, packing):
+        self.trainer, self.data = trainer, data
 
     def train(self, wave, *, test, on_report, saves):
         finished, steps = [], np.array([4, 8])
         examples = sum(real for _, real in self.data.blocks["test"])
         for one in wave:
             on_report(4)
-            rng = np.random.default_rng([one.seed, one.salt, len(str(self.replica.model))])
+            rng = np.random.default_rng([one.seed, one.salt, len(str(self.trainer.model_config))])
             value = 0.5 - 0.1 * abs(math.log10(one.learning_rate) + 2.4) + 0.01 * rng.normal()
-            gone = str(self.replica.model.ties[0]) == "K=V" and one.seed % 3 == 1
+            gone = str(self.trainer.model_config.ties[0]) == "K=V" and one.seed % 3 == 1
             curve = np.array([value, math.nan if gone else value])
             params = {"kernel": np.zeros(1, np.float32)} if test else None
             scores = np.full(examples, value) if test else None
@@ -90,11 +90,11 @@ def made():
         yield
 
 
-def run(folder, values=ODD, watch=None, listener=lambda event: None):
+def run(folder, values=ODD, stop_signal=None, listener=lambda event: None):
     """As the command does: study, tables, report."""
     study, workdir = Study(values), Workdir(folder)
     record = dataclasses.replace(workdir.open(study.describe()), command="make")
-    work = Engine(study, workdir, record, listener, watch)
+    work = Engine(study, workdir, record, listener, stop_signal)
     work.run()
     found, _ = page.write_outcomes(workdir, pause=work.stop_if_asked)
     return work, found.summary
@@ -237,7 +237,7 @@ def test_what_is_no_study_is_refused(study, tmp_path, unchecked):
 
 
 class Stopping(StopSignal):
-    """Is asked to stop at its n-th look."""
+    """Is asked to stop at its n-th poll."""
 
     def __init__(self, place):
         super().__init__()
@@ -287,17 +287,17 @@ def test_a_study_stops_at_whatever_it_is_and_goes_on(small, tmp_path, monkeypatc
     """SIGTERM while it does not train: it ends before the next thing, everything that was done is
     there, and the same command ends with the same tables."""
     owner, name = STAGES[stage]
-    watch, doing = StopSignal(), getattr(owner, name)
+    stop_signal, doing = StopSignal(), getattr(owner, name)
 
     def asked(*args, **options):
-        watch.stop("interrupted by SIGTERM")
+        stop_signal.stop("interrupted by SIGTERM")
         return doing(*args, **options)
 
     folder = tmp_path / "study"
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, asked)
         with pytest.raises(Interrupted, match="SIGTERM"):
-            run(folder, SMALL, watch=watch)
+            run(folder, SMALL, stop_signal=stop_signal)
     assert not (folder / "report.html").exists()
     rows = len(load_study(folder).runs)
     run(folder, SMALL)
@@ -318,21 +318,21 @@ def test_no_loop_of_a_study_is_without_an_end(tmp_path, monkeypatch):
 def test_a_study_of_finished_waves_alone_can_be_stopped_between_any_two(small):
     """As an endless one was: nothing was missing, so nobody asked."""
     folder, work, _ = small
-    looks = StopSignal()
+    counting = StopSignal()
     count = 0
 
     def counted():
         nonlocal count
         count += 1
-        return StopSignal.poll(looks)
+        return StopSignal.poll(counting)
 
-    looks.poll = counted
-    run(folder, SMALL, watch=looks)
+    counting.poll = counted
+    run(folder, SMALL, stop_signal=counting)
     waves = work.progress.waves_done
     assert count > waves
     for place in (2, 5, waves // 2, waves):
         with pytest.raises(Interrupted):
-            run(folder, SMALL, watch=Stopping(place))
+            run(folder, SMALL, stop_signal=Stopping(place))
 
 
 def test_a_disk_that_is_full_leaves_the_old_report(study):

@@ -26,9 +26,9 @@ def draw_task(folder, record: StudyRecord, runs, results, task, curve, table, dp
         breakdown.csv, or None.
       only: keys of the figures wanted; all by default.
     """
-    name, kept, base = task["name"], task["record"], record.baseline
-    title, band = kept.title, "mean and range over the seeds"
-    spoken = "; ".join(_spoken(kept, row) for row in results[name].values())
+    name, spec, base = task["name"], task["record"], record.baseline
+    title, band = spec.title, "mean and range over the seeds"
+    spoken = "; ".join(_spoken(spec, row) for row in results[name].values())
     wanted = []
     if name in lattice_tasks(record):
         caption = (
@@ -37,7 +37,7 @@ def draw_task(folder, record: StudyRecord, runs, results, task, curve, table, dp
             "and word the verdict; hollow boxes are not in this study."
         )
         wanted.append(("lattice", lambda: lattice(record, results, [name]), caption))
-    if kept.solving:
+    if spec.solving:
         caption = (
             "Seeds that solve the task (Clopper-Pearson intervals) and steps to do so (mean cut "
             "at the budget). The verdict is that of the exact McNemar test on solving."
@@ -47,13 +47,13 @@ def draw_task(folder, record: StudyRecord, runs, results, task, curve, table, dp
         f"Differences to {base}, paired by seed. Thick: 95 % interval; thin: simultaneous for all "
         "arms at the level of this analysis; no bar where seeds do not vary. Hollow marks: "
         "controls and placebo. "
-        + ("The verdict is on solving, not on this difference." if kept.solving
+        + ("The verdict is on solving, not on this difference." if spec.solving
            else "Shaded: the equivalence margin.")
     )  # fmt: skip
     wanted.append(("forest", lambda: forest(record, results, name), caption))
     if table is not None and len(table):
         by = table["by"].iloc[0]
-        caption = f"Test {kept.outcome.metric} by {by}: mean and 95 % interval over the seeds."
+        caption = f"Test {spec.outcome.metric} by {by}: mean and 95 % interval over the seeds."
         draw = functools.partial(by_group, record, name, table)
         wanted.append(("by-group", draw, caption))
     caption = (
@@ -63,7 +63,7 @@ def draw_task(folder, record: StudyRecord, runs, results, task, curve, table, dp
     draw = functools.partial(learning_rates, record, runs, results, name)
     wanted.append(("learning-rates", draw, caption))
     caption = f"Learning curves of the evaluation runs, {band}; grey: {base}."
-    lines = [reference.name for reference in kept.references or ()]
+    lines = [reference.name for reference in spec.references or ()]
     if lines:
         caption += f" Dash-dotted, where in range: {formats.join(lines)} (on test data)."
     draw = functools.partial(learning_curves, record, results, name, curve)
@@ -120,7 +120,7 @@ def draw_family(folder, record: StudyRecord, results, scores, family, dpi) -> li
         pictures.append((f"scaling-{named[field]}", figure, caption))
         if len(arms) > MOST_NAMED:
             caption = (
-                f"The same, a panel an arm: difference to {base} against {named[field]}{rest}"
+                f"The same, one panel per arm: difference to {base} against {named[field]}{rest}"
                 + (f", a line for every value of {named[by]}" if by else "") + "."
             )  # fmt: skip
             figure = scaling_by_arm(record, results, scores, tasks, field, by)

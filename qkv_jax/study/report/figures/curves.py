@@ -1,6 +1,6 @@
 """Figures along an axis of training: quality against learning rate, and learning curves.
 
-Both are small multiples, one panel an arm with the baseline behind it in grey: seventeen lines in
+Both are small multiples, one panel per arm with the baseline behind it in grey: seventeen lines in
 one panel are a tangle that nobody can read.
 """
 
@@ -54,7 +54,7 @@ def _limits(values, pad=0.06):
 
 @style.styled
 def learning_rates(record: StudyRecord, runs, results: wording.Results, name: str):
-    """Validation score of the tuning runs against the learning rate, a panel an arm.
+    """Validation score of the tuning runs against the learning rate, one panel per arm.
 
     A dot is a seed, the line joins the means, the ring marks the rate that was chosen, the grey
     line is the baseline. A run that diverged or failed is a cross at the rim of the panel.
@@ -179,10 +179,10 @@ def _band(record, name, arm, row, curve):
     steps = np.unique(np.concatenate([f.index for f in found]))
     table = np.stack([f[~f.index.duplicated()].reindex(steps) for f in found]).astype(float)
     table[~np.isfinite(table)] = np.nan
-    keep = ~np.isnan(table).all(0)
-    if not keep.any():
+    measured = ~np.isnan(table).all(0)
+    if not measured.any():
         return None
-    steps, table = steps[keep], table[:, keep]
+    steps, table = steps[measured], table[:, measured]
     return _thin(steps, np.nanmean(table, 0), np.nanmin(table, 0), np.nanmax(table, 0))
 
 

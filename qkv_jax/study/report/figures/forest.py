@@ -1,4 +1,4 @@
-"""The forest plot of a task, and steps to solve: intervals against the baseline, an arm a row."""
+"""The forest plot of a task, and steps to solve: intervals against the baseline, arm by arm."""
 
 import math
 
@@ -155,21 +155,21 @@ def solving(record: StudyRecord, results: wording.Results, name: str):
     for arm, y in places:
         row = rows[arm]
         kind = row["verdict"].kind
-        look = {"color": style.COLOURS[kind], "zorder": 3}
+        common = {"color": style.COLOURS[kind], "zorder": 3}
         marker = style.MARKERS[kind]
         n = row.get("n", 0)
         if n:
             solved = row.get("n_solved", 0)
             share.plot((row.get("solve_low", np.nan), row.get("solve_high", np.nan)), (y, y),
-                       lw=2.4, **look)  # fmt: skip
-            share.plot(solved / n, y, marker, ms=6, mec="white", mew=0.7, clip_on=False, **look)
+                       lw=2.4, **common)  # fmt: skip
+            share.plot(solved / n, y, marker, ms=6, mec="white", mew=0.7, clip_on=False, **common)
             share.text(1.04, y, f"{solved:.0f}/{n:.0f}", transform=share.get_yaxis_transform(),
                        va="center", fontsize=8, color=style.INK)  # fmt: skip
         if row.get("steps_to_solve") is not None:
             ends = row.get("steps_to_solve_low", np.nan), row.get("steps_to_solve_high", np.nan)
-            steps.plot(ends, (y, y), lw=2.4, **look)
+            steps.plot(ends, (y, y), lw=2.4, **common)
             steps.plot(row["steps_to_solve"], y, marker, ms=6, mec="white", mew=0.7,
-                       clip_on=False, **look)  # fmt: skip
+                       clip_on=False, **common)  # fmt: skip
         text = formats.PENDING
         if kind != "pending":
             text = f"{wording.SIGNS[kind]} {row['verdict']}"

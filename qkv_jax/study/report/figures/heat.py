@@ -15,7 +15,7 @@ _CELL, _ROW = 0.95, 0.36  # inches, at least
 
 @style.styled
 def heat(record: StudyRecord, results: wording.Results, scores, tasks: Sequence[str]):
-    """A row an arm, a column a cell: difference to the cell's baseline and its verdict mark.
+    """One row per arm, one column per cell: difference to the cell's baseline and its verdict mark.
 
     With more cells than fit, the columns are the values of the axes that are no scale, averaged
     over the rest and without marks. Returns the figure, or None if there is nothing to show.

@@ -17,7 +17,7 @@ _COLUMNS = ("mean", "ci_low", "ci_high"), ("delta", "delta_low", "delta_high")
 
 @style.styled
 def scaling(record: StudyRecord, results, scores, tasks, field: str, by: str | None = None):
-    """Mean and difference to the baseline against an axis, a line an arm.
+    """Mean and difference to the baseline against an axis, one line per arm.
 
     Args:
       results: `wording.all_rows`; scores: `seed_scores`; tasks: the cells of the family.
@@ -31,9 +31,9 @@ def scaling(record: StudyRecord, results, scores, tasks, field: str, by: str | N
         return None
     task, arms = record.tasks[tasks[0]], grids.family_arms(record, tasks)
     gaps = {arm: abs(grids.average(record, scores, tasks, arm)["delta"]) for arm in arms}
-    looks = _looks(record, arms, gaps)
+    styles = _styles(record, arms, gaps)
     side_by_side = by is None
-    figure, panels = _panels(len(columns), side_by_side, _label_room(looks))
+    figure, panels = _panels(len(columns), side_by_side, _label_room(styles))
     for (row, column), axes in panels.items():
         last = side_by_side or column == len(columns) - 1
         pairs = lines[columns[column]].items()
@@ -43,7 +43,7 @@ def scaling(record: StudyRecord, results, scores, tasks, field: str, by: str | N
             axes.axhspan(-margin, margin, color=style.MARGIN, lw=0, zorder=0)
             axes.axhline(0, color=style.INK, lw=1.2, zorder=1)
         for arm, line in shown.items():
-            _draw(axes, line, looks[arm])
+            _draw(axes, line, styles[arm])
         if column == 0:
             unit = task.unit
             arrow = "↑" if task.higher_is_better else "↓"
@@ -57,7 +57,7 @@ def scaling(record: StudyRecord, results, scores, tasks, field: str, by: str | N
         axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.grid(axis="y")
         if last:
-            _name_ends(axes, shown, looks)
+            _name_ends(axes, shown, styles)
     _verdict_key(figure, lines)
     return figure
 
@@ -66,7 +66,7 @@ def scaling(record: StudyRecord, results, scores, tasks, field: str, by: str | N
 def scaling_by_arm(
     record: StudyRecord, results, scores, tasks, field: str, by: str | None = None
 ):
-    """Difference to the baseline against an axis, a panel an arm, a line a value of `by`.
+    """Difference to the baseline against an axis, one panel per arm, one line per value of `by`.
 
     For studies with more arms than one panel can name. Returns None if nothing can be shown.
     """
@@ -108,7 +108,7 @@ def scaling_by_arm(
 
 @style.styled
 def by_group(record: StudyRecord, name: str, table):
-    """Test score by group of examples, a line an arm with its 95 % band, and chance.
+    """Test score by group of examples, one line per arm with its 95 % band, and chance.
 
     Args: table: the rows of breakdown.csv of this task. Returns None if there are no scores.
     """
@@ -119,11 +119,11 @@ def by_group(record: StudyRecord, name: str, table):
     if not arms:
         return None
     by = str(table["by"].iloc[0])
-    looks = _looks(record, arms)
-    # A panel an arm as soon as a line would have to go without its name.
+    styles = _styles(record, arms)
+    # One panel per arm as soon as a line would have to go without its name.
     alone = len(arms) <= len(style.LINES) + 2
     if alone:
-        figure = style.new_figure(5.4 + 0.75 + _label_room(looks), 3.9)
+        figure = style.new_figure(5.4 + 0.75 + _label_room(styles), 3.9)
         width, height = figure.get_size_inches()
         panels = [figure.add_axes((0.75 / width, 0.55 / height, 5.4 / width, 3.1 / height))]
     else:
@@ -138,10 +138,10 @@ def by_group(record: StudyRecord, name: str, table):
         shown = {a: lines[a] for a in (arms if alone else dict.fromkeys((record.baseline, arm)))
                  if a in lines}  # fmt: skip
         for other, line in shown.items():
-            look = looks[other] if alone else {"color": style.BLUE, "ls": "-"}
+            line_style = styles[other] if alone else {"color": style.BLUE, "ls": "-"}
             if not alone and other != arm:
-                look = {"color": "#aab4bc", "ls": "-", "bare": True}
-            _draw(axes, line, look, size=3 if alone else 2)
+                line_style = {"color": "#aab4bc", "ls": "-", "bare": True}
+            _draw(axes, line, line_style, size=3 if alone else 2)
         if near:
             axes.axhline(chance, color=style.SOFT, lw=0.9, ls=(0, (3, 2)), zorder=0)
             if alone:
@@ -158,7 +158,7 @@ def by_group(record: StudyRecord, name: str, table):
     if alone:
         panels[0].set_xlabel(by)
         panels[0].set_ylabel(label)
-        _name_ends(panels[0], lines, looks)
+        _name_ends(panels[0], lines, styles)
     else:
         figure.supxlabel(by, fontsize=9, y=0.02)
         figure.supylabel(label, fontsize=9, x=0.005)
@@ -212,11 +212,11 @@ def _series(record, results, scores, tasks, field, by):
     return found, hashable
 
 
-def _looks(record, arms, gaps=None) -> dict[str, dict]:
+def _styles(record, arms, gaps=None) -> dict[str, dict]:
     """Colour and dash of every arm. Of more arms than colours, those with the smallest gaps to the
     baseline are `bare`: grey, thin, unnamed."""
     base, colours = record.baseline, list(style.LINES)
-    looks = {}
+    styles = {}
     order = sorted(arms, key=lambda a: record.arms[a].group)
     others = [arm for arm in order if arm != base and record.arms[arm].role != "placebo"]
     if gaps is not None and len(others) > len(colours):
@@ -225,38 +225,38 @@ def _looks(record, arms, gaps=None) -> dict[str, dict]:
     for arm in order:
         role = record.arms[arm].role
         if arm == base:
-            looks[arm] = {"color": style.INK, "ls": "-", "lw": 1.8}
+            styles[arm] = {"color": style.INK, "ls": "-", "lw": 1.8}
         elif role == "placebo" and len(arms) <= len(style.LINES) + 2:
-            looks[arm] = {"color": style.GREY, "ls": (0, (1.5, 1.5))}
+            styles[arm] = {"color": style.GREY, "ls": (0, (1.5, 1.5))}
         elif arm in chosen:
             dash = "-" if role == "arm" else (0, (4, 1.5))
-            looks[arm] = {"color": colours.pop(0), "ls": dash}
+            styles[arm] = {"color": colours.pop(0), "ls": dash}
         else:
-            looks[arm] = {"color": "#c9d0d6", "ls": "-", "bare": True}
-    return looks
+            styles[arm] = {"color": "#c9d0d6", "ls": "-", "bare": True}
+    return styles
 
 
-def _draw(axes, line, look, size=4.5):
+def _draw(axes, line, line_style, size=4.5):
     """One line with its band; a marker at every place, by the verdict where there is one."""
-    look = {"lw": 1.5} | look
-    bare = look.pop("bare", False)
+    line_style = {"lw": 1.5} | line_style
+    bare = line_style.pop("bare", False)
     mean, low, high = line.heights.T
     if bare:
-        axes.plot(line.x, mean, lw=1.0, color=look["color"], zorder=1.5)
+        axes.plot(line.x, mean, lw=1.0, color=line_style["color"], zorder=1.5)
         return
-    axes.fill_between(line.x, low, high, color=look["color"], alpha=0.13, lw=0, zorder=2)
-    axes.plot(line.x, mean, zorder=3, **look)
-    axes.vlines(line.x, low, high, color=look["color"], lw=1, alpha=0.55, zorder=2.5)
+    axes.fill_between(line.x, low, high, color=line_style["color"], alpha=0.13, lw=0, zorder=2)
+    axes.plot(line.x, mean, zorder=3, **line_style)
+    axes.vlines(line.x, low, high, color=line_style["color"], lw=1, alpha=0.55, zorder=2.5)
     kinds = line.kinds or [None] * len(line.x)
     for kind in dict.fromkeys(kinds):
         places = [place for place, other in enumerate(kinds) if other == kind]
         axes.plot(np.take(line.x, places), mean[places], style.MARKERS.get(kind, "o"), ms=size,
-                  ls="", color=look["color"], mec="white", mew=0.6, zorder=4)  # fmt: skip
+                  ls="", color=line_style["color"], mec="white", mew=0.6, zorder=4)  # fmt: skip
 
 
-def _name_ends(axes, lines, looks):
+def _name_ends(axes, lines, styles):
     """The name of every line at its right end, moved apart where they would touch."""
-    named = [(lines[arm].heights[-1, 0], arm) for arm in lines if not looks[arm].get("bare")]
+    named = [(lines[arm].heights[-1, 0], arm) for arm in lines if not styles[arm].get("bare")]
     if not named:
         return
     axes.autoscale_view()
@@ -269,15 +269,15 @@ def _name_ends(axes, lines, looks):
         axes.annotate(
             formats.shorten(arm), (1.0, y), (1.06, at), xycoords=axes.get_yaxis_transform(),
             textcoords=axes.get_yaxis_transform(), fontsize=8, va="center",
-            color=looks[arm]["color"], annotation_clip=False,
+            color=styles[arm]["color"], annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": style.LINE, "lw": 0.7, "shrinkA": 0,
                         "shrinkB": 0},
         )  # fmt: skip
     axes.set_ylim(low, high)
 
 
-def _label_room(looks) -> float:
-    named = [arm for arm, look in looks.items() if not look.get("bare")]
+def _label_room(styles) -> float:
+    named = [arm for arm, line_style in styles.items() if not line_style.get("bare")]
     return max((style.text_width(formats.shorten(arm), 8.0) for arm in named), default=0) + 0.35
 
 
