@@ -139,8 +139,8 @@ def test_a_folder_of_image_files_is_a_data_set(tmp_path, monkeypatch):
     assert (task.labels, task.shape, len(task.load().test["targets"])) == (("a", "b"), (8, 8, 3), 4)
     file = tmp_path / "set" / "test" / "a" / "0.png"
     Image.fromarray(rng.integers(0, 256, (8, 9, 3), np.uint8)).save(file)
-    message = "column 'image' of its test split holds images of several sizes, such as 8 x 8 x 3 and "
-    assert f"; {message}8 x 9 x 3" in refusal(options, "images")
+    message = "column 'image' of its test split holds images of several sizes, such as "
+    assert f"; {message}8 x 8 x 3 and 8 x 9 x 3" in refusal(options, "images")
     file.write_bytes(file.read_bytes()[:40])
     assert "; column 'image' of its test split cannot be read: " in refusal(options, "images")
 
