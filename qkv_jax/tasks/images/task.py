@@ -1,12 +1,10 @@
 """Image classification: images cut into patches, read from a class token.
 
-`mnist5k` and `digits` install with packages, `idx` reads a folder in that format, `images` a data
-set of the Hugging Face hub (CIFAR, for one) or of a folder of one's own. All share `ImageTask`; a
-new source of images is a subclass that says where they come from.
+`mnist5k` and `digits` install with packages; `published.py` has those that are read from files. All
+share `ImageTask`; a new source of images is a subclass that says where they come from.
 """
 
 import dataclasses
-import functools
 import importlib.util
 import math
 import pathlib
@@ -19,10 +17,10 @@ import numpy as np
 
 from qkv_jax.config import ConfigError, require_positive, settle
 from qkv_jax.model.stems import PatchStem
-from qkv_jax.tasks import hub_datasets, overlap, sources
+from qkv_jax.tasks import overlap
 from qkv_jax.tasks.base import Data, Outcome, Task, epoch_schedule, keys_schedule, register
-from qkv_jax.tasks.images import augmentation, files
-from qkv_jax.tasks.images.files import Examples, ImageFiles
+from qkv_jax.tasks.images import augmentation
+from qkv_jax.tasks.images.files import Examples
 from qkv_jax.tasks.splits import held_out_split, require_seed, stratified_split
 from qkv_jax.tasks.streaming import DEVICE_LIMIT, ArrayRows, BatchStream
 
@@ -221,104 +219,6 @@ class Digits(ImageTask):
         return {name: (examples, rows[name]) for name in ("train", "validation", "test")}
 
 
-@dataclasses.dataclass(frozen=True)
-class PublishedImages(ImageTask):
-    """Images with a published training and test set. Where there is no validation set,
-    `validation_examples` are drawn from the training set by the shares of the classes."""
-
-    validation_examples: int = 5000
-    split_seed: int = 0
-
-    def __post_init__(self):
-        require_positive(self, "validation_examples")
-        require_seed(self, "split_seed")
-        super().__post_init__()
-
-    def read(self) -> tuple[ImageFiles, tuple[int | str, ...]]:
-        """The published sets with labels numbered from 0, and those in the files, in order."""
-        raise NotImplementedError
-
-    @property
-    def files(self) -> ImageFiles:
-        """The published sets."""
-        return self.read()[0]
-
-    @property
-    def labels(self) -> tuple[int | str, ...]:
-        """The labels in the files, in order."""
-        return self.read()[1]
-
-    @property
-    def classes(self):
-        return len(self.labels)
-
-    @property
-    def shape(self):
-        return self.files.train.images.shape[1:]
-
-    def fingerprint(self, data):
-        return super().fingerprint(data) | {"classes": list(self.labels)}
-
-    def splits(self):
-        whole = lambda examples: (examples, np.arange(len(examples.labels)))
-        train, test, validation = self.files
-        if validation is not None:
-            parts = {"train": whole(train), "validation": whole(validation)}
-        else:
-            sizes = {"validation": self.validation_examples}
-            rows = held_out_split(train.labels, sizes, self.split_seed)
-            parts = {name: (train, rows[name]) for name in ("train", "validation")}
-        return parts | {"test": whole(test)}
-
-
-@register("idx")
-@dataclasses.dataclass(frozen=True)
-class Idx(PublishedImages):
-    """A folder in IDX format: MNIST, Fashion-MNIST, KMNIST, EMNIST (with its `prefix`), …"""
-
-    title = "Images in IDX format"
-
-    folder: str = ""
-    prefix: str = ""  # of the file names, such as "emnist-letters-"
-
-    def __post_init__(self):
-        if not self.folder:
-            raise ConfigError("folder", self.folder, "name the folder of the images")
-        super().__post_init__()
-
-    def sources(self):
-        return files.idx_paths(self.folder, self.prefix)
-
-    def read(self):
-        return _read_idx(self.folder, self.prefix, self.stamp())
-
-
-@register("images")
-@dataclasses.dataclass(frozen=True)
-class DatasetImages(PublishedImages):
-    """An image column of a data set on the hub, such as uoft-cs/cifar10, or of a local folder: of
-    images in a folder a class, of parquet files, or of what `save_to_disk` wrote."""
-
-    title = "Images of a data set"
-
-    dataset: str = ""
-    subset: str = ""
-    image_column: str = "image"
-    label_column: str = "label"
-
-    def __post_init__(self):
-        if not self.dataset:
-            raise ConfigError("dataset", self.dataset, "name a data set of images or their folder")
-        super().__post_init__()
-
-    def sources(self):
-        return hub_datasets.files(self.dataset, self.subset)
-
-    def read(self):
-        columns = (self.image_column, self.label_column)
-        return _read_dataset(self.dataset, self.subset, *columns, self.stamp())
-
-
 def _package_data(package: str, name: str) -> pathlib.Path:
     """A file that came with an installed package, found without importing it."""
     spec = importlib.util.find_spec(package)
@@ -340,17 +240,3 @@ def pixel_moments(images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.
     mean = shares @ values
     std = np.sqrt(np.maximum(shares @ values**2 - mean**2, 0))
     return mean.astype(np.float32), np.maximum(std, 1 / 255).astype(np.float32)
-
-
-# Every property asks for the images: they are read once, and anew where a file was changed.
-@functools.lru_cache(maxsize=2)
-def _read_idx(folder: str, prefix: str, changed: sources.Stamp):
-    return files.numbered(files.read_idx_folder(folder, prefix), "folder", folder)
-
-
-@functools.lru_cache(maxsize=2)
-def _read_dataset(
-    dataset: str, subset: str, image_column: str, label_column: str, changed: sources.Stamp
-):
-    found = files.read_dataset(dataset, subset, image_column, label_column, changed)
-    return files.numbered(found, "dataset", dataset)
