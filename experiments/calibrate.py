@@ -6,6 +6,13 @@ Prints, for every kind of outcome, effect and pairing correlation, the family er
 power of what the report would have said, with 95 % Monte Carlo intervals in brackets. The targets
 are a family error and a false-equivalence rate of at most 5 % and a coverage of at least 95 %,
 within Monte Carlo error; entries that miss their target are marked with an asterisk.
+
+    python -m experiments.calibrate --protocol=race --studies=1000
+
+does the same for the race, the protocol that studies are to have next (see
+`qkv_jax/study/protocol/race.py`), on the cases of `hostile.py`: how often any verdict of a task was
+false, how often any interval missed the difference at best rates, how many arms were decided, and
+at how many runs.
 """
 
 from __future__ import annotations
@@ -13,6 +20,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -21,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.cli import entry
-from qkv_jax.study.protocol import calibration
+from qkv_jax.study.protocol import calibration, hostile, inference
 
 AT_MOST = dict.fromkeys(calibration.EVENTS, 0.05)
 AT_LEAST = {"coverage": 0.95, "arm_coverage": 0.95}
@@ -30,6 +38,7 @@ CHUNK = 250  # studies per piece of work
 _STUDIES = flags.DEFINE_integer("studies", 4000, "Simulated studies per row.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the simulation.", lower_bound=0)
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes.", lower_bound=1)
+_PROTOCOL = flags.DEFINE_enum("protocol", "fixed", ("fixed", "race"), "What is calibrated.")
 _OUTCOME = flags.DEFINE_enum("outcome", None, calibration.OUTCOMES, "Only this kind of outcome.")
 
 
@@ -41,34 +50,64 @@ def _cell(name: str, value: calibration.Estimate) -> str:
     return f"{100 * value.value:.1f}{'*' if missed else ''}\n[{low:.1f}, {high:.1f}]"
 
 
-def main() -> None:
-    chosen = [s for s in calibration.scenarios() if _OUTCOME.value in (None, s.outcome)]
+def _pieces(simulate: Callable, cases: list) -> list[np.ndarray]:
+    """The outcomes of the studies of each case, on all workers."""
     sizes = [min(CHUNK, _STUDIES.value - done) for done in range(0, _STUDIES.value, CHUNK)]
-    work = list(itertools.product(chosen, enumerate(sizes)))
-    start = time.perf_counter()
+    work = list(itertools.product(cases, enumerate(sizes)))
     with ProcessPoolExecutor(_WORKERS.value) as pool:
         pieces = list(
             pool.map(
-                calibration.simulate,
-                [scenario for scenario, _ in work],
+                simulate,
+                [case for case, _ in work],
                 [size for _, (_, size) in work],
                 [[_SEED.value, place] for _, (place, _) in work],
             )
         )
+    count = len(sizes)
+    return [np.concatenate(pieces[i : i + count]) for i in range(0, len(pieces), count)]
+
+
+def _race_table() -> Table:
+    """A row for each case of the race."""
+    head = ("case", "any false\nverdict", "allowed", "any missed\ninterval", "decided", "runs")
+    table = Table(*head)
+    for case, counts in zip(hostile.CASES, _pieces(hostile.simulate, hostile.CASES), strict=True):
+        wrong, missed = (_share(column, case.at_most) for column in counts.T[:2])
+        decided, runs = counts[:, 2:].mean(0)
+        allowed = f"{100 * case.at_most:g}"
+        table.add_row(case.name, wrong, allowed, missed, f"{100 * decided:.0f}", f"{runs:.0f}")
+    return table
+
+
+def _share(events: np.ndarray, at_most: float) -> str:
+    """Per cent with its Monte Carlo interval, on one line."""
+    low, high = inference.solve_interval(events.sum(), len(events))
+    mark = "*" if low > at_most else ""
+    return f"{100 * events.mean():.1f}{mark} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def main() -> None:
+    start = time.perf_counter()
+    table = _race_table() if _PROTOCOL.value == "race" else _fixed_table()
+    Console(width=200).print(table)
+    seconds = time.perf_counter() - start
+    print(f"Per cent of {_STUDIES.value} studies per row, {seconds:.0f} s. * misses its target.")
+
+
+def _fixed_table() -> Table:
+    """A row for each scenario of the protocol with a fixed number of seeds."""
+    chosen = [s for s in calibration.scenarios() if _OUTCOME.value in (None, s.outcome)]
     columns = calibration.EVENTS + calibration.SHARES
     head = ("outcome", "effect", "corr.", "margin", "other\noptima", "seeds")
     table = Table(*head, *(name.replace("_", "\n") for name in columns))
-    for row, scenario in enumerate(chosen):
-        outcomes = np.concatenate(pieces[row * len(sizes) : (row + 1) * len(sizes)])
+    for scenario, outcomes in zip(chosen, _pieces(calibration.simulate, chosen), strict=True):
         rates = calibration.estimate(outcomes)
         what = (scenario.outcome, scenario.effect, f"{scenario.correlation:g}")
         what += (f"{scenario.margin:g}", f"{scenario.elsewhere}")
         what += (", ".join(map(str, scenario.analyses or (scenario.eval_seeds,))),)
         cells = (_cell(name, rates[name]) for name in columns)
         table.add_row(*what, *cells)
-    Console(width=200).print(table)
-    seconds = time.perf_counter() - start
-    print(f"Per cent of {_STUDIES.value} studies per row, {seconds:.0f} s. * misses its target.")
+    return table
 
 
 if __name__ == "__main__":

@@ -143,7 +143,9 @@ def difference(
     SE² = Σ v / n, for two samples less 2ρ √(v v′) / max(n, n′); a variance v is taken for `least`
     at the least, unless no sample has any spread.
     """
-    rows = np.array([np.asarray(values, float) for _, values in samples])
+    rows = np.full((len(samples), max(len(values) for _, values in samples)), np.nan)
+    for row, (_, values) in zip(rows, samples, strict=True):
+        row[: len(values)] = values
     signs = np.array([sign for sign, _ in samples])
     n, mean, sd = moments(rows)
     if n.min() < 2:

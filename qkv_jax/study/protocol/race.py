@@ -1,0 +1,353 @@
+"""The race: every run tunes and compares, and seeds go where nothing is decided.
+
+A cell is an arm at a learning rate. Its runs have a validation score, by which rates are chosen,
+and a test score, by which arms are compared; both count as losses here. The verdict on an arm is
+about its best rate, so it must hold for every rate that is still alive (intersection-union, Berger
+1982); the baseline's score at a seed is taken at the rate that the other seeds chose.
+
+    pilot     two seeds of all cells of the declared grid
+    bracket   an arm whose best rate is at an end of its own gets one more there, two at most
+    looks     at 4, 6, 8, 12, ... seeds the leading cells of undecided arms are tested, each look
+              with its share of alpha; other live cells follow where a verdict waits for them
+
+`replay` goes through these events on the runs that there are. What it lacks it asks for, so that
+whoever runs them can replay again: nothing is kept but the runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from scipy import special
+
+from qkv_jax.study.protocol import inference, verdicts
+from qkv_jax.study.protocol.verdicts import Verdict
+
+PILOT = 2  # seeds
+_LOOKS = ((4, 0.08), (6, 0.15), (8, 0.17), (12, 0.20), (16, 0.15), (24, 0.10), (32, 0.075))
+_BEYOND = 2  # rates that an arm may get on a side of the grid
+_DOUBLED_FROM = 2  # the look from which on the baseline has twice the seeds, if several arms wait
+_DROP_ERRORS = 3.0  # a rate leaves when it is worse by so many standard errors
+_DROP_SHARE = 0.1  # of the margin, which a rate may be better by and yet leave
+_PRIOR_DF = 3.0  # that the variances of an arm's rates lend to each of them
+_PLANNED_ERRORS = 3.2  # between an effect and the nearest bound, for a verdict to be near
+
+Cell = tuple[int, int]  # arm, 0 the baseline; place of a rate, 0 the first of the declared grid
+# (arm, place) -> [2, S] validation and test losses of its runs by seed.
+Runs = Callable[[int, int], np.ndarray]
+
+
+def looks() -> Iterator[tuple[int, float]]:
+    """Seeds and share of alpha of each look, without an end; the shares come to 1."""
+    yield from _LOOKS
+    seeds, left = _LOOKS[-1][0], 1 - math.fsum(share for _, share in _LOOKS)
+    while True:
+        seeds, left = round(1.5 * seeds), left / 2
+        yield seeds, left
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What a race is about.
+
+    Attributes:
+      arms: the number of arms that are compared with the baseline.
+      rates: of the declared grid.
+      margin: of equivalence, in the unit of the losses.
+      max_seeds: no look is taken beyond.
+      hopeless: an arm that would need more seeds than this is given up.
+    """
+
+    arms: int
+    rates: int
+    margin: float
+    alpha: float = 0.05
+    max_seeds: int = 32
+    hopeless: float = 64.0
+
+    @property
+    def level(self) -> float:
+        """For one arm and both kinds of error together (Shaffer 1986)."""
+        return self.alpha / self.arms
+
+
+@dataclasses.dataclass
+class Arm:
+    """How an arm stands.
+
+    Attributes:
+      live: places of the rates that may yet be its best; `lead` the one that leads.
+      worse, apart, better, within: the smallest p-values so far, over their shares of alpha: a live
+        cell is worse than the baseline; a live cell is not better than it by the margin; the arm is
+        better than the baseline at each of its live rates; it is not worse by the margin.
+      seeds: of the leading cell at the last look that it took part in.
+      delta: the cost over the baseline, each at the rates that the other seeds chose.
+      low, high: what the cost at best rates is between, over all live rates, for all arms and all
+        looks together; as of the last look that it took part in.
+      verdict: `PENDING` while there is none; `POWER` where it would need too many seeds, `needed`.
+    """
+
+    live: list[int]
+    lead: int = 0
+    seeds: int = 0
+    worse: dict[int, float] = dataclasses.field(default_factory=dict)
+    apart: dict[int, float] = dataclasses.field(default_factory=dict)
+    tested: dict[int, int] = dataclasses.field(default_factory=dict)  # looks that a cell has had
+    better: float = 1.0
+    within: float = 1.0
+    delta: float = math.nan
+    low: float = -math.inf
+    high: float = math.inf
+    verdict: Verdict = verdicts.PENDING
+    needed: float = math.nan
+
+
+class Race:
+    """A race on the runs that there are.
+
+    Attributes:
+      wanted: {cell: seeds} that it cannot go on without; empty at its end.
+      arms: the baseline's first.
+      look: the number of seeds at the last look; 0 before.
+      correlation, least: with the baseline at the same seed, and the variance that none is taken to
+        be below, at the last look.
+    """
+
+    def __init__(self, rules: Rules, runs: Runs):
+        self.rules, self._runs = rules, runs
+        self.wanted: dict[Cell, int] = {}
+        self.used: dict[Cell, int] = {}
+        self.arms: list[Arm] = []
+        self.look, self.correlation, self.least = 0, 0.0, 0.0
+        self.phase = "pilot"
+        self._advance()
+
+    # --- runs
+
+    def _take(self, arm: int, place: int, seeds: int) -> bool:
+        """Whether the first `seeds` runs of a cell are there, and used from now on."""
+        if self.used.get((arm, place), 0) >= seeds:
+            return True
+        if self._runs(arm, place).shape[1] < seeds:
+            cell = arm, place
+            self.wanted[cell] = max(self.wanted.get(cell, 0), seeds)
+            return False
+        self.used[arm, place] = seeds
+        return True
+
+    def _losses(self, arm: int, place: int, seeds: int | None = None) -> np.ndarray:
+        """[2, S] validation and test losses of the runs that are used."""
+        return self._runs(arm, place)[:, : seeds or self.used[arm, place]]
+
+    # --- events
+
+    def _advance(self) -> None:
+        everyone = range(self.rules.arms + 1)
+        self.arms = [Arm(list(range(self.rules.rates))) for _ in everyone]
+        for arm, place in itertools.product(everyone, range(self.rules.rates)):
+            self._take(arm, place, PILOT)
+        if self.wanted:
+            return
+        self.phase = "bracket"
+        for arm in everyone:
+            self._bracket(arm)
+        if self.wanted:
+            return
+        doubled = 0
+        for place, (seeds, share) in enumerate(looks()):
+            waiting = [a for a in everyone[1:] if self.arms[a].verdict == verdicts.PENDING]
+            if not waiting or seeds > self.rules.max_seeds:
+                break
+            self.phase, self.look = f"look{seeds}", seeds
+            if place >= _DOUBLED_FROM and len(waiting) > 1:
+                doubled = 2 * seeds
+            doubled = max(doubled, seeds)
+            self._look(place, seeds, share, waiting, doubled)
+            if self.wanted:
+                return
+
+    def _bracket(self, arm: int) -> None:
+        """Widens an arm's own grid until its best rate lies inside, or no rate may be added."""
+        live, last = self.arms[arm].live, self.rules.rates - 1
+        while True:
+            means = [self._losses(arm, place, PILOT)[0].mean() for place in live]
+            best = live[int(np.argmin(means))]
+            beyond = None
+            if best == live[0] and best > -_BEYOND:
+                beyond = best - 1
+            elif best == live[-1] and best < last + _BEYOND:
+                beyond = best + 1
+            # A plateau that reaches into the grid does not point beyond its end.
+            if len(live) < 2 or beyond is None or means.count(min(means)) > 1:
+                break
+            if not self._take(arm, beyond, PILOT):
+                return
+            live[:] = sorted([*live, beyond])
+        at_end = best in (live[0], live[-1]) and means.count(min(means)) < 2
+        if at_end and len(live) > 1:
+            self.arms[arm].verdict = verdicts.EDGE
+
+    def _drop(self, arm: int) -> int:
+        """Lets the rates go that cannot be an arm's best; returns the one that leads."""
+        state = self.arms[arm]
+        tried = [place for a, place in self.used if a == arm]
+        spread = {}
+        for place in tried:
+            values = self._losses(arm, place)[0]
+            spread[place] = values.var(ddof=1), len(values) - 1.0
+        variance, df = np.array(list(spread.values())).T
+        logs = np.log(np.maximum(variance, 1e-300)) - special.digamma(df / 2) + np.log(df / 2)
+        lent = math.exp(logs.mean())
+        common = min(self.used[arm, place] for place in state.live)
+        means = {place: self._losses(arm, place, common)[0].mean() for place in state.live}
+        lead = min(means, key=means.get)
+        allowed = _DROP_SHARE * self.rules.margin
+
+        def squared_error(place):
+            variance, df = spread[place]
+            return (_PRIOR_DF * lent + df * variance) / (_PRIOR_DF + df) / (df + 1)
+
+        def stays(place):
+            behind = self._losses(arm, place)[0].mean() - self._losses(arm, lead)[0].mean()
+            error = math.sqrt(squared_error(place) + squared_error(lead))
+            return place == lead or behind + allowed <= _DROP_ERRORS * error
+
+        state.live = [place for place in state.live if stays(place)]
+        state.lead = lead
+        return lead
+
+    def _scores(self, arm: int, seeds: int) -> np.ndarray:
+        """Test losses [S] of an arm, each at the rate that the other seeds chose by validation; of
+        seeds that the leading rate alone has, at the rate that the common ones chose."""
+        live = self.arms[arm].live
+        common = min(seeds, *(self.used[arm, place] for place in live))
+        seen = np.stack([self._losses(arm, place, common) for place in live])  # [rates, 2, S]
+        others = (seen[:, 0].sum(1, keepdims=True) - seen[:, 0]) / max(common - 1, 1)
+        chosen = np.take_along_axis(seen[:, 1], others.argmin(0)[None], 0)[0]
+        best = live[int(seen[:, 0].mean(1).argmin())]
+        return np.concatenate([chosen, self._losses(arm, best, seeds)[1][common:]])
+
+    def _look(self, place: int, seeds: int, share: float, waiting: Sequence[int], base: int):
+        """One look: the baseline and the leading cells first, then what their verdicts wait for."""
+        self._drop(0)
+        for rate in self.arms[0].live:
+            self._take(0, rate, base)
+        for arm in waiting:
+            self._take(arm, self._drop(arm), seeds)
+        if self.wanted:
+            return
+        reference = self._scores(0, base)
+        leading = {arm: self._losses(arm, self.arms[arm].lead, seeds)[1] for arm in waiting}
+        rows = np.full((len(waiting) + 1, base), np.nan)
+        for row, values in zip(rows, [reference, *leading.values()], strict=True):
+            row[: len(values)] = values
+        self.least = inference.common_variance(rows)
+        self.correlation = self._correlation(leading, reference)
+        for arm in waiting:
+            self._judge(arm, place, seeds, share, reference)
+
+    def _correlation(self, leading: dict[int, np.ndarray], reference: np.ndarray) -> float:
+        """Over all arms, those that are decided at the look that decided them."""
+        rows = np.full((self.rules.arms, len(reference)), np.nan)
+        for row, (arm, state) in zip(rows, enumerate(self.arms[1:], 1), strict=True):
+            if arm not in leading and not state.seeds:
+                continue
+            values = leading.get(arm)
+            if values is None:
+                values = self._losses(arm, state.lead, state.seeds)[1]
+            row[: len(values)] = values
+        return inference.pooled_correlation(rows, reference)
+
+    def _compare(self, one: np.ndarray, other: np.ndarray) -> inference.Difference:
+        pair = [(1, one), (-1, other)]
+        return inference.difference(pair, correlation=self.correlation, least=self.least)
+
+    def _test(self, arm: int, rate: int, number: int, seeds: int, reference: np.ndarray) -> None:
+        """Tests a cell against the baseline, once for each look."""
+        state, share = self.arms[arm], next(itertools.islice(looks(), number, None))[1]
+        effect = self._compare(self._losses(arm, rate, seeds)[1], reference)
+        for found, bound in ((state.worse, 0.0), (state.apart, -self.rules.margin)):
+            found[rate] = min(found.get(rate, 1.0), _p_above(effect, bound) / share)
+        state.tested[rate] = number + 1
+
+    def _bound(self, arm: int, share: float, reference: np.ndarray, against: Sequence) -> None:
+        """The interval of an arm at a look: a verdict is where it lies to 0 and to the margin."""
+        state, tail = self.arms[arm], 1 - share * self.rules.level / 2
+        lows = [self._compare(self._losses(arm, rate)[1], reference) for rate in state.live]
+        state.low = min(effect.delta - _half(effect, tail) for effect in lows)
+        state.high = max(effect.delta + _half(effect, tail) for effect in against)
+
+    def _judge(self, arm: int, number: int, seeds: int, share: float, reference: np.ndarray):
+        """The verdict on an arm at a look, if it can be given."""
+        state, level, margin = self.arms[arm], self.rules.level, self.rules.margin
+        lead = self._drop(arm)
+        if not self._take(arm, lead, seeds):
+            return
+        state.seeds = seeds
+        self._test(arm, lead, number, seeds, reference)
+        own = self._scores(arm, seeds)
+        effects = [
+            self._compare(own, self._losses(0, rate, len(reference))[1])
+            for rate in self.arms[0].live
+        ]
+        state.delta = float(own.mean() - reference.mean())
+        better = max(_p_below(effect, 0.0) for effect in effects)
+        within = max(_p_below(effect, margin) for effect in effects)
+        state.better = min(state.better, better / share)
+        state.within = min(state.within, within / share)
+        equal = state.within <= level and state.apart[lead] <= level
+        if equal or 2 * state.worse[lead] <= level:
+            self._wait_for_cells(arm, number, equal, reference)
+        self._bound(arm, share, reference, effects)
+        if state.verdict == verdicts.PENDING and 2 * state.better <= level:
+            state.verdict = verdicts.BETTER
+        if state.verdict == verdicts.PENDING and number:
+            effect = self._compare(self._losses(arm, lead, seeds)[1], reference)
+            gap = max(abs(effect.delta), margin - abs(effect.delta))
+            state.needed = seeds * (_PLANNED_ERRORS * effect.error / gap) ** 2
+            if state.needed > self.rules.hopeless:
+                state.verdict = verdicts.POWER
+
+    def _wait_for_cells(self, arm: int, number: int, equal: bool, reference: np.ndarray) -> None:
+        """Runs the live cells that a verdict waits for, look by look, until all agree or leave."""
+        state, level = self.arms[arm], self.rules.level
+        p, needed = (state.apart, level) if equal else (state.worse, level / 2)
+        sizes = [seeds for seeds, _ in itertools.islice(looks(), number + 1)]
+        while True:
+            against = [rate for rate in state.live if p.get(rate, 1.0) > needed]
+            if not against:
+                state.verdict = verdicts.EQUIVALENT if equal else verdicts.WORSE
+                return
+            open_ = [rate for rate in against if state.tested.get(rate, 0) <= number]
+            for rate in open_:
+                turn = state.tested.get(rate, 0)
+                if self.used[arm, rate] > sizes[turn]:  # it is tested with what it has
+                    turn = max(i for i, size in enumerate(sizes) if size <= self.used[arm, rate])
+                if not self._take(arm, rate, sizes[turn]):
+                    return
+                self._drop(arm)
+                if rate in state.live:
+                    self._test(arm, rate, turn, sizes[turn], reference)
+            if not open_:
+                return
+
+
+def _half(effect: inference.Difference, level: float) -> float:
+    """Half the width of an interval with that much below its upper end."""
+    return float(special.stdtrit(effect.df, level)) * effect.error
+
+
+def _p_above(effect: inference.Difference, bound: float) -> float:
+    """One-sided p that an effect is above a bound."""
+    if not effect.error:
+        return 0.5 * effect.exact if effect.delta > bound and effect.exact == effect.exact else 1.0
+    return float(special.stdtr(effect.df, -(effect.delta - bound) / effect.error))
+
+
+def _p_below(effect: inference.Difference, bound: float) -> float:
+    """One-sided p that an effect is below a bound."""
+    return _p_above(effect._replace(delta=-effect.delta), -bound)

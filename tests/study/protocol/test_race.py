@@ -1,0 +1,167 @@
+"""The race: a function of the runs alone, equal to an implementation made apart from it, with the
+errors that it claims."""
+
+import dataclasses
+import itertools
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import special
+
+from qkv_jax.study.protocol import hostile, inference, race
+from qkv_jax.study.protocol.hostile import CASES, DECLARED, Case
+from qkv_jax.study.protocol.race import Race, Rules
+
+GOLDEN = json.loads((pathlib.Path(__file__).parents[2] / "golden/race.json").read_text())
+SMALL = Case("small", arms=3, effect=(0.0, 0.0, 1.5, -1.5), margin=1.0)
+
+
+def all_runs(losses):
+    """All runs of a table [2, arms, rates, seeds] whose first two rates are below the grid."""
+
+    def runs(arm, place):
+        inside = -2 <= place < losses.shape[2] - 2
+        return losses[:, arm, place + 2] if inside else np.empty((2, 0))
+
+    return runs
+
+
+def standing(found):
+    """All that is known of a race at its end."""
+    return [dataclasses.astuple(arm) for arm in found.arms], found.used
+
+
+def test_the_shares_of_alpha_come_to_one():
+    seeds, shares = zip(*itertools.islice(race.looks(), 60), strict=True)
+    assert seeds[:9] == (4, 6, 8, 12, 16, 24, 32, 48, 72)
+    assert math.fsum(shares[:7]) == pytest.approx(0.925) and sum(shares) < 1
+    assert sum(shares) == pytest.approx(1) and all(b > a for a, b in itertools.pairwise(seeds))
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 10**6), st.randoms(use_true_random=False))
+def test_a_race_is_a_function_of_its_runs(seed, random):
+    """Runs that come as they are asked for, in any order and a few at a time, end where all runs
+    at once do, and none that is asked for goes unused."""
+    losses = SMALL.draw(np.random.default_rng(seed))
+    rules = Rules(3, DECLARED, SMALL.margin)
+    whole = Race(rules, all_runs(losses))
+    have: dict = {}
+
+    def runs(arm, place):
+        return all_runs(losses)(arm, place)[:, : have.get((arm, place), 0)]
+
+    for _ in range(400):
+        found = Race(rules, runs)
+        if not found.wanted:
+            break
+        asked = list(found.wanted.items())
+        random.shuffle(asked)
+        for cell, seeds in asked[: random.randint((len(asked) + 1) // 2, len(asked))]:
+            have[cell] = random.randint((have.get(cell, 0) + seeds + 1) // 2, seeds)
+    assert not found.wanted and standing(found) == standing(whole)
+    assert have == whole.used
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10**6))
+def test_more_seeds_change_no_verdict_that_was_given(seed):
+    losses = SMALL.draw(np.random.default_rng(seed))
+    given_ = [(race.verdicts.PENDING,)] * 4
+    for most in (4, 6, 8, 12, 16, 24, 32):
+        found = Race(Rules(3, DECLARED, SMALL.margin, max_seeds=most, hopeless=math.inf),
+                     all_runs(losses))  # fmt: skip
+        now = [(a.verdict, a.seeds, a.low, a.high) for a in found.arms]
+        for before, after in zip(given_, now, strict=True):
+            assert before[0] == race.verdicts.PENDING or before == after
+        given_ = now
+
+
+def test_every_verdict_comes_out_where_it_is_true():
+    """Clear effects, and a curve so steep that the best rate is known."""
+    case = Case("clear", arms=4, effect=(0.0, 0.0, 9.0, -9.0, 0.0), best=(1, 1, 2, 1, -9),
+                curve=30.0, margin=3.0)  # fmt: skip
+    found = Race(Rules(4, DECLARED, 3.0), all_runs(case.draw(np.random.default_rng(0))))
+    given_ = [str(arm.verdict) for arm in found.arms[1:]]
+    assert given_ == ["equivalent", "worse", "better", "undecided (edge)"]
+    assert [arm.live for arm in found.arms[:4]] == [[1], [1], [2], [1]]
+    assert found.used[2, 2] == 4 and found.used[2, 0] == 2  # the first look is enough for it
+    assert found.used[4, -2] == 2 and (4, -3) not in found.used
+    for arm, cost in zip(found.arms[1:4], (0.0, 9.0, -9.0), strict=True):
+        assert arm.low <= cost <= arm.high and arm.delta == pytest.approx(cost, abs=2)
+    assert found.arms[1].low > -3 and found.arms[1].high < 3
+    assert found.arms[2].low > 0 > found.arms[3].high
+
+
+def test_an_arm_that_would_need_too_many_seeds_is_given_up():
+    case = Case("close", arms=1, effect=(0.0, 0.15), margin=0.3)
+    losses = all_runs(case.draw(np.random.default_rng(1)))
+    (arm,) = Race(Rules(1, DECLARED, 0.3), losses).arms[1:]
+    assert arm.verdict == race.verdicts.POWER and arm.needed > 64 and arm.seeds == 6
+    (arm,) = Race(Rules(1, DECLARED, 0.3, hopeless=math.inf), losses).arms[1:]
+    assert arm.verdict == race.verdicts.PENDING and arm.seeds == 32
+
+
+def test_a_plateau_is_no_edge():
+    """Rates that are equally good to the last digit, as at a ceiling, do not point beyond."""
+    case = Case("ceiling", arms=1, noise=1e-9, shared=1.0, own=0.0)
+    losses = case.draw(np.random.default_rng(0))
+    losses[:] = 0.0
+    found = Race(Rules(1, DECLARED, 0.1, max_seeds=4), all_runs(losses))
+    assert not found.wanted and set(found.used) == {(a, p) for a in (0, 1) for p in range(DECLARED)}
+
+
+@pytest.mark.parametrize("name", GOLDEN["cases"])
+def test_an_implementation_made_apart_says_the_same(name, monkeypatch):
+    """Verdicts and numbers of runs of the prototype in which the protocol was designed, for the
+    same draws; it took the geometric mean of variances where we take their median."""
+
+    def geometric(values):
+        n, _, sd = inference.moments(values)
+        df = n[n >= 2] - 1.0
+        logs = 2 * np.log(np.maximum(sd[n >= 2], 1e-150)) - special.digamma(df / 2)
+        return float(np.exp(np.mean(logs + np.log(df / 2))))
+
+    monkeypatch.setattr(inference, "common_variance", geometric)
+    for seed, (verdicts, runs) in enumerate(GOLDEN["cases"][name]):
+        case = next(case for case in CASES if case.name == name)
+        losses = case.draw(np.random.default_rng(seed))
+        rules = Rules(case.arms, DECLARED, case.margin, hopeless=math.inf)
+        found = Race(rules, all_runs(losses))
+        kinds = {"pending": "undecided"}
+        said = [kinds.get(arm.verdict.kind, arm.verdict.kind) for arm in found.arms[1:]]
+        assert (said, sum(found.used.values())) == (verdicts, runs)
+
+
+@pytest.mark.parametrize("name", ["noise differs", "optima apart", "all at the margin"])
+def test_the_family_error_is_what_it_claims(name):
+    case = next(case for case in CASES if case.name == name)
+    counts = hostile.simulate(case, 80)
+    low, _ = inference.solve_interval(counts[:, :2].sum(0), len(counts))
+    assert (low <= case.at_most).all()
+
+
+def test_the_simulation_sees_a_race_that_is_too_bold(monkeypatch):
+    monkeypatch.setattr(Rules, "level", property(lambda rules: 10 * rules.alpha))
+    counts = hostile.simulate(CASES[0], 60)
+    low, _ = inference.solve_interval(counts[:, 0].sum(), len(counts))
+    assert low > 0.05
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_a_case_says_is_what_it_draws(case):
+    """Means at every rate, and the noise of arms that do not collapse."""
+    rng = np.random.default_rng(0)
+    drawn = np.concatenate([case.draw(rng) for _ in range(60)], axis=-1)
+    fallen = case.of_arms(case.collapse) * case.jump
+    error = drawn.std(axis=(0, -1)) / np.sqrt(60 * 64) * 6
+    assert (np.abs(drawn.mean(axis=(0, -1)) - case.means() - fallen[:, None]) < error + 0.05).all()
+    if not fallen.any():
+        expected = np.broadcast_to(case.of_arms(case.noise)[:, None], drawn.shape[1:3])
+        tolerance = 0.6 if case.shape == "t3" else 0.1
+        np.testing.assert_allclose(drawn.std(axis=(0, -1)), expected, rtol=tolerance)
