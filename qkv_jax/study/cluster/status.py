@@ -30,6 +30,7 @@ class ClusterDisplay:
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
         self._last = ""
 
+    # Entered and left as `report.progress.Display` is; they have nothing else in common.
     def __enter__(self) -> "ClusterDisplay":
         if self.console.is_terminal:
             self.live.start()
