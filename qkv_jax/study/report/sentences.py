@@ -155,10 +155,10 @@ def _undecided(record, task, row) -> str:
         return _REASONS[reason].format(base=record.baseline)
     if reason == "tuning":
         count = len(record.tune_seeds)
-        more = f"{seeds} would leave no room for it" if seeds else "no number of seeds settles that"
+        more = f"{seeds} would allow one" if seeds else "no number of evaluation seeds would"
         return (
-            f"Rates were chosen on {formats.small(count)} tuning seed{'s' * (count > 1)}, and luck"
-            f" in that choice could explain what was seen; {more}."
+            f"Rates were chosen on {formats.small(count)} tuning seed{'s' * (count > 1)}, and what"
+            f" luck in that choice may have cost allows no verdict; {more}."
         )
     plan = f"; it would take {seeds} to decide" if seeds else ""
     if task.solving:

@@ -165,8 +165,8 @@ def test_sentences_read_as_they_should():
     assert "Neither a difference nor equivalence could be shown" in undecided
     assert "about 14 seeds to decide" in undecided
     tuning = say(text, verdict="undecided (tuning)", seeds_to_decide=12.0)
-    assert "luck in that choice could explain what was seen; about 12 seeds would leave" in tuning
-    assert "no number of seeds settles that" in say(text, verdict="undecided (tuning)")
+    assert "luck in that choice may have cost allows no verdict; about 12 seeds would" in tuning
+    assert "no number of evaluation seeds would." in say(text, verdict="undecided (tuning)")
     many = say(text, verdict="undecided (power)", seeds_to_decide=140.0)
     assert "it would take more than 100 seeds to decide" in many
     assert "edge of the grid" in say(text, verdict="undecided (edge)")
