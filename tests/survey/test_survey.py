@@ -509,8 +509,8 @@ REFUSED = [
     (["--pretrained={none}"], "--pretrained: given '{none}/config.json'; is missing"),
     (["--pretrained={bert}", "--texts={lost}"], "--texts: given '{lost}'; cannot be read: No such "
      "file or directory"),
-    (["--pretrained={bert}", "--texts={blank}"], "--texts: given '{blank}'; is empty; write a text "
-     "a line"),
+    (["--pretrained={bert}", "--texts={blank}"],
+     "--texts: given '{blank}'; is empty; write one text per line"),
     (["--pretrained={bert}", "--texts={long}"], "--texts: given 'the the the the the the the the "
      "the the …'; line 2 is 32 tokens; at most 16"),
     (["--pretrained={vit}", "--texts={few}"], "--pretrained: given '{vit}'; holds no "

@@ -140,7 +140,7 @@ def difference(
 ) -> Difference:
     """The sum of the means of samples [S] with their signs; a place in them is a seed.
 
-    SE² = Σ v / n, for two samples less 2ρ √(v v′) / max(n, n′); a variance v is taken for `least`
+    SE² = Σ v / n, for two samples less 2 r √(v w) / max(n, m); a variance v is taken for `least`
     at the least, unless no sample has any spread.
     """
     rows = np.full((len(samples), max(len(values) for _, values in samples)), np.nan)
