@@ -25,8 +25,8 @@ from qkv_jax.survey import activations, measure, subjects, texts
 from qkv_jax.survey import survey as survey
 from qkv_jax.tasks import make_task
 from qkv_jax.tie import Tie
-from tests.support import pretrained_folders as folders
-from tests.support import sentence_folders
+from tests.support.folders import pretrained_folders as folders
+from tests.support.folders import sentence_folders
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

@@ -10,8 +10,8 @@ from qkv_jax.config import ConfigError
 from qkv_jax.interop import layouts, tokenizer_config
 from qkv_jax.interop.fields import words
 from qkv_jax.interop.pretrained import hidden_states, load_pretrained
-from tests.support import pretrained_folders as folders
-from tests.support import pretrained_oracle as oracle
+from tests.support.folders import pretrained_folders as folders
+from tests.support.folders import pretrained_oracle as oracle
 
 # What the classes of transformers 5.24 write, and what their files held before (versions 2 to 4).
 OF_ALL = words("""

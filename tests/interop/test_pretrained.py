@@ -25,8 +25,8 @@ from qkv_jax.model.blocks import Mlp
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.encoder import Encoder
 from qkv_jax.model.stems import TokenStem
-from tests.support import pretrained_folders as folders
-from tests.support import pretrained_oracle as oracle
+from tests.support.folders import pretrained_folders as folders
+from tests.support.folders import pretrained_oracle as oracle
 from tests.support.untied import draw, leaves
 
 FAMILIES = tuple(folders.CONFIGS)

@@ -41,9 +41,9 @@ from qkv_jax.tasks.base import (
     keys_schedule,
 )
 from qkv_jax.training.population import Population, RunResult
-from tests.support import tiny_study
-from tests.support.synthetic_study import Anything, make_family
-from tests.support.tiny_study import TINY
+from tests.support.studies import tiny_study
+from tests.support.studies.synthetic_study import Anything, make_family
+from tests.support.studies.tiny_study import TINY
 
 ROOT = pathlib.Path(__file__).parents[2]
 KIND = "first_symbol_of_a_test"

@@ -29,7 +29,7 @@ from qkv_jax.survey.activations import InputBatch
 from qkv_jax.tie import Tie
 from qkv_jax.training.checkpoint import trainer_of
 from tests.support import commands, small_models
-from tests.support import pretrained_folders as folders
+from tests.support.folders import pretrained_folders as folders
 
 pytestmark = pytest.mark.slow
 

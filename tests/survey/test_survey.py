@@ -32,7 +32,8 @@ from qkv_jax.survey.survey import survey
 from qkv_jax.survey.terminal import print_survey
 from qkv_jax.tasks import make_task
 from qkv_jax.training.checkpoint import Checkpoints, trainer_of
-from tests.support import commands, pretrained_folders
+from tests.support import commands
+from tests.support.folders import pretrained_folders
 
 pytestmark = pytest.mark.slow
 

@@ -30,7 +30,7 @@ from qkv_jax.tasks.text.tables import read_table
 from qkv_jax.training import costs
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Trainer
-from tests.support.image_sets import image_set, saved
+from tests.support.folders.image_sets import image_set, saved
 
 SOURCES = ("files", "folder", "dataset")  # what fields are called that say where data lie
 PACKAGE = pathlib.Path(costs.__file__).parent.parent

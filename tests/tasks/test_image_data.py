@@ -17,7 +17,7 @@ from qkv_jax.tasks.images import augmentation
 from qkv_jax.tasks.images.files import read_idx_folder
 from qkv_jax.tasks.images.task import pixel_moments
 from qkv_jax.tasks.splits import held_out_split
-from tests.support.image_sets import image_set, saved
+from tests.support.folders.image_sets import image_set, saved
 
 KEY = jax.random.key(0)
 

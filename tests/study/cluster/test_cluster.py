@@ -42,7 +42,7 @@ from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.training import costs
 from qkv_jax.training.population import Population, RunResult
 from tests.support.small_models import shared_programs
-from tests.support.tiny_study import SIZES, TINY, run
+from tests.support.studies.tiny_study import SIZES, TINY, run
 
 pytestmark = pytest.mark.slow
 

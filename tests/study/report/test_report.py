@@ -27,7 +27,7 @@ from qkv_jax.study.report.page import write_report
 from qkv_jax.study.report.terminal import console_table
 from qkv_jax.tasks.base import Reference
 from qkv_jax.tie import Tie
-from tests.support.synthetic_study import RECALL, TEXT, make_family, make_study
+from tests.support.studies.synthetic_study import RECALL, TEXT, make_family, make_study
 
 ODD = [("<b>bold</b> & K=V, `x|y`", "K=V"), ("$cost$_5", "Q=K")]
 

@@ -37,8 +37,8 @@ from qkv_jax.tasks.text.masked import MaskedBytes
 from qkv_jax.training.population import Population, RunResult
 from qkv_jax.training.state import model_inputs
 from tests.support.small_models import shared_programs
-from tests.support.tiny_study import TINY as VALUES
-from tests.support.tiny_study import run
+from tests.support.studies.tiny_study import TINY as VALUES
+from tests.support.studies.tiny_study import run
 
 ROOT = pathlib.Path(__file__).parents[3]
 
