@@ -1,4 +1,4 @@
-"""The protocol's numbers against closed forms and libraries, whatever the order, sign and progress."""
+"""The protocol's numbers against closed forms and libraries, and what changes none of them."""
 
 import numpy as np
 import pandas as pd
