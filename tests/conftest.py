@@ -35,8 +35,9 @@ settings.load_profile("house")
 
 # Minutes each: begun first, so that at the end no process waits for another's.
 LONG = (
-    "test_engine", "test_resume", "test_faults", "test_mesh", "test_distributed", "test_surgery",
-    "test_docs",
+    "test_engine", "test_engine_interruptions", "test_engine_failures", "test_resume",
+    "test_resume_waves", "test_faults", "test_mesh", "test_distributed", "test_surgery",
+    "test_surgery_command", "test_docs",
 )  # fmt: skip
 
 

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_public_arguments import NO_FLAG, NO_SEED, arguments_of, refusal
 
 from qkv_jax.analysis.layers import layer_weights
 from qkv_jax.config import shown
@@ -25,8 +24,9 @@ from qkv_jax.survey import activations, measure, subjects, texts
 from qkv_jax.survey import survey as survey
 from qkv_jax.tasks import make_task
 from qkv_jax.tie import Tie
-from tests.support import pretrained_folders as folders
-from tests.support import sentence_folders
+from tests.support.arguments.values import NO_FLAG, NO_SEED, arguments_of, refusal
+from tests.support.folders import pretrained_folders as folders
+from tests.support.folders import sentence_folders
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

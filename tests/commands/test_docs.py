@@ -27,7 +27,7 @@ from tests.support.warm_python import ROOT
 EXCEPTIONS = {
     "--launcher=slurm": "needs Slurm: test_cluster.py and test_slurm.py run it",
     "--status": "needs that study of Slurm's: likewise",
-    "experiments.analyze --run": "its ten figures, as with --study, which is run; test_survey.py",
+    "experiments.analyze --run": "its ten figures, as with --study; test_survey_command.py",
     "experiments.analyze --pretrained": "likewise",
     "experiments.benchmark": "takes a minute at sizes of its own",
     "configs/big.py:1b --workdir": "needs eight accelerators",

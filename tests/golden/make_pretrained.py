@@ -17,7 +17,7 @@ import transformers
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-from tests.support import pretrained_folders as folders  # noqa: E402
+from tests.support.folders import pretrained_folders as folders  # noqa: E402
 
 SENTENCES = [
     "The cat sat on the mat.",

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-from tests.support import sentence_folders  # noqa: E402
+from tests.support.folders import sentence_folders  # noqa: E402
 
 # The library rebuilds a tokenizer of the model's usual class from its words alone; the class that
 # reads the whole of tokenizer.json has to be named.

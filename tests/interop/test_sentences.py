@@ -9,8 +9,8 @@ import pytest
 
 from qkv_jax.config import ConfigError
 from qkv_jax.interop.pretrained import load_pretrained, sentence_embeddings
-from tests.support import pretrained_folders as folders
-from tests.support import sentence_folders as sentences
+from tests.support.folders import pretrained_folders as folders
+from tests.support.folders import sentence_folders as sentences
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden/sentences.json"
 OLD = sentences.OLD

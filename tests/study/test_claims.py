@@ -25,7 +25,7 @@ from qkv_jax.tasks import make_task
 from qkv_jax.tasks.base import Outcome
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Trainer
-from tests.support.tiny_study import TINY
+from tests.support.studies.tiny_study import TINY
 
 SEEDS = 6
 TASK = TaskRecord(

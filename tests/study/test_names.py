@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qkv_jax.config import ConfigError
 from qkv_jax.study.names import LONGEST, check_apart, check_name, fault_of, folded
 from qkv_jax.study.plan import Study
-from tests.support.tiny_study import TINY
+from tests.support.studies.tiny_study import TINY
 
 VALUES = TINY | {
     "tasks": {"one": {"kind": "reverse", "options": {"length": 6}}},

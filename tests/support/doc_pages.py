@@ -24,7 +24,7 @@ import subprocess
 from ml_collections import ConfigDict
 
 from qkv_jax.survey import texts
-from tests.support import pretrained_folders
+from tests.support.folders import pretrained_folders
 from tests.support.warm_python import ROOT, warm_python
 
 PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))

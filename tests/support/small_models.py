@@ -10,8 +10,8 @@ import pytest
 from qkv_jax.study.run import engine
 from qkv_jax.training.checkpoint import Checkpoints, trainer_of
 from qkv_jax.training.population import Population
-from tests.support import pretrained_folders
-from tests.support.pretrained_folders import tensors
+from tests.support.folders import pretrained_folders
+from tests.support.folders.pretrained_folders import tensors
 
 
 def write(folder):

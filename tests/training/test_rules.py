@@ -25,7 +25,7 @@ from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.rules import RULE_SETS, parse_rules, partition
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Trainer
-from tests.support.image_sets import image_set, saved
+from tests.support.folders.image_sets import image_set, saved
 
 TREE = {
     "layer_0": {

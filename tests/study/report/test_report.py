@@ -6,57 +6,23 @@ import html
 import io
 import itertools
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from qkv_jax.output import formats, style
+from qkv_jax.output import formats
 from qkv_jax.output.html import markdown
-from qkv_jax.study.protocol import grids
-from qkv_jax.study.protocol.summary import seed_scores, summarise
-from qkv_jax.study.protocol.verdicts import Verdict
-from qkv_jax.study.report import headlines, sentences, wording
+from qkv_jax.study.protocol.summary import summarise
+from qkv_jax.study.report import sentences, wording
 from qkv_jax.study.report.figures.cost_quality import non_dominated
-from qkv_jax.study.report.figures.heat import heat_columns
 from qkv_jax.study.report.figures.lattice import ROWS, covering_pairs, lattice_nodes
-from qkv_jax.study.report.figures.lines import by_group, scaling, scaling_by_arm
-from qkv_jax.study.report.grids import family_findings
-from qkv_jax.study.report.page import write_report
 from qkv_jax.study.report.terminal import console_table
-from qkv_jax.tasks.base import Reference
 from qkv_jax.tie import Tie
-from tests.support.synthetic_study import RECALL, TEXT, make_family, make_study
+from tests.support.studies.report_pages import Page, report, row
+from tests.support.studies.synthetic_study import make_study
 
 ODD = [("<b>bold</b> & K=V, `x|y`", "K=V"), ("$cost$_5", "Q=K")]
-
-
-class Page(HTMLParser):
-    """Collects the text, and every address and tag of a page."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.words, self.tags, self.addresses, self.alts = [], [], [], []
-        self.feed(text)
-        self.text = re.sub(r"\s+", " ", " ".join(self.words).replace("\u00a0", " "))
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        attrs = dict(attrs)
-        self.addresses += [attrs[a] for a in ("src", "href", "data", "srcset") if a in attrs]
-        if tag == "img":
-            self.alts.append(attrs.get("alt"))
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
-def report(folder, record, runs, costs, curve, **changes):
-    record = dataclasses.replace(record, **changes)
-    summary = summarise(record, runs, costs)
-    path = write_report(folder, record, runs, summary, curve, dpi=40)
-    return path.read_text(encoding="utf-8"), summary, record
 
 
 @pytest.fixture(scope="module")
@@ -131,13 +97,6 @@ def test_no_sentence_says_more_than_its_verdict(full):
                 ("undecided", "undecided"),
             ):
                 assert (word in words.lower()) == (finding.kind == kind), finding.text
-
-
-def row(verdict="worse", **values):
-    base = {"arm": "K=V", "tie": "K=V", "role": "arm", "n": 6, "margin": 0.02, "p_adjusted": 0.0004,
-            "p_equivalence": 1.0, "alpha_look": 0.025, "delta": 0.31, "delta_low": 0.27,
-            "delta_high": 0.35}  # fmt: skip
-    return base | values | {"verdict": Verdict.read(verdict)}
 
 
 def test_sentences_read_as_they_should():
@@ -317,157 +276,3 @@ def test_numbers_are_written_alike():
     assert [wording.rate(r) for r in (0.003, 3e-5, 0.01)] == ["0.003", "3e-5", "0.01"]
     assert [formats.count(c) for c in (812, 1234567, 99_960)] == ["812", "1.23 M", "100 k"]
     assert formats.join(["K=V", "Q=X"]) == "K=V and Q=X"
-
-
-# --- families, groups, references, published numbers
-
-WIDTHS, STEPS = (16, 32, 64), (250, 500)
-
-
-@pytest.fixture(scope="module")
-def grid(tmp_path_factory):
-    """A family of four cells with all that can stand beside its arms."""
-    folder = tmp_path_factory.mktemp("grid")
-    axes = {"model.width": (16, 64), "model.positions": ("none", "rotary")}
-    record, runs, costs, curve, table = make_family(axes, arms=("K=V", "copies"), breakdown=True)
-    table.to_csv(folder / "breakdown.csv", index=False)
-    published = {"Somebody et al. 2026": {"K=V": 1.705}, "their <rerun>": {}}
-    references = (Reference("counts of pairs", 1.9, "a bigram table"),)
-    for task in record.tasks:
-        record = record.with_task(task, published=published, references=references)
-    text, summary, record = report(folder, record, runs, costs, curve)
-    return folder, text, summary, record, runs
-
-
-def test_a_family_comes_before_its_cells_and_every_anchor_leads_somewhere(grid):
-    _, text, _, record, _ = grid
-    ids = re.findall(r'id="([^"]+)"', text)
-    assert len(set(ids)) == len(ids)
-    targets = {a[1:] for a in Page(text).addresses if a.startswith("#")}
-    assert targets <= set(ids) and "plays" in targets
-    places = [text.index(f'id="{formats.slug(name)}"') for name in ("plays", *record.tasks)]
-    assert places == sorted(places)
-    assert text.count('<details class="cell">') == len(record.tasks) == 4
-    assert "1 task, 4 cells" in text
-
-
-def test_a_family_has_its_curves_its_table_of_differences_and_groups(grid):
-    folder, text, _, record, _ = grid
-    names = {path.stem for path in (folder / "figures").iterdir()}
-    assert {"scaling-width-plays", "grid-plays"} <= names
-    for task in record.tasks:
-        assert f"by-group-{formats.slug(task)}" in names
-    md = (folder / "report.md").read_text(encoding="utf-8")
-    for name in names:
-        assert f"(figures/{name}.png)" in md and f"figures/{name}.svg" in text
-
-
-def test_the_table_of_a_family_says_what_the_summary_says(grid):
-    """Every cell's difference with its mark, the mean over the grid, the published numbers."""
-    folder, text, summary, record, runs = grid
-    md = (folder / "report.md").read_text(encoding="utf-8").split("## ")
-    part = next(p for p in md if p.startswith("Masked bytes of Shakespeare\n"))
-    rows = {line.split(" | ")[0].strip("| *"): line.split(" | ") for line in part.splitlines()
-            if line.startswith("| ")}  # fmt: skip
-    assert "their &lt;rerun&gt;" in rows["arm"] and "Somebody et al. 2026" in rows["arm"]
-    by = summary.set_index(["arm", "task"])
-    for arm in ("K=V", "copies", "placebo"):
-        cells = rows[arm][6:]
-        for cell, task in zip(cells, record.tasks, strict=True):
-            row = by.loc[(arm, task)]
-            sign = wording.SIGNS[row["verdict"].kind]
-            delta = formats.number(row["delta"], 3, signed=True)
-            assert cell.strip(" |") == f"{row['mean']:.3f} ({sign} {delta})"
-    got = grids.average(record, seed_scores(record, runs), list(record.tasks), "copies")
-    assert rows["copies"][3].startswith(formats.number(got["delta"], 3, signed=True) + " ")
-    assert rows["K=V"][4] == "1.705" and rows["copies"][4] == formats.MISSING
-    assert text.count("Protocols differ") == 1
-
-
-def test_references_stand_under_the_arms_of_every_task(grid):
-    folder, text, _, record, _ = grid
-    md = (folder / "report.md").read_text(encoding="utf-8")
-    lines = [line for line in md.splitlines() if line.startswith("| *counts of pairs*")]
-    assert len(lines) == len(record.tasks) and all("| 1.900 |" in line for line in lines)
-    assert text.count("counts of pairs <small>reference</small>") == len(record.tasks)
-    assert "a bigram table" in text
-
-
-def test_findings_of_a_family_name_every_arm_once_and_count_its_cells(grid):
-    _, _, summary, record, _ = grid
-    rows = wording.all_rows(record, summary)
-    found = family_findings(record, rows)
-    assert sorted(a for f in found for a in f.arms) == ["K=V", "copies", "placebo"]
-    for finding in found:
-        for arm in finding.arms:
-            kinds = {cells[arm]["verdict"].kind for cells in rows.values()}
-            assert kinds == {finding.kind} if finding.kind != "mixed" else len(kinds) > 1
-    worse = next(f for f in found if f.kind == "worse")
-    assert worse.text == "Worse than separate in all 4 cells: copies."
-    assert "worse on all 4 cells of Masked bytes" in headlines.overview(record, rows)[0]
-
-
-def test_what_holds_in_several_cells_is_said_once(grid):
-    _, _, summary, record, runs = grid
-    runs = runs.copy()
-    lost = (runs.arm == "K=V") & (runs.phase == "eval") & (runs.seed == 100)
-    runs.loc[lost & runs.task.str.contains("width=16"), "status"] = "failed"
-    warnings = headlines.warnings(record, runs, wording.all_rows(record, summarise(record, runs)))
-    assert any(line.startswith("2 of 4 cells of Masked bytes of Shakespeare: evaluation runs")
-               for line in warnings)  # fmt: skip
-    assert sum("evaluation runs" in line for line in warnings) == 1
-
-
-@pytest.mark.parametrize("progress", ["none", "half"])
-def test_unfinished_families_are_reported_as_far_as_they_go(tmp_path, progress):
-    """Averages over cells that are not all there are not given: half a grid is another grid."""
-    axes = {"model.width": WIDTHS, "train.steps": STEPS, "options.length": (8, 16)}
-    base = {"none": RECALL, "half": TEXT}[progress]
-    record, runs, costs, curve, _ = make_family(axes, arms=("copies",), base=base)
-    part = {"none": runs.iloc[:0], "half": runs[runs.task.str.contains("width=16")]}[progress]
-    text, _, _ = report(tmp_path, record, part, costs, curve, complete=False)
-    assert "12 cells" in text
-    names = {path.stem for path in (tmp_path / "figures").iterdir()}
-    scaling = {name for name in names if name.startswith("scaling")}
-    assert scaling == ({"scaling-width-plays"} if progress == "half" else set())
-    assert not any(name.startswith(("learning", "lattice", "grid")) for name in names)
-
-
-def test_many_arms_have_a_panel_each():
-    record, runs, costs, _, table = make_family(
-        {"model.width": WIDTHS}, arms=[f"arm {i}" for i in range(12)], breakdown=True
-    )
-    results = wording.all_rows(record, summarise(record, runs))
-    scores, tasks = seed_scores(record, runs), list(record.tasks)
-    assert len(scaling_by_arm(record, results, scores, tasks, "model.width").axes) == 13
-    part = table[table.task == tasks[0]]
-    assert len(by_group(record, tasks[0], part).axes) == 14
-    figure = scaling(record, results, scores, tasks, "model.width")
-    assert len(figure.axes[1].texts) == len(style.LINES)
-    assert figure.axes[0].get_xscale() == "log"
-
-
-def test_heat_tables_fold_what_does_not_fit():
-    axes = {"model.positions": ("none", "rotary", "learned"), "model.width": (8, 16, 32, 64, 128)}
-    record = make_family(axes, arms=("copies",))[0]
-    columns = heat_columns(record, list(record.tasks))
-    assert list(columns) == ["positions=none", "positions=rotary", "positions=learned"]
-    assert all(len(cells) == 5 for cells in columns.values())
-
-
-@pytest.mark.parametrize("width", [80, 100])
-def test_the_console_shows_a_family_as_one_table(grid, width):
-    _, _, summary, record, runs = grid
-    console = Console(width=width, record=True, file=io.StringIO())
-    averages = grids.family_table(record, runs)
-    console.print(console_table(record, summary, width, averages))
-    one = next(iter(record.tasks))
-    console.print(console_table(record.only(one), summary, width))
-    lines = [line.rstrip() for line in console.export_text().splitlines()]
-    assert max(map(len, lines)) <= width
-    assert lines[0].startswith("Masked bytes of Shakespeare, 4 cells")
-    copies = [line for line in lines if line.startswith("copies")]
-    assert len(copies) == 2 and copies[0].endswith("▼ 4") and copies[1].endswith("▼ worse")
-    cell = next(line for line in lines if "positions=none" in line)
-    assert "Masked bytes" in cell and "width=16, positions=none" in cell
-    assert any(line.startswith("counts of pairs") and "1.900" in line for line in lines)

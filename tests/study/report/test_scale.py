@@ -11,7 +11,7 @@ import pytest
 from qkv_jax.study.report import page
 from qkv_jax.study.report.figures.curves import _MOST_POINTS, _thin
 from tests.stress import scale
-from tests.support.synthetic_study import RECALL, TEXT
+from tests.support.studies.synthetic_study import RECALL, TEXT
 
 pytestmark = pytest.mark.slow
 

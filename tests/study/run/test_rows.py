@@ -16,7 +16,7 @@ from qkv_jax.config import ConfigError
 from qkv_jax.study.record import KEY, RUN_COLUMNS
 from qkv_jax.study.run.rows import append_runs, in_order, read_parts, read_runs
 from qkv_jax.study.run.workdir import Workdir
-from tests.support.synthetic_study import GRID, make_family, make_study
+from tests.support.studies.synthetic_study import GRID, make_family, make_study
 
 # Appends the rows of one runs.csv that are of one task, wave by wave, each arm to its own file.
 WRITER = """

@@ -6,7 +6,7 @@
 import json
 import pathlib
 
-from tests.support import pretrained_folders
+from tests.support.folders import pretrained_folders
 
 TEXTS = [
     "the cat sat on a mat", "The CAT sat on A mat", " it went home ", "a zebra ran",
