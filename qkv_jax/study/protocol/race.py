@@ -277,9 +277,10 @@ class Race:
     def _bound(self, arm: int, share: float, reference: np.ndarray, against: Sequence) -> None:
         """The interval of an arm at a look: a verdict is where it lies to 0 and to the margin."""
         state, tail = self.arms[arm], 1 - share * self.rules.level / 2
+        half = lambda effect: float(special.stdtrit(effect.df, tail)) * effect.error
         lows = [self._compare(self._losses(arm, rate)[1], reference) for rate in state.live]
-        state.low = min(effect.delta - _half(effect, tail) for effect in lows)
-        state.high = max(effect.delta + _half(effect, tail) for effect in against)
+        state.low = min(effect.delta - half(effect) for effect in lows)
+        state.high = max(effect.delta + half(effect) for effect in against)
 
     def _judge(self, arm: int, number: int, seeds: int, share: float, reference: np.ndarray):
         """The verdict on an arm at a look, if it can be given."""
@@ -334,11 +335,6 @@ class Race:
                     self._test(arm, rate, turn, sizes[turn], reference)
             if not open_:
                 return
-
-
-def _half(effect: inference.Difference, level: float) -> float:
-    """Half the width of an interval with that much below its upper end."""
-    return float(special.stdtrit(effect.df, level)) * effect.error
 
 
 def _p_above(effect: inference.Difference, bound: float) -> float:
