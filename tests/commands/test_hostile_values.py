@@ -179,6 +179,6 @@ SHIPPED = ("adapters", "claims", "depth", "options", "papers.courtois2024", "pap
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_configs_that_come_with_it_can_be_traced(name, monkeypatch):
-    """A few programs of each; those of the others are traced in test_door.py."""
+    """A few programs of each; those of the others are traced in test_configs.py."""
     monkeypatch.setattr(plan, "_TRACED", 2)
     Study(importlib.import_module(f"configs.{name}").get_config().to_dict()).check_data()
