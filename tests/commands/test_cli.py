@@ -214,7 +214,7 @@ def test_the_calibration_refuses_in_one_line_too(refused):
     message = refused("experiments.calibrate", "--frobnicate")
     assert message == (
         "command line: given '--frobnicate'; no such flag; allowed: --studies, --seed, --workers, "
-        "--outcome"
+        "--protocol, --outcome"
     )
     assert refused("experiments.calibrate", "--studies=0") == (
         "--studies: given '0'; allowed: a positive integer"

@@ -17,7 +17,7 @@ from qkv_jax.study.run import engine as engine_module
 from qkv_jax.study.run.engine import Engine
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks.base import REGISTRY
-from tests.study import test_axes as grid
+from tests.support.studies import small_grid as grid
 
 ROOT = pathlib.Path(__file__).parents[2]
 CELL = "first, width=8"

@@ -26,9 +26,8 @@ from qkv_jax.tasks.base import (
     Reference,
     Task,
 )
-from qkv_jax.training.population import Population, RunResult
 from tests.support.studies import small_grid, tiny_study
-from tests.support.studies.small_grid import CELLS, VALUES, First, with_entry
+from tests.support.studies.small_grid import CELLS, VALUES, First, Scripted, rule, with_entry
 from tests.support.studies.synthetic_study import make_family
 
 registered = small_grid.registered
@@ -37,33 +36,6 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 # --- a study of a grid
-
-
-class Scripted(Population):
-    """Stands for a population: test scores by rule; None diverges."""
-
-    def __init__(self, rule, trainer, data, packing):
-        self.rule, self.trainer = rule, trainer
-
-    def train(self, wave, *, test, on_report, saves):
-        finished = []
-        for one in wave:
-            copies = str(self.trainer.model_config.ties[0]) == "Q=K=V=X"
-            value = self.rule(copies, self.trainer.model_config.width, one.seed)
-            lost = value is None and test
-            curve = np.full(2, np.nan if lost else 0.5 if value is None else value)
-            scores = np.array([0.1, 0.3, 0.5, 0.7]) + curve[-1] - 0.4 if test else None
-            params = {"kernel": np.zeros(1, np.float32)} if test else None
-            steps = np.array([4, 8])
-            finished.append(RunResult(one, steps, curve, curve, lost, scores, params, 0.1))
-        return finished
-
-
-def rule(copies, width, seed):
-    """`copies` loses less the wider; its seed 3 diverges at width 8."""
-    if copies and width == 8 and seed == 3:
-        return None
-    return 0.8 - copies * (1.6 / width) + 0.01 * (seed % 7) + 0.002 * copies * (seed % 3)
 
 
 @pytest.fixture

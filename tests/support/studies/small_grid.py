@@ -16,6 +16,7 @@ from qkv_jax.tasks.base import (
     Task,
     keys_schedule,
 )
+from qkv_jax.training.population import Population, RunResult
 from tests.support.studies.tiny_study import TINY
 
 KIND = "first_symbol_of_a_test"
@@ -81,3 +82,30 @@ def registered(monkeypatch):
 
 def with_entry(values=VALUES, **changes):
     return values | {"tasks": {"first": values["tasks"]["first"] | changes}}
+
+
+class Scripted(Population):
+    """Stands for a population: test scores by rule; None diverges."""
+
+    def __init__(self, rule, trainer, data, packing):
+        self.rule, self.trainer = rule, trainer
+
+    def train(self, wave, *, test, on_report, saves):
+        finished = []
+        for one in wave:
+            copies = str(self.trainer.model_config.ties[0]) == "Q=K=V=X"
+            value = self.rule(copies, self.trainer.model_config.width, one.seed)
+            lost = value is None and test
+            curve = np.full(2, np.nan if lost else 0.5 if value is None else value)
+            scores = np.array([0.1, 0.3, 0.5, 0.7]) + curve[-1] - 0.4 if test else None
+            params = {"kernel": np.zeros(1, np.float32)} if test else None
+            steps = np.array([4, 8])
+            finished.append(RunResult(one, steps, curve, curve, lost, scores, params, 0.1))
+        return finished
+
+
+def rule(copies, width, seed):
+    """`copies` loses less the wider; its seed 3 diverges at width 8."""
+    if copies and width == 8 and seed == 3:
+        return None
+    return 0.8 - copies * (1.6 / width) + 0.01 * (seed % 7) + 0.002 * copies * (seed % 3)
