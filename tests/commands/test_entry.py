@@ -7,7 +7,10 @@ test_cli.py.
 import io
 import os
 import pathlib
+import subprocess
+import sys
 import tarfile
+import time
 
 import pytest
 
@@ -118,3 +121,32 @@ def _archive(name, content):
         entry.size = len(content)
         files.addfile(entry, io.BytesIO(content))
     return whole.getvalue()
+
+
+# --- stdout and stderr, whatever is at their other end
+
+PRINTING = """
+import sys
+from experiments.cli import outlets
+outlets.open_outlets()
+if {is_long}:
+    outlets.long_work()
+for number in range(3000):
+    print(number, "x" * 60)
+"""
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_a_pipe_that_does_not_block_gets_every_line_of_a_command_that_is_faster(is_long):
+    """Terminals of some editors and of remote shells are such; a full one is no error."""
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    command = [sys.executable, "-c", PRINTING.format(is_long=is_long)]
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        os.close(theirs)
+        time.sleep(1)  # it runs into the full pipe
+        with open(ours) as lines:
+            numbers = [int(line.split()[0]) for line in lines]
+        assert process.stderr.read() == b""
+    assert numbers == list(range(3000))
+    assert process.returncode == 0
