@@ -14,6 +14,7 @@ is undecided; copies with a matrix on every role is equivalent (0.999); diagonal
 a part of copies (0.603 against 0.414). On masked bytes, `separate` 1.917 nats: the matrix takes
 Q=K from +0.224 to +0.023 (undecided), rank 4 to +0.067; no adapter on the key repairs K=V (+0.137
 bare, +0.160 with Gao's); the placebo, which drew another rate, stands at +0.078.
+Verdicts here are by the rule before the present one (docs/results.md).
 """
 
 from ml_collections import ConfigDict

@@ -13,7 +13,8 @@ minutes by `--plan` (grids that were extended at an edge come on top). `large`, 
 minutes and about an hour.
 
 Result. No claim is supported or refuted as a whole: that queries and keys must differ is undecided
-(4 of 7 tests for, none against), the others depend on what is asked (README has the ledger).
+(4 of 7 tests for, none against), the others depend on what is asked (docs/results.md has the
+ledger, by the rule of verdicts before the present one).
 """
 
 from ml_collections import ConfigDict

@@ -14,6 +14,7 @@ Result of `small`, nats per byte, `separate` 2.739 (far from converged at width 
 K=V costs +0.153 [0.083, 0.224] everywhere and +0.206 [0.116, 0.297] in the lower half alone, both
 worse, and -0.018 [-0.076, 0.041] in the upper half, undecided: here the lower layers want values of
 their own. Q=K is undecided wherever it is (-0.042 [-0.073, -0.010] everywhere).
+Verdicts here are by the rule before the present one (docs/results.md).
 """
 
 from ml_collections import ConfigDict

@@ -14,6 +14,7 @@ rotary ones Q=K falls to 0.679 and the 2D term does not help (0.532), Courtois's
 (1.000); K=V is free (1.000). Under learned ones Q=K is level (0.972). At either side Q=K loses as
 well under rotary positions, but half as much (0.842). Masked bytes: with learned positions K=V
 costs 0.378 nats, with rotary ones 0.040 (undecided); Q=K costs 0.20 with both.
+Verdicts here are by the rule before the present one (docs/results.md).
 """
 
 from ml_collections import ConfigDict

@@ -14,7 +14,8 @@ Result of `small`, accuracy (`separate` 0.999 or more in every cell), from 200 t
 K=V lacks at width 16 (-0.194, undecided) is gone, a gap of speed. Q=K goes from -0.712 to -0.430 at
 width 16 and from -0.662 to -0.161 at width 32, copies from -0.765 to -0.492 and from -0.753 to
 -0.244, Q=K=V from -0.774 to -0.585 and from -0.805 to -0.489, all worse: partly speed, and what is
-left is larger where heads are narrower.
+left is larger where heads are narrower. Verdicts here are by the rule before the
+present one (docs/results.md).
 """
 
 from ml_collections import ConfigDict

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.cli import entry
+from qkv_jax.config import ConfigError
 from qkv_jax.study.protocol import calibration, hostile, inference
 
 AT_MOST = dict.fromkeys(calibration.EVENTS, 0.05)
@@ -87,6 +88,8 @@ def _share(events: np.ndarray, at_most: float) -> str:
 
 
 def main() -> None:
+    if _PROTOCOL.value == "race" and _OUTCOME.value is not None:
+        raise ConfigError("outcome", _OUTCOME.value, "the race has cases of its own; leave it out")
     start = time.perf_counter()
     table = _race_table() if _PROTOCOL.value == "race" else _fixed_table()
     Console(width=200).print(table)

@@ -17,6 +17,7 @@ Result of `small`, nats per byte, `separate` 1.917: symmetric +0.224 [0.208, 0.2
 published. Pairwise as published, from a standard normal, +0.732 [0.519, 0.945], worse: at heads of
 width 16 it is far too large a start. From the identity it costs +0.023 [-0.004, 0.049], undecided
 (about 36 seeds would decide), where the paper has -0.005 and +0.024. The placebo stands at +0.078.
+Verdicts here are by the rule before the present one (docs/results.md).
 """
 
 from ml_collections import ConfigDict

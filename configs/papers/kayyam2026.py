@@ -19,6 +19,7 @@ published one, under which reverse and swap stay between 0.4 and 0.7. Sort, accu
 -0.023, with the 2D term -0.049, K=V -0.001, Q=K=V -0.162, with the term -0.105 (worse in both
 sizes: Q=K=V; worse with 2 heads, undecided with 4: both arms with the term; undecided: Q=K; placebo
 0.000). The rerun's order, but not its finding that the term helps Q=K.
+Verdicts here are by the rule before the present one (docs/results.md).
 """
 
 from ml_collections import ConfigDict

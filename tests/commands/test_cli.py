@@ -219,6 +219,9 @@ def test_the_calibration_refuses_in_one_line_too(refused):
     assert refused("experiments.calibrate", "--studies=0") == (
         "--studies: given '0'; allowed: a positive integer"
     )
+    assert refused("experiments.calibrate", "--protocol=race", "--outcome=solve") == (
+        "--outcome: given 'solve'; the race has cases of its own; leave it out"
+    )
 
 
 # --- data

@@ -137,7 +137,7 @@ def _in_turn(steps: Sequence[tuple[Difference, float | None, Doubt]], design: De
         lowest = np.fmin(lowest, adjusted[:2])
         verdict = inference.verdict(effect, adjusted, alpha, up)
         if final is None and verdict.kind in DECIDED:
-            final = verdict, design.analyses[place]
+            final = verdict, effect.n
     wide = inference.interval(effect, design.level(place))
     found = Comparison(
         effect, verdict, plain.different, *map(float, lowest), *inference.interval(effect), *wide
@@ -149,8 +149,7 @@ def _in_turn(steps: Sequence[tuple[Difference, float | None, Doubt]], design: De
     reason, needed = inference.plan(effect, margin, doubt, design.level(place + 1))
     would_be = None
     if verdict == verdicts.TUNING:
-        sure = Judged(*adjusted[:2], *adjusted[:2])
-        would_be = inference.verdict(effect, sure, alpha, up)
+        would_be = inference.verdict(effect, adjusted.beyond_doubt, alpha, up)
     elif verdict == verdicts.POWER:
         verdict = reason
     return dataclasses.replace(found, verdict=verdict, needed=needed, would_be=would_be)
@@ -183,7 +182,7 @@ def _solved_in_turn(solved: np.ndarray, baseline: np.ndarray, design: Design) ->
         elif p <= level:
             verdict = verdicts.BETTER if effect.delta > 0 else verdicts.WORSE
         if final is None and verdict.kind in DECIDED:
-            final = verdict, size
+            final = verdict, fewest
     found = Comparison(effect, verdict, p, float(lowest))
     if final is not None:
         return dataclasses.replace(found, verdict=final[0], decided_at=float(final[1]))

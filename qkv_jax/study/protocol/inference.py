@@ -77,9 +77,6 @@ def holm(p):
     return np.where(np.isnan(p), np.nan, adjusted)
 
 
-# --- what the arms of a task have in common ---------------------------------------------------
-
-
 def pooled_correlation(values, baseline) -> float:
     """How far arms share the luck of a seed with the baseline: a cautious estimate, at least 0.
 
@@ -111,9 +108,6 @@ def common_variance(values) -> float:
         return 0.0
     df = n[known] - 1.0
     return float(np.median(sd[known] ** 2 * df / special.chdtri(df, 0.5)))
-
-
-# --- one effect --------------------------------------------------------------------------------
 
 
 class Difference(NamedTuple):
@@ -242,6 +236,11 @@ class Judged(NamedTuple):
     surely_different: float
     surely_equivalent: float
 
+    @property
+    def beyond_doubt(self) -> Judged:
+        """As if there were no doubt about tuning."""
+        return Judged(self.different, self.equivalent, self.different, self.equivalent)
+
 
 def judge(effect: Difference, margin: float | None, doubt: Doubt) -> Judged:
     """The p-values of an effect; those of equivalence are NaN without a margin."""
@@ -321,8 +320,8 @@ def restricted_steps(steps, budget):
 
     The budget is one number or one for each arm. The runs of an arm share it and none is lost
     before it, so the restricted mean survival time is the plain mean of min(steps, budget). The
-    interval is Student's, cut at 0 and the budget, and
-    NaN where all seeds agree. `steps` is inf for a run that never solved, NaN for no run.
+    interval is Student's, cut at 0 and the budget, and NaN where all seeds agree. `steps` is inf
+    for a run that never solved, NaN for no run.
     """
     budget = np.broadcast_to(budget, np.shape(steps)[:-1])
     n, mean, sd = moments(np.minimum(steps, budget[..., None]))

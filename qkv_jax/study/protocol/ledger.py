@@ -249,7 +249,7 @@ def _test(effects: list[_Effect], record: StudyRecord) -> list[dict]:
             p = Judged(*adjusted[i])
             kept["verdict"] = inference.verdict(seen[i], p, alpha, False)
             if kept["verdict"] == verdicts.TUNING:
-                kept["would_be"] = inference.verdict(seen[i], Judged(*p[:2], *p[:2]), alpha, False)
+                kept["would_be"] = inference.verdict(seen[i], p.beyond_doubt, alpha, False)
     level = alpha * inference.shares(len(sizes) + 1)[-1] / 2 / max(tests.sum(), 1)
     for i, (effect, kept) in enumerate(zip(effects, found, strict=True)):
         kept["needed"] = np.nan

@@ -10,8 +10,8 @@ about its best rate, so it must hold for every rate that is still alive (interse
     looks     at 4, 6, 8, 12, ... seeds the leading cells of undecided arms are tested, each look
               with its share of alpha; other live cells follow where a verdict waits for them
 
-`replay` goes through these events on the runs that there are. What it lacks it asks for, so that
-whoever runs them can replay again: nothing is kept but the runs.
+A `Race` goes through these events on the runs that there are. What it lacks it asks for; whoever
+runs that makes the race anew. Nothing is kept but the runs.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ class Race:
 
     Attributes:
       wanted: {cell: seeds} that it cannot go on without; empty at its end.
-      arms: the baseline's first.
-      look: the number of seeds at the last look; 0 before.
+      used: {cell: seeds} that have had a part in it.
+      arms: the baseline's first. What they say is final once nothing is wanted.
       correlation, least: with the baseline at the same seed, and the variance that none is taken to
         be below, at the last look.
     """
@@ -122,8 +122,7 @@ class Race:
         self.wanted: dict[Cell, int] = {}
         self.used: dict[Cell, int] = {}
         self.arms: list[Arm] = []
-        self.look, self.correlation, self.least = 0, 0.0, 0.0
-        self.phase = "pilot"
+        self.correlation, self.least = 0.0, 0.0
         self._advance()
 
     # --- runs
@@ -133,8 +132,7 @@ class Race:
         if self.used.get((arm, place), 0) >= seeds:
             return True
         if self._runs(arm, place).shape[1] < seeds:
-            cell = arm, place
-            self.wanted[cell] = max(self.wanted.get(cell, 0), seeds)
+            self.wanted[arm, place] = max(self.wanted.get((arm, place), 0), seeds)
             return False
         self.used[arm, place] = seeds
         return True
@@ -152,17 +150,18 @@ class Race:
             self._take(arm, place, PILOT)
         if self.wanted:
             return
-        self.phase = "bracket"
         for arm in everyone:
             self._bracket(arm)
         if self.wanted:
             return
+        if self.arms[0].verdict == verdicts.EDGE:  # how good the baseline can be is not known
+            for arm in self.arms:
+                arm.verdict = verdicts.EDGE
         doubled = 0
         for place, (seeds, share) in enumerate(looks()):
             waiting = [a for a in everyone[1:] if self.arms[a].verdict == verdicts.PENDING]
             if not waiting or seeds > self.rules.max_seeds:
                 break
-            self.phase, self.look = f"look{seeds}", seeds
             if place >= _DOUBLED_FROM and len(waiting) > 1:
                 doubled = 2 * seeds
             doubled = max(doubled, seeds)
@@ -256,10 +255,8 @@ class Race:
         for row, (arm, state) in zip(rows, enumerate(self.arms[1:], 1), strict=True):
             if arm not in leading and not state.seeds:
                 continue
-            values = leading.get(arm)
-            if values is None:
-                values = self._losses(arm, state.lead, state.seeds)[1]
-            row[: len(values)] = values
+            own = leading[arm] if arm in leading else self._losses(arm, state.lead, state.seeds)[1]
+            row[: len(own)] = own
         return inference.pooled_correlation(rows, reference)
 
     def _compare(self, one: np.ndarray, other: np.ndarray) -> inference.Difference:
@@ -277,7 +274,10 @@ class Race:
     def _bound(self, arm: int, share: float, reference: np.ndarray, against: Sequence) -> None:
         """The interval of an arm at a look: a verdict is where it lies to 0 and to the margin."""
         state, tail = self.arms[arm], 1 - share * self.rules.level / 2
-        half = lambda effect: float(special.stdtrit(effect.df, tail)) * effect.error
+
+        def half(effect):  # no spread among seeds is no knowledge of the spread
+            return float(special.stdtrit(effect.df, tail)) * effect.error or math.inf
+
         lows = [self._compare(self._losses(arm, rate)[1], reference) for rate in state.live]
         state.low = min(effect.delta - half(effect) for effect in lows)
         state.high = max(effect.delta + half(effect) for effect in against)

@@ -98,6 +98,22 @@ def test_every_verdict_comes_out_where_it_is_true():
     assert found.arms[2].low > 0 > found.arms[3].high
 
 
+def test_where_the_best_of_the_baseline_is_not_known_nothing_is():
+    """Its best rate lies beyond all that it may be given; nor is a run more asked for."""
+    case = Case("far off", arms=2, best=(-9, 1), curve=30.0)
+    found = Race(Rules(2, DECLARED, 0.3), all_runs(case.draw(np.random.default_rng(0))))
+    assert [str(arm.verdict) for arm in found.arms[1:]] == ["undecided (edge)"] * 2
+    assert found.used[0, -2] == 2 and max(found.used.values()) == race.PILOT
+
+
+def test_scores_without_spread_have_no_interval():
+    """All against none is worse by the exact test; how much worse, no seed tells."""
+    losses = np.zeros((2, 2, 8, 64))
+    losses[:, 1] = 1.0
+    (arm,) = Race(Rules(1, DECLARED, 0.1), all_runs(losses)).arms[1:]
+    assert str(arm.verdict) == "worse" and (arm.low, arm.high) == (-math.inf, math.inf)
+
+
 def test_an_arm_that_would_need_too_many_seeds_is_given_up():
     case = Case("close", arms=1, effect=(0.0, 0.15), margin=0.3)
     losses = all_runs(case.draw(np.random.default_rng(1)))

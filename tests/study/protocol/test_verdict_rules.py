@@ -165,7 +165,7 @@ def test_four_seeds_give_no_verdict():
     row = verdict(make_study(), make_runs(scores(0, 0, 5.0, n=4)))
     assert row.verdict == "undecided (few seeds)" and row.n == 4
     row = verdict(make_study(), make_runs(scores(0, 0, 5.0, n=5)))
-    assert row.verdict == "worse" and "5 of 6 seeds" in row.note
+    assert row.verdict == "worse" and "5 of 6 seeds" in row.note and row.decided_at == 5
 
 
 @pytest.mark.parametrize("whose", ["K=V", "separate"])
