@@ -3,8 +3,13 @@ evidence becomes a verdict, all fixed before any run.
 
 A piece of evidence is one number per seed, an effect that is zero if there is nothing to the claim:
 a difference of two arms, such a difference on one task less that on another or far less near, an
-arm's score less a level, or a measure of its trained models less that of the untrained ones. The
-tests are in `ledger.py`.
+arm's score less a level, or a measure of its trained models less that of the untrained ones or of
+another arm's. A null should be one that somebody might hold: a measure is tested against models
+that have learned nothing in the place where it looks, and not against a value that no network has.
+
+A claim is tested on kinds of task. Of its tests on one kind, cells of a grid for the most part, the
+strongest counts, corrected for their number; its verdict is about how many kinds it holds on. The
+tests are in `protocol/ledger.py`, what they come to in `protocol/judgements.py`.
 """
 
 import dataclasses
@@ -18,6 +23,12 @@ from qkv_jax.study.measures import MEASURES
 from qkv_jax.tasks import Task
 
 Expect = Literal["worse", "better", "equivalent", "above", "below"]
+RULES = 2  # 1 counted tests; raised with every change of how evidence becomes a verdict
+
+# What has no meaning beside a field.
+_BESIDE = {
+    "measure": ("near", "level"), "level": ("against", "near", "measure", "minus_task"),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +37,16 @@ class Evidence:
 
     The effect is the cost of `arm` over `against`, in the metric of `task`, positive where the arm
     is worse; less the same on `minus_task`; or that in the groups of test examples from `far` on,
-    less that in those up to `near`. With `level` it is whether every seed's score reaches that
-    level (`above`) or falls short of it (`below`). With
-    `measure` it is the measure of the arm's models, above `null` or above the untrained models.
+    less that in those up to `near`. With `measure` it is the measure of the arm's trained models,
+    above `null`, above that of the trained models of `against`, or above the untrained models.
+
+    With `level` it is whether seeds reach that level. It is a control, and no test of a mean: it
+    comes out as expected where most of all seeds, not only of those seen, are shown to reach it
+    (`above`) or to fall short of it (`below`), one-sided by the binomial distribution, and is
+    refuted where the opposite is shown. So the lower Clopper-Pearson limit of their share must be
+    above one half: 5 of 5, 6 of 6, 9 of 10. That every seed reaches it is nothing that seeds can
+    show (6 of 6 leave up to 39 % failing), and a mean over seeds that fall apart into two heaps
+    says less than a majority does.
     """
 
     task: str
@@ -42,7 +60,8 @@ class Evidence:
     measure: str = ""
     null: float | None = None  # the untrained model's value, seed by seed
     margin: float | None = None  # the task's; effects below it do not matter
-    control: bool = False  # must come out as expected for the claim to have a verdict at all
+    control: bool = False  # if it is refuted, its claim has no verdict
+    kind: str = ""  # of task: its entry in the config, which all cells of a grid share
 
     def __post_init__(self):
         settle(self)
@@ -60,17 +79,23 @@ class Evidence:
             arguments.word("measure", self.measure, MEASURES)
             if self.margin is None:
                 raise ConfigError("margin", None, "evidence from a measure states its own")
-        other = {"against": self.against, "near": self.near, "level": self.level}
-        kind = "measure" if self.measure else "level" if self.level is not None else ""
-        for name, given in other.items() if kind else ():
-            if name != kind and given not in ("", None):
-                raise ConfigError(name, given, f"has no meaning beside {kind}")
-        if kind == "level" and self.minus_task:
-            raise ConfigError("minus_task", self.minus_task, "has no meaning beside level")
-        if kind == "level" and not self.control:
+        for kind, others in _BESIDE.items() if absolute else ():
+            for name in others if getattr(self, kind) not in ("", None) else ():
+                if (given := getattr(self, name)) not in ("", None):
+                    raise ConfigError(name, given, f"has no meaning beside {kind}")
+        if self.level is not None and not self.control:
             raise ConfigError("control", self.control, "a level is read off, not tested: a control")
         if self.null is not None and not self.measure:
             raise ConfigError("null", self.null, "is the null of a measure, which is not given")
+        if self.null is not None and self.against:
+            raise ConfigError("against", self.against, f"has no meaning beside null = {self.null}")
+        if self.kind and not (self.kind.strip() and self.kind.isprintable()):
+            raise ConfigError("kind", self.kind, "must be one line of signs that can be seen")
+
+    @property
+    def measured_arms(self) -> tuple[str, ...]:
+        """Those whose trained models are measured."""
+        return tuple(filter(None, (self.arm, self.against))) if self.measure else ()
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -79,9 +104,14 @@ class Evidence:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim: `supported` once a share `enough` of its evidence comes out as expected and none
-    against, `refuted` the other way round, and where some is for and some against it `depends`.
-    Anything else is `undecided`, and so is a claim one of whose controls fails."""
+    """A claim, judged by how many of the kinds of task it is tested on it holds on.
+
+    `supported` if it is shown to hold on a share `enough` of them and is not shown to fail on any;
+    `refuted` the other way round; `depends` if it is shown to hold on some and to fail on some;
+    else `undecided`, and so if one of its controls is refuted. A control that is merely open stands
+    in no verdict's way. For all claims of a study together, the chance of any that is false is at
+    most alpha; see `protocol/judgements.py`.
+    """
 
     text: str
     evidence: Annotated[dict[str, Any], dict[str, Evidence]]  # by what it would depend on
@@ -99,11 +129,9 @@ class Claim:
         if not 0 < self.enough <= 1:
             raise ConfigError("enough", self.enough, "is a share: above 0, at most 1")
 
-    @property
-    def needed(self) -> int:
-        """How many tests make up the share."""
-        tests = sum(not entry.control for entry in self.evidence.values())
-        return math.ceil(round(self.enough * tests, 9))
+    def needed(self, kinds: int) -> int:
+        """How many of so many kinds of task make up the share."""
+        return math.ceil(round(self.enough * kinds, 9))
 
 
 def read_claims(
@@ -144,7 +172,8 @@ def _check(entry: Evidence, tasks, baseline: str, where: str) -> None:
                 raise ConfigError(f"{where}.{side}", arm, f"{given} has: {', '.join(arms)}")
         if not entry.measure and task.outcome.kind != "mean":
             raise ConfigError(f"{where}.{field}", given, "its outcome must be 'mean', not 'solve'")
-    if entry.arm == (entry.against or baseline) and not entry.measure and entry.level is None:
+    rival = entry.against if entry.measure else entry.against or baseline
+    if entry.arm == rival and entry.level is None:
         raise ConfigError(f"{where}.arm", entry.arm, "is compared with itself; name another")
     if entry.minus_task and not entry.measure:
         units = [dataclasses.astuple(tasks[name][0].outcome)[1:3] for name in entry.tasks]

@@ -73,6 +73,7 @@ class What(enum.StrEnum):
     EDGE_OF_SOME = "a best learning rate is at the edge of the grid"
     SO_FAR = "{} of {} seeds so far"
     UNTUNED = "one learning rate, not tuned"
+    REACHED = "{} of {} seeds reach {:g}"
     BEFORE_TRAINING = "{:.2f} on {}, {:.2f} before training"
 
 

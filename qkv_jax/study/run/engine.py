@@ -188,8 +188,8 @@ class Engine:
         wanted: dict[str, list[str]] = {}
         for claim in self.study.claims.values():
             for entry in claim.evidence.values():
-                if entry.measure and plan.name in entry.tasks:
-                    wanted.setdefault(entry.arm, []).append(entry.measure)
+                for arm in entry.measured_arms if plan.name in entry.tasks else ():
+                    wanted.setdefault(arm, []).append(entry.measure)
         done = self.runs[(self.runs["phase"] == "eval") & (self.runs["status"] == "done")]
         rows = []
         for arm in (arm for arm in plan.arms if arm.name in wanted):
