@@ -161,6 +161,16 @@ class Accepted:
     changes: tuple[Change, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Dated:
+    """Claims and the rules of their verdicts, as they were fixed; with changes, an amendment."""
+
+    at: str
+    digest: str
+    rules: int
+    changes: tuple[Change, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyRecord:
     """study.json. What only a run can tell is None or empty before.
@@ -170,6 +180,7 @@ class StudyRecord:
       looks: the number of evaluation seeds at each interim analysis.
       config: the study file as it was given.
       machine: of the jobs of a cluster.
+      claims_dated: when the claims were fixed, then their amendments; see `dating.py`.
     """
 
     name: str
@@ -185,6 +196,7 @@ class StudyRecord:
     config: dict[str, Any]
     looks: tuple[int, ...] = ()
     complete: bool = False
+    claims_dated: tuple[Dated, ...] = ()
     command: str | None = None
     versions: tuple[Start, ...] = ()
     devices: tuple[str, ...] = ()

@@ -3,6 +3,8 @@
 import collections
 import json
 import pathlib
+import textwrap
+from typing import Any
 
 import rich
 from rich.table import Table
@@ -10,6 +12,7 @@ from rich.text import Text
 
 from qkv_jax.output import formats
 from qkv_jax.study.protocol.ledger import read_finding
+from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
 from qkv_jax.study.run.workdir import Workdir
 
@@ -18,6 +21,25 @@ SIGNS = {
     "supported": "✓", "refuted": "✗", "depends": "±", "undecided": "?",
     "for": "✓", "against": "✗", "open": "?",
 }  # fmt: skip
+RULES_SENTENCES = (
+    "A claim is judged by how many of the kinds of task it is tested on it holds on. A test speaks "
+    "for it by the one-sided p of an effect in the expected direction, unless the effect is shown "
+    "to lie within its margin, and against it by that of an effect which is not as large as the "
+    "margin: nothing that matters, or the opposite. Of the tests on one kind of task the strongest "
+    "counts, times their number (Bonferroni); from the p's of the kinds follow those of “it holds "
+    "on at least one” and “on at least as many as the config asks for” (partial conjunction, "
+    "Benjamini & Heller 2008), adjusted over all claims and both directions (Holm), so that α "
+    "bounds the chance of any false verdict. Supported: it holds on as many as are asked for; "
+    "refuted: it fails on as many; depends: it holds on some and fails on some, whatever their "
+    "number; else undecided.",
+    "A control must come out as expected if the claim is to mean anything. It is tested alone and "
+    "stands in the way of a verdict only where it is refuted; that an arm reaches a level is "
+    "refuted where most seeds are shown to fall short of it. The outcome of each single test, for, "
+    "against or open, is that of one family of all tests of all claims (Holm, half of α for "
+    "differences and half for equivalence; adjusted p-values are to be compared with α): a claim "
+    "may have a verdict though no single test of it can be named.",
+)
+_NAMED = 6  # changes of an amendment that are said; study.json has all
 _STYLES = {"supported": "bold green", "refuted": "bold yellow", "depends": "bold blue"}
 
 
@@ -33,6 +55,31 @@ def ledger_context(workdir: pathlib.Path) -> list[dict] | None:
         ordered = {outcome: counts[outcome] for outcome in ("for", "against", "open")}
         found.append(claim | {"rows": [_evidence(row) for row in mine], "counts": ordered})
     return found
+
+
+def dating_sentences(record: StudyRecord) -> list[str]:
+    """When the claims were fixed, and what was amended since."""
+    dated = record.claims_dated
+    fixed = [entry for entry in dated[:1] if not entry.changes]
+    said = ["The claims are not dated: nothing shows that they were fixed before the first run."]
+    if fixed:
+        said = [
+            f"The claims, their margins and the rules of their verdicts were fixed on "
+            f"{fixed[0].at}, before the first run (SHA-256 {fixed[0].digest[:16]}, whole in "
+            "study.json)."
+        ]
+    for entry in dated[len(fixed) :]:
+        parts = [f"{c.field} was {_short(c.before)}, then {_short(c.now)}" for c in entry.changes]
+        more = f"; and {len(parts) - _NAMED} more, see study.json" if len(parts) > _NAMED else ""
+        said.append(
+            f"Amended on {entry.at}, after runs had been made (SHA-256 {entry.digest[:16]}): "
+            f"{'; '.join(parts[:_NAMED])}{more}."
+        )
+    return said
+
+
+def _short(value: Any) -> str:
+    return "not there" if value is None else textwrap.shorten(f"{value!r}", 80, placeholder=" …")
 
 
 def _evidence(row: dict) -> dict:

@@ -19,8 +19,8 @@ from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import headlines, sentences, wording
 from qkv_jax.study.report.figures.catalogue import draw_family, draw_task
 from qkv_jax.study.report.grids import counted_signs, family_context, verdict_counts
+from qkv_jax.study.report.ledger import RULES_SENTENCES, dating_sentences, ledger_context
 from qkv_jax.study.report.ledger import SIGNS as LEDGER_SIGNS
-from qkv_jax.study.report.ledger import ledger_context
 from qkv_jax.study.report.methods import protocol
 from qkv_jax.study.report.tables import (
     _add_published,
@@ -88,6 +88,7 @@ def write_report(
     results = wording.all_rows(record, summary)
     context = _context(record, runs, results)
     context |= {"ledger": ledger_context(workdir), "ledger_signs": LEDGER_SIGNS}
+    context |= {"ledger_rules": RULES_SENTENCES, "ledger_dated": dating_sentences(record)}
     groups = Workdir(workdir).table("breakdown.csv")
     for task in context["tasks"]:
         pause()

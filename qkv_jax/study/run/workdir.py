@@ -40,6 +40,7 @@ import safetensors.numpy
 from qkv_jax.config import ConfigError, first_difference
 from qkv_jax.runtime.events import Events
 from qkv_jax.runtime.files import folder_lock, foreign_files, json_text, write_whole
+from qkv_jax.study.dating import amended, amendments, dated, refuse_amendments
 from qkv_jax.study.plan import Arm
 from qkv_jax.study.record import FORMAT, Accepted, StudyRecord, TaskRecord
 from qkv_jax.study.resolved import changes, refuse_changes
@@ -97,10 +98,12 @@ class Workdir:
         if not self.study_file.exists():
             self.path.mkdir(parents=True, exist_ok=True)
             started = dataclasses.replace(asked, looks=(len(asked.eval_seeds),))
+            started = dated(started, now_text())
             self.write_study(started)
             return started
         known = self.read_same(asked)
         refuse_changes(changes(known, asked))
+        refuse_amendments(amendments(known, asked))
         before, now = known.looks[-1], len(asked.eval_seeds)
         if now < before:
             allowed = f"the study in {self.path} has {before}; seeds can only be added"
@@ -120,7 +123,8 @@ class Workdir:
 
     def accept_changes(self, asked: StudyRecord) -> None:
         """Takes note of what the configs of the study in this folder, if there is one, are resolved
-        to now, and that this is another thing than at its start: `open` then goes on with it.
+        to now, and that this or its claims are other things than at its start: `open` then goes on
+        with them.
 
         Raises:
           ConfigError: as `read_same`.
@@ -132,7 +136,10 @@ class Workdir:
             accepted = *known.accepted, Accepted(now_text(), tuple(changed))
             for name, task in asked.tasks.items():
                 known = known.with_task(name, resolved=task.resolved)
-            self.write_study(dataclasses.replace(known, accepted=accepted))
+            known = dataclasses.replace(known, accepted=accepted)
+        now = amended(known, asked, now_text())
+        if changed or now is not known:
+            self.write_study(now)
 
     def read_same(self, asked: StudyRecord) -> StudyRecord:
         """The record of the same study, on the same data as far as they are known, started on the
@@ -305,8 +312,9 @@ def _with_facts(task: TaskRecord, known: TaskRecord) -> TaskRecord:
 
 
 def _identity(record: StudyRecord) -> Any:
-    """What makes two studies the same: all of the config but the number of evaluation seeds."""
+    """What makes two studies the same: all of the config but the number of evaluation seeds, and
+    but the claims, which can be amended."""
     config = json.loads(json_text(record.config))
     config["study"].pop("eval_seeds", None)
-    config.setdefault("claims", {})  # studies from before there were any
+    config.pop("claims", None)
     return config
