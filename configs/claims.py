@@ -52,8 +52,8 @@ MATCHED = {
 FROZEN = ("Q frozen", "K frozen", "V frozen", "all frozen")
 CONTROLS = ("copies, learned scale", "copies, no W_O", "V=X, no W_O")
 TIED = ("K=V", "Q=K", "copies")
-# A claim stands if it is shown to hold on two thirds of the kinds of task that it is tested on and to
-# fail on none, and falls the other way round.
+# A claim stands if it is shown to hold on two thirds of the kinds of task that it is tested on and
+# to fail on none, and falls the other way round.
 ENOUGH = 2 / 3
 
 SIZES = {

@@ -52,7 +52,7 @@ class Evidence:
     task: str
     arm: str
     expect: Expect
-    against: str = ""  # the study's baseline
+    against: str = ""  # the study's baseline; of a measure, no arm
     minus_task: str = ""
     near: int | None = None
     far: int | None = None
