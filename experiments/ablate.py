@@ -28,7 +28,7 @@ _PLAN = flags.DEFINE_bool("plan", False, "Print runs, compilations and time; sta
 _CONFIG = entry.config_flag("configs/quick.py", StudyFile)
 _ACCEPT = flags.DEFINE_bool(
     "accept_changes", False,
-    "Go on though defaults or versions give other models or training than at the study's start.",
+    "Go on though claims were changed, or defaults or versions give other models or training.",
 )  # fmt: skip
 _STOP_SIGNAL = entry.stop_flags()
 
