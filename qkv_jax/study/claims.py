@@ -104,11 +104,11 @@ class Evidence:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim, judged by how many of the kinds of task it is tested on it holds on.
+    """A claim, judged by on how many of its kinds of task tests are for it and against it.
 
-    `supported` if it is shown to hold on a share `enough` of them and is not shown to fail on any;
-    `refuted` the other way round; `depends` if it is shown to hold on some and to fail on some;
-    else `undecided`, and so if one of its controls is refuted. A control that is merely open stands
+    `supported` if tests are for it on a share `enough` of them and against it on none, `refuted`
+    the other way round, `depends` if they are for it on some and against it on some; else
+    `undecided`, and so if one of its controls is refuted. A control that is merely open stands
     in no verdict's way. For all claims of a study together, the chance of any that is false is at
     most alpha; see `protocol/judgements.py`.
     """

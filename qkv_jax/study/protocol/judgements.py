@@ -98,14 +98,14 @@ class _Part:
 def _verdict(part: _Part, some, enough, levels) -> tuple[str, str]:
     """The verdict but for controls, and why; each of `some`, `enough` and `levels` is of the two
     directions."""
-    said = [
-        _kinds(
-            [name for name, p in zip(part.names, inference.holm(row), strict=True) if p <= level]
-        )
+    named = [
+        [name for name, p in zip(part.names, inference.holm(row), strict=True) if p <= level]
         for row, level in zip(part.kinds, levels, strict=True)
     ]
+    for_it, against_it = (f" ({formats.join(names)})" if names else "" for names in named)
     total = len(part.names)
-    why = f"holds on {said[0]} of {total} kind{'s' * (total > 1)} of task, fails on {said[1]}"
+    why = f"for it on {len(named[0])} of {total} kind{'s' * (total > 1)} of task{for_it}, "
+    why += f"against it on {len(named[1]) or 'none'}{against_it}"
     if all(some):
         verdict = "depends"
     elif enough[0]:
@@ -113,18 +113,12 @@ def _verdict(part: _Part, some, enough, levels) -> tuple[str, str]:
     elif enough[1]:
         verdict = "refuted"
     else:
-        verdict, why = (
-            "undecided",
-            f"{why}; {part.needed} {'is' if part.needed == 1 else 'are'} asked for",
-        )
+        verdict = "undecided"
+        why += f"; {part.needed} {'is' if part.needed == 1 else 'are'} asked for"
     for outcome in ("for", "against", "open"):
         if len(rows := part.outcome(outcome)) and (verdict == "depends" or outcome == "open"):
             why += f". {outcome.capitalize()}: {_names(rows)}"
     return verdict, why
-
-
-def _kinds(names: list[str]) -> str:
-    return f"{len(names)} ({formats.join(names)})" if names else "none"
 
 
 def _names(rows: pd.DataFrame) -> str:

@@ -22,16 +22,16 @@ SIGNS = {
     "for": "✓", "against": "✗", "open": "?",
 }  # fmt: skip
 RULES_SENTENCES = (
-    "A claim is judged by how many of the kinds of task it is tested on it holds on. A test speaks "
+    "A claim is judged by the kinds of task on which tests are for it and against it. A test is "
     "for it by the one-sided p of an effect in the expected direction, unless the effect is shown "
     "to lie within its margin, and against it by that of an effect which is not as large as the "
     "margin: nothing that matters, or the opposite. Of the tests on one kind of task the strongest "
-    "counts, times their number (Bonferroni); from the p's of the kinds follow those of “it holds "
-    "on at least one” and “on at least as many as the config asks for” (partial conjunction, "
+    "counts, times their number (Bonferroni); from the p's of the kinds follow those of “on at "
+    "least one” and of “on at least as many as the config asks for” (partial conjunction, "
     "Benjamini & Heller 2008), adjusted over all claims and both directions (Holm), so that α "
-    "bounds the chance of any false verdict. Supported: it holds on as many as are asked for; "
-    "refuted: it fails on as many; depends: it holds on some and fails on some, whatever their "
-    "number; else undecided.",
+    "bounds the chance of any false verdict. Supported: for it on as many as are asked for; "
+    "refuted: against it on as many; depends: for it on some and against it on some, however "
+    "many; else undecided.",
     "A control must come out as expected if the claim is to mean anything. It is tested alone and "
     "stands in the way of a verdict only where it is refuted; that an arm reaches a level is "
     "refuted where most seeds are shown to fall short of it. The outcome of each single test, for, "

@@ -105,7 +105,7 @@ def test_a_claim_is_judged_by_kinds_of_task():
     assert (found.kinds, found.needed, found.verdict) == (2, 2, "undecided")
     assert table["kind"].tolist() == ["grid"] * 4 + ["open"]
     assert found.why == (
-        "holds on 1 (grid) of 2 kinds of task, fails on none; 2 are asked for. Open: two"
+        "for it on 1 of 2 kinds of task (grid), against it on none; 2 are asked for. Open: two"
     )
     cell = table["p_for"][0]
     np.testing.assert_allclose(found.p_holds, 2 * 2 * 4 * cell)  # claims x directions, kinds, cells
