@@ -8,9 +8,9 @@ Seven claims, each with the evidence that tests it and the rules for its verdict
 and ten seeds.
 
 Measured on two CPU cores that had other work as well: 29 minutes, 51 of CPU time, 1702 runs (73
-minutes when all other work went first); 23.5 minutes by `--plan` (grids that were extended at an edge come on top). `large`, not run: 65 hours by
-`--plan`, 2034 runs, 23 PFLOP of matrix products. On a GPU, by the arithmetic in the README, 9
-minutes and about an hour.
+minutes when all other work went first); 23.5 minutes by `--plan` (grids that were extended at an
+edge come on top). `large`, not run: 65 hours by `--plan`, 2034 runs, 23 PFLOP of matrix products.
+On a GPU, by the arithmetic in the README, 9 minutes and about an hour.
 
 Result. That separate projections let query and key play different parts is supported, on the one
 kind of task that tests it; that the projections must be learned is undecided; the others depend on
