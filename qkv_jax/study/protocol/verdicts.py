@@ -12,7 +12,7 @@ from qkv_jax.config import ConfigError
 Kind = Literal["better", "worse", "equivalent", "undecided", "baseline", "pending"]
 Reason = Literal[
     "", "power", "tuning", "few seeds", "edge", "ceiling", "same scores", "same program",
-    "all failed",
+    "all failed", "collapses", "budget",
 ]  # fmt: skip
 
 
@@ -58,6 +58,9 @@ FEW_SEEDS, EDGE = Verdict("undecided", "few seeds"), Verdict("undecided", "edge"
 CEILING, SAME_SCORES = Verdict("undecided", "ceiling"), Verdict("undecided", "same scores")
 SAME_PROGRAM = Verdict("undecided", "same program")
 ALL_FAILED = Verdict("undecided", "all failed")
+# It would be equivalent, but some of its runs, or the baseline's, ended near failing; and the runs
+# or minutes that a study may take were spent.
+COLLAPSES, BUDGET = Verdict("undecided", "collapses"), Verdict("undecided", "budget")
 
 
 class What(enum.StrEnum):
@@ -71,6 +74,8 @@ class What(enum.StrEnum):
     EDGE = "best learning rate is at the edge of the grid"
     EDGE_OF_BASELINE = "the baseline's best learning rate is at the edge of the grid"
     EDGE_OF_SOME = "a best learning rate is at the edge of the grid"
+    WHEN_IT_TRAINS = "when it trains: {} of {} runs collapsed, at most {:.0f} %"
+    COLLAPSED = "{} of {} runs collapsed"
     SO_FAR = "{} of {} seeds so far"
     UNTUNED = "one learning rate, not tuned"
     BEFORE_TRAINING = "{:.2f} on {}, {:.2f} before training"
