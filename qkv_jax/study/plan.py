@@ -106,11 +106,11 @@ class Study:
 
     @property
     def tune_seeds(self) -> tuple[int, ...]:
-        return tuple(_FIRST_TUNE_SEED + i for i in range(self.config.tune_seeds))
+        return tuple(_FIRST_TUNE_SEED + i for i in range(self.config.tune_seeds or 0))
 
     @property
     def eval_seeds(self) -> tuple[int, ...]:
-        return tuple(range(self.config.eval_seeds))
+        return tuple(range(self.config.eval_seeds or self.config.max_seeds))
 
     def find(self, task: str, arm: str) -> tuple[TaskPlan, Arm]:
         """The task and arm of these names.
@@ -212,8 +212,11 @@ class Study:
             baseline=self.config.baseline,
             placebo=PLACEBO,
             alpha=ALPHA,
+            protocol=self.config.protocol,
             tune_seeds=self.tune_seeds,
             eval_seeds=self.eval_seeds,
+            max_runs=self.config.max_runs,
+            max_minutes=self.config.max_minutes,
             wave=wave_shape(self.config.packing),
             arms=arms,
             tasks={plan.name: self._describe_task(plan) for plan in self.tasks},

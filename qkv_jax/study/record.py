@@ -16,17 +16,18 @@ from qkv_jax.config import ConfigError, as_dict, build, convert
 from qkv_jax.study.claims import Claim
 from qkv_jax.tasks.base import Outcome, Reference
 
-FORMAT = 1
+FORMAT = 2
 
 RUN_COLUMNS = (
-    "task", "arm", "phase", "learning_rate", "seed", "status", "metric", "value", "steps",
-    "steps_to_solve", "seconds",
+    "task", "arm", "learning_rate", "seed", "round", "status", "metric", "validation", "test",
+    "steps", "steps_to_solve", "seconds",
 )  # fmt: skip
 
 
-KEY = ("task", "arm", "phase", "learning_rate", "seed")
+KEY = ("task", "arm", "learning_rate", "seed")
 
 Role = Literal["baseline", "arm", "placebo", "control", "matched"]
+ProtocolName = Literal["race", "fixed"]
 Config = dict[str, dict[str, Any]]  # {"model": fields of ModelConfig, "train": of TrainConfig}
 
 
@@ -166,8 +167,13 @@ class StudyRecord:
     """study.json. What only a run can tell is None or empty before.
 
     Attributes:
+      protocol: by which runs follow from runs; see `protocol/race.py` and `protocol/fixed.py`.
+      tune_seeds: none in a race, where every run tunes.
+      eval_seeds: on which arms are compared; of a race as many as it may take.
+      max_runs, max_minutes: what a race may spend on a task.
       wave: `devices`, `packing` and `size` of the waves of runs.
-      looks: the number of evaluation seeds at each interim analysis.
+      looks: the number of evaluation seeds that were asked for, at first and whenever some were
+        added.
       config: the study file as it was given.
       machine: of the jobs of a cluster.
     """
@@ -184,6 +190,9 @@ class StudyRecord:
     claims: dict[str, Claim]
     config: dict[str, Any]
     looks: tuple[int, ...] = ()
+    protocol: ProtocolName = "fixed"
+    max_runs: int | None = None
+    max_minutes: float | None = None
     complete: bool = False
     command: str | None = None
     versions: tuple[Start, ...] = ()
@@ -216,7 +225,7 @@ class StudyRecord:
 
     @property
     def analyses(self) -> tuple[int, ...]:
-        """The number of evaluation seeds at each interim analysis; the last is this one."""
+        """The number of evaluation seeds at first and after each addition; the last is this one."""
         return self.looks or (len(self.eval_seeds),)
 
     @property
@@ -293,7 +302,7 @@ def _typed(hint: Any, value: Any, path: str) -> Any:
 
 def _check(record: StudyRecord) -> None:
     """Refuses a record whose parts do not belong together."""
-    for name in ("tune_seeds", "eval_seeds", "looks", "tasks"):
+    for name in ("eval_seeds", "looks", "tasks", *["tune_seeds"] * (record.protocol == "fixed")):
         if not getattr(record, name):
             raise ConfigError(name, as_dict(getattr(record, name)), "must hold at least one")
     for name in ("devices", "packing", "size"):

@@ -85,6 +85,8 @@ class Race:
             self._take(arm, place, PILOT)
         if self.wanted:
             return
+        for arm in everyone:
+            self.arms[arm].lead = self._best(arm)[0]
         self.event = "bracket"
         for arm in everyone:
             if arm not in self.rules.settled:
@@ -112,8 +114,8 @@ class Race:
         """Widens an arm's own grid until its best rate lies inside, or no rate may be added."""
         live, last = self.arms[arm].live, self.rules.rates - 1
         while True:
-            means = [self._losses(arm, place, PILOT)[0].mean() for place in live]
-            best = live[int(np.argmin(means))]
+            best, means = self._best(arm)
+            self.arms[arm].lead = best
             beyond = None
             if best == live[0] and best > -MAX_BEYOND:
                 beyond = best - 1
@@ -128,6 +130,12 @@ class Race:
         at_end = best in (live[0], live[-1]) and means.count(min(means)) < 2
         if at_end and len(live) > 1:
             self.arms[arm].verdict = verdicts.EDGE
+
+    def _best(self, arm: int) -> tuple[int, list[float]]:
+        """The best rate of the pilot, and the means of all."""
+        live = self.arms[arm].live
+        means = [self._losses(arm, place, PILOT)[0].mean() for place in live]
+        return live[int(np.argmin(means))], means
 
     def _drop(self, arm: int) -> int:
         """Lets the rates go that cannot be an arm's best; returns the one that leads."""
@@ -161,13 +169,9 @@ class Race:
     def _scores(self, arm: int, seeds: int) -> np.ndarray:
         """Test losses [S] of an arm, each at the rate that the other seeds chose by validation; of
         seeds that the leading rate alone has, at the rate that the common ones chose."""
-        live = self.arms[arm].live
-        common = min(seeds, *(self.used[arm, place] for place in live))
-        seen = np.stack([self._losses(arm, place, common) for place in live])  # [rates, 2, S]
-        others = (seen[:, 0].sum(1, keepdims=True) - seen[:, 0]) / max(common - 1, 1)
-        chosen = np.take_along_axis(seen[:, 1], others.argmin(0)[None], 0)[0]
-        best = live[int(seen[:, 0].mean(1).argmin())]
-        return np.concatenate([chosen, self._losses(arm, best, seeds)[1][common:]])
+        cells = [self._losses(arm, place)[:, :seeds] for place in self.arms[arm].live]
+        rates = chosen([losses[0] for losses in cells])
+        return np.array([cells[rate][1, seed] for seed, rate in enumerate(rates)])
 
     def _look(self, place: int, seeds: int, share: float, waiting: Sequence[int], base: int):
         """One look: the baseline and the leading cells first, then what their verdicts wait for."""
@@ -315,3 +319,17 @@ class Race:
                     self._test(arm, rate, turn, sizes[turn], reference)
             if not open_:
                 return
+
+
+def chosen(validation: Sequence[np.ndarray]) -> np.ndarray:
+    """Which rate's run counts at each seed [S]: by the mean of the other seeds; of seeds that not
+    all rates have, by that of the common ones.
+
+    Args: validation: losses [S_r] of each rate.
+    """
+    common = min(map(len, validation))
+    seen = np.stack([losses[:common] for losses in validation])
+    others = (seen.sum(1, keepdims=True) - seen) / max(common - 1, 1)
+    best = int(seen.mean(1).argmin())
+    more = len(validation[best]) - common
+    return np.concatenate([others.argmin(0), np.full(more, best)]).astype(int)

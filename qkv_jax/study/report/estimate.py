@@ -120,17 +120,17 @@ def _parts(record: StudyRecord, plan: TaskPlan) -> list[Part]:
 
 def _plan_row(record: StudyRecord, plan: TaskPlan) -> tuple:
     """Arms, tuning runs, evaluation runs, steps, compilations, minutes."""
-    runs, seconds = {"tune": 0, "eval": 0}, 0.0
+    runs, seconds = {False: 0, True: 0}, 0.0
     arms = {arm.name: arm for arm in plan.arms}
     for part in _parts(record, plan):
         arm = arms[part.arm]
-        runs[part.phase] += len(part.keys(record))
+        runs[part.kind.compares] += len(part.runs)
         steps = wave_count(record, [part]) * arm.trainer.train_config.steps
         seconds += steps * _step_seconds(plan, arm) * record.wave["packing"]
     programs = len({arm.trainer for arm in plan.arms})
     minutes = (seconds + programs * _SECONDS_A_COMPILATION) / 60
     steps = plan.baseline.trainer.train_config.steps
-    return len(arms), runs["tune"], runs["eval"], steps, programs, minutes
+    return len(arms), runs[False], runs[True], steps, programs, minutes
 
 
 def _total(mine: list[tuple[TaskPlan, tuple]]) -> list[str]:
@@ -155,6 +155,6 @@ def _petaflops(record: StudyRecord, study: Study) -> float:
         arms = {arm.name: arm for arm in plan.arms}
         for part in _parts(record, plan):
             arm = arms[part.arm]
-            steps = len(part.keys(record)) * arm.trainer.train_config.steps
+            steps = len(part.runs) * arm.trainer.train_config.steps
             total += steps * _step_flops(plan, arm)
     return total / 1e15

@@ -3,6 +3,7 @@
 from qkv_jax.output import formats
 from qkv_jax.study.protocol import inference
 from qkv_jax.study.protocol.grids import families
+from qkv_jax.study.protocol.selection import tuning_runs
 from qkv_jax.study.rates import is_among
 from qkv_jax.study.record import StudyRecord, TaskRecord
 from qkv_jax.study.report import wording
@@ -107,7 +108,7 @@ def _seeds(seeds) -> str:
 
 def _tuning(record, runs, results, name) -> str:
     task = record.tasks[name]
-    tuning = runs[(runs["task"] == name) & (runs["phase"] == "tune")]
+    tuning = tuning_runs(record, runs[runs["task"] == name])
     tried = sorted(set(tuning["learning_rate"]))
     extra = [r for r in tried if not is_among(r, task.learning_rates)]
     budget = sorted(set(tuning.groupby("arm").size()))
@@ -125,7 +126,7 @@ def _tuning(record, runs, results, name) -> str:
 def _tuning_of_grid(record, runs, results, tasks) -> str:
     """The same of all cells of a grid, in one paragraph."""
     task = record.tasks[tasks[0]]
-    tuning = runs[runs["task"].isin(tasks) & (runs["phase"] == "tune")]
+    tuning = tuning_runs(record, runs[runs["task"].isin(tasks)])
     budget = sorted(set(tuning.groupby(["task", "arm"]).size()))
     steps = sorted({record.tasks[name].steps for name in tasks})
     extended, at_edge = 0, []
@@ -187,9 +188,10 @@ def _failed(record, runs) -> list[str]:
     bad = runs[runs["status"] != "done"]
     if not len(bad):
         return ["Failures. No run diverged or failed."]
-    counts = bad.groupby(["phase", "status"]).size()
-    phases = {"tune": "tuning", "eval": "evaluation"}
-    named = [f"{n} {phases.get(p, p)} runs {status}" for (p, status), n in counts.items()]
+    tuning = bad["seed"].isin(record.tune_seeds)
+    what = tuning.map({True: "tuning runs", False: "evaluation runs" if record.tune_seeds else "runs"})
+    counts = bad.groupby([what, "status"]).size()
+    named = [f"{n} {kind} {status}" for (kind, status), n in counts.items()]
     title = lambda task: task.title if task.grid is None else task.family_title
     values = "; ".join(dict.fromkeys(
         f"{title(task)} {task.outcome.failure_value:g}" for task in record.tasks.values()

@@ -64,7 +64,7 @@ class Display:
             self._redraw(event)
         elif event.arm_finished:
             self._print_line(event)
-        elif event.phase == "tune" and event.step and (event.task, event.arm) != self.tuning:
+        elif not event.compares and event.step and (event.task, event.arm) != self.tuning:
             self.tuning = event.task, event.arm
             self._print(event, f"{event.doing} {event.arm}")
 

@@ -89,12 +89,13 @@ def summary_of(
 
 
 def _examples(workdir: Workdir, record: StudyRecord, pause: Pause) -> Callable:
-    """(task, arm, seeds or all) -> test scores [seeds, examples] or None. Tables of many tasks ask
+    """(task, arm, rate, seeds) -> test scores [seeds, examples] or None. Tables of many tasks ask
     for many, so this is where one may stop."""
 
-    def find(task: str, arm: str, seeds: Sequence[int] | None = None) -> Any:
+    def find(task: str, arm: str, learning_rate: float, seeds: Sequence[int]) -> Any:
         pause()
-        return workdir.examples(task, arm, record.eval_seeds if seeds is None else seeds)
+        arm = record.baseline if record.protocol == "race" and arm == record.placebo else arm
+        return workdir.examples(task, arm, learning_rate, seeds)
 
     return find
 
