@@ -15,12 +15,12 @@ from qkv_jax.model.config import ModelConfig
 from qkv_jax.study.axes import is_number
 from qkv_jax.study.claims import Claim
 from qkv_jax.study.rates import check_rates
-from qkv_jax.study.record import ProtocolName
 from qkv_jax.tasks import options_class
 from qkv_jax.training import costs
 from qkv_jax.training.state import TrainConfig
 
 PLACEBO = "placebo"
+ProtocolName = Literal["race", "fixed"]
 
 
 # Tuning seeds start here, so that no number of evaluation seeds ever reaches them.
@@ -28,7 +28,7 @@ _FIRST_TUNE_SEED = 1_000_000
 
 
 _MOST_PACKED = 2**16
-_FEWEST_SEEDS = 4  # of a race: those of its first look
+PILOT, FIRST_LOOK = 2, 4  # seeds of a race
 # The fields that one protocol has, and their values where none are given.
 _OF = {
     "race": {"max_seeds": 32, "max_runs": None, "max_minutes": None},
@@ -73,8 +73,8 @@ class StudyConfig:
 
     def _check_seeds(self) -> None:
         if self.protocol == "race":
-            if not _FEWEST_SEEDS <= self.max_seeds <= _FIRST_TUNE_SEED // 2:
-                allowed = f"from {_FEWEST_SEEDS}, the first look, to {_FIRST_TUNE_SEED // 2}"
+            if not FIRST_LOOK <= self.max_seeds <= _FIRST_TUNE_SEED // 2:
+                allowed = f"from {FIRST_LOOK}, the first look, to {_FIRST_TUNE_SEED // 2}"
                 raise ConfigError("max_seeds", self.max_seeds, allowed)
             return
         if self.tune_seeds > _FIRST_TUNE_SEED:
@@ -82,6 +82,21 @@ class StudyConfig:
         if self.eval_seeds > _FIRST_TUNE_SEED:
             allowed = f"at most {_FIRST_TUNE_SEED}: tuning seeds start there"
             raise ConfigError("eval_seeds", self.eval_seeds, allowed)
+
+
+def check_budget(config: StudyConfig, task: str, arms: int, rates: int) -> None:
+    """Refuses a budget that does not hold the pilot and the first look of a task.
+
+    Args:
+      arms: that have runs of their own, the baseline among them; rates: of the grid.
+
+    Raises:
+      ConfigError: then.
+    """
+    least = arms * (rates * PILOT + FIRST_LOOK - PILOT)
+    if config.max_runs is not None and config.max_runs < least:
+        allowed = f"{task} takes {least} runs to its first look"
+        raise ConfigError("study.max_runs", config.max_runs, allowed)
 
 
 @dataclasses.dataclass(frozen=True)

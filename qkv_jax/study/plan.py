@@ -20,6 +20,7 @@ from qkv_jax.study.config import (
     StudyFile,
     TaskEntry,
     _check_published,
+    check_budget,
 )
 from qkv_jax.study.names import check_apart, check_name, folded
 from qkv_jax.study.rates import check_rates
@@ -100,6 +101,8 @@ class Study:
             check_name("tasks", name)
         self.tasks = tuple(plan for name in self.file.tasks for plan in self._plan_family(name))
         check_apart("tasks", [plan.name for plan in self.tasks])
+        for plan in self.tasks:
+            check_budget(self.config, plan.name, len(plan.arms) - 1, len(plan.learning_rates))
         self._named = {(p.name, arm.name): (p, arm) for p in self.tasks for arm in p.arms}
         arms = {plan.name: (plan.task, [arm.name for arm in plan.arms]) for plan in self.tasks}
         self.claims = read_claims(self.file.claims, arms, self.config.baseline)

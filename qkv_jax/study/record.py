@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from qkv_jax.config import ConfigError, as_dict, build, convert
 from qkv_jax.study.claims import Claim
+from qkv_jax.study.config import ProtocolName
 from qkv_jax.tasks.base import Outcome, Reference
 
 FORMAT = 2
@@ -27,7 +28,6 @@ RUN_COLUMNS = (
 KEY = ("task", "arm", "learning_rate", "seed")
 
 Role = Literal["baseline", "arm", "placebo", "control", "matched"]
-ProtocolName = Literal["race", "fixed"]
 Config = dict[str, dict[str, Any]]  # {"model": fields of ModelConfig, "train": of TrainConfig}
 
 
@@ -182,7 +182,7 @@ class StudyRecord:
     baseline: str
     placebo: str
     alpha: float
-    tune_seeds: tuple[int, ...]
+    tune_seeds: tuple[int, ...] = ()
     eval_seeds: tuple[int, ...]
     wave: dict[str, int]
     arms: dict[str, ArmRecord]

@@ -23,8 +23,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import special
 
+from qkv_jax.study.config import PILOT
 from qkv_jax.study.protocol import inference, verdicts
-from qkv_jax.study.protocol.race_rules import DOUBLED_FROM, MAX_BEYOND, PILOT, Arm, Rules, looks
+from qkv_jax.study.protocol.race_rules import DOUBLED_FROM, MAX_BEYOND, Arm, Rules, looks
 
 _DROP_ERRORS = 3.0  # a rate leaves when it is worse by so many standard errors
 _DROP_SHARE = 0.1  # of the margin, which a rate may be better by and yet leave

@@ -6,14 +6,13 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 
+from qkv_jax.study.config import FIRST_LOOK
 from qkv_jax.study.protocol import verdicts
 from qkv_jax.study.protocol.verdicts import Verdict
 
-PILOT = 2  # seeds
-_LOOKS = ((4, 0.08), (6, 0.15), (8, 0.17), (12, 0.20), (16, 0.15), (24, 0.10), (32, 0.075))
+_LOOKS = ((FIRST_LOOK, 0.08), (6, 0.15), (8, 0.17), (12, 0.20), (16, 0.15), (24, 0.10), (32, 0.075))
 MAX_BEYOND = 2  # rates that an arm may get on a side of the grid
 DOUBLED_FROM = 2  # the look from which on the baseline has twice the seeds, if several arms wait
-
 
 
 def looks() -> Iterator[tuple[int, float]]:

@@ -11,10 +11,11 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
+from qkv_jax.study.config import PILOT
 from qkv_jax.study.protocol import selection, verdicts
 from qkv_jax.study.protocol.due import Due, Kind, Protocol
 from qkv_jax.study.protocol.race import Cell, Race
-from qkv_jax.study.protocol.race_rules import MAX_BEYOND, PILOT, Rules
+from qkv_jax.study.protocol.race_rules import MAX_BEYOND, Rules
 from qkv_jax.study.protocol.selection import Run
 from qkv_jax.study.protocol.verdicts import Verdict
 from qkv_jax.study.rates import rate_at, same_rate

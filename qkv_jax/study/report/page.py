@@ -27,6 +27,7 @@ from qkv_jax.study.report.tables import (
     _add_references,
     _cost_table,
     _mean_table,
+    _race_table,
     _solve_table,
 )
 from qkv_jax.study.run.outcomes import Outcome, write_tables
@@ -226,6 +227,7 @@ def _task(record, results, name) -> dict:
         "findings": sentences.task_findings(record, results, name),
         "table": table,
         "published": list(published),
+        "race": _race_table(task, rows) if record.protocol == "race" else None,
         "costs": _cost_table(record.baseline, rows),
         "notes": notes,
     }
