@@ -216,7 +216,7 @@ def test_only_runs_at_the_chosen_rate_and_on_the_seeds_of_the_study_count():
     data = scores(0, 0, 0.5)
     runs = make_runs(data)
     missing = runs[~((runs.arm == "K=V") & (runs.seed == 100))]
-    stray = [rows("K=V", "eval", 8e-3, [99.0], [100]), rows("K=V", "eval", 2e-3, [99.0], [777])]
+    stray = [rows("K=V", 8e-3, [99.0], [100]), rows("K=V", 2e-3, [99.0], [777])]
     row = verdict(make_study(), pd.concat([missing, *stray]))
     assert row.n == 5
     assert row.delta == pytest.approx(data["K=V"][1:].mean() - data["separate"].mean())

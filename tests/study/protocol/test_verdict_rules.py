@@ -100,7 +100,7 @@ def test_an_arm_that_fails_at_every_rate_is_worse_and_is_counted():
     """The baseline works: no edge, no further rates for anybody, and nothing left open."""
     record, runs = make_study(), lose(make_runs(scores(0, 0, 0)), "K=V")
     runs = runs[~((runs.arm == "K=V") & (runs.phase == "eval"))]
-    lost = rows("K=V", "eval", GRID[0], [np.nan] * 6, SEEDS, ["failed"] * 6)
+    lost = rows("K=V", GRID[0], [np.nan] * 6, SEEDS, ["failed"] * 6)
     runs = pd.concat([runs, lost], ignore_index=True)
     assert extension_needed(record, runs, "task") == []
     row, text, top = judged(record, runs)
@@ -172,7 +172,7 @@ def test_four_seeds_give_no_verdict():
 def test_rate_at_the_edge_gives_no_verdict(whose):
     data = scores(0, 0, 0.5)
     runs = make_runs({arm: v for arm, v in data.items() if arm != whose})
-    edge = tuned(whose, [0.05, 0.1, 0.3, 0.9]) + [rows(whose, "eval", 1e-3, data[whose], SEEDS)]
+    edge = tuned(whose, [0.05, 0.1, 0.3, 0.9]) + [rows(whose, 1e-3, data[whose], SEEDS)]
     table = summarise(make_study(), pd.concat([runs, *edge])).set_index("arm")
     assert table.edge[whose] == "low"
     assert table.verdict["K=V"] == "undecided (edge)"
