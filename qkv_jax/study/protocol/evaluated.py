@@ -113,7 +113,7 @@ def of_race(record: StudyRecord, name: str, standing: Standing) -> dict[str, Eva
         arm: _of_cells(field, race, number, 0, None) for number, arm in enumerate(field.arms)
     }
     if record.placebo in record.tasks[name].arms:
-        half = np.isfinite(found[record.baseline].values).sum() // 2
+        half = int(np.isfinite(found[record.baseline].values).sum()) // 2
         found[record.placebo] = _of_cells(field, race, 0, half, 2 * half)
     return {arm: found[arm] for arm in record.tasks[name].arms}
 
