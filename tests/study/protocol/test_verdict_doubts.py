@@ -50,12 +50,12 @@ def test_margin_below_the_sampling_error_is_refused():
     rng = np.random.default_rng(0)
     runs = make_runs(scores(0, 0, 0))
     noise = {arm: rng.normal(size=(6, 400)) for arm in ("separate", "placebo", "K=V")}
-    quiet = verdict(make_study(), runs, examples=lambda task, arm: noise[arm] * 0.1)
-    loud = verdict(make_study(), runs, examples=lambda task, arm: noise[arm] * 10)
+    quiet = verdict(make_study(), runs, examples=lambda task, arm, *_: noise[arm] * 0.1)
+    loud = verdict(make_study(), runs, examples=lambda task, arm, *_: noise[arm] * 10)
     assert quiet.verdict == "equivalent" and 2 * quiet.sampling_error < 0.1
     assert loud.verdict == "undecided (power)" and "sampling error" in loud.note
     assert np.isnan(loud.p_equivalence)
-    assert verdict(make_study(), runs, examples=lambda task, arm: None).verdict == "equivalent"
+    assert verdict(make_study(), runs, examples=lambda *_: None).verdict == "equivalent"
 
 
 def test_failed_runs_count_and_are_never_dropped():

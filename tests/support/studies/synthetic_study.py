@@ -64,11 +64,12 @@ def make_study(tasks=("text", "digits", "recall"), seeds=6, extra_arms=(), seed=
     packages = {"python": "3.11.9", "jax": "0.10.2", "flax": "0.12.0"}
     record = StudyRecord(
         name=name, baseline="separate", placebo="placebo", alpha=0.05, looks=(seeds,),
-        tune_seeds=(1, 2), eval_seeds=tuple(range(100, 100 + seeds)), arms=arms,
+        protocol="fixed", tune_seeds=(1, 2), eval_seeds=tuple(range(100, 100 + seeds)), arms=arms,
         tasks={t: dataclasses.replace(made[t], arms=tuple(arms) if t == "text" else few)
                for t in tasks},
         command="python -m experiments.ablate --config=configs/quick.py --workdir=runs/quick",
-        config={"study": {"name": name, "eval_seeds": seeds}, "model": {"d_model": 64}},
+        config={"study": {"name": name, "protocol": "fixed", "eval_seeds": seeds},
+                "model": {"d_model": 64}},
         versions=(Start("2026-01-02T03:04:05", packages),), claims={},
         devices=("TFRT_CPU_0", "TFRT_CPU_1"), platform="cpu",
         wave={"devices": 2, "packing": 1, "size": 2}, started="2026-01-02T03:04:05",

@@ -48,6 +48,11 @@ def rows(arm, rate, values, seeds, status=None, steps=None):
     )  # fmt: skip
 
 
+def tuning(runs):
+    """Which runs tune."""
+    return runs["seed"].isin(TUNE_SEEDS)
+
+
 def tuned(arm, means, rates=GRID, **kwargs):
     return [rows(arm, r, [m - 0.01, m + 0.01], TUNE_SEEDS, **kwargs)
             for r, m in zip(rates, means, strict=True)]  # fmt: skip
