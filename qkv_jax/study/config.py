@@ -42,7 +42,7 @@ class StudyConfig:
 
     baseline: str = "separate"  # the arm that the others are compared with
     learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)  # the grid of every arm
-    protocol: ProtocolName = "fixed"  # race: seeds go where nothing is decided; fixed: as given
+    protocol: ProtocolName = "race"  # race: seeds go where nothing is decided; fixed: as given
     max_seeds: int | None = None  # of a race: the most that an arm is compared on, 32 by default
     max_runs: int | None = None  # of a race: what it may spend on a task
     max_minutes: float | None = None  # likewise, of training

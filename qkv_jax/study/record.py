@@ -66,6 +66,7 @@ class TaskRecord:
       family, family_title: of the config's entry, which all cells of a grid have in common.
       cell: the values of the axes as they are read; `axes` as they are; empty without a grid.
       published: {column: {arm: number}}.
+      declared_margin: where another margin than the declared one is in force, see `margins.py`.
       data, data_notes, references: of the task's data; None before they were read.
     """
 
@@ -83,6 +84,7 @@ class TaskRecord:
     cell: str = ""
     axes: dict[str, Any] = _mapping()
     published: dict[str, dict[str, int | float]] = _mapping()
+    declared_margin: float | None = None
     data: dict[str, Any] | None = None
     data_notes: tuple[str, ...] | None = None
     references: tuple[Reference, ...] | None = None
@@ -210,7 +212,7 @@ class StudyRecord:
         Raises:
           ConfigError: naming the first field that is missing or cannot be.
         """
-        for name in ("looks", "complete"):
+        for name in ("looks", "protocol", "complete"):
             if name not in values:
                 raise ConfigError(name, None, "must be given")
         record = _read(cls, {"claims": {}, **values, "versions": _starts(values)}, "")

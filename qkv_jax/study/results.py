@@ -13,6 +13,7 @@ from qkv_jax.config import ConfigError
 from qkv_jax.study.axes import is_number
 from qkv_jax.study.plan import Arm, Study
 from qkv_jax.study.protocol.evaluated import evaluations
+from qkv_jax.study.protocol.margins import in_force
 from qkv_jax.study.resolved import resolved_config
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks import REGISTRY, Task
@@ -83,7 +84,8 @@ class StudyResults:
 
     def _best(self, task: str, arm: str) -> tuple[float | None, tuple[int, ...]]:
         """The arm's best rate, and the seeds at it that it is compared with."""
-        found = evaluations(self.record.only(task), self.runs)[task, arm]
+        record = in_force(self.record.only(task), self.runs)
+        found = evaluations(record, self.runs)[task, arm]
         seeds = tuple(seed for seed, status in zip(found.seeds, found.status, strict=False)
                       if status)  # fmt: skip
         return (None, ()) if math.isnan(found.rate) else (found.rate, seeds)

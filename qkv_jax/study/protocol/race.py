@@ -25,6 +25,7 @@ from scipy import special
 
 from qkv_jax.study.config import PILOT
 from qkv_jax.study.protocol import inference, verdicts
+from qkv_jax.study.protocol.margins import is_narrow
 from qkv_jax.study.protocol.race_rules import DOUBLED_FROM, MAX_BEYOND, Arm, Rules, looks
 
 _DROP_ERRORS = 3.0  # a rate leaves when it is worse by so many standard errors
@@ -261,6 +262,7 @@ class Race:
         state.better = min(state.better, better / share)
         state.within = min(state.within, within / share)
         equal = state.within <= level and state.apart[lead] <= level
+        equal = equal and not is_narrow(margin, self.least)
         alike = self._compare(self._losses(arm, lead, seeds)[1], reference).alike
         if alike and number and not self.least:  # nobody's scores vary, nor will they
             state.verdict = alike

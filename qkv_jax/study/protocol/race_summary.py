@@ -7,6 +7,7 @@ import numpy as np
 from qkv_jax.study.protocol import inference, verdicts
 from qkv_jax.study.protocol.comparison import DECIDED
 from qkv_jax.study.protocol.evaluated import Evaluated, Standing
+from qkv_jax.study.protocol.margins import LEAST_SDS, is_narrow, seeds_for
 from qkv_jax.study.protocol.race import Race
 from qkv_jax.study.protocol.verdicts import Note, Notes, What
 
@@ -95,6 +96,8 @@ def _judged(standing: Standing, number: int, row: dict, error: float) -> dict:
     if not rules.solving and rules.margin < 2 * error:
         notes.append(Note(What.COARSE))
         verdict = verdicts.POWER if verdict == verdicts.EQUIVALENT else verdict
+    if not rules.solving and is_narrow(rules.margin, race.least):
+        notes.append(narrow(rules.margin, race.least, rules.level))
     collapsed = _counts(standing, number)
     if verdict == verdicts.EQUIVALENT and math.isfinite(rules.failure):
         share = 100 * collapsed["collapsed_high"]
@@ -113,6 +116,12 @@ def _judged(standing: Standing, number: int, row: dict, error: float) -> dict:
     if verdict.kind in DECIDED:
         found["decided_at"] = float(state.seeds)
     return found | {"verdict": verdict, "note": Notes(notes)}
+
+
+def narrow(margin: float, variance: float, level: float) -> Note:
+    """What a margin that is too small would take."""
+    sd, seeds = math.sqrt(variance), seeds_for(margin, variance, level)
+    return Note(What.NARROW, (margin / sd, LEAST_SDS * sd, seeds))
 
 
 def _placebo_verdict(standing: Standing, row: dict, race: Race) -> dict:

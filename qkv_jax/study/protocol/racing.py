@@ -14,6 +14,7 @@ import pandas as pd
 from qkv_jax.study.config import PILOT
 from qkv_jax.study.protocol import selection, verdicts
 from qkv_jax.study.protocol.due import Due, Kind, Protocol
+from qkv_jax.study.protocol.margins import in_force
 from qkv_jax.study.protocol.race import Cell, Race
 from qkv_jax.study.protocol.race_rules import MAX_BEYOND, Rules
 from qkv_jax.study.protocol.selection import Run
@@ -168,7 +169,7 @@ def protocol(record: StudyRecord) -> Protocol:
     for analysis in range(record.analysis):
         asked = dataclasses.replace(record, looks=record.analyses[: analysis + 1])
         while True:
-            field = Field.of(asked, name, rows)
+            field = Field.of(in_force(asked, rows), name, rows)
             race = field.race()
             if not race.wanted or field.spent(race):
                 break

@@ -17,7 +17,8 @@ import pandas as pd
 from qkv_jax.study.protocol import inference, verdicts
 from qkv_jax.study.protocol.comparison import Design, Tuning, compare_means, compare_solved
 from qkv_jax.study.protocol.evaluated import evaluations, standings
-from qkv_jax.study.protocol.race_summary import compare_race
+from qkv_jax.study.protocol.margins import is_narrow
+from qkv_jax.study.protocol.race_summary import compare_race, narrow
 from qkv_jax.study.protocol.verdicts import Note, Notes, What
 from qkv_jax.study.record import StudyRecord
 
@@ -49,7 +50,7 @@ def summarise(
     `PENDING`.
 
     Args:
-      record, runs: study.json and runs.csv.
+      record, runs: study.json, with the margins that are in force, and runs.csv.
       costs: {task: {arm: {...}}}, merged in; NaN where absent.
       examples: (task, arm, rate, seeds) -> test scores [seeds, examples], or None.
 
@@ -132,6 +133,7 @@ def _summarise_task(record, name, found, standing, costs, examples) -> list[dict
                 look=record.analysis,
                 alpha_look=level,
                 note=Notes(),
+                live_rates="",
                 seeds_to_decide=math.nan,
                 verdict=verdicts.BASELINE if arm == base else verdicts.PENDING,
                 **{key: column[row] for key, column in columns.items()},
@@ -191,7 +193,14 @@ def _compare(record, name, rows, others, found, values, solved, examples, status
             if lost[place]:
                 notes[i].append(Note(What.LOST, (rows[place]["arm"], lost[place], lost[place])))
     asked = sum(rows[row]["role"] == "arm" for row in others)
-    design = Design(record.analyses, record.alpha, max(asked, 1), margin, task.higher_is_better)
+    variance = inference.common_variance(values)
+    asked = max(asked, 1)
+    for i, row in enumerate(others if margin is not None else ()):
+        if is_narrow(margin, variance):
+            refused[i] = True
+            if rows[row]["n"]:
+                notes[i].append(narrow(margin, variance, record.alpha / asked))
+    design = Design(record.analyses, record.alpha, asked, margin, task.higher_is_better)
     tuned = (found[rows[row]["arm"]] for row in (home, *others))
     tuning = [Tuning(arm.lead, arm.tuned) for arm in tuned]
     means, correlation = compare_means(values[others], values[home], design, tuning, refused)

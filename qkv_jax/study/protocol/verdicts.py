@@ -67,6 +67,10 @@ class What(enum.StrEnum):
     """What a note says; the braces stand for its values."""
 
     COARSE = "margin is under twice the sampling error of the test set"
+    NARROW = (
+        "margin is {:.2g} standard deviations of a run: equivalence is offered from 0.3 on, a "
+        "margin of {:.2g}; at this one it would take about {} seeds"
+    )
     FAILED = "runs failed"
     FAILED_NOT_EQUIVALENT = "runs failed, which rules out 'equivalent'"
     LOST = "{} failed at every rate tried ({} of {})"

@@ -166,8 +166,7 @@ def _outcome(task: TaskRecord) -> str:
     outcome = task.outcome
     if task.solving:
         return f"solved at {outcome.threshold:g} {outcome.metric}"
-    unit = wording.unit_words(task)
-    return f"mean {outcome.metric}, equivalence margin {outcome.margin:g} {unit}"
+    return f"mean {outcome.metric}, equivalence margin {wording.margin(task)}"
 
 
 def _own_steps(task: TaskRecord) -> str:

@@ -77,4 +77,4 @@ def spent(record: StudyRecord, runs, results: wording.Results, name: str) -> str
 def _outcome(task: TaskRecord) -> str:
     if task.solving:
         return f"solved at {task.outcome.threshold:g} {task.outcome.metric}"
-    return f"margin {task.outcome.margin:g} {wording.unit_words(task)}"
+    return f"margin {wording.margin(task)}"

@@ -20,6 +20,7 @@ from qkv_jax.study.measures import MEASURE_COLUMNS, measure
 from qkv_jax.study.plan import Arm, Study, TaskPlan
 from qkv_jax.study.protocol.breakdown import read_breakdown
 from qkv_jax.study.protocol.evaluated import evaluations
+from qkv_jax.study.protocol.margins import in_force
 from qkv_jax.study.protocol.rounds import Part, expected, rounds, wave_count
 from qkv_jax.study.record import KEY, Machine, Start, StudyRecord
 from qkv_jax.study.run.outcomes import summary_of
@@ -171,7 +172,11 @@ class Engine:
 
     def summary(self, task: str) -> pd.DataFrame:
         """The summary of what has been run so far of a task."""
-        return summary_of(self.workdir, self.record, self.runs, task)
+        return summary_of(self.workdir, self._in_force(task), self.runs)
+
+    def _in_force(self, task: str) -> StudyRecord:
+        """The record of one task, with the margin that is in force."""
+        return in_force(self.record.only(task), self.runs)
 
     def _write_measures(self, plan: TaskPlan) -> None:
         """What the claims ask of the trained models of a task, in place of what was known."""
@@ -192,7 +197,7 @@ class Engine:
             for entry in claim.evidence.values():
                 if entry.measure and plan.name in entry.tasks:
                     wanted.setdefault(entry.arm, []).append(entry.measure)
-        done = evaluations(self.record.only(plan.name), self.runs)
+        done = evaluations(self._in_force(plan.name), self.runs)
         rows = []
         for arm in (arm for arm in plan.arms if arm.name in wanted):
             mine = done[plan.name, arm.name]

@@ -132,9 +132,9 @@ def test_a_budget_ends_a_race_and_more_of_it_goes_on(field):
 
 
 def test_equivalence_is_conditional_on_runs_that_train():
-    record = race_record(2, failure=40.0)
-    losses = steep((0.0, 0.0, 0.0))
-    losses[:, 2, BELOW + 1, 2] = 30.0  # a seed of the second look's rate, past halfway to failing
+    record = race_record(3, failure=40.0)
+    losses = steep((0.0, 0.0, 0.0, 0.0))
+    losses[:, 2, BELOW + 1, 2] = 30.0  # past halfway to failing
     runs, _ = run_race(record, losses)
     found = summarise(record, runs).set_index("arm")
     assert str(found.loc["arm1", "verdict"]) == "equivalent"
