@@ -157,7 +157,7 @@ def test_a_run_that_cannot_be_is_refused(override, line, refused, place):
                                                   "0.016666666666666666"),
         (["--status", "--workdir=lost"], "--workdir: given 'lost'; no study there: No such file or "
                                          "directory"),
-        (["--part=one/separate/tune/0.1", "--workdir=lost"],
+        (["--part=one/separate/tune/0.1:1000000-1000000", "--workdir=lost"],
          "--workdir: given 'lost'; no study there: No such file or directory"),
         (["stray"], "command line: given 'stray'; flags look like --name=value"),
         (["--plan", "a", "b"], "command line: given 'a b'; flags look like --name=value"),

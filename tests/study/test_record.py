@@ -45,12 +45,11 @@ FACTS = {
 # Fields without which a record still says what it must.
 MAY_LACK = {
     *LATER, "claims", *FACTS, "steps_of", "same_program", "resolved", "cell", "axes",
-    "published", "note", "overrides", "threshold", "chance", "higher_is_better", "protocol",
-    "max_runs", "max_minutes",
+    "published", "note", "overrides", "threshold", "chance", "higher_is_better", "max_runs",
+    "max_minutes",
 }  # fmt: skip
 MAY_BE_NULL = MAY_LACK - {"claims", "accepted", "versions", "devices", "steps_of",
-                          "same_program", "cell", "axes", "published", "note", "overrides",
-                          "protocol"}
+                          "same_program", "cell", "axes", "published", "note", "overrides"}
 
 
 @pytest.fixture(scope="module", params=("fixed", "race"))
@@ -142,7 +141,7 @@ def right(path, value):
     anything = ("axes", "data", "overrides", "config", "model", "train")
     if isinstance(value, dict):
         return path[-1] in anything
-    numbers = ("alpha", "failure_value", "threshold", "chance", "seconds")
+    numbers = ("alpha", "failure_value", "threshold", "chance", "seconds", "max_minutes")
     return value == -0.5 and path[-1] in numbers
 
 
