@@ -12,6 +12,7 @@ from qkv_jax.config import ConfigError
 _TEXTS = {
     "family", "task", "arm", "tie", "baseline", "edge", "role", "verdict", "by", "measure", "claim",
     "evidence", "against", "expect", "outcome", "finding", "unit", "note", "live_rates",
+    "study", "started",
 }  # fmt: skip
 _TRUTHS = {"control"}
 
