@@ -24,7 +24,8 @@ def folders(tmp_path_factory):
     for name, record, table in (("fixed", fixed, summarise(fixed, runs, costs)),
                                 ("race", race, summarise(race, raced))):  # fmt: skip
         (place / name).mkdir()
-        known = {"config": {"study": {}, "tasks": {}}, "wave": {"devices": 1, "packing": 1, "size": 1}}
+        wave = {"devices": 1, "packing": 1, "size": 1}
+        known = {"config": {"study": {}, "tasks": {}}, "wave": wave}
         text = json_text(record.as_dict() | known)
         (place / name / "study.json").write_text(text)
         table.to_csv(place / name / "summary.csv", index=False)
