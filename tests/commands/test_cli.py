@@ -214,13 +214,13 @@ def test_the_calibration_refuses_in_one_line_too(refused):
     message = refused("experiments.calibrate", "--frobnicate")
     assert message == (
         "command line: given '--frobnicate'; no such flag; allowed: --studies, --seed, --workers, "
-        "--protocol, --outcome"
+        "--protocol, --real, --placebos, --outcome"
     )
     assert refused("experiments.calibrate", "--studies=0") == (
         "--studies: given '0'; allowed: a positive integer"
     )
     assert refused("experiments.calibrate", "--protocol=race", "--outcome=solve") == (
-        "--outcome: given 'solve'; the race has cases of its own; leave it out"
+        "--outcome: given 'solve'; hostile cases have outcomes of their own; leave it out"
     )
 
 

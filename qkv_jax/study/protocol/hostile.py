@@ -212,7 +212,7 @@ def study_once(case: Case, protocol: ProtocolName, rng: np.random.Generator) -> 
         losses = np.concatenate([losses, twin], 1)
     record, runs = record_of(case, protocol), pd.DataFrame(columns=RUN_COLUMNS)
     arms = record.tasks["task"].arms
-    places = {f"{rate_at(_GRID, place):g}": place - _RATES[0] for place in _RATES}
+    places = {f"{rate_at(_GRID, int(place)):g}": place - _RATES[0] for place in _RATES}
     for found in rounds(record, "task", lambda: runs):  # noqa: B023  (as it is then)
         keys = [(part.arm, *run) for part in found.parts for run in part.runs]
         at = [(arms.index(arm), places[f"{rate:g}"], seed) for arm, rate, seed in keys]

@@ -96,7 +96,8 @@ def _judged(standing: Standing, number: int, row: dict, error: float) -> dict:
     if not rules.solving and rules.margin < 2 * error:
         notes.append(Note(What.COARSE))
         verdict = verdicts.POWER if verdict == verdicts.EQUIVALENT else verdict
-    if not rules.solving and is_narrow(rules.margin, race.least):
+    decided = verdict.kind in DECIDED
+    if not rules.solving and not decided and is_narrow(rules.margin, race.least):
         notes.append(narrow(rules.margin, race.least, rules.level))
     collapsed = _counts(standing, number)
     if verdict == verdicts.EQUIVALENT and math.isfinite(rules.failure):
@@ -113,7 +114,7 @@ def _judged(standing: Standing, number: int, row: dict, error: float) -> dict:
     if collapsed and base:
         counts = (collapsed["n_collapsed"], base["n_collapsed"], collapsed["n_live"])
         found["p_collapsed"] = inference.solved_p(*counts, base["n_live"])
-    if verdict.kind in DECIDED:
+    if decided:
         found["decided_at"] = float(state.seeds)
     return found | {"verdict": verdict, "note": Notes(notes)}
 
