@@ -68,6 +68,6 @@ def get_config() -> ConfigDict:
                     "train": {"steps": 1000},
                 },
             },
-            "study": {"tune_seeds": 3},
+            "study": {"protocol": "fixed", "tune_seeds": 3},
         }
     )

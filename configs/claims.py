@@ -150,7 +150,7 @@ def get_config(size: str = "small") -> ConfigDict:
                     "train": {"steps": sizes["steps"]["bytes"]},
                 },
             },
-            "study": {"eval_seeds": sizes["seeds"]},
+            "study": {"protocol": "fixed", "eval_seeds": sizes["seeds"]},
             "claims": claims(sizes),
         }
     )

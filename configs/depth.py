@@ -55,6 +55,6 @@ def get_config(size: str = "full") -> ConfigDict:
             "model": model,
             "train": {"steps": sizes["steps"]},
             "tasks": {"shakespeare": {"kind": "masked_bytes", "options": options}},
-            "study": {"tune_seeds": sizes["tune_seeds"]},
+            "study": {"protocol": "fixed", "tune_seeds": sizes["tune_seeds"]},
         }
     )

@@ -55,6 +55,6 @@ def get_config() -> ConfigDict:
                     "train": {"steps": 10000, "report_every": 1000},
                 },
             },
-            "study": {"tune_seeds": 4, "eval_seeds": 10},
+            "study": {"protocol": "fixed", "tune_seeds": 4, "eval_seeds": 10},
         }
     )

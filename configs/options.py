@@ -47,6 +47,6 @@ def get_config() -> ConfigDict:
             "train": {"steps": 100, "report_every": 50, "batch_size": 16},
             "arms": {"separate": {}} | {name: {"model": model} for name, model in OPTIONS.items()},
             "tasks": {"reverse": {"kind": "reverse", "options": {"length": 8}}},
-            "study": {"learning_rates": (3e-3, 1e-2, 3e-2), "tune_seeds": 1},
+            "study": {"protocol": "fixed", "learning_rates": (3e-3, 1e-2, 3e-2), "tune_seeds": 1},
         }
     )

@@ -38,6 +38,6 @@ def get_config() -> ConfigDict:
                     },
                 },
             },
-            "study": {"learning_rates": (3e-4, 1e-3, 3e-3, 1e-2)},
+            "study": {"protocol": "fixed", "learning_rates": (3e-4, 1e-3, 3e-3, 1e-2)},
         }
     )

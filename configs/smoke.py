@@ -22,6 +22,6 @@ def get_config() -> ConfigDict:
                 "reverse": {"kind": "reverse", "options": {"length": 8, "test_examples": 512}},
                 "mnist5k": {"kind": "mnist5k", "options": {"patch": 14}},
             },
-            "study": {"learning_rates": (3e-3, 1e-2, 3e-2), "tune_seeds": 1, "eval_seeds": 5},
+            "study": {"learning_rates": (3e-3, 1e-2, 3e-2), "max_seeds": 6},
         }
     )

@@ -15,8 +15,8 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-# An entry that is being written, or never was to the end, is said and compiled: processes that tests
-# start need not say it.
+# An entry that is being written, or never was to the end, is said and compiled: processes that
+# tests start need not say it.
 os.environ.setdefault(
     "PYTHONWARNINGS", "ignore:Error reading persistent compilation cache entry:UserWarning"
 )

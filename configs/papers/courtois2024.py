@@ -55,6 +55,6 @@ def get_config(size: str = "full") -> ConfigDict:
                     "published": PUBLISHED,
                 }
             },
-            "study": {"tune_seeds": sizes["tune_seeds"]},
+            "study": {"protocol": "fixed", "tune_seeds": sizes["tune_seeds"]},
         }
     )

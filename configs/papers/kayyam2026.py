@@ -67,6 +67,7 @@ def get_config(size: str = "full") -> ConfigDict:
     return tree(
         {
             "name": f"kayyam2026-{size}",
+            "study": {"protocol": "fixed"},
             "arms": {name: {"model": model} for name, model in ARMS.items()},
             # Two epochs of ten thousand sequences, as in the rerun.
             "train": {"batch_size": 128, "steps": 160, "report_every": 20, "decay": "cosine"},

@@ -20,6 +20,7 @@ from qkv_jax.training import costs
 from qkv_jax.training.state import TrainConfig
 
 PLACEBO = "placebo"
+ProtocolName = Literal["race", "fixed"]
 
 
 # Tuning seeds start here, so that no number of evaluation seeds ever reaches them.
@@ -27,6 +28,12 @@ _FIRST_TUNE_SEED = 1_000_000
 
 
 _MOST_PACKED = 2**16
+PILOT, FIRST_LOOK = 2, 4  # seeds of a race
+# The fields that one protocol has, and their values where none are given.
+_OF = {
+    "race": {"max_seeds": 32, "max_runs": None, "max_minutes": None},
+    "fixed": {"tune_seeds": 2, "eval_seeds": 6},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,24 +42,61 @@ class StudyConfig:
 
     baseline: str = "separate"  # the arm that the others are compared with
     learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)  # the grid of every arm
-    tune_seeds: int = 2  # runs of each rate that choose among them
-    eval_seeds: int = 6  # runs at the chosen rate, on seeds of their own
+    protocol: ProtocolName = "race"  # race: seeds go where nothing is decided; fixed: as given
+    max_seeds: int | None = None  # of a race: the most that an arm is compared on, 32 by default
+    max_runs: int | None = None  # of a race: what it may spend on a task
+    max_minutes: float | None = None  # likewise, of training
+    tune_seeds: int | None = None  # if fixed: runs of each rate that choose among them, 2
+    eval_seeds: int | None = None  # if fixed: runs at the chosen rate, on seeds of their own, 6
     match: costs.Match = "none"  # params, flops: adds arms widened to the baseline's
     packing: int | None = None  # replicas per device; by default chosen for the backend
 
     def __post_init__(self):
         settle(self)
-        require_positive(self, "tune_seeds", "eval_seeds", "packing")
+        require_positive(self, "max_seeds", "max_runs", "max_minutes", "tune_seeds", "eval_seeds",
+                         "packing")  # fmt: skip
         require_32_bits(self)
-        if self.tune_seeds > _FIRST_TUNE_SEED:
-            raise ConfigError("tune_seeds", self.tune_seeds, f"at most {_FIRST_TUNE_SEED}")
+        of_others = {name: defaults for name, defaults in _OF.items() if name != self.protocol}
+        for protocol, defaults in of_others.items():
+            for name in defaults:
+                if getattr(self, name) is not None:
+                    allowed = f"is of the protocol {protocol!r}; this study's is {self.protocol!r}"
+                    raise ConfigError(name, getattr(self, name), allowed)
+        for name, default in _OF[self.protocol].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+        self._check_seeds()
         if self.packing is not None and self.packing > _MOST_PACKED:
             allowed = f"at most {_MOST_PACKED} replicas per device"
             raise ConfigError("packing", self.packing, allowed)
+        check_rates(self.learning_rates)
+
+    def _check_seeds(self) -> None:
+        if self.protocol == "race":
+            if not FIRST_LOOK <= self.max_seeds <= _FIRST_TUNE_SEED // 2:
+                allowed = f"from {FIRST_LOOK}, the first look, to {_FIRST_TUNE_SEED // 2}"
+                raise ConfigError("max_seeds", self.max_seeds, allowed)
+            return
+        if self.tune_seeds > _FIRST_TUNE_SEED:
+            raise ConfigError("tune_seeds", self.tune_seeds, f"at most {_FIRST_TUNE_SEED}")
         if self.eval_seeds > _FIRST_TUNE_SEED:
             allowed = f"at most {_FIRST_TUNE_SEED}: tuning seeds start there"
             raise ConfigError("eval_seeds", self.eval_seeds, allowed)
-        check_rates(self.learning_rates)
+
+
+def check_budget(config: StudyConfig, task: str, arms: int, rates: int) -> None:
+    """Refuses a budget that does not hold the pilot and the first look of a task.
+
+    Args:
+      arms: that have runs of their own, the baseline among them; rates: of the grid.
+
+    Raises:
+      ConfigError: then.
+    """
+    least = arms * (rates * PILOT + FIRST_LOOK - PILOT)
+    if config.max_runs is not None and config.max_runs < least:
+        allowed = f"{task} takes {least} runs to its first look"
+        raise ConfigError("study.max_runs", config.max_runs, allowed)
 
 
 @dataclasses.dataclass(frozen=True)

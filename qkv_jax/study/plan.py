@@ -20,6 +20,7 @@ from qkv_jax.study.config import (
     StudyFile,
     TaskEntry,
     _check_published,
+    check_budget,
 )
 from qkv_jax.study.names import check_apart, check_name, folded
 from qkv_jax.study.rates import check_rates
@@ -100,17 +101,19 @@ class Study:
             check_name("tasks", name)
         self.tasks = tuple(plan for name in self.file.tasks for plan in self._plan_family(name))
         check_apart("tasks", [plan.name for plan in self.tasks])
+        for plan in self.tasks:
+            check_budget(self.config, plan.name, len(plan.arms) - 1, len(plan.learning_rates))
         self._named = {(p.name, arm.name): (p, arm) for p in self.tasks for arm in p.arms}
         arms = {plan.name: (plan.task, [arm.name for arm in plan.arms]) for plan in self.tasks}
         self.claims = read_claims(self.file.claims, arms, self.config.baseline)
 
     @property
     def tune_seeds(self) -> tuple[int, ...]:
-        return tuple(_FIRST_TUNE_SEED + i for i in range(self.config.tune_seeds))
+        return tuple(_FIRST_TUNE_SEED + i for i in range(self.config.tune_seeds or 0))
 
     @property
     def eval_seeds(self) -> tuple[int, ...]:
-        return tuple(range(self.config.eval_seeds))
+        return tuple(range(self.config.eval_seeds or self.config.max_seeds))
 
     def find(self, task: str, arm: str) -> tuple[TaskPlan, Arm]:
         """The task and arm of these names.
@@ -212,8 +215,11 @@ class Study:
             baseline=self.config.baseline,
             placebo=PLACEBO,
             alpha=ALPHA,
+            protocol=self.config.protocol,
             tune_seeds=self.tune_seeds,
             eval_seeds=self.eval_seeds,
+            max_runs=self.config.max_runs,
+            max_minutes=self.config.max_minutes,
             wave=wave_shape(self.config.packing),
             arms=arms,
             tasks={plan.name: self._describe_task(plan) for plan in self.tasks},

@@ -45,3 +45,13 @@ def check_rates(rates: Sequence[float], field: str = "learning_rates") -> None:
         if high < _APART * low:
             allowed = "neighbours must differ by one per cent at least, or they are one rate"
             raise ConfigError(field, (low, high), allowed)
+
+
+def rate_at(grid: Sequence[float], place: int) -> float:
+    """The rate at a place of a grid that goes on beyond both ends: with its geometric spacing, to
+    four digits. Place 0 is the lowest of the grid."""
+    if 0 <= place < len(grid):
+        return float(grid[place])
+    ratio = (grid[-1] / grid[0]) ** (1 / (len(grid) - 1))
+    end, steps = (grid[0], place) if place < 0 else (grid[-1], place - len(grid) + 1)
+    return float(f"{end / ratio**-steps if steps < 0 else end * ratio**steps:.4g}")

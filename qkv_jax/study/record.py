@@ -14,17 +14,18 @@ from typing import Any, Literal
 
 from qkv_jax.config import ConfigError, as_dict, build, convert
 from qkv_jax.study.claims import Claim
+from qkv_jax.study.config import ProtocolName
 from qkv_jax.tasks.base import Outcome, Reference
 
-FORMAT = 1
+FORMAT = 2
 
 RUN_COLUMNS = (
-    "task", "arm", "phase", "learning_rate", "seed", "status", "metric", "value", "steps",
-    "steps_to_solve", "seconds",
+    "task", "arm", "learning_rate", "seed", "round", "status", "metric", "validation", "test",
+    "steps", "steps_to_solve", "seconds",
 )  # fmt: skip
 
 
-KEY = ("task", "arm", "phase", "learning_rate", "seed")
+KEY = ("task", "arm", "learning_rate", "seed")
 
 Role = Literal["baseline", "arm", "placebo", "control", "matched"]
 Config = dict[str, dict[str, Any]]  # {"model": fields of ModelConfig, "train": of TrainConfig}
@@ -65,6 +66,7 @@ class TaskRecord:
       family, family_title: of the config's entry, which all cells of a grid have in common.
       cell: the values of the axes as they are read; `axes` as they are; empty without a grid.
       published: {column: {arm: number}}.
+      declared_margin: where another margin than the declared one is in force, see `margins.py`.
       data, data_notes, references: of the task's data; None before they were read.
     """
 
@@ -82,6 +84,7 @@ class TaskRecord:
     cell: str = ""
     axes: dict[str, Any] = _mapping()
     published: dict[str, dict[str, int | float]] = _mapping()
+    declared_margin: float | None = None
     data: dict[str, Any] | None = None
     data_notes: tuple[str, ...] | None = None
     references: tuple[Reference, ...] | None = None
@@ -176,8 +179,13 @@ class StudyRecord:
     """study.json. What only a run can tell is None or empty before.
 
     Attributes:
+      protocol: by which runs follow from runs; see `protocol/race.py` and `protocol/fixed.py`.
+      tune_seeds: none in a race, where every run tunes.
+      eval_seeds: on which arms are compared; of a race as many as it may take.
+      max_runs, max_minutes: what a race may spend on a task.
       wave: `devices`, `packing` and `size` of the waves of runs.
-      looks: the number of evaluation seeds at each interim analysis.
+      looks: the number of evaluation seeds that were asked for, at first and whenever some were
+        added.
       config: the study file as it was given.
       machine: of the jobs of a cluster.
       claims_dated: when the claims were fixed, then their amendments; see `dating.py`.
@@ -187,7 +195,7 @@ class StudyRecord:
     baseline: str
     placebo: str
     alpha: float
-    tune_seeds: tuple[int, ...]
+    tune_seeds: tuple[int, ...] = ()
     eval_seeds: tuple[int, ...]
     wave: dict[str, int]
     arms: dict[str, ArmRecord]
@@ -195,6 +203,9 @@ class StudyRecord:
     claims: dict[str, Claim]
     config: dict[str, Any]
     looks: tuple[int, ...] = ()
+    protocol: ProtocolName = "fixed"
+    max_runs: int | None = None
+    max_minutes: float | None = None
     complete: bool = False
     claims_dated: tuple[Dated, ...] = ()
     command: str | None = None
@@ -213,7 +224,7 @@ class StudyRecord:
         Raises:
           ConfigError: naming the first field that is missing or cannot be.
         """
-        for name in ("looks", "complete"):
+        for name in ("looks", "protocol", "complete"):
             if name not in values:
                 raise ConfigError(name, None, "must be given")
         record = _read(cls, {"claims": {}, **values, "versions": _starts(values)}, "")
@@ -228,7 +239,7 @@ class StudyRecord:
 
     @property
     def analyses(self) -> tuple[int, ...]:
-        """The number of evaluation seeds at each interim analysis; the last is this one."""
+        """The number of evaluation seeds at first and after each addition; the last is this one."""
         return self.looks or (len(self.eval_seeds),)
 
     @property
@@ -305,7 +316,7 @@ def _typed(hint: Any, value: Any, path: str) -> Any:
 
 def _check(record: StudyRecord) -> None:
     """Refuses a record whose parts do not belong together."""
-    for name in ("tune_seeds", "eval_seeds", "looks", "tasks"):
+    for name in ("eval_seeds", "looks", "tasks", *["tune_seeds"] * (record.protocol == "fixed")):
         if not getattr(record, name):
             raise ConfigError(name, as_dict(getattr(record, name)), "must hold at least one")
     for name in ("devices", "packing", "size"):

@@ -12,11 +12,11 @@ import pandas as pd
 from qkv_jax.config import ConfigError
 from qkv_jax.study.axes import is_number
 from qkv_jax.study.plan import Arm, Study
+from qkv_jax.study.protocol.evaluated import evaluations
+from qkv_jax.study.protocol.margins import in_force
 from qkv_jax.study.resolved import resolved_config
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks import REGISTRY, Task
-
-_PHASES = ("tune", "eval")
 
 
 class StudyResults:
@@ -40,7 +40,6 @@ class StudyResults:
         self,
         task: str,
         arm: str,
-        phase: str = "eval",
         learning_rate: float | None = None,
         seed: int | None = None,
     ) -> pd.DataFrame:
@@ -49,24 +48,22 @@ class StudyResults:
         Args:
           task: its name in the study.
           arm: likewise.
-          phase: `eval`, or `tune` for a run that the choice of a learning rate rests on.
-          learning_rate: by default the one that was chosen for the arm.
-          seed: by default the first of the phase.
+          learning_rate: by default the arm's best.
+          seed: by default the first that it is compared with at that rate.
 
         Raises:
           ConfigError: naming the first of these by which there is no run, and what there is.
         """
         self._check_names(task, arm)
-        if phase not in _PHASES:
-            raise ConfigError("phase", phase, f"must be one of {', '.join(_PHASES)}")
         rows = self.runs[(self.runs["task"] == task) & (self.runs["arm"] == arm)]
+        best, seeds = self._best(task, arm)
         if learning_rate is None:
-            chosen = rows.loc[rows["phase"] == "eval", "learning_rate"]
-            learning_rate = next(iter(chosen.tolist()), None)
+            learning_rate = best
         elif not is_number(learning_rate) or not 0 < learning_rate < math.inf:
             raise ConfigError("learning_rate", learning_rate, "must be a finite number above 0")
+        seed = next(iter(seeds), None) if seed is None and learning_rate == best else seed
         seed = None if seed is None else _seed(seed)
-        run = {"phase": phase, "learning_rate": learning_rate, "seed": seed}
+        run = {"learning_rate": learning_rate, "seed": seed}
         for field, given in run.items():
             # Rates to as many digits as they have in the names of files.
             there = {f"{value:g}" if isinstance(value, float) else str(value): value
@@ -85,8 +82,16 @@ class StudyResults:
             raise ConfigError("seed", run["seed"], f"that run {status}: it has no curve")
         return curve
 
+    def _best(self, task: str, arm: str) -> tuple[float | None, tuple[int, ...]]:
+        """The arm's best rate, and the seeds at it that it is compared with."""
+        record = in_force(self.record.only(task), self.runs)
+        found = evaluations(record, self.runs)[task, arm]
+        seeds = tuple(seed for seed, status in zip(found.seeds, found.status, strict=False)
+                      if status)  # fmt: skip
+        return (None, ()) if math.isnan(found.rate) else (found.rate, seeds)
+
     def examples(self, task: str, arm: str, seeds: Iterable[int]) -> np.ndarray | None:
-        """Test scores [seeds, examples]; None unless all seeds have them.
+        """Test scores [seeds, examples] at the arm's best rate; None unless all seeds have them.
 
         Raises:
           ConfigError: as `curve`.
@@ -94,7 +99,9 @@ class StudyResults:
         self._check_names(task, arm)
         if isinstance(seeds, (str, bytes)) or not isinstance(seeds, Iterable):
             raise ConfigError("seeds", seeds, "must be whole numbers, 0 or above")
-        return self.workdir.examples(task, arm, [_seed(seed) for seed in seeds])
+        rate, _ = self._best(task, arm)
+        wanted = [_seed(seed) for seed in seeds]
+        return None if rate is None else self.workdir.examples(task, arm, rate, wanted)
 
     def config(self, task: str, arm: str) -> dict[str, dict[str, Any]]:
         """The resolved `model` and `train` fields of an arm on a task, defaults and all.
@@ -108,17 +115,18 @@ class StudyResults:
         return resolved_config(self.record.tasks[task], arm)
 
     def model(self, task: str, arm: str, seed: int = 0) -> tuple[Any, dict]:
-        """The trained encoder of an evaluation run and its variables:
+        """The trained encoder of a run at the arm's best rate, and its variables:
         `encoder.apply(variables, inputs)`.
 
         Raises:
           ConfigError: if the study has no such run, or a task of a kind that is not registered.
         """
         _, entry = self.find(task, arm)
-        return entry.trainer.model, {"params": self.workdir.params(task, arm, _seed(seed))}
+        rate = self._best(task, arm)[0] or math.nan
+        return entry.trainer.model, {"params": self.workdir.params(task, arm, rate, _seed(seed))}
 
     def untrained(self, task: str, arm: str, seed: int = 0) -> dict:
-        """The variables that an evaluation run started from.
+        """The variables that a run started from.
 
         Raises:
           ConfigError: as `model`.

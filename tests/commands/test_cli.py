@@ -157,7 +157,7 @@ def test_a_run_that_cannot_be_is_refused(override, line, refused, place):
                                                   "0.016666666666666666"),
         (["--status", "--workdir=lost"], "--workdir: given 'lost'; no study there: No such file or "
                                          "directory"),
-        (["--part=one/separate/tune/0.1", "--workdir=lost"],
+        (["--part=one/separate/tune/0.1:1000000-1000000", "--workdir=lost"],
          "--workdir: given 'lost'; no study there: No such file or directory"),
         (["stray"], "command line: given 'stray'; flags look like --name=value"),
         (["--plan", "a", "b"], "command line: given 'a b'; flags look like --name=value"),
@@ -214,13 +214,13 @@ def test_the_calibration_refuses_in_one_line_too(refused):
     message = refused("experiments.calibrate", "--frobnicate")
     assert message == (
         "command line: given '--frobnicate'; no such flag; allowed: --studies, --seed, --workers, "
-        "--protocol, --outcome"
+        "--protocol, --real, --placebos, --outcome"
     )
     assert refused("experiments.calibrate", "--studies=0") == (
         "--studies: given '0'; allowed: a positive integer"
     )
     assert refused("experiments.calibrate", "--protocol=race", "--outcome=solve") == (
-        "--outcome: given 'solve'; the race has cases of its own; leave it out"
+        "--outcome: given 'solve'; hostile cases have outcomes of their own; leave it out"
     )
 
 

@@ -27,7 +27,8 @@ STUDY = {
     "name": "tiny", "model": {"layers": 1, "width": 8, "heads": 2},
     "train": {"steps": 20, "report_every": 10, "batch_size": 8},
     "arms": {"separate": {}}, "tasks": {"one": TASK},
-    "study": {"learning_rates": (1e-3, 1e-2), "tune_seeds": 1, "eval_seeds": 5},
+    "study": {"protocol": "fixed", "learning_rates": (1e-3, 1e-2), "tune_seeds": 1,
+              "eval_seeds": 5},
 }  # fmt: skip
 RUN = {"task": TASK, "model": STUDY["model"], "train": STUDY["train"], "mesh": {"data": 1},
        "seed": 0}  # fmt: skip
@@ -137,9 +138,7 @@ def cannot(*_, **__):
 
 
 @pytest.mark.parametrize("where", ["loss", "score", "stem", "batch", "schedule", "stream"])
-def test_what_a_library_cannot_trace_is_refused_before_the_first_step(
-    where, monkeypatch, tmp_path
-):
+def test_what_a_library_cannot_trace_is_refused_before_the_first_step(where, monkeypatch, tmp_path):
     """Task and arm are named, and the library's first line is quoted; a run leaves no folder."""
     monkeypatch.setattr(type(make_task("reverse", {})), where, cannot)
     study = Study(STUDY)

@@ -30,7 +30,8 @@ STUDY = {
     "arms": {"separate": {"model": {"tie": "separate"}}},
     "tasks": {"one": {"kind": "reverse", "options": {"length": 6, "validation_examples": 8,
                                                      "test_examples": 8}}},
-    "study": {"learning_rates": (1e-3, 1e-2), "tune_seeds": 1, "eval_seeds": 5},
+    "study": {"protocol": "fixed", "learning_rates": (1e-3, 1e-2), "tune_seeds": 1,
+              "eval_seeds": 5},
 }  # fmt: skip
 
 

@@ -163,7 +163,8 @@ def test_a_study_compares_them(tmp_path):
         "name": "own", "arms": {"separate": {}} | arms, "model": MODEL,
         "tasks": {"reverse": config["task"]},
         "train": {"steps": 4, "report_every": 4, "batch_size": 4},
-        "study": {"learning_rates": (1e-3, 1e-2, 1e-1), "tune_seeds": 1, "eval_seeds": 5},
+        "study": {"protocol": "fixed", "learning_rates": (1e-3, 1e-2, 1e-1), "tune_seeds": 1,
+                  "eval_seeds": 5},
     }  # fmt: skip
     study, workdir = Study(values), Workdir(tmp_path)
     Engine(study, workdir, workdir.open(study.describe()), lambda event: None).run()

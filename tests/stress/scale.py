@@ -62,25 +62,26 @@ def make_folder(folder: pathlib.Path, tasks: int, points: int, *, grid: bool, se
                 "step_time_ratio": 1.0,
             }  # fmt: skip
             best = float(rng.choice(RATES[1:-1]))
-            runs = [("tune", rate, run) for rate in RATES for run in study.tune_seeds]
-            runs += [("eval", best, run) for run in study.eval_seeds]
+            runs = [("tune", rate, run) for rate in RATES for run in record.tune_seeds]
+            runs += [("evaluate", best, run) for run in record.eval_seeds]
             rows = []
-            for phase, rate, run in runs:
+            for round_, rate, run in runs:
                 value = 0.9 - 0.02 * place - 0.2 * abs(np.log10(rate / best))
                 value = float(value + rng.normal(0, 0.01))
                 rows.append({
-                    "task": plan.name, "arm": arm.name, "phase": phase, "learning_rate": rate,
-                    "seed": run, "status": "done", "metric": "accuracy", "value": value,
+                    "task": plan.name, "arm": arm.name, "learning_rate": rate, "seed": run,
+                    "round": round_, "status": "done", "metric": "accuracy", "validation": value,
+                    "test": value if round_ == "evaluate" else float("nan"),
                     "steps": arm.trainer.train_config.steps, "steps_to_solve": float("nan"),
                     "seconds": 1.5,
                 })  # fmt: skip
-                name = f"{phase}_lr{rate:g}_seed{run}.csv"
+                name = f"lr{rate:g}_seed{run}"
                 number += 1
-                file = folder / "curves" / plan.name / arm.name / name
+                file = folder / "curves" / plan.name / arm.name / f"{name}.csv"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(curves[number % VARIANTS])
-                if phase == "eval":
-                    file = folder / "examples" / plan.name / arm.name / f"seed{run}.npy"
+                if round_ == "evaluate":
+                    file = folder / "examples" / plan.name / arm.name / f"{name}.npy"
                     file.parent.mkdir(parents=True, exist_ok=True)
                     np.save(file, (rng.random(EXAMPLES) < value).astype(np.float32))
             append_runs(folder / "parts" / plan.name / f"{arm.name}.csv", rows)
@@ -108,7 +109,8 @@ def _config(tasks: int, grid: bool) -> dict:
     return {
         "name": "scale", "tasks": entries, "arms": tie_arms(*TIES),
         "train": {"steps": 10_000},
-        "study": {"learning_rates": RATES, "tune_seeds": TUNE_SEEDS, "eval_seeds": EVAL_SEEDS},
+        "study": {"protocol": "fixed", "learning_rates": RATES, "tune_seeds": TUNE_SEEDS,
+                  "eval_seeds": EVAL_SEEDS},
     }  # fmt: skip
 
 
@@ -136,10 +138,8 @@ def finish(folder: pathlib.Path) -> dict[str, float]:
     runs = in_order(record, read_parts(folder))
     found["runs"] = len(runs)
     lap("merge")
-    seeds = record.eval_seeds
     costs = json.loads((folder / "costs.json").read_text())
-    examples = lambda task, arm: workdir.examples(task, arm, seeds)
-    summary = summarise(record, runs, costs, examples)
+    summary = summarise(record, runs, costs, workdir.examples)
     workdir.write("summary.csv", summary.to_csv(index=False))
     workdir.write("families.csv", family_table(record, runs).to_csv(index=False))
     named = {task: Breakdown("distance", GROUPS.tolist()) for task in record.tasks}

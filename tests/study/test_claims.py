@@ -105,7 +105,7 @@ VALUES = TINY | {
                         "validation_examples": 32, "test_examples": 66},
         },
     },
-    "study": {"learning_rates": (1e-2,), "tune_seeds": 1, "eval_seeds": 5},
+    "study": {"protocol": "fixed", "learning_rates": (1e-2,), "tune_seeds": 1, "eval_seeds": 5},
     "claims": {
         "1": {
             "text": "They are no copies.",

@@ -16,7 +16,9 @@ from scipy import stats
 from qkv_jax.config import ConfigError
 from qkv_jax.study.protocol import grids
 from qkv_jax.study.protocol.breakdown import breakdown_table, read_breakdown
-from qkv_jax.study.protocol.summary import seed_scores, summarise
+from qkv_jax.study.protocol.evaluated import seed_scores
+from qkv_jax.study.protocol.selection import RUN_COLUMNS
+from qkv_jax.study.protocol.summary import summarise
 from qkv_jax.study.report.page import write_report
 from qkv_jax.study.results import load_study
 from qkv_jax.study.run import engine as engine_module
@@ -98,12 +100,13 @@ def test_seeds_that_have_not_run_are_left_out_of_groups():
     record, *_ = make_family({"model.width": (16,)}, seeds=3)
     (task,) = record.tasks.values()
     record = dataclasses.replace(
-        record, eval_seeds=(0, 1, 2), tasks={"t": dataclasses.replace(task, arms=("a",))}
-    )
-    runs = pd.DataFrame([("t", "a", "eval", s, "done") for s in (0, 2)],
-                        columns=["task", "arm", "phase", "seed", "status"])  # fmt: skip
+        record, tune_seeds=(9,), eval_seeds=(0, 1, 2),
+        tasks={"t": dataclasses.replace(task, arms=("a",))},
+    )  # fmt: skip
+    runs = pd.DataFrame([("t", "a", 1e-3, s, "done", 0.5, 0.5, np.nan) for s in (0, 2)],
+                        columns=RUN_COLUMNS)  # fmt: skip
     scores = {0: [[1.0, 0.0, 0.0]], 2: [[1.0, 1.0, 0.0]]}
-    examples = lambda task, arm, seeds: np.array(scores[seeds[0]])
+    examples = lambda task, arm, rate, seeds: np.array(scores[seeds[0]])
     table = breakdown_table(record, runs, {"t": Breakdown("d", [5, 7, 7])}, examples)
     assert table[["group", "n", "mean"]].to_numpy().tolist() == [[5, 2, 1.0], [7, 2, 0.25]]
 
@@ -168,7 +171,7 @@ def test_an_average_needs_all_cells_of_a_seed():
     """A seed that lacks a cell is left out of both sides; so is a cell that lacks the arm."""
     record, runs, *_ = make_family({"model.width": (16, 32)}, arms=("K=V", "copies"))
     one, two = record.tasks
-    gone = (runs.task == two) & (runs.arm == "K=V") & (runs.phase == "eval") & (runs.seed == 100)
+    gone = (runs.task == two) & (runs.arm == "K=V") & (runs.seed == 100)
     scores = seed_scores(record, runs[~gone])
     got = grids.average(record, scores, [one, two], "K=V")
     full = grids.average(record, seed_scores(record, runs), [one, two], "K=V")
@@ -221,8 +224,8 @@ def get_config():
         "arms": tie_arms("separate", "copies"),
         "tasks": {"mine": {"kind": "my_own_task", "axes": axes, "published": published,
                            "options": {"length": 6, "outcome_kind": "mean"}}},
-        "study": {"baseline": "separate", "learning_rates": (1e-3, 1e-2), "tune_seeds": 1,
-                  "eval_seeds": 5},
+        "study": {"protocol": "fixed", "baseline": "separate", "learning_rates": (1e-3, 1e-2),
+                  "tune_seeds": 1, "eval_seeds": 5},
     })
 '''
 

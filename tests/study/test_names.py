@@ -15,7 +15,12 @@ from tests.support.studies.tiny_study import TINY
 
 VALUES = TINY | {
     "tasks": {"one": {"kind": "reverse", "options": {"length": 6}}},
-    "study": {"learning_rates": (1e-3, 1e-2), "tune_seeds": 1, "eval_seeds": 5},
+    "study": {
+        "protocol": "fixed",
+        "learning_rates": (1e-3, 1e-2),
+        "tune_seeds": 1,
+        "eval_seeds": 5,
+    },
 }
 GOOD = (
     "Q=K", "K=V", "Q=X,K=V", "copies, learned scale", "Q=K + head (Courtois)", "K=V + lowrank:4",

@@ -13,10 +13,11 @@ from qkv_jax.config import ConfigError
 from qkv_jax.study.config import StudyConfig
 from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol import selection
-from qkv_jax.study.protocol.rounds import MAX_REPEATS, rounds
+from qkv_jax.study.protocol.fixed import MAX_REPEATS
+from qkv_jax.study.protocol.rounds import rounds
 from qkv_jax.study.rates import HIGHEST, LOWEST, check_rates, is_among, same_rate
-from qkv_jax.study.record import RUN_COLUMNS
-from qkv_jax.study.run.workdir import _curve_name
+from qkv_jax.study.record import KEY, RUN_COLUMNS
+from qkv_jax.study.run.workdir import _run_name
 from tests.study.test_names import VALUES
 
 NEAR = (1e-2, 1.0000000001e-2)  # with these a study never ended
@@ -91,16 +92,17 @@ def test_tuning_of_any_grid_ends_within_its_rounds_and_names_every_run(grid, ran
         if last.name == "evaluate":
             break
         rows = [
-            dict(zip(("task", "arm", "phase", "learning_rate", "seed"), key, strict=True))
-            | {"status": random.choice(["done", "done", "failed"]), "metric": "accuracy",
-               "value": random.random(), "steps": 8, "steps_to_solve": np.nan, "seconds": 1.0}
-            for part in last.missing for key in part.keys(record)
+            dict(zip(KEY, key, strict=True))
+            | {"round": last.name, "status": random.choice(["done", "done", "failed"]),
+               "metric": "accuracy", "validation": random.random(), "test": random.random(),
+               "steps": 8, "steps_to_solve": np.nan, "seconds": 1.0}
+            for part in last.missing for key in part.keys
         ]  # fmt: skip
         table = pd.DataFrame([*table.to_dict("records"), *rows], columns=RUN_COLUMNS)
     assert seen[-1] == "evaluate" and len(seen) <= MAX_REPEATS + 2
     rates = sorted({*table["learning_rate"]})
     assert not any(same_rate(a, b) for a, b in zip(rates, rates[1:], strict=False))
-    assert len({_curve_name("t", "a", "tune", rate, 0) for rate in rates}) == len(rates)
+    assert len({_run_name(rate, 0) for rate in rates}) == len(rates)
     assert all(math.isfinite(rate) and rate > 0 for rate in rates)
 
 
@@ -112,7 +114,7 @@ def test_a_grid_that_grows_for_ever_is_a_defect_and_not_an_endless_study(monkeyp
     monkeypatch.setattr(
         selection, "extension_needed", lambda *_: [float(f"{next(asked)}e-9")]
     )
-    monkeypatch.setattr("qkv_jax.study.protocol.rounds.Part.keys", lambda part, record: [])
+    monkeypatch.setattr("qkv_jax.study.protocol.rounds.Part.keys", [])
     table = pd.DataFrame([{"task": "two"}], columns=RUN_COLUMNS)
     with pytest.raises(RuntimeError, match="one: extend goes on without an end"):
         list(rounds(record, "one", lambda: table))

@@ -23,13 +23,14 @@ VALUES = {
         "options": {"length": 4, "test_examples": 8, "outcome_kind": "mean"},
         "axes": {"model.width": (8, 16)}, "published": {"somebody": {"K=V": 1.5}},
     }},
-    "study": {"learning_rates": (0.001, 0.01)},
+    "study": {"learning_rates": (0.001, 0.01), "protocol": "fixed"},
     "claims": {"1": {"text": "so.", "evidence": {"a": {
         "task": "grid, width=8", "arm": "K=V", "expect": "above", "measure": "antisymmetry",
         "margin": 0.1,
     }}}},
 }  # fmt: skip
 TASK = "grid, width=8"
+RACE = {"learning_rates": (0.001, 0.01), "protocol": "race", "max_runs": 99, "max_minutes": 1.5}
 # What a run adds.
 LATER = {
     "command": "make", "versions": [{"at": "now", "packages": {"jax": "1"}}], "devices": ["cpu:0"],
@@ -45,17 +46,24 @@ FACTS = {
 MAY_LACK = {
     *LATER, "claims", "claims_dated", *FACTS, "steps_of", "same_program", "resolved", "cell",
     "axes", "published", "note", "overrides", "threshold", "chance", "higher_is_better",
+    "max_runs", "max_minutes",
 }  # fmt: skip
 MAY_BE_NULL = MAY_LACK - {"claims", "claims_dated", "accepted", "versions", "devices",
                           "steps_of", "same_program", "cell", "axes", "published", "note",
                           "overrides"}  # fmt: skip
 
 
+@pytest.fixture(scope="module", params=("fixed", "race"))
+def values(request):
+    """A study of each protocol."""
+    return VALUES if request.param == "fixed" else VALUES | {"study": RACE}
+
+
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
+def kept(values, tmp_path_factory):
     """A study.json with every field that there is."""
     workdir = Workdir(tmp_path_factory.mktemp("kept") / "study")
-    workdir.open(Study(VALUES).describe())
+    workdir.open(Study(values).describe())
     known = json.loads(workdir.study_file.read_text()) | LATER
     for task in known["tasks"].values():
         task |= FACTS
@@ -93,14 +101,14 @@ def refusal(known, tmp_path):
     return None
 
 
-def test_what_is_written_is_read_to_the_byte(kept):
+def test_what_is_written_is_read_to_the_byte(kept, values):
     text = json_text(kept)
     record = StudyRecord.read(json.loads(text))
     assert json_text(record.as_dict()) == text
     assert record.tasks[TASK].baseline == "separate" and record.tasks[TASK].grid == "grid"
     assert record.tasks[TASK].steps_for("K=V") == 12 and record.arms["K=V"].plain_tie is False
     assert list(record.only(TASK).tasks) == [TASK] and len(record.tasks) == 2
-    begun = Study(VALUES).describe()
+    begun = Study(values).describe()
     assert not {*LATER, "looks"} & begun.as_dict().keys()  # what is not known is not there
 
 
@@ -112,7 +120,8 @@ def test_a_field_that_is_missing_is_named(kept, tmp_path):
         elif path[-1] in MAY_LACK and path[0] != "wave":
             assert line is None, path
         else:
-            assert f": {'.'.join(path)}" in line and "must be " in line, path
+            must = "must hold " if path == ("tune_seeds",) else "must be "
+            assert f": {'.'.join(path)}" in line and must in line, path
 
 
 def test_a_field_of_another_kind_is_named(kept, tmp_path):
@@ -133,7 +142,7 @@ def right(path, value):
     anything = ("axes", "data", "overrides", "config", "model", "train")
     if isinstance(value, dict):
         return path[-1] in anything
-    numbers = ("alpha", "failure_value", "threshold", "chance", "seconds")
+    numbers = ("alpha", "failure_value", "threshold", "chance", "seconds", "max_minutes")
     return value == -0.5 and path[-1] in numbers
 
 
@@ -182,5 +191,5 @@ def test_a_plain_tie_differs_in_nothing_else(role, overrides, plain):
     assert ArmRecord("K=V", role, overrides=overrides).plain_tie is plain
 
 
-def test_the_config_is_kept_as_it_was_given(kept):
-    assert StudyRecord.read(kept).config == as_dict(Study(VALUES).file)
+def test_the_config_is_kept_as_it_was_given(kept, values):
+    assert StudyRecord.read(kept).config == as_dict(Study(values).file)

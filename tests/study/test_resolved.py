@@ -59,7 +59,7 @@ def test_a_default_that_changed_is_refused_by_its_name(started):
     workdir, described = started
     rewritten(workdir, other_decay)
     before = workdir.study_file.read_bytes()
-    part = Part("one", "copies", "tune", (1e-3, 1e-2))
+    part = Part.parse("one/copies/tune/0.001:1000000-1000000,0.01:1000000-1000000")
     for once in (
         lambda: workdir.open(described),
         lambda: run_part(Study(STUDY), workdir.path, part, StopSignal()),

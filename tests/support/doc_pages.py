@@ -83,7 +83,8 @@ def small(config: ConfigDict) -> ConfigDict:
             config[part] = config.get(part, ConfigDict())
         config.model.update(layers=1, heads=2)
         config.train.update(steps=20, report_every=10, batch_size=8)
-        config.study.update(learning_rates=(1e-2, 3e-2), tune_seeds=1)
+        seeds = {"tune_seeds": 1} if config.study.get("protocol") == "fixed" else {"max_seeds": 6}
+        config.study.update(learning_rates=(1e-2, 3e-2), **seeds)
     else:
         config.task.options.update(length=20, files=(str(TEXT),))
         config.model.update(layers=2, width=16, heads=2)

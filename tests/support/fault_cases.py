@@ -42,7 +42,8 @@ def get_config():
         "train": {{"steps": 6, "report_every": 2, "batch_size": 4}},
         "arms": tie_arms("separate", "K=V"),
         "tasks": {{"reverse": {{"kind": "reverse", "options": small}}}},
-        "study": {{"learning_rates": (3e-3, 1e-2), "tune_seeds": 1, "eval_seeds": 3}},
+        "study": {{"protocol": "fixed", "learning_rates": (3e-3, 1e-2), "tune_seeds": 1,
+                   "eval_seeds": 3}},
     }})
 """
 

@@ -157,7 +157,7 @@ class Driver:
         tables = [table for table in (others[others["arm"] != part.arm], own) if len(table)]
         self.runs[part.task] = pd.concat(tables, ignore_index=True) if tables else own
         there = set(_keys(own))
-        return [key for key in part.keys(self.record) if key not in there]
+        return [key for key in part.keys if key not in there]
 
     def _give_up(self, part: Part, missing: list[tuple]) -> bool:
         """Records the runs of a part that are not there as failed; not while a job is at it.
@@ -174,7 +174,7 @@ class Driver:
             self._refuse(part, self.jobs.by_part[part], tries)
         plan, arm = self.study.find(part.task, part.arm)
         rows = [
-            run_row(plan, arm, part.phase, RunSpec(rate, seed, arm.salt), None)
+            run_row(plan, arm, part, RunSpec(rate, seed, arm.salt), None)
             for *_, rate, seed in missing
         ]
         own = PartWorkdir(self.workdir.path, part.task, part.arm)

@@ -102,8 +102,7 @@ def status(
             for part in found.parts:
                 job = jobs.by_part.get(part)
                 counts[_state(job, part in found.missing)] += 1
-                keys = part.keys(record)
-                has, of = has + sum(key in there for key in keys), of + len(keys)
+                has, of = has + sum(key in there for key in part.keys), of + len(part.keys)
             numbers = (len(found.parts), counts["waiting"], counts["running"], counts["done"],
                        counts["failed"])  # fmt: skip
             table.add_row(name, found.name, *map(str, numbers), f"{has}/{of}")

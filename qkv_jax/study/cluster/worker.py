@@ -51,9 +51,9 @@ class PartWorkdir(Workdir):
     def append_runs(self, rows: Iterable[Mapping[str, Any]]) -> None:
         append_runs(self.rows, rows)
 
-    def wave_folder(self, task: str, arm: Arm, phase: str, first: RunSpec) -> pathlib.Path:
+    def wave_folder(self, task: str, arm: Arm, first: RunSpec) -> pathlib.Path:
         """Not in the folder of all waves, which jobs would clear away from under each other."""
-        return self.own / super().wave_folder(task, arm, phase, first).name
+        return self.own / super().wave_folder(task, arm, first).name
 
     def write_study(self, record: StudyRecord) -> None:
         """Nothing: study.json is the driver's."""

@@ -8,13 +8,14 @@ import pandas as pd
 
 from qkv_jax.config import ConfigError
 from qkv_jax.study.protocol import inference
+from qkv_jax.study.protocol.evaluated import evaluations
 from qkv_jax.study.record import StudyRecord
 from qkv_jax.tasks import Data, Task
 from qkv_jax.tasks.base import Breakdown
 
 BREAKDOWN_COLUMNS = ("task", "arm", "by", "group", "n", "mean", "ci_low", "ci_high")
-# (task, arm, seeds) -> test scores [seeds, examples], or None.
-Examples = Callable[[str, str, list[int]], np.ndarray | None]
+# (task, arm, rate, seeds) -> test scores [seeds, examples], or None.
+Examples = Callable[[str, str, float, list[int]], np.ndarray | None]
 
 
 def read_breakdown(task: Task, data: Data, name: str) -> Breakdown | None:
@@ -43,20 +44,19 @@ def breakdown_table(
     in the summary.
     """
     rows = []
-    evaluated = runs[runs["phase"] == "eval"]
+    evaluated = evaluations(record, runs)
     for name, breakdown in breakdowns.items():
         task = record.tasks[name]
         groups, places = np.unique(np.asarray(breakdown.groups), return_inverse=True)
         sizes = np.bincount(places)
         for arm in task.arms:
-            mine = evaluated[(evaluated["task"] == name) & (evaluated["arm"] == arm)]
-            status = dict(zip(mine["seed"], mine["status"], strict=True))
-            table = np.full((len(groups), len(record.eval_seeds)), np.nan)
-            for column, seed in enumerate(record.eval_seeds):
-                if status.get(seed, "done") != "done":
+            mine = evaluated[name, arm]
+            table = np.full((len(groups), len(mine.seeds)), np.nan)
+            for column, (seed, status) in enumerate(zip(mine.seeds, mine.status, strict=False)):
+                if status in ("diverged", "failed"):
                     table[:, column] = task.outcome.failure_value
                     continue
-                scores = examples(name, arm, [seed]) if seed in status else None
+                scores = examples(name, arm, mine.rate, [seed]) if status else None
                 if scores is not None:
                     sums = np.bincount(places, np.asarray(scores[0], float), len(groups))
                     table[:, column] = sums / sizes

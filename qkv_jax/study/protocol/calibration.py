@@ -154,18 +154,18 @@ def _draw(rng, scenario: Scenario, rate: np.ndarray, seeds: int):
     return effect + away + luck, np.zeros(shape, bool)
 
 
-def _table(names, phase, rate, seeds, loss, failed) -> pd.DataFrame:
+def _table(names, rate, seeds, loss, failed) -> pd.DataFrame:
     """runs.csv of arms x rates x seeds; `rate` [arms, rates] are places in `RATES`."""
     arms, rates, count = loss.shape
     return pd.DataFrame(
         {
             "task": ["task"] * loss.size,
             "arm": [name for name in names for _ in range(rates * count)],
-            "phase": [phase] * loss.size,
             "learning_rate": np.repeat(RATES[rate].ravel(), count),
             "seed": list(seeds) * (arms * rates),
             "status": np.where(failed.ravel(), "diverged", "done").tolist(),
-            "value": loss.ravel(),
+            "validation": loss.ravel(),
+            "test": loss.ravel(),
             "steps_to_solve": np.full(loss.size, np.nan),
         }
     )
@@ -188,14 +188,15 @@ def simulate_study(rng: np.random.Generator, scenario: Scenario) -> SimulatedStu
     tuning = _draw(rng, scenario, everywhere, scenario.tune_seeds)
     done = [pd.DataFrame(columns=RUN_COLUMNS)]
     for found in rounds(record, "task", lambda: pd.concat(done[1:] or done)):
-        rates = np.array([part.rates for part in found.parts])
+        rates = np.array([[rate for rate, *_ in part.cells] for part in found.parts])
         places = np.abs(np.log(RATES) - np.log(rates)[..., None]).argmin(-1)  # [1 + arms, rates]
-        if found.parts[0].phase == "tune":
-            drawn = [np.take_along_axis(a, places[..., None], 1) for a in tuning]
-            seeds = record.tune_seeds
+        ((first, end),) = {cell[1:] for part in found.parts for cell in part.cells}
+        seeds = range(first, end)
+        if found.parts[0].kind.compares:
+            drawn = _draw(rng, scenario, places, len(seeds))
         else:
-            drawn, seeds = _draw(rng, scenario, places, scenario.eval_seeds), record.eval_seeds
-        done.append(_table(names, found.parts[0].phase, places, seeds, *drawn))
+            drawn = [np.take_along_axis(a, places[..., None], 1) for a in tuning]
+        done.append(_table(names, places, seeds, *drawn))
     runs = pd.concat(done[1:])
     return SimulatedStudy(record, runs, summarise(record, runs), _true_mean(scenario, places[:, 0]))
 

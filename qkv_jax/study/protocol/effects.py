@@ -9,13 +9,13 @@ import pandas as pd
 from qkv_jax.study.claims import Evidence
 from qkv_jax.study.protocol import inference, verdicts
 from qkv_jax.study.protocol.comparison import Tuning
+from qkv_jax.study.protocol.evaluated import evaluations
 from qkv_jax.study.protocol.inference import Doubt
-from qkv_jax.study.protocol.summary import evaluations
 from qkv_jax.study.protocol.verdicts import Note, What
 from qkv_jax.study.record import StudyRecord
 
-# (task, arm) -> test scores [seeds, examples], or None.
-Examples = Callable[[str, str], np.ndarray | None]
+# (task, arm, rate, seeds) -> test scores [seeds, examples], or None.
+Examples = Callable[[str, str, float, Sequence[int]], np.ndarray | None]
 # (task, arm, measure) -> [seeds, 2]: of the trained models and of the untrained ones.
 Measured = Callable[[str, str, str], np.ndarray]
 
@@ -94,7 +94,8 @@ def _add_difference(effect: Effect, entry: Evidence, name: str, sign: int, sourc
     record, task = sources.record, sources.record.tasks[name]
     pair = entry.arm, entry.against or record.baseline
     arm, rival = (sources.tables[name, each] for each in pair)
-    scores = [sources.examples(name, each) for each in pair]
+    scores = [sources.examples(name, each, run.rate, run.seeds)
+              for each, run in zip(pair, (arm, rival), strict=True)]  # fmt: skip
     if entry.near is None:
         parts, values = [scores], [run.values for run in (arm, rival)]
     else:
@@ -112,7 +113,7 @@ def _add_difference(effect: Effect, entry: Evidence, name: str, sign: int, sourc
     effect.error += sum(np.nan_to_num(inference.sampling_error(*part)) ** 2 for part in parts)
     of_task = np.stack([sources.tables[name, each].values for each in task.arms])
     least = inference.common_variance(of_task)
-    lost = [Tuning(run.lead, run.seeds).regret(run.values, least) for run in (arm, rival)]
+    lost = [Tuning(run.lead, run.tuned).regret(run.values, least) for run in (arm, rival)]
     down, up = lost if sign > 0 else lost[::-1]
     effect.doubt = Doubt(effect.doubt.down + down, effect.doubt.up + up)
 
@@ -122,7 +123,9 @@ def _mean(run, scores: np.ndarray | None) -> np.ndarray:
     failure value everywhere."""
     if scores is None:
         return np.full_like(run.values, np.nan)
-    return np.where(run.status == "done", scores.mean(1), run.values)
+    means = np.full_like(run.values, np.nan)
+    means[: len(scores)] = scores.mean(1)
+    return np.where(run.status == "done", means, run.values)
 
 
 def _note_failures(effect: Effect, task: str, arms: Sequence[str], sources) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from qkv_jax.study.axes import is_number
 from qkv_jax.study.protocol import inference
-from qkv_jax.study.protocol.summary import seed_scores
+from qkv_jax.study.protocol.evaluated import seed_scores
 from qkv_jax.study.record import StudyRecord
 
 FAMILY_COLUMNS = (

@@ -10,13 +10,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from qkv_jax.study.protocol.race import Race, Rules
+from qkv_jax.study.config import ProtocolName
+from qkv_jax.study.protocol.comparison import DECIDED
+from qkv_jax.study.protocol.race import Race
+from qkv_jax.study.protocol.race_rules import Rules
+from qkv_jax.study.protocol.rounds import rounds
+from qkv_jax.study.protocol.summary import summarise
+from qkv_jax.study.rates import rate_at
+from qkv_jax.study.record import RUN_COLUMNS, ArmRecord, StudyRecord, TaskRecord
+from qkv_jax.tasks.base import Outcome
 
 DECLARED = 4  # rates, with two more on each side
+_GRID = (1e-3, 1e-2)  # two of them, for their spacing
 _RATES = np.arange(-2, DECLARED + 2)
 _SEEDS = 64  # twice the last look
 _RAREST = 0.08  # error that is allowed where single runs collapse in one arm, see docs/studies.md
@@ -147,14 +158,21 @@ def race_once(case: Case, rng: np.random.Generator) -> Counts:
     # No arm is given up: that would only take verdicts away.
     race = Race(Rules(case.arms, DECLARED, case.margin, hopeless=math.inf), runs)
     given = [arm.verdict.kind for arm in race.arms[1:]]
+    arms = zip(race.arms[1:], case.truth(), strict=True)
+    missed = [not arm.low <= cost <= arm.high for arm, cost in arms if arm.seeds]
+    return Counts(_is_wrong(case, given), any(missed), _decided(given), sum(race.used.values()))
+
+
+def _is_wrong(case: Case, given: Sequence[str]) -> bool:
+    """Whether a verdict on any arm is false."""
     truth = case.truth()
     near = np.abs(truth) < case.margin - 1e-9
     right = {"equivalent": near, "worse": truth > 1e-9, "better": truth < -1e-9}
-    wrong = [kind in right and not right[kind][i] for i, kind in enumerate(given)]
-    missed = [not arm.low <= cost <= arm.high
-              for arm, cost in zip(race.arms[1:], truth, strict=True) if arm.seeds]  # fmt: skip
-    decided = [kind in right for kind in given]
-    return Counts(any(wrong), any(missed), float(np.mean(decided)), sum(race.used.values()))
+    return any(kind in right and not right[kind][i] for i, kind in enumerate(given))
+
+
+def _decided(given: Sequence[str]) -> float:
+    return float(np.mean([kind in DECIDED for kind in given]))
 
 
 def simulate(case: Case, studies: int, seed: Any = 0) -> np.ndarray:
@@ -163,3 +181,58 @@ def simulate(case: Case, studies: int, seed: Any = 0) -> np.ndarray:
     return np.array([race_once(case, rng) for _ in range(studies)], float)
 
 
+# --- whole studies, of either protocol
+
+
+def record_of(case: Case, protocol: ProtocolName) -> StudyRecord:
+    """The record of a study of one task that is such a case; of a fixed one with two tuning seeds
+    and six of evaluation."""
+    names = ["separate", *(f"arm{number}" for number in range(1, 1 + case.arms)), "placebo"]
+    roles = {"separate": "baseline", "placebo": "placebo"}
+    task = TaskRecord(
+        title=case.name, description="", family="task", family_title=case.name, steps=1,
+        outcome=Outcome("mean", "loss", "loss", case.margin, failure_value=math.inf),
+        arms=tuple(names), learning_rates=tuple(rate_at(_GRID, place) for place in range(DECLARED)),
+    )  # fmt: skip
+    race = protocol == "race"
+    return StudyRecord(
+        name="case", baseline="separate", placebo="placebo", alpha=0.05, protocol=protocol,
+        tune_seeds=() if race else (_SEEDS - 2, _SEEDS - 1),
+        eval_seeds=tuple(range(_SEEDS // 2 if race else 6)), looks=(_SEEDS // 2 if race else 6,),
+        arms={name: ArmRecord("separate", roles.get(name, "arm")) for name in names},
+        tasks={"task": task}, wave={"size": 1}, claims={}, config={},
+    )  # fmt: skip
+
+
+def study_once(case: Case, protocol: ProtocolName, rng: np.random.Generator) -> Counts:
+    """One simulated study, through the functions that run real ones and write their tables."""
+    losses = case.draw(rng)
+    if protocol == "fixed":  # its placebo has runs of its own
+        twin = case.draw(rng)[:, :1]
+        losses = np.concatenate([losses, twin], 1)
+    record, runs = record_of(case, protocol), pd.DataFrame(columns=RUN_COLUMNS)
+    arms = record.tasks["task"].arms
+    places = {f"{rate_at(_GRID, int(place)):g}": place - _RATES[0] for place in _RATES}
+    for found in rounds(record, "task", lambda: runs):  # noqa: B023  (as it is then)
+        keys = [(part.arm, *run) for part in found.parts for run in part.runs]
+        at = [(arms.index(arm), places[f"{rate:g}"], seed) for arm, rate, seed in keys]
+        scores = losses[:, *np.array(at).T]
+        new = pd.DataFrame(keys, columns=["arm", "learning_rate", "seed"])
+        new = new.assign(
+            task="task", round=found.name, status="done", metric="loss", steps=1, seconds=0.0,
+            steps_to_solve=math.nan, validation=scores[0], test=scores[1],
+        )  # fmt: skip
+        runs = pd.concat([runs, new]) if len(runs) else new
+    table = summarise(record, runs)[1:-1]
+    given = [verdict.kind for verdict in table["verdict"]]
+    low, high = (table[f"delta_{end}_simultaneous"].to_numpy(float) for end in ("low", "high"))
+    outside = (case.truth() < low) | (case.truth() > high)  # where there is none, nothing is
+    return Counts(_is_wrong(case, given), bool(outside.any()), _decided(given), len(runs))
+
+
+def compare(case: Case, studies: int, seed: Any = 0) -> np.ndarray:
+    """[studies, 8] `Counts` of the fixed protocol, then of the race, on cases of the same kind."""
+    rng = np.random.default_rng(seed)
+    return np.array([
+        [*study_once(case, "fixed", rng), *study_once(case, "race", rng)] for _ in range(studies)
+    ], float)  # fmt: skip

@@ -289,12 +289,13 @@ def plan(
 
 
 @functools.lru_cache(maxsize=4096)
-def solved_p(solved: int, other: int, n: int, n_other: int) -> float:
-    """Two-sided p that two shares differ: Boschloo's unconditional exact test (1970)."""
+def solved_p(solved: int, other: int, n: int, n_other: int, side: str = "two-sided") -> float:
+    """p that two shares differ, or that the first is the `greater`: Boschloo's unconditional exact
+    test (1970)."""
     table = [[int(solved), int(other)], [int(n) - int(solved), int(n_other) - int(other)]]
     if not any(table[0]) or not any(table[1]):
         return 1.0
-    return float(stats.boschloo_exact(table).pvalue)
+    return float(stats.boschloo_exact(table, alternative=side).pvalue)
 
 
 def solved_seeds_needed(solved: int, other: int, n: int, n_other: int, alpha: float) -> float:

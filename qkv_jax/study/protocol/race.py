@@ -16,100 +16,34 @@ runs that makes the race anew. Nothing is kept but the runs.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import special
 
+from qkv_jax.study.config import PILOT
 from qkv_jax.study.protocol import inference, verdicts
-from qkv_jax.study.protocol.verdicts import Verdict
+from qkv_jax.study.protocol.margins import is_narrow
+from qkv_jax.study.protocol.race_rules import DOUBLED_FROM, MAX_BEYOND, Arm, Rules, looks
 
-PILOT = 2  # seeds
-_LOOKS = ((4, 0.08), (6, 0.15), (8, 0.17), (12, 0.20), (16, 0.15), (24, 0.10), (32, 0.075))
-_BEYOND = 2  # rates that an arm may get on a side of the grid
-_DOUBLED_FROM = 2  # the look from which on the baseline has twice the seeds, if several arms wait
 _DROP_ERRORS = 3.0  # a rate leaves when it is worse by so many standard errors
 _DROP_SHARE = 0.1  # of the margin, which a rate may be better by and yet leave
 _PRIOR_DF = 3.0  # that the variances of an arm's rates lend to each of them
 _PLANNED_ERRORS = 3.2  # between an effect and the nearest bound, for a verdict to be near
 
 Cell = tuple[int, int]  # arm, 0 the baseline; place of a rate, 0 the first of the declared grid
-# (arm, place) -> [2, S] validation and test losses of its runs by seed.
+# (arm, place) -> [2, S] validation and test losses of its runs by seed. Where runs solve a task or
+# do not, the test loss is 1 for one that does not.
 Runs = Callable[[int, int], np.ndarray]
-
-
-def looks() -> Iterator[tuple[int, float]]:
-    """Seeds and share of alpha of each look, without an end; the shares come to 1."""
-    yield from _LOOKS
-    seeds, left = _LOOKS[-1][0], 1 - math.fsum(share for _, share in _LOOKS)
-    while True:
-        seeds, left = round(1.5 * seeds), left / 2
-        yield seeds, left
-
-
-@dataclasses.dataclass(frozen=True)
-class Rules:
-    """What a race is about.
-
-    Attributes:
-      arms: the number of arms that are compared with the baseline.
-      rates: of the declared grid.
-      margin: of equivalence, in the unit of the losses.
-      max_seeds: no look is taken beyond.
-      hopeless: an arm that would need more seeds than this is given up.
-    """
-
-    arms: int
-    rates: int
-    margin: float
-    alpha: float = 0.05
-    max_seeds: int = 32
-    hopeless: float = 64.0
-
-    @property
-    def level(self) -> float:
-        """For one arm and both kinds of error together (Shaffer 1986)."""
-        return self.alpha / self.arms
-
-
-@dataclasses.dataclass
-class Arm:
-    """How an arm stands.
-
-    Attributes:
-      live: places of the rates that may yet be its best; `lead` the one that leads.
-      worse, apart, better, within: the smallest p-values so far, over their shares of alpha: a live
-        cell is worse than the baseline; a live cell is not better than it by the margin; the arm is
-        better than the baseline at each of its live rates; it is not worse by the margin.
-      seeds: of the leading cell at the last look that it took part in.
-      delta: the cost over the baseline, each at the rates that the other seeds chose.
-      low, high: what the cost at best rates is between, over all live rates, for all arms and all
-        looks together; as of the last look that it took part in.
-      verdict: `PENDING` while there is none; `POWER` where it would need too many seeds, `needed`.
-    """
-
-    live: list[int]
-    lead: int = 0
-    seeds: int = 0
-    worse: dict[int, float] = dataclasses.field(default_factory=dict)
-    apart: dict[int, float] = dataclasses.field(default_factory=dict)
-    tested: dict[int, int] = dataclasses.field(default_factory=dict)  # looks that a cell has had
-    better: float = 1.0
-    within: float = 1.0
-    delta: float = math.nan
-    low: float = -math.inf
-    high: float = math.inf
-    verdict: Verdict = verdicts.PENDING
-    needed: float = math.nan
 
 
 class Race:
     """A race on the runs that there are.
 
     Attributes:
+      event: what it is at: `pilot`, `bracket`, or `look` and the number of seeds.
       wanted: {cell: seeds} that it cannot go on without; empty at its end.
       used: {cell: seeds} that have had a part in it.
       arms: the baseline's first. What they say is final once nothing is wanted.
@@ -119,6 +53,7 @@ class Race:
 
     def __init__(self, rules: Rules, runs: Runs):
         self.rules, self._runs = rules, runs
+        self.event = "pilot"
         self.wanted: dict[Cell, int] = {}
         self.used: dict[Cell, int] = {}
         self.arms: list[Arm] = []
@@ -146,25 +81,33 @@ class Race:
     def _advance(self) -> None:
         everyone = range(self.rules.arms + 1)
         self.arms = [Arm(list(range(self.rules.rates))) for _ in everyone]
+        for arm, verdict in self.rules.settled.items():
+            self.arms[arm].verdict = verdict
         for arm, place in itertools.product(everyone, range(self.rules.rates)):
             self._take(arm, place, PILOT)
         if self.wanted:
             return
         for arm in everyone:
-            self._bracket(arm)
+            self.arms[arm].lead = self._best(arm)[0]
+        self.event = "bracket"
+        for arm in everyone:
+            if arm not in self.rules.settled:
+                self._bracket(arm)
         if self.wanted:
             return
         if self.arms[0].verdict == verdicts.EDGE:  # how good the baseline can be is not known
             for arm in self.arms:
-                arm.verdict = verdicts.EDGE
+                if arm.verdict == verdicts.PENDING:
+                    arm.verdict = verdicts.EDGE
         doubled = 0
         for place, (seeds, share) in enumerate(looks()):
             waiting = [a for a in everyone[1:] if self.arms[a].verdict == verdicts.PENDING]
             if not waiting or seeds > self.rules.max_seeds:
                 break
-            if place >= _DOUBLED_FROM and len(waiting) > 1:
+            if place >= DOUBLED_FROM and len(waiting) > 1:
                 doubled = 2 * seeds
             doubled = max(doubled, seeds)
+            self.event = f"look{seeds}"
             self._look(place, seeds, share, waiting, doubled)
             if self.wanted:
                 return
@@ -173,12 +116,12 @@ class Race:
         """Widens an arm's own grid until its best rate lies inside, or no rate may be added."""
         live, last = self.arms[arm].live, self.rules.rates - 1
         while True:
-            means = [self._losses(arm, place, PILOT)[0].mean() for place in live]
-            best = live[int(np.argmin(means))]
+            best, means = self._best(arm)
+            self.arms[arm].lead = best
             beyond = None
-            if best == live[0] and best > -_BEYOND:
+            if best == live[0] and best > -MAX_BEYOND:
                 beyond = best - 1
-            elif best == live[-1] and best < last + _BEYOND:
+            elif best == live[-1] and best < last + MAX_BEYOND:
                 beyond = best + 1
             # A plateau that reaches into the grid does not point beyond its end.
             if len(live) < 2 or beyond is None or means.count(min(means)) > 1:
@@ -189,6 +132,12 @@ class Race:
         at_end = best in (live[0], live[-1]) and means.count(min(means)) < 2
         if at_end and len(live) > 1:
             self.arms[arm].verdict = verdicts.EDGE
+
+    def _best(self, arm: int) -> tuple[int, list[float]]:
+        """The best rate of the pilot, and the means of all."""
+        live = self.arms[arm].live
+        means = [self._losses(arm, place, PILOT)[0].mean() for place in live]
+        return live[int(np.argmin(means))], means
 
     def _drop(self, arm: int) -> int:
         """Lets the rates go that cannot be an arm's best; returns the one that leads."""
@@ -222,13 +171,9 @@ class Race:
     def _scores(self, arm: int, seeds: int) -> np.ndarray:
         """Test losses [S] of an arm, each at the rate that the other seeds chose by validation; of
         seeds that the leading rate alone has, at the rate that the common ones chose."""
-        live = self.arms[arm].live
-        common = min(seeds, *(self.used[arm, place] for place in live))
-        seen = np.stack([self._losses(arm, place, common) for place in live])  # [rates, 2, S]
-        others = (seen[:, 0].sum(1, keepdims=True) - seen[:, 0]) / max(common - 1, 1)
-        chosen = np.take_along_axis(seen[:, 1], others.argmin(0)[None], 0)[0]
-        best = live[int(seen[:, 0].mean(1).argmin())]
-        return np.concatenate([chosen, self._losses(arm, best, seeds)[1][common:]])
+        cells = [self._losses(arm, place)[:, :seeds] for place in self.arms[arm].live]
+        rates = chosen([losses[0] for losses in cells])
+        return np.array([cells[rate][1, seed] for seed, rate in enumerate(rates)])
 
     def _look(self, place: int, seeds: int, share: float, waiting: Sequence[int], base: int):
         """One look: the baseline and the leading cells first, then what their verdicts wait for."""
@@ -261,19 +206,36 @@ class Race:
 
     def _compare(self, one: np.ndarray, other: np.ndarray) -> inference.Difference:
         pair = [(1, one), (-1, other)]
-        return inference.difference(pair, correlation=self.correlation, least=self.least)
+        effect = inference.difference(pair, correlation=self.correlation, least=self.least)
+        if effect.alike and self.least:  # these scores do not vary, but those of others do
+            error = math.sqrt(self.least / len(one) + self.least / len(other))
+            effect = effect._replace(error=error, df=min(len(one), len(other)) - 1)
+        return effect
+
+    def _p(self, one: np.ndarray, other: np.ndarray, bound: float) -> float:
+        """One-sided p that the mean loss of one is above that of another by more than a bound."""
+        if self.rules.solving:
+            counts = (int((other == 0).sum()), int((one == 0).sum()), len(other), len(one))
+            return 1.0 if bound else inference.solved_p(*counts, side="greater")
+        effect = self._compare(one, other)
+        if not effect.error:
+            above = effect.delta > bound and not math.isnan(effect.exact)
+            return 0.5 * effect.exact if above else 1.0
+        return float(special.stdtr(effect.df, -(effect.delta - bound) / effect.error))
 
     def _test(self, arm: int, rate: int, number: int, seeds: int, reference: np.ndarray) -> None:
         """Tests a cell against the baseline, once for each look."""
         state, share = self.arms[arm], next(itertools.islice(looks(), number, None))[1]
-        effect = self._compare(self._losses(arm, rate, seeds)[1], reference)
+        own = self._losses(arm, rate, seeds)[1]
         for found, bound in ((state.worse, 0.0), (state.apart, -self.rules.margin)):
-            found[rate] = min(found.get(rate, 1.0), _p_above(effect, bound) / share)
+            found[rate] = min(found.get(rate, 1.0), self._p(own, reference, bound) / share)
         state.tested[rate] = number + 1
 
     def _bound(self, arm: int, share: float, reference: np.ndarray, against: Sequence) -> None:
         """The interval of an arm at a look: a verdict is where it lies to 0 and to the margin."""
         state, tail = self.arms[arm], 1 - share * self.rules.level / 2
+        if self.rules.solving:
+            return
 
         def half(effect):  # no spread among seeds is no knowledge of the spread
             return float(special.stdtrit(effect.df, tail)) * effect.error or math.inf
@@ -291,27 +253,50 @@ class Race:
         state.seeds = seeds
         self._test(arm, lead, number, seeds, reference)
         own = self._scores(arm, seeds)
-        effects = [
-            self._compare(own, self._losses(0, rate, len(reference))[1])
-            for rate in self.arms[0].live
-        ]
+        of_base = [self._losses(0, rate, len(reference))[1] for rate in self.arms[0].live]
+        effects = [self._compare(own, losses) for losses in of_base]
         state.delta = float(own.mean() - reference.mean())
-        better = max(_p_below(effect, 0.0) for effect in effects)
-        within = max(_p_below(effect, margin) for effect in effects)
+        # Below a bound is the other way round above its negative.
+        better = max(self._p(losses, own, 0.0) for losses in of_base)
+        within = max(self._p(losses, own, -margin) for losses in of_base)
         state.better = min(state.better, better / share)
         state.within = min(state.within, within / share)
         equal = state.within <= level and state.apart[lead] <= level
-        if equal or 2 * state.worse[lead] <= level:
+        equal = equal and not is_narrow(margin, self.least)
+        alike = self._compare(self._losses(arm, lead, seeds)[1], reference).alike
+        if alike and number and not self.least:  # nobody's scores vary, nor will they
+            state.verdict = alike
+        elif equal or 2 * state.worse[lead] <= level:
             self._wait_for_cells(arm, number, equal, reference)
         self._bound(arm, share, reference, effects)
         if state.verdict == verdicts.PENDING and 2 * state.better <= level:
             state.verdict = verdicts.BETTER
         if state.verdict == verdicts.PENDING and number:
-            effect = self._compare(self._losses(arm, lead, seeds)[1], reference)
-            gap = max(abs(effect.delta), margin - abs(effect.delta))
-            state.needed = seeds * (_PLANNED_ERRORS * effect.error / gap) ** 2
+            state.needed = self._needed(self._losses(arm, lead, seeds)[1], reference)
             if state.needed > self.rules.hopeless:
                 state.verdict = verdicts.POWER
+
+    def _needed(self, own: np.ndarray, reference: np.ndarray) -> float:
+        """Seeds that would decide if what was seen were so; infinite where none would."""
+        effect = self._compare(own, reference)
+        if self.rules.solving:
+            solved = [int((losses == 0).sum()) for losses in (own, reference)]
+            level, sizes = self.rules.level, (len(own), len(reference))
+            seeds = inference.solved_seeds_needed(*solved, *sizes, level)
+            return math.inf if math.isnan(seeds) else seeds
+        gap = max(abs(effect.delta), self.rules.margin - abs(effect.delta))
+        return len(own) * (_PLANNED_ERRORS * effect.error / gap) ** 2
+
+    def collapsed(self, arm: int, place: int) -> int:
+        """How many runs of a cell ended past halfway from the baseline's median to failing."""
+        usual = float(np.median(self._losses(0, self.arms[0].lead)[1]))
+        if self.rules.solving or not usual < self.rules.failure < math.inf:
+            return 0
+        return int((self._losses(arm, place)[1] > (usual + self.rules.failure) / 2).sum())
+
+    def _any_collapsed(self, arm: int) -> bool:
+        cells = [(each, place) for each in (0, arm) for place in self.arms[each].live]
+        return any(self.collapsed(*cell) for cell in cells)
 
     def _wait_for_cells(self, arm: int, number: int, equal: bool, reference: np.ndarray) -> None:
         """Runs the live cells that a verdict waits for, look by look, until all agree or leave."""
@@ -322,6 +307,8 @@ class Race:
             against = [rate for rate in state.live if p.get(rate, 1.0) > needed]
             if not against:
                 state.verdict = verdicts.EQUIVALENT if equal else verdicts.WORSE
+                if equal and self._any_collapsed(arm):
+                    state.verdict = verdicts.COLLAPSES  # no seeds would make up for them
                 return
             open_ = [rate for rate in against if state.tested.get(rate, 0) <= number]
             for rate in open_:
@@ -337,13 +324,15 @@ class Race:
                 return
 
 
-def _p_above(effect: inference.Difference, bound: float) -> float:
-    """One-sided p that an effect is above a bound."""
-    if not effect.error:
-        return 0.5 * effect.exact if effect.delta > bound and effect.exact == effect.exact else 1.0
-    return float(special.stdtr(effect.df, -(effect.delta - bound) / effect.error))
+def chosen(validation: Sequence[np.ndarray]) -> np.ndarray:
+    """Which rate's run counts at each seed [S]: by the mean of the other seeds; of seeds that not
+    all rates have, by that of the common ones.
 
-
-def _p_below(effect: inference.Difference, bound: float) -> float:
-    """One-sided p that an effect is below a bound."""
-    return _p_above(effect._replace(delta=-effect.delta), -bound)
+    Args: validation: losses [S_r] of each rate.
+    """
+    common = min(map(len, validation))
+    seen = np.stack([losses[:common] for losses in validation])
+    others = (seen.sum(1, keepdims=True) - seen) / max(common - 1, 1)
+    best = int(seen.mean(1).argmin())
+    more = len(validation[best]) - common
+    return np.concatenate([others.argmin(0), np.full(more, best)]).astype(int)

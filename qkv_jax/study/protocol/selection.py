@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from qkv_jax.study.rates import is_among, same_rate
+from qkv_jax.study.rates import is_among, rate_at, same_rate
 from qkv_jax.study.record import StudyRecord, TaskRecord
 
 RUN_COLUMNS = (
-    "task", "arm", "phase", "learning_rate", "seed", "status", "value", "steps_to_solve",
+    "task", "arm", "learning_rate", "seed", "status", "validation", "test", "steps_to_solve",
 )  # fmt: skip
 
 
@@ -26,35 +26,55 @@ class Choice(NamedTuple):
     seeds: int  # tuning seeds at the chosen rate
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
+    """A run; one that did not finish has its task's failure value for all scores."""
+
     learning_rate: float
     seed: int
     status: str
-    value: float
-    steps_to_solve: float
+    validation: float
+    test: float  # NaN where it was not asked for
+    steps_to_solve: float  # inf for one that never solved
 
 
-def by_arm(record: StudyRecord, runs: pd.DataFrame) -> dict[tuple, list[_Run]]:
-    """Runs by (task, arm, phase); a run that did not finish takes its task's failure value."""
-    table: dict[tuple, list[_Run]] = {}
+class Runs(NamedTuple):
+    """The runs of an arm on a task."""
+
+    tuned: list[Run]
+    evaluated: list[Run]
+
+
+def by_arm(record: StudyRecord, runs: pd.DataFrame) -> dict[tuple[str, str], Runs]:
+    """Runs by (task, arm)."""
+    table: dict[tuple[str, str], Runs] = {
+        (name, arm): Runs([], []) for name, task in record.tasks.items() for arm in task.arms
+    }
     if runs is None or not len(runs):
         return table
+    tuning = set(record.tune_seeds)
     columns = (runs[name].to_list() for name in RUN_COLUMNS)
-    for task, arm, phase, rate, seed, status, value, steps in zip(*columns, strict=True):
-        if task not in record.tasks:
+    for task, arm, rate, seed, status, validation, test, steps in zip(*columns, strict=True):
+        if (task, arm) not in table:
             continue
-        if status != "done" or value is None or not math.isfinite(value):
-            # A "done" run with a value that is no number has failed all the same.
+        scores = (validation,) if seed in tuning else (validation, test)
+        if status != "done" or any(x is None or not math.isfinite(x) for x in scores):
+            # A "done" run with a score that is no number has failed all the same.
             status = "failed" if status == "done" else status
-            value, steps = record.tasks[task].outcome.failure_value, math.inf
+            validation = test = record.tasks[task].outcome.failure_value
+            steps = math.inf
         elif steps is None or math.isnan(steps):
             steps = math.inf
-        run = _Run(float(rate), seed, status, float(value), float(steps))
-        table.setdefault((task, arm, phase), []).append(run)
+        run = Run(float(rate), seed, status, float(validation), float(test), float(steps))
+        table[task, arm][seed not in tuning].append(run)
     return table
 
 
-def _grid(task: TaskRecord, tuned: dict[str, list[_Run]]) -> list[float]:
+def tuning_runs(record: StudyRecord, runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs by whose validation scores rates are chosen: of a race all."""
+    return runs[runs["seed"].isin(record.tune_seeds)] if record.tune_seeds else runs
+
+
+def _grid(task: TaskRecord, tuned: dict[str, list[Run]]) -> list[float]:
     """All rates of a task, ascending: those declared and those run beyond them."""
     rates = [float(rate) for rate in task.learning_rates]
     for run in {run.learning_rate for runs in tuned.values() for run in runs}:
@@ -63,7 +83,7 @@ def _grid(task: TaskRecord, tuned: dict[str, list[_Run]]) -> list[float]:
     return sorted(rates)
 
 
-def _choose(task: TaskRecord, arm: str, tuned: list[_Run], grid: list[float]) -> Choice | None:
+def _choose(task: TaskRecord, arm: str, tuned: list[Run], grid: list[float]) -> Choice | None:
     """Best rate of one arm: mean, then steps to solve, then the lower rate."""
     sign = -1.0 if task.higher_is_better else 1.0
     budget = task.steps_for(arm)
@@ -71,7 +91,7 @@ def _choose(task: TaskRecord, arm: str, tuned: list[_Run], grid: list[float]) ->
     for place, rate in enumerate(grid):
         runs = [run for run in tuned if same_rate(run.learning_rate, rate)]
         if runs:
-            mean = math.fsum(run.value for run in runs) / len(runs)
+            mean = math.fsum(run.validation for run in runs) / len(runs)
             steps = math.fsum(min(run.steps_to_solve, budget) for run in runs) / len(runs)
             works = any(run.status == "done" for run in runs)
             # Twelve digits, so that the order of a sum cannot break a tie.
@@ -99,7 +119,7 @@ def _choose(task: TaskRecord, arm: str, tuned: list[_Run], grid: list[float]) ->
 def choices(record: StudyRecord, table: dict) -> dict[tuple[str, str], Choice]:
     chosen = {}
     for name, task in record.tasks.items():
-        tuned = {arm: table.get((name, arm, "tune"), []) for arm in task.arms}
+        tuned = {arm: table[name, arm].tuned for arm in task.arms}
         grid = _grid(task, tuned)
         for arm in task.arms:
             choice = _choose(task, arm, tuned[arm], grid)
@@ -137,17 +157,16 @@ def extension_needed(record: StudyRecord, runs: pd.DataFrame, name: str) -> list
     if len(declared) < 2:
         return []
     table = by_arm(record, runs)
-    tuned = {arm: table.get((name, arm, "tune"), []) for arm in task.arms}
+    tuned = {arm: table[name, arm].tuned for arm in task.arms}
     grid = _grid(task, tuned)
     extra = [rate for rate in grid if not is_among(rate, declared)]
     choices = (_choose(task, arm, runs, grid) for arm, runs in tuned.items())
     edges = {choice.edge for choice in choices if choice is not None}
-    ratio = (declared[-1] / declared[0]) ** (1 / (len(declared) - 1))
     new = []
     below = sum(rate < declared[0] for rate in extra)
     if "low" in edges and below < MAX_EXTENSIONS:
-        new.append(float(f"{declared[0] / ratio ** (below + 1):.4g}"))
+        new.append(rate_at(declared, -below - 1))
     above = sum(rate > declared[-1] for rate in extra)
     if "high" in edges and above < MAX_EXTENSIONS:
-        new.append(float(f"{declared[-1] * ratio ** (above + 1):.4g}"))
+        new.append(rate_at(declared, len(declared) + above))
     return new

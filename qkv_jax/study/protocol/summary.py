@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from qkv_jax.study.protocol import inference, verdicts
 from qkv_jax.study.protocol.comparison import Design, Tuning, compare_means, compare_solved
-from qkv_jax.study.protocol.selection import Choice, by_arm, choices
+from qkv_jax.study.protocol.evaluated import evaluations, standings
+from qkv_jax.study.protocol.margins import is_narrow
+from qkv_jax.study.protocol.race_summary import compare_race, narrow
 from qkv_jax.study.protocol.verdicts import Note, Notes, What
-from qkv_jax.study.rates import same_rate
 from qkv_jax.study.record import StudyRecord
 
 COSTS = (
@@ -32,38 +32,27 @@ COLUMNS = (
     "delta_high", "p_adjusted", "p_equivalence", "margin", "verdict", *COSTS, "role", "sd",
     "p_value", "delta_low_simultaneous", "delta_high_simultaneous", "seeds_to_decide",
     "sampling_error", "steps_to_solve_low", "steps_to_solve_high", "n_failed", "look", "alpha_look",
-    "note", NOISE, "decided_at", "correlation",
+    "note", NOISE, "decided_at", "correlation", "runs", "live_rates", "n_live", "n_collapsed",
+    "collapsed_low", "collapsed_high", "p_collapsed",
 )  # fmt: skip
-
-
-class Evaluated(NamedTuple):
-    """The evaluation runs of one arm on one task, by seed, and how its learning rate was chosen."""
-
-    values: np.ndarray  # [S]; the failure value where a run failed, NaN where there is none
-    status: np.ndarray  # [S] of done, diverged, failed, or ""
-    rate: float
-    edge: str
-    lead: float  # of the chosen rate over the next best, validation mean
-    seeds: int  # tuning seeds at the chosen rate
-    lost: int  # the number of all its runs, tuning included, if every one failed; else 0
 
 
 def summarise(
     record: StudyRecord,
     runs: pd.DataFrame,
     costs: dict | None = None,
-    examples: Callable[[str, str], np.ndarray | None] | None = None,
+    examples: Callable[..., np.ndarray | None] | None = None,
 ) -> pd.DataFrame:
     """One row per task and arm: outcome, difference from the baseline, verdict, cost.
 
     Evaluates what there is: missing runs leave an arm with fewer seeds (n, and the verdict
     `FEW_SEEDS` under five), an arm without evaluation runs has n = 0, NaN and the verdict
-    `PENDING`. Only runs at the chosen rate and on the seeds of the current analysis are read.
+    `PENDING`.
 
     Args:
-      record, runs: study.json and runs.csv.
+      record, runs: study.json, with the margins that are in force, and runs.csv.
       costs: {task: {arm: {...}}}, merged in; NaN where absent.
-      examples: (task, arm) -> per-example test scores [seeds, examples], or None.
+      examples: (task, arm, rate, seeds) -> test scores [seeds, examples], or None.
 
     Returns: DataFrame with `COLUMNS`, rows in the order of the study. `sd` is that of the scores;
       `ci_*`, `delta_*`, `solve_*` are plain 95 % intervals, `delta_*_simultaneous` hold for all
@@ -72,74 +61,35 @@ def summarise(
       arms and for what each analysis may spend, so that alpha is their level. `decided_at` is the
       number of seeds at which the verdict fell, `seeds_to_decide` the one at which an undecided
       arm would be decided if its estimates held (NaN: does not apply, or none would).
+      Of a race, `mean` is of scores each at the rate that the other seeds chose,
+      `learning_rate` and `n` are of the rate that leads, `live_rates` those that may yet be the
+      best, `n_collapsed` of the `n_live` runs there collapsed (Clopper-Pearson interval; p against
+      the baseline by Boschloo's test), and `delta_*_simultaneous` is the interval of the verdict:
+      it holds at best rates, for all arms and all looks together. `runs` counts all of an arm's.
       `correlation` is what arms were taken to share with the baseline at the same seed, see
       `pooled_correlation`. `step_time_noise` is how far the placebo's `step_time_ratio` is from
       the 1 that it must be. `verdict` is a `Verdict` and `note` `Notes`.
     """
-    table = by_arm(record, runs)
-    chosen = choices(record, table)
+    standing = standings(record, runs)
+    table = evaluations(record, runs, standing)
+    spent = runs.groupby(["task", "arm"]).size() if len(runs) else {}
     rows = []
-    for name in record.tasks:
-        rows += _summarise_task(record, name, table, chosen, costs, examples)
+    for name, task in record.tasks.items():
+        found = {arm: table[name, arm] for arm in task.arms}
+        own = _summarise_task(record, name, found, standing.get(name), costs, examples)
+        for row in own:
+            row["runs"] = int(spent.get((name, row["arm"]), 0))
+        rows += own
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def evaluations(record: StudyRecord, runs: pd.DataFrame) -> dict[tuple[str, str], Evaluated]:
-    """{(task, arm): the evaluation runs of this analysis}, as `summarise` reads them."""
-    table = by_arm(record, runs)
-    chosen = choices(record, table)
-    found = {}
-    for name, task in record.tasks.items():
-        values, _, status, rates = _evaluations(record, name, table, chosen)
-        for row, arm in enumerate(task.arms):
-            choice = rates[arm]
-            found[name, arm] = Evaluated(
-                values[row], status[row], choice.learning_rate, choice.edge, choice.lead,
-                choice.seeds, _lost(table, name, arm, status[row]),
-            )  # fmt: skip
-    return found
-
-
-def seed_scores(record: StudyRecord, runs: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
-    """{task: {arm: [S] scores of the evaluation seeds of this analysis}}."""
-    scores: dict[str, dict[str, np.ndarray]] = {name: {} for name in record.tasks}
-    for (task, arm), evaluated in evaluations(record, runs).items():
-        scores[task][arm] = evaluated.values
-    return scores
-
-
-def _evaluations(record, name, table, chosen):
-    """Scores, steps to solve and status [A, S] of a task's evaluation runs, and {arm: _Choice}."""
-    task = record.tasks[name]
-    arms = list(task.arms)
-    seeds = {seed: place for place, seed in enumerate(record.eval_seeds)}
-    values = np.full((len(arms), len(seeds)), np.nan)
-    steps, status, rates = values.copy(), np.full(values.shape, "", object), {}
-    for row, arm in enumerate(arms):
-        evaluated = table.get((name, arm, "eval"), [])
-        # A grid of one rate may skip tuning: then the runs themselves say what was chosen.
-        only = {run.learning_rate for run in evaluated} or set(task.learning_rates)
-        fallback = Choice(only.pop() if len(only) == 1 else math.nan, "", math.nan, math.inf, 1)
-        rates[arm] = chosen.get((name, arm), fallback)
-        for run in evaluated:
-            if run.seed in seeds and same_rate(run.learning_rate, rates[arm].learning_rate):
-                place = row, seeds[run.seed]
-                values[place], steps[place] = run.value, run.steps_to_solve
-                status[place] = run.status
-    return values, steps, status, rates
-
-
-def _lost(table, name, arm, status) -> int:
-    """How many runs an arm has, evaluation with the status that is given, if every one failed."""
-    evaluated = [word for word in status if word]
-    words = [run.status for run in table.get((name, arm, "tune"), [])] + evaluated
-    return len(words) if evaluated and "done" not in words else 0
-
-
-def _summarise_task(record, name, table, chosen, costs, examples) -> list[dict]:
+def _summarise_task(record, name, found, standing, costs, examples) -> list[dict]:
+    """The rows of a task: its runs `found` by arm, and how its race stands, if it is one."""
     task = record.tasks[name]
     arms, base = list(task.arms), record.baseline
-    values, steps, status, rates = _evaluations(record, name, table, chosen)
+    values, steps = (np.stack([getattr(found[arm], what) for arm in arms])
+                     for what in ("values", "steps"))  # fmt: skip
+    status = np.stack([found[arm].status for arm in arms])
 
     n, mean, sd = inference.moments(values)
     low, high = inference.t_interval(mean, sd, n)
@@ -163,7 +113,9 @@ def _summarise_task(record, name, table, chosen, costs, examples) -> list[dict]:
     placebo = ((costs or {}).get(name) or {}).get(record.placebo) or {}
     ratio = placebo.get("step_time_ratio")
     noise = math.nan if ratio is None else abs(ratio - 1)
-    level = record.alpha * inference.shares(record.analysis)[-1]
+    level = record.alpha
+    if standing is None:
+        level *= inference.shares(record.analysis)[-1]
     rows = []
     for row, arm in enumerate(arms):
         entry = record.arms[arm]
@@ -175,12 +127,13 @@ def _summarise_task(record, name, table, chosen, costs, examples) -> list[dict]:
                 tie=entry.tie,
                 role=entry.role,
                 baseline=base,
-                learning_rate=rates[arm].learning_rate,
-                edge=rates[arm].edge,
+                learning_rate=found[arm].rate,
+                edge=found[arm].edge,
                 margin=task.outcome.margin,
                 look=record.analysis,
                 alpha_look=level,
                 note=Notes(),
+                live_rates="",
                 seeds_to_decide=math.nan,
                 verdict=verdicts.BASELINE if arm == base else verdicts.PENDING,
                 **{key: column[row] for key, column in columns.items()},
@@ -189,26 +142,44 @@ def _summarise_task(record, name, table, chosen, costs, examples) -> list[dict]:
             )  # fmt: skip
         )
     others = [row for row, arm in enumerate(arms) if arm != base]
-    if base in arms and others:
-        lost = [_lost(table, name, arm, status[row]) for row, arm in enumerate(arms)]
-        _compare(record, name, rows, others, rates, values, solved, examples, lost, status)
+    if standing is not None:
+        compare_race(standing, rows, found, _coarse(record, name, found, examples))
+    elif base in arms and others:
+        _compare(record, name, rows, others, found, values, solved, examples, status)
     return rows
 
 
-def _compare(record, name, rows, others, rates, values, solved, examples, lost, status) -> None:
+def _coarse(record, name, found, examples) -> dict[str, float]:
+    """{arm: the standard error that the test set leaves in its difference to the baseline}."""
+    if examples is None:
+        return {}
+
+    def scores(arm):
+        return examples(name, arm, found[arm].rate, found[arm].seeds)
+
+    reference = scores(record.baseline)
+    if reference is None:
+        return {}
+    return {
+        arm: inference.sampling_error(scores(arm), reference)
+        for arm in record.tasks[name].arms
+        if arm != record.baseline
+    }
+
+
+def _compare(record, name, rows, others, found, values, solved, examples, status) -> None:
     """Fills the comparison columns of the rows `others`, in place."""
     task, base = record.tasks[name], record.baseline
     home = list(task.arms).index(base)
     margin = None if task.solving else task.outcome.margin
     notes: list[list[Note]] = [[] for _ in others]
     refused = np.zeros((len(others), values.shape[1]), bool)
-    reference = examples(name, base) if examples is not None else None
+    coarse, lost = _coarse(record, name, found, examples), [found[arm].lost for arm in task.arms]
     failed = np.isin(status, ("diverged", "failed"))
     placebos = [row for row in others if rows[row]["arm"] == record.placebo]
     for i, row in enumerate(others):
-        if reference is not None:
-            error = inference.sampling_error(examples(name, rows[row]["arm"]), reference)
-            rows[row]["sampling_error"] = error
+        if coarse:
+            rows[row]["sampling_error"] = error = coarse[rows[row]["arm"]]
             if margin is not None and margin < 2 * error:
                 refused[i] = True
                 notes[i].append(Note(What.COARSE))
@@ -222,9 +193,16 @@ def _compare(record, name, rows, others, rates, values, solved, examples, lost, 
             if lost[place]:
                 notes[i].append(Note(What.LOST, (rows[place]["arm"], lost[place], lost[place])))
     asked = sum(rows[row]["role"] == "arm" for row in others)
-    design = Design(record.analyses, record.alpha, max(asked, 1), margin, task.higher_is_better)
-    tuning = [Tuning(rates[rows[row]["arm"]].lead, rates[rows[row]["arm"]].seeds)
-              for row in (home, *others)]  # fmt: skip
+    variance = inference.common_variance(values)
+    asked = max(asked, 1)
+    for i, row in enumerate(others if margin is not None else ()):
+        if is_narrow(margin, variance):
+            refused[i] = True
+            if rows[row]["n"]:
+                notes[i].append(narrow(margin, variance, record.alpha / asked))
+    design = Design(record.analyses, record.alpha, asked, margin, task.higher_is_better)
+    tuned = (found[rows[row]["arm"]] for row in (home, *others))
+    tuning = [Tuning(arm.lead, arm.tuned) for arm in tuned]
     means, correlation = compare_means(values[others], values[home], design, tuning, refused)
     asked_of = compare_solved(solved[others], solved[home], design) if task.solving else means
     for i, (row, mean, compared) in enumerate(zip(others, means, asked_of, strict=True)):
@@ -234,8 +212,8 @@ def _compare(record, name, rows, others, rates, values, solved, examples, lost, 
         if compared.would_be is not None:
             notes[i].append(Note(What.DOUBT, (compared.would_be,)))
         n = compared.effect.n
-        if n and (rates[base].edge or rates[rows[row]["arm"]].edge):
-            own = rates[rows[row]["arm"]].edge
+        own = found[rows[row]["arm"]].edge
+        if n and (found[base].edge or own):
             notes[i].append(Note(What.EDGE if own else What.EDGE_OF_BASELINE))
             if n >= inference.MIN_SEEDS:
                 verdict, needed = verdicts.EDGE, math.nan

@@ -12,7 +12,7 @@ from qkv_jax.config import ConfigError
 Kind = Literal["better", "worse", "equivalent", "undecided", "baseline", "pending"]
 Reason = Literal[
     "", "power", "tuning", "few seeds", "edge", "ceiling", "same scores", "same program",
-    "all failed",
+    "all failed", "collapses", "budget",
 ]  # fmt: skip
 
 
@@ -58,12 +58,19 @@ FEW_SEEDS, EDGE = Verdict("undecided", "few seeds"), Verdict("undecided", "edge"
 CEILING, SAME_SCORES = Verdict("undecided", "ceiling"), Verdict("undecided", "same scores")
 SAME_PROGRAM = Verdict("undecided", "same program")
 ALL_FAILED = Verdict("undecided", "all failed")
+# It would be equivalent, but some of its runs, or the baseline's, ended near failing; and the runs
+# or minutes that a study may take were spent.
+COLLAPSES, BUDGET = Verdict("undecided", "collapses"), Verdict("undecided", "budget")
 
 
 class What(enum.StrEnum):
     """What a note says; the braces stand for its values."""
 
     COARSE = "margin is under twice the sampling error of the test set"
+    NARROW = (
+        "margin is {:.2g} standard deviations of a run: equivalence is offered from 0.3 on, a "
+        "margin of {:.2g}; at this one it would take about {} seeds"
+    )
     FAILED = "runs failed"
     FAILED_NOT_EQUIVALENT = "runs failed, which rules out 'equivalent'"
     LOST = "{} failed at every rate tried ({} of {})"
@@ -71,6 +78,8 @@ class What(enum.StrEnum):
     EDGE = "best learning rate is at the edge of the grid"
     EDGE_OF_BASELINE = "the baseline's best learning rate is at the edge of the grid"
     EDGE_OF_SOME = "a best learning rate is at the edge of the grid"
+    WHEN_IT_TRAINS = "when it trains: {} of {} runs collapsed, at most {:.0f} %"
+    COLLAPSED = "{} of {} runs collapsed"
     SO_FAR = "{} of {} seeds so far"
     UNTUNED = "one learning rate, not tuned"
     REACHED = "{} of {} seeds reach {:g}"

@@ -17,11 +17,13 @@ _CELLS_LISTED = 24  # of larger grids --plan shows the total only
 
 # For estimates only: what a replica on one core of a 2-core machine took, fitted to the quick
 # study. A step is a fixed part and its FLOPs; compiling is per program.
+_RUNS_A_PILOT_RUN = 2.1  # of a race in all, on the average of the quick study's tasks
 _SECONDS_A_STEP, _FLOPS_A_SECOND, _SECONDS_A_COMPILATION = 8e-4, 5e10, 4.0
 
 
 class Workload:
-    """The share of a study's work that is done, in estimated seconds; grown grids are added."""
+    """The share of a study's work that is done, in estimated seconds. What is not known before is
+    added when it is; a race is taken for what one mostly comes to until it has gone further."""
 
     def __init__(self, study: Study):
         self.wave_work = {
@@ -30,17 +32,21 @@ class Workload:
             for arm in plan.arms
         }
         record = study.describe()
-        self.total = sum(
-            wave_count(record, [part]) * self.wave_work[part.task, part.arm]
+        self.known = {
+            plan.name: sum(
+                wave_count(record, [part]) * self.wave_work[part.task, part.arm]
+                for part in _parts(record, plan)
+            )
             for plan in study.tasks
-            for part in _parts(record, plan)
-        )
+        }
+        grows = _RUNS_A_PILOT_RUN if record.protocol == "race" else 1.0
+        self.likely = {name: grows * work for name, work in self.known.items()}
         self.program = {
             (plan.name, arm.name): (plan.name, arm.trainer)
             for plan in study.tasks
             for arm in plan.arms
         }
-        self.total += len(set(self.program.values())) * _SECONDS_A_COMPILATION
+        self.compilations = len(set(self.program.values())) * _SECONDS_A_COMPILATION
         self.compiled: set = set()
         self.done = self.skipped = self.part = 0.0
         self.waves: int | None = None
@@ -49,8 +55,12 @@ class Workload:
     def count(self, event: Event) -> None:
         wave = self.wave_work[event.task, event.arm]
         waves = event.waves_total
+        for name in self.likely:  # tasks before this one have come to what is known
+            if name == event.task:
+                break
+            self.likely[name] = 0.0
         if self.waves is not None and waves > self.waves:
-            self.total += (waves - self.waves) * wave
+            self.known[event.task] += (waves - self.waves) * wave
         if self.waves is not None and event.waves_done > self.waves_done:
             program = self.program[event.task, event.arm]
             cost = wave + _SECONDS_A_COMPILATION * (program not in self.compiled)
@@ -59,6 +69,11 @@ class Workload:
             self.skipped += 0.0 if event.wave_finished else cost
         self.part = wave * event.step / max(event.steps, 1)
         self.waves, self.waves_done = waves, event.waves_done
+
+    @property
+    def total(self) -> float:
+        work = (max(self.known[name], self.likely[name]) for name in self.known)
+        return sum(work) + self.compilations
 
     @property
     def share(self) -> float:
@@ -78,7 +93,9 @@ def print_plan(study: Study, console: Console | None = None) -> None:
     table = Table(title=f"Study {study.file.name!r}: what would be run", title_justify="left")
     # Names give way where the terminal is narrow, numbers never.
     table.add_column("task", overflow="fold")
-    for heading in ("arms", "tuning", "evaluation", "steps", "programs", "minutes"):
+    races = record.protocol == "race"
+    kinds = ("pilot", "about") if races else ("tuning", "evaluation")
+    for heading in ("arms", *kinds, "steps", "programs", "minutes"):
         table.add_column(heading, justify="right", no_wrap=True)
     rows = [_plan_row(record, plan) for plan in study.tasks]
     families = dict.fromkeys(plan.family for plan in study.tasks)
@@ -92,11 +109,17 @@ def print_plan(study: Study, console: Console | None = None) -> None:
     table.add_section()
     table.add_row("all", *_total(list(zip(study.tasks, rows, strict=True))))
     console.print(table)
+    more = "a grid extended at its edge adds runs."
+    if races:
+        more = (
+            f"a race takes about {_RUNS_A_PILOT_RUN} runs for each of its pilot, fewer where arms "
+            f"differ much and more where they hardly do, to {record.analyses[-1]} seeds at most."
+        )
     console.print(
         f"Waves of {shape['size']} runs: {shape['devices']} devices × {shape['packing']} per "
-        "device. Programs are what is compiled. Minutes are estimated for two CPU cores; a grid "
-        "extended at its edge adds runs. All runs "
-        f"together: {_petaflops(record, study):.2g} PFLOP of matrix products. Nothing was started."
+        f"device. Programs are what is compiled. Minutes are estimated for two CPU cores; {more} "
+        f"All runs together: {_petaflops(record, study):.2g} PFLOP of matrix products. Nothing was "
+        "started."
     )
     for line in _to_know(study):
         console.print(line, highlight=False, markup=False)
@@ -119,18 +142,22 @@ def _parts(record: StudyRecord, plan: TaskPlan) -> list[Part]:
 
 
 def _plan_row(record: StudyRecord, plan: TaskPlan) -> tuple:
-    """Arms, tuning runs, evaluation runs, steps, compilations, minutes."""
-    runs, seconds = {"tune": 0, "eval": 0}, 0.0
+    """Arms, tuning runs, evaluation runs, steps, compilations, minutes; of a race the runs of its
+    pilot and about how many there are in all."""
+    runs, seconds = {False: 0, True: 0}, 0.0
     arms = {arm.name: arm for arm in plan.arms}
     for part in _parts(record, plan):
         arm = arms[part.arm]
-        runs[part.phase] += len(part.keys(record))
+        runs[part.kind.compares] += len(part.runs)
         steps = wave_count(record, [part]) * arm.trainer.train_config.steps
         seconds += steps * _step_seconds(plan, arm) * record.wave["packing"]
+    if record.protocol == "race":
+        runs = {False: runs[False], True: round(_RUNS_A_PILOT_RUN * runs[False])}
+        seconds *= _RUNS_A_PILOT_RUN
     programs = len({arm.trainer for arm in plan.arms})
     minutes = (seconds + programs * _SECONDS_A_COMPILATION) / 60
     steps = plan.baseline.trainer.train_config.steps
-    return len(arms), runs["tune"], runs["eval"], steps, programs, minutes
+    return len(arms), runs[False], runs[True], steps, programs, minutes
 
 
 def _total(mine: list[tuple[TaskPlan, tuple]]) -> list[str]:
@@ -150,11 +177,11 @@ def _step_flops(plan: TaskPlan, arm) -> float:
 
 def _petaflops(record: StudyRecord, study: Study) -> float:
     """Of training, for machines other than the one that minutes are estimated for."""
-    total = 0.0
+    total, grows = 0.0, _RUNS_A_PILOT_RUN if record.protocol == "race" else 1.0
     for plan in study.tasks:
         arms = {arm.name: arm for arm in plan.arms}
         for part in _parts(record, plan):
             arm = arms[part.arm]
-            steps = len(part.keys(record)) * arm.trainer.train_config.steps
+            steps = grows * len(part.runs) * arm.trainer.train_config.steps
             total += steps * _step_flops(plan, arm)
     return total / 1e15

@@ -3,6 +3,7 @@
 import itertools
 
 from qkv_jax.output import formats
+from qkv_jax.study.protocol.selection import tuning_runs
 from qkv_jax.study.protocol.verdicts import SAME_PROGRAM, Note, Verdict, What
 from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
@@ -100,7 +101,7 @@ def warnings(record: StudyRecord, runs, results: wording.Results) -> list[str]:
                 "evaluation runs diverged or failed and count with the value "
                 f"{task.outcome.failure_value:g}: {formats.join(bad)}.",
             )
-        tuning = runs[(runs["task"] == name) & (runs["phase"] == "tune")]
+        tuning = tuning_runs(record, runs[runs["task"] == name])
         lost = tuning[tuning["status"] != "done"].groupby("arm").size()
         if len(lost):
             named = [f"{arm} ({lost[arm]})" for arm in task.arms if arm in lost.index]

@@ -3,14 +3,53 @@
 from qkv_jax.output import formats
 from qkv_jax.study.protocol import inference
 from qkv_jax.study.protocol.grids import families
+from qkv_jax.study.protocol.selection import tuning_runs
 from qkv_jax.study.rates import is_among
 from qkv_jax.study.record import StudyRecord, TaskRecord
-from qkv_jax.study.report import wording
+from qkv_jax.study.report import race_methods, wording
 
 
 def protocol(record: StudyRecord, runs, results: wording.Results) -> list[str]:
     """The paragraphs of "How this was measured", from the study's own settings and runs."""
-    base, tasks = record.baseline, record.tasks
+    base, tasks, grids = record.baseline, record.tasks, families(record)
+    if record.protocol == "race":
+        lines = race_methods.rules(record)
+        lines += [race_methods.spent(record, runs, results, name) for name in tasks]
+    else:
+        lines = _fixed(record, runs, results)
+    if grids:
+        lines.append(
+            "Averages over a grid. The mean over the cells at one seed, then over the seeds, with "
+            f"95 % t-intervals; differences to {base} have Welch's. They describe the "
+            "grid as it was chosen and carry no verdict: the tests, and their adjustment, are "
+            "those of each cell."
+        )
+    second = "the second half of its seeds against the first"
+    if record.protocol == "fixed":
+        second = "with other initial values and tuned on its own"
+    lines.append(
+        f"Placebo. {base} a second time, {second}. By chance "
+        f"it comes out better or worse in fewer than one {'cell' if grids else 'study'} in twenty."
+    )
+    on = "on this test set" if record.protocol == "race" else (
+        "on the chosen learning rate and on this test set"
+    )  # fmt: skip
+    lines.append(
+        f"What the intervals leave out. They are conditional {on}; they speak of new seeds, not of "
+        "new data or another rate." + _sampling(record, results)
+    )
+    lines += _failed(record, runs)
+    lines.append(
+        "Costs. Parameters, FLOPs and cache are counted from the model; step time, where shown, "
+        f"was measured on this machine as a ratio to {base}'s; ± is by how much that of the "
+        "placebo, which is the same program, was off."
+    )
+    return lines
+
+
+def _fixed(record: StudyRecord, runs, results: wording.Results) -> list[str]:
+    """The protocol with numbers of seeds that were fixed beforehand."""
+    base, tasks, grids = record.baseline, record.tasks, families(record)
     solving = {task.solving for task in tasks.values()}
     lines = [
         "Tuning. Every arm, the baseline and the placebo included, had the same learning rates on "
@@ -19,7 +58,6 @@ def protocol(record: StudyRecord, runs, results: wording.Results) -> list[str]:
         "rate was at the end of the grid, the grid was extended for every arm of that task, at "
         "most twice a side; an arm that is still at the edge gets no verdict."
     ]
-    grids = families(record)
     alone = [name for name, task in tasks.items() if task.grid is None]
     lines += [_tuning(record, runs, results, name) for name in alone]
     lines += [_tuning_of_grid(record, runs, results, cells) for cells in grids.values()]
@@ -44,28 +82,6 @@ def protocol(record: StudyRecord, runs, results: wording.Results) -> list[str]:
             "the budget: a seed that never solved the task counts with the whole budget."
         )
     lines.append(_error(record))
-    if grids:
-        lines.append(
-            "Averages over a grid. The mean over the cells at one seed, then over the seeds, with "
-            f"95 % t-intervals; differences to {base} have Welch's. They describe the "
-            "grid as it was chosen and carry no verdict: the tests, and their adjustment, are "
-            "those of each cell."
-        )
-    lines.append(
-        f"Placebo. {base} a second time, with other initial values and tuned on its own. By chance "
-        f"it comes out better or worse in fewer than one {'cell' if grids else 'study'} in twenty."
-    )
-    lines.append(
-        "What the intervals leave out. They are conditional on the chosen learning rate and on "
-        "this test set; they speak of new seeds, not of new data or another rate."
-        + _sampling(record, results)
-    )
-    lines += _failed(record, runs)
-    lines.append(
-        "Costs. Parameters, FLOPs and cache are counted from the model; step time, where shown, "
-        f"was measured on this machine as a ratio to {base}'s; ± is by how much that of the "
-        "placebo, which is the same program, was off."
-    )
     return lines
 
 
@@ -107,7 +123,7 @@ def _seeds(seeds) -> str:
 
 def _tuning(record, runs, results, name) -> str:
     task = record.tasks[name]
-    tuning = runs[(runs["task"] == name) & (runs["phase"] == "tune")]
+    tuning = tuning_runs(record, runs[runs["task"] == name])
     tried = sorted(set(tuning["learning_rate"]))
     extra = [r for r in tried if not is_among(r, task.learning_rates)]
     budget = sorted(set(tuning.groupby("arm").size()))
@@ -125,7 +141,7 @@ def _tuning(record, runs, results, name) -> str:
 def _tuning_of_grid(record, runs, results, tasks) -> str:
     """The same of all cells of a grid, in one paragraph."""
     task = record.tasks[tasks[0]]
-    tuning = runs[runs["task"].isin(tasks) & (runs["phase"] == "tune")]
+    tuning = tuning_runs(record, runs[runs["task"].isin(tasks)])
     budget = sorted(set(tuning.groupby(["task", "arm"]).size()))
     steps = sorted({record.tasks[name].steps for name in tasks})
     extended, at_edge = 0, []
@@ -150,8 +166,7 @@ def _outcome(task: TaskRecord) -> str:
     outcome = task.outcome
     if task.solving:
         return f"solved at {outcome.threshold:g} {outcome.metric}"
-    unit = wording.unit_words(task)
-    return f"mean {outcome.metric}, equivalence margin {outcome.margin:g} {unit}"
+    return f"mean {outcome.metric}, equivalence margin {wording.margin(task)}"
 
 
 def _own_steps(task: TaskRecord) -> str:
@@ -187,9 +202,11 @@ def _failed(record, runs) -> list[str]:
     bad = runs[runs["status"] != "done"]
     if not len(bad):
         return ["Failures. No run diverged or failed."]
-    counts = bad.groupby(["phase", "status"]).size()
-    phases = {"tune": "tuning", "eval": "evaluation"}
-    named = [f"{n} {phases.get(p, p)} runs {status}" for (p, status), n in counts.items()]
+    tuning = bad["seed"].isin(record.tune_seeds)
+    other = "evaluation runs" if record.tune_seeds else "runs"
+    what = tuning.map({True: "tuning runs", False: other})
+    counts = bad.groupby([what, "status"]).size()
+    named = [f"{n} {kind} {status}" for (kind, status), n in counts.items()]
     title = lambda task: task.title if task.grid is None else task.family_title
     values = "; ".join(dict.fromkeys(
         f"{title(task)} {task.outcome.failure_value:g}" for task in record.tasks.values()

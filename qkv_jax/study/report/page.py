@@ -13,8 +13,8 @@ from collections.abc import Callable
 from qkv_jax.output import formats
 from qkv_jax.output.html import write_page
 from qkv_jax.runtime.files import with_filename
+from qkv_jax.study.protocol.evaluated import seed_scores
 from qkv_jax.study.protocol.grids import families, family_table
-from qkv_jax.study.protocol.summary import seed_scores
 from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import headlines, sentences, wording
 from qkv_jax.study.report.figures.catalogue import draw_family, draw_task
@@ -27,6 +27,7 @@ from qkv_jax.study.report.tables import (
     _add_references,
     _cost_table,
     _mean_table,
+    _race_table,
     _solve_table,
 )
 from qkv_jax.study.run.outcomes import Outcome, write_tables
@@ -76,7 +77,7 @@ def write_report(
       workdir: an existing folder; breakdown.csv and the ledger in it are shown, if there are any.
       record, runs, summary: the study, its runs, and `summarise` of them. An unfinished study
         is reported as far as it goes, under a banner.
-      curve: (task, arm, phase, learning_rate, seed) -> DataFrame(step, value) or None.
+      curve: (task, arm, learning_rate, seed) -> DataFrame(step, value) or None.
       dpi: resolution of the PNG files.
       pause: is called before each task and page; whoever wants to stop may raise there.
 
@@ -227,6 +228,7 @@ def _task(record, results, name) -> dict:
         "findings": sentences.task_findings(record, results, name),
         "table": table,
         "published": list(published),
+        "race": _race_table(task, rows) if record.protocol == "race" else None,
         "costs": _cost_table(record.baseline, rows),
         "notes": notes,
     }

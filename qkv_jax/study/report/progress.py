@@ -64,7 +64,7 @@ class Display:
             self._redraw(event)
         elif event.arm_finished:
             self._print_line(event)
-        elif event.phase == "tune" and event.step and (event.task, event.arm) != self.tuning:
+        elif not event.compares and event.step and (event.task, event.arm) != self.tuning:
             self.tuning = event.task, event.arm
             self._print(event, f"{event.doing} {event.arm}")
 
@@ -81,7 +81,8 @@ class Display:
 
     def _print_line(self, event: Event) -> None:
         row = self.summary.query("task == @event.task and arm == @event.arm").iloc[0]
-        what = f"{event.arm}: mean {row['mean']:.4f}, {row['verdict']} ({self._time_left()})"
+        verdict = str(row["verdict"]) or "open"
+        what = f"{event.arm}: mean {row['mean']:.4f}, {verdict} ({self._time_left()})"
         self._print(event, what)
 
     def _print(self, event: Event, what: str) -> None:

@@ -144,6 +144,8 @@ _REASONS = {
     "ceiling": "Every seed of both, {base} too, scored one value: this task cannot tell.",
     "all failed": "No run came through, nor did one of {base}: there is nothing to compare.",
     "edge": "A best learning rate lies at the edge of the grid, so no verdict is given.",
+    "collapses": "It would be equivalent, but runs of it or of {base} ended near failing.",
+    "budget": "What the study may spend on the task was spent before a verdict.",
     "few seeds": "So few seeds allow no verdict, whatever they score.",
 }
 
@@ -255,6 +257,8 @@ def placebo_finding(record, task, row, baseline) -> Finding:
     """The placebo's verdict and what it means for the rest."""
     kind, base = row["verdict"].kind, record.baseline
     who = f"The {row['arm']} ({base} against itself, with other initial values)"
+    if record.protocol == "race":
+        who = f"The {row['arm']} (the second half of {base}'s seeds against the first)"
     if kind == "pending":
         return Finding(kind, f"{who} has no result.", (row["arm"],))
     if task.solving:

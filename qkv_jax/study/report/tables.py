@@ -98,6 +98,29 @@ def _solve_table(task: TaskRecord, rows) -> dict:
     return {"head": head, "rows": _rows(rows, cells)}
 
 
+def _race_table(task: TaskRecord, rows) -> dict:
+    """What each arm of a race took, and what its verdict rests on."""
+    digits = wording.decimals(task.outcome.margin)
+
+    def cells(row):
+        get = row.get
+        share = formats.MISSING
+        if formats.known(get("n_live")):
+            share = f"{get('n_collapsed'):.0f} of {get('n_live'):.0f}"
+            share += f" (≤ {100 * get('collapsed_high'):.0f} %)"
+        ends = get("delta_low_simultaneous"), get("delta_high_simultaneous")
+        span = ""
+        if all(map(formats.known, ends)):
+            span = formats.interval(*ends, digits)
+        decided = f"{get('decided_at'):.0f}" if formats.known(get("decided_at")) else ""
+        return [get("live_rates", formats.MISSING), f"{get('n', 0):.0f}", f"{get('runs', 0):.0f}",
+                share, decided, span]  # fmt: skip
+
+    head = ["rates alive", "seeds at the best", "runs", "collapsed [95 %]", "decided at",
+            "difference at best rates, all looks"]  # fmt: skip
+    return {"head": head, "rows": _rows(rows, cells)}
+
+
 def _cost_table(baseline: str, rows) -> dict | None:
     """Costs with their change against the baseline; None if none is known."""
     columns = {

@@ -125,6 +125,14 @@ def unit_words(task: TaskRecord) -> str:
     return "in accuracy" if task.unit == "accuracy" else task.unit.replace("/", " per ")
 
 
+def margin(task: TaskRecord) -> str:
+    """The margin with its unit, and what it is of the one that was declared."""
+    text = f"{task.outcome.margin:g} {unit_words(task)}"
+    if task.declared_margin is not None:
+        text += f" (in log-odds what the declared {task.declared_margin:g} is at 90 %)"
+    return text
+
+
 def better_words(task: TaskRecord) -> str:
     return "higher is better" if task.higher_is_better else "lower is better"
 

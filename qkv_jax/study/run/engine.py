@@ -1,4 +1,4 @@
-"""Runs a study: tune, extend, evaluate, wave by wave; interrupted at any point, it goes on where it
+"""Runs a study, round by round and wave by wave; interrupted at any point, it goes on where it
 stopped, within a wave as well, and ends with equal tables."""
 
 import dataclasses
@@ -19,6 +19,8 @@ from qkv_jax.runtime.stopping import Interrupted, StopSignal
 from qkv_jax.study.measures import MEASURE_COLUMNS, measure
 from qkv_jax.study.plan import Arm, Study, TaskPlan
 from qkv_jax.study.protocol.breakdown import read_breakdown
+from qkv_jax.study.protocol.evaluated import evaluations
+from qkv_jax.study.protocol.margins import in_force
 from qkv_jax.study.protocol.rounds import Part, expected, rounds, wave_count
 from qkv_jax.study.record import KEY, Machine, Start, StudyRecord
 from qkv_jax.study.run.outcomes import summary_of
@@ -40,8 +42,9 @@ class Progress:
 
     task: str = ""
     arm: str = ""
-    phase: str = ""
-    doing: str = ""  # see `Stage`
+    round: str = ""
+    doing: str = ""  # see `due.Kind`, as `compares`
+    compares: bool = False
     step: int = 0  # of the wave in progress
     steps: int = 0
     waves_done: int = 0
@@ -130,7 +133,7 @@ class Engine:
                     self.progress.waves_total += wave_count(self.record, found.parts)
                 for part in found.parts:
                     self.run_part(part)
-                    if part.phase == "eval":
+                    if part.kind.compares:
                         self._write_time()
                         self._report(part, arm_finished=True)
             self.populations.clear()  # compiled programs and data of this task
@@ -152,13 +155,13 @@ class Engine:
             wave = [RunSpec(rate, seed, arm.salt) for rate, seed in keys]
             key = lambda run: part.key(run.learning_rate, run.seed)
             missing = [run for run in wave if key(run) not in self.done]
-            folder = self.workdir.wave_folder(plan.name, arm, part.phase, wave[0])
+            folder = self.workdir.wave_folder(plan.name, arm, wave[0])
             with WaveSaves(folder, wave, self.stop_signal) as saves:
                 if missing:
                     self._report(part)
                     finished = self._train(part, plan, arm, wave, data, saves)
                     rows = [
-                        run_row(plan, arm, part.phase, run, done)
+                        run_row(plan, arm, part, run, done)
                         for run, done in zip(wave, finished, strict=True)
                         if run in missing
                     ]
@@ -169,7 +172,11 @@ class Engine:
 
     def summary(self, task: str) -> pd.DataFrame:
         """The summary of what has been run so far of a task."""
-        return summary_of(self.workdir, self.record, self.runs, task)
+        return summary_of(self.workdir, self._in_force(task), self.runs)
+
+    def _in_force(self, task: str) -> StudyRecord:
+        """The record of one task, with the margin that is in force."""
+        return in_force(self.record.only(task), self.runs)
 
     def _write_measures(self, plan: TaskPlan) -> None:
         """What the claims ask of the trained models of a task, in place of what was known."""
@@ -190,13 +197,15 @@ class Engine:
             for entry in claim.evidence.values():
                 for arm in entry.measured_arms if plan.name in entry.tasks else ():
                     wanted.setdefault(arm, []).append(entry.measure)
-        done = self.runs[(self.runs["phase"] == "eval") & (self.runs["status"] == "done")]
+        done = evaluations(self._in_force(plan.name), self.runs)
         rows = []
         for arm in (arm for arm in plan.arms if arm.name in wanted):
-            mine = done[(done["task"] == plan.name) & (done["arm"] == arm.name)]
-            for seed in sorted({*mine["seed"]} & {*self.study.eval_seeds}):
+            mine = done[plan.name, arm.name]
+            for seed, status in zip(mine.seeds, mine.status, strict=False):
                 self.stop_if_asked()
-                params = self.workdir.params(plan.name, arm.name, seed)
+                if status != "done":
+                    continue
+                params = self.workdir.params(plan.name, arm.name, mine.rate, seed)
                 names = dict.fromkeys(wanted[arm.name])
                 found = measure(arm.trainer, seed, arm.salt, params, self._loaded[1].test, names)
                 for name, (trained, untrained) in found.items():
@@ -282,17 +291,17 @@ class Engine:
             population = self._population(arm, data)
             report = lambda step: self._report(part, step=step)
             finished = population.train(
-                wave, test=part.phase == "eval", on_report=report, saves=saves
+                wave, test=part.kind.tested, on_report=report, saves=saves
             )
         except Interrupted:
             self._write_time()
             raise
         except jax.errors.JaxRuntimeError as error:
-            name = f"{part.phase}_seed{wave[0].seed}"
+            name = f"{part.round}_lr{wave[0].learning_rate:g}_seed{wave[0].seed}"
             self.workdir.write(f"failures/{plan.name}/{arm.name}/{name}.txt", str(error))
             return [None] * len(wave)
         for done in finished:
-            self.workdir.save_run(plan.name, arm, part.phase, done)
+            self.workdir.save_run(plan.name, arm, done)
         return finished
 
     def _population(self, arm: Arm, data: DeviceData) -> Population:
@@ -309,8 +318,9 @@ class Engine:
             self.progress,
             task=part.task,
             arm=part.arm,
-            phase=part.phase,
-            doing=part.stage.doing,
+            round=part.round,
+            doing=part.kind.doing,
+            compares=part.kind.compares,
             steps=arm.trainer.train_config.steps,
             **fresh,
         )

@@ -18,6 +18,7 @@ from qkv_jax.study.measures import MEASURE_COLUMNS, lookup
 from qkv_jax.study.protocol.breakdown import breakdown_table
 from qkv_jax.study.protocol.grids import families, family_table
 from qkv_jax.study.protocol.ledger import write_ledger
+from qkv_jax.study.protocol.margins import in_force
 from qkv_jax.study.protocol.summary import summarise
 from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.run.workdir import Workdir
@@ -45,11 +46,12 @@ def write_tables(workdir: Workdir, pause: Pause = lambda: None) -> Outcome:
     Raises:
       ConfigError: if the folder holds no study, or one without runs.
     """
-    record, runs = workdir.read_study(), workdir.runs()
+    runs = workdir.runs()
+    record = in_force(workdir.read_study(), runs)
     if runs.empty:
         raise ConfigError("workdir", str(workdir.path), "no run of the study there has ended yet")
     examples = _examples(workdir, record, pause)
-    summary = summary_of(workdir, record, runs, pause=pause)
+    summary = summary_of(workdir, record, runs, pause)
     workdir.write("summary.csv", summary.to_csv(index=False))
     pause()
     if families(record):
@@ -79,22 +81,23 @@ def summary_of(
     workdir: Workdir,
     record: StudyRecord,
     runs: pd.DataFrame,
-    task: str | None = None,
     pause: Pause = lambda: None,
 ) -> pd.DataFrame:
-    """The summary of what has been run so far, of one task alone if it is named."""
-    if task is not None:
-        record = record.only(task)
+    """The summary of what has been run so far.
+
+    Args: record: with the margins that are in force.
+    """
     return summarise(record, runs, _costs(workdir, record, runs), _examples(workdir, record, pause))
 
 
 def _examples(workdir: Workdir, record: StudyRecord, pause: Pause) -> Callable:
-    """(task, arm, seeds or all) -> test scores [seeds, examples] or None. Tables of many tasks ask
+    """(task, arm, rate, seeds) -> test scores [seeds, examples] or None. Tables of many tasks ask
     for many, so this is where one may stop."""
 
-    def find(task: str, arm: str, seeds: Sequence[int] | None = None) -> Any:
+    def find(task: str, arm: str, learning_rate: float, seeds: Sequence[int]) -> Any:
         pause()
-        return workdir.examples(task, arm, record.eval_seeds if seeds is None else seeds)
+        arm = record.baseline if record.protocol == "race" and arm == record.placebo else arm
+        return workdir.examples(task, arm, learning_rate, seeds)
 
     return find
 

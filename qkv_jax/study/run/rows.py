@@ -19,13 +19,13 @@ import pandas as pd
 from qkv_jax.config import ConfigError
 from qkv_jax.runtime.files import with_filename
 from qkv_jax.study.plan import Arm, TaskPlan
-from qkv_jax.study.protocol.rounds import rounds
+from qkv_jax.study.protocol.rounds import Part, rounds
 from qkv_jax.study.record import KEY, RUN_COLUMNS, StudyRecord
 from qkv_jax.training.population import RunResult, RunSpec
 
 _TYPES = {
-    "seed": int, "steps": int, "learning_rate": float, "value": float, "steps_to_solve": float,
-    "seconds": float,
+    "seed": int, "steps": int, "learning_rate": float, "validation": float, "test": float,
+    "steps_to_solve": float, "seconds": float,
 }  # fmt: skip
 
 
@@ -89,9 +89,8 @@ def in_order(record: StudyRecord, runs: pd.DataFrame) -> pd.DataFrame:
         mine = by_task.get(task, runs[:0])
         for turn, found in enumerate(rounds(record, task, lambda mine=mine: mine)):
             for place, part in enumerate(found.parts):
-                for analysis, block in enumerate(part.blocks(record)):
-                    for which, run in enumerate(block):
-                        places[part.key(*run)] = (analysis, number, turn, place, which)
+                for which, key in enumerate(part.keys):
+                    places[key] = (found.analysis, number, turn, place, which)
     last = (len(record.looks) + 1,)
     keys = list(runs[list(KEY)].itertuples(index=False, name=None))
     order = sorted(range(len(keys)), key=lambda row: (places.get(keys[row], last), keys[row]))
@@ -129,18 +128,22 @@ def _drop_cut_row(file: pathlib.Path) -> None:
         os.truncate(file, whole)
 
 
-def run_row(plan: TaskPlan, arm: Arm, phase: str, run: RunSpec, done: RunResult | None) -> dict:
+def run_row(
+    plan: TaskPlan, arm: Arm, part: Part, run: RunSpec, done: RunResult | None
+) -> dict[str, Any]:
     """The row of a run in runs.csv; None stands for one that failed."""
     outcome, steps = plan.task.outcome, arm.trainer.train_config.steps
+    failure = float(outcome.failure_value)
     row = {
         "task": plan.name,
         "arm": arm.name,
-        "phase": phase,
         "learning_rate": float(run.learning_rate),
         "seed": run.seed,
+        "round": part.round,
         "status": "failed",
         "metric": outcome.metric,
-        "value": float(outcome.failure_value),
+        "validation": failure,
+        "test": failure if part.kind.tested else float("nan"),
         "steps": steps,
         "steps_to_solve": float("nan"),
         "seconds": float("nan"),
@@ -152,7 +155,9 @@ def run_row(plan: TaskPlan, arm: Arm, phase: str, run: RunSpec, done: RunResult 
         int(s) for s, v in zip(done.steps, done.value, strict=True) if outcome.solved(float(v))
     ]
     row["steps_to_solve"] = float(solved[0]) if solved else float("nan")
-    value = float(np.mean(done.scores, dtype=np.float64) if phase == "eval" else done.value[-1])
-    if done.diverged or not np.isfinite(value):
+    scores = {"validation": float(done.value[-1])}
+    if part.kind.tested:
+        scores["test"] = float(np.mean(done.scores, dtype=np.float64))
+    if done.diverged or not all(map(np.isfinite, scores.values())):
         return row | {"status": "diverged"}
-    return row | {"status": "done", "value": value}
+    return row | {"status": "done"} | scores

@@ -11,8 +11,8 @@ from qkv_jax.config import ConfigError
 # Of the summary and the tables beside it; what is neither is a number.
 _TEXTS = {
     "family", "task", "arm", "tie", "baseline", "edge", "role", "verdict", "by", "measure", "claim",
-    "evidence", "against", "expect", "outcome", "finding", "unit", "note",
-    "kind",
+    "evidence", "against", "expect", "outcome", "finding", "unit", "note", "live_rates",
+    "study", "started", "kind",
 }  # fmt: skip
 _TRUTHS = {"control"}
 

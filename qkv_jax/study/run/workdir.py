@@ -6,10 +6,10 @@
     cluster/          jobs.json and the jobs' logs, see `cluster.py`
     waves/            TASK/ARM/...: checkpoints of the wave under way, gone when its rows are there
     .lock             held by the process that writes here; goes with it
-    curves/           TASK/ARM/PHASE_lrRATE_seedSEED.csv: step, train_loss, value (validation)
-    examples/         TASK/ARM/seedSEED.npy: the metric of every test example
-    checkpoints/      TASK/ARM/seedSEED.safetensors: final parameters of evaluation runs
-    events/           TASK/ARM/seedSEED/: curves of evaluation runs for TensorBoard
+    curves/           TASK/ARM/lrRATE_seedSEED.csv: step, train_loss, value (validation)
+    examples/         TASK/ARM/lrRATE_seedSEED.npy: the metric of every test example
+    checkpoints/      TASK/ARM/lrRATE_seedSEED.safetensors: final parameters of runs that are tested
+    events/           TASK/ARM/lrRATE_seedSEED/: curves of these runs for TensorBoard
     costs.json, summary.csv, report.html, report.md, figures/
     families.csv      averages over the cells of tasks with axes, where there are such
     groups/           TASK.json: the group of each test example, of tasks that tell them apart
@@ -52,9 +52,10 @@ from qkv_jax.training.population import RunResult, RunSpec
 
 # Fields of a record that the config and the machine determine, each time anew.
 _ASKED = (
-    "name", "baseline", "placebo", "alpha", "tune_seeds", "eval_seeds", "wave", "arms", "claims",
-    "config",
+    "name", "baseline", "placebo", "alpha", "protocol", "tune_seeds", "eval_seeds", "max_runs",
+    "max_minutes", "wave", "arms", "claims", "config",
 )  # fmt: skip
+_BUDGET = ("max_runs", "max_minutes")
 
 
 class Workdir:
@@ -87,7 +88,7 @@ class Workdir:
     def open(self, asked: StudyRecord) -> StudyRecord:
         """Starts the folder, or picks up the same study where it stopped; the record of it.
 
-        A finished study may be given more evaluation seeds: that is another interim analysis.
+        A finished study may be given more seeds, and a race more to spend.
 
         Raises:
           ConfigError: if the folder holds another study or other files, or was started on other
@@ -105,16 +106,18 @@ class Workdir:
         refuse_changes(changes(known, asked))
         refuse_amendments(amendments(known, asked))
         before, now = known.looks[-1], len(asked.eval_seeds)
+        seeds = "study.max_seeds" if asked.protocol == "race" else "study.eval_seeds"
         if now < before:
             allowed = f"the study in {self.path} has {before}; seeds can only be added"
-            raise ConfigError("study.eval_seeds", now, allowed)
+            raise ConfigError(seeds, now, allowed)
         if now > before and not known.complete:
             allowed = f"finish the study in {self.path} with {before} seeds first, then add more"
-            raise ConfigError("study.eval_seeds", now, allowed)
+            raise ConfigError(seeds, now, allowed)
+        more = any(getattr(asked, name) != getattr(known, name) for name in _BUDGET)
         resumed = dataclasses.replace(
             known,
             looks=known.looks if now == before else (*known.looks, now),
-            complete=known.complete and now == before,
+            complete=known.complete and now == before and not more,
             tasks={n: _with_facts(task, known.tasks[n]) for n, task in asked.tasks.items()},
             **{name: getattr(asked, name) for name in _ASKED},
         )
@@ -204,15 +207,14 @@ class Workdir:
         """Appends rows to the whole ones in one write and waits until the disk has them."""
         append_runs(self.path / "runs.csv", rows)
 
-    def save_run(self, task: str, arm: Arm, phase: str, done: RunResult) -> None:
+    def save_run(self, task: str, arm: Arm, done: RunResult) -> None:
         """The files of a run; its row comes after."""
         curve = pd.DataFrame(
             {"step": done.steps, "train_loss": done.train_loss, "value": done.value}
         )
-        name = _curve_name(task, arm.name, phase, done.run.learning_rate, done.run.seed)
-        self.write(name, curve.to_csv(index=False))
+        stem = f"{task}/{arm.name}/{_run_name(done.run.learning_rate, done.run.seed)}"
+        self.write(f"curves/{stem}.csv", curve.to_csv(index=False))
         if done.scores is not None:
-            stem = f"{task}/{arm.name}/seed{done.run.seed}"
             scores = io.BytesIO()
             np.save(scores, done.scores.astype(np.float32))
             self.write(f"examples/{stem}.npy", scores.getvalue())
@@ -221,21 +223,22 @@ class Workdir:
             self.write(f"checkpoints/{stem}.safetensors", safetensors.numpy.save(flat))
             self._write_events(self.path / "events" / stem, curve)
 
-    def wave_folder(self, task: str, arm: Arm, phase: str, first: RunSpec) -> pathlib.Path:
+    def wave_folder(self, task: str, arm: Arm, first: RunSpec) -> pathlib.Path:
         """Where the wave that begins with a run keeps its checkpoints while it is under way."""
-        name = f"{phase}_lr{first.learning_rate:g}_seed{first.seed}"
+        name = _run_name(first.learning_rate, first.seed)
         return self.path / "waves" / task / arm.name / name
 
-    def curve(
-        self, task: str, arm: str, phase: str, learning_rate: float, seed: int
-    ) -> pd.DataFrame | None:
+    def curve(self, task: str, arm: str, learning_rate: float, seed: int) -> pd.DataFrame | None:
         """step, train_loss, value; None if the run has no curve."""
-        file = self.path / _curve_name(task, arm, phase, learning_rate, seed)
+        file = self.path / "curves" / task / arm / f"{_run_name(learning_rate, seed)}.csv"
         return read_file(file, read_table) if file.exists() else None
 
-    def examples(self, task: str, arm: str, seeds: Iterable[int]) -> np.ndarray | None:
+    def examples(
+        self, task: str, arm: str, learning_rate: float, seeds: Iterable[int]
+    ) -> np.ndarray | None:
         """Test scores [seeds, examples]; None unless all seeds have them."""
-        files = [self.path / "examples" / task / arm / f"seed{seed}.npy" for seed in seeds]
+        folder = self.path / "examples" / task / arm
+        files = [folder / f"{_run_name(learning_rate, seed)}.npy" for seed in seeds]
         if not files or not all(file.exists() for file in files):
             return None
         return np.stack([read_file(file, np.load) for file in files])
@@ -269,15 +272,16 @@ class Workdir:
     def _groups(self, task: str) -> pathlib.Path:
         return self.path / "groups" / f"{task}.json"
 
-    def params(self, task: str, arm: str, seed: int) -> dict:
-        """Final parameters of an evaluation run.
+    def params(self, task: str, arm: str, learning_rate: float, seed: int) -> dict:
+        """Final parameters of a run that was tested.
 
         Raises:
           ConfigError: if there are none.
         """
-        file = self.path / "checkpoints" / task / arm / f"seed{seed}.safetensors"
+        name = f"{_run_name(learning_rate, seed)}.safetensors"
+        file = self.path / "checkpoints" / task / arm / name
         if not file.exists():
-            allowed = "no such checkpoint; evaluation runs keep theirs"
+            allowed = "no such checkpoint; runs that are tested keep theirs"
             raise ConfigError("checkpoint", str(file), allowed)
         flat = read_file(file, lambda file: safetensors.numpy.load(file.read_bytes()))
         return flax.traverse_util.unflatten_dict(flat, sep="/")
@@ -301,8 +305,8 @@ def now_text() -> str:
     return datetime.datetime.now().isoformat(timespec="seconds")
 
 
-def _curve_name(task: str, arm: str, phase: str, learning_rate: float, seed: int) -> str:
-    return f"curves/{task}/{arm}/{phase}_lr{learning_rate:g}_seed{seed}.csv"
+def _run_name(learning_rate: float, seed: int) -> str:
+    return f"lr{learning_rate:g}_seed{seed}"
 
 
 def _with_facts(task: TaskRecord, known: TaskRecord) -> TaskRecord:
@@ -312,9 +316,10 @@ def _with_facts(task: TaskRecord, known: TaskRecord) -> TaskRecord:
 
 
 def _identity(record: StudyRecord) -> Any:
-    """What makes two studies the same: all of the config but the number of evaluation seeds, and
-    but the claims, which can be amended."""
+    """What makes two studies the same: all of the config but how far it goes, and but the claims,
+    which can be amended."""
     config = json.loads(json_text(record.config))
-    config["study"].pop("eval_seeds", None)
+    for name in ("eval_seeds", "max_seeds", *_BUDGET):
+        config["study"].pop(name, None)
     config.pop("claims", None)
     return config

@@ -22,7 +22,7 @@ from qkv_jax.study.cluster.jobs import STOPPED, Jobs
 from qkv_jax.study.cluster.status import print_status
 from qkv_jax.study.cluster.worker import PartWorkdir, run_part
 from qkv_jax.study.plan import Study
-from qkv_jax.study.protocol import rounds as protocol
+from qkv_jax.study.protocol import fixed
 from qkv_jax.study.protocol.rounds import Part, rounds
 from qkv_jax.study.report.estimate import print_plan
 from qkv_jax.study.results import load_study
@@ -113,8 +113,8 @@ def test_rounds_follow_from_the_rows(scripted, tmp_path):
     assert [r.name for r in found] == ["tune", "extend1", "extend2", "evaluate"]
     assert all(len(r.parts) == 3 and not r.missing for r in found)
     first = found[0].parts[0]
-    assert Part.parse(str(first)) == first and first.rates == (1e-3, 1e-2)
-    without = runs[~((runs["phase"] == "tune") & (runs["arm"] == "copies"))]
+    assert Part.parse(str(first)) == first and {rate for rate, _ in first.runs} == {1e-3, 1e-2}
+    without = runs[~((runs["round"] == "tune") & (runs["arm"] == "copies"))]
     (only,) = rounds(record, task, lambda: without)
     assert [part.arm for part in only.missing] == ["copies"]
 
@@ -123,14 +123,14 @@ def test_a_round_that_is_added_in_one_place_is_seen_by_all(scripted, tmp_path, m
     """A confirmation at two seeds more, after the evaluation: engine, jobs, merge, plan, progress
     and status."""
     two_more = lambda record: [[len(record.eval_seeds), len(record.eval_seeds) + 1]]
-    confirm = protocol.Stage("confirm", "eval", "confirming", protocol.chosen, two_more)
-    monkeypatch.setattr(protocol, "STAGES", [*protocol.STAGES, confirm])
+    confirm = fixed.Stage("confirm", "confirming", True, True, fixed.chosen, two_more)
+    monkeypatch.setattr(fixed, "STAGES", [*fixed.STAGES, confirm])
     reported = []
     folder = local(tmp_path / "local", on_progress=reported.append)
     runs = Workdir(folder).runs()
     assert all(
         sorted(rows["seed"]) == list(range(5 + 2))
-        for _, rows in runs[runs["phase"] == "eval"].groupby(["task", "arm"])
+        for _, rows in runs[runs["round"].isin(("evaluate", "confirm"))].groupby(["task", "arm"])
     )
     *_, last = rounds(load_study(folder).record, "copy", lambda: runs)
     assert last.name == "confirm" and not last.missing
@@ -203,9 +203,8 @@ def test_a_job_that_is_stopped_for_ever_counts_as_one_that_fails(scripted, tmp_p
         STOPPED if fate == "stop" else run(self, part, fate)))  # fmt: skip
     drive(scheduler, retries=0)
     runs = load_study(tmp_path / "study").runs
-    mine = runs[(runs["arm"] == "copies") & (runs["phase"] == "tune")]
-    declared = [rate for part in scheduler.submissions[0] for rate in part.rates]
-    assert set(mine["status"][mine["learning_rate"].isin(declared)]) == {"failed"}
+    mine = runs[(runs["arm"] == "copies") & (runs["round"] == "tune")]
+    assert set(mine["status"]) == {"failed"}
     tried = sum(part.arm == "copies" and part.round == "tune"
                 for parts in scheduler.submissions for part in parts)  # fmt: skip
     assert tried == 4
@@ -279,11 +278,13 @@ def test_a_job_refuses_what_is_not_its_study(scripted, tmp_path):
     folder, study = tmp_path / "jobs", Study(VALUES)
     workdir = Workdir(folder)
     record = workdir.open(study.describe())
-    part = Part("copy", "placebo", "tune", (1e-3, 1e-2))
+    part = Part.parse("copy/placebo/tune/0.001:1000000-1000001,0.01:1000000-1000001")
     work = functools.partial(run_part, study, folder, stop_signal=StopSignal())
-    for text in ("copy/placebo/tune", "copy/placebo/tune/x"):
+    for text in ("", "/x", "/0.01:5", "/0.01:5-x"):
         with pytest.raises(ConfigError, match="must be TASK/ARM/ROUND/RATE"):
-            Part.parse(text)
+            Part.parse("copy/placebo/tune" + text)
+    with pytest.raises(ConfigError, match="must be TASK/ARM/ROUND/RATE"):
+        Part.parse(str(part).replace("tune", "sing"))
     with pytest.raises(ConfigError, match="no such task and arm"):
         work(dataclasses.replace(part, arm="copies"))
     with (

@@ -31,8 +31,8 @@ def get_config():
         "arms": tie_arms("separate"),
         "tasks": {"reverse": {"kind": "reverse", "options": {
             "length": 6, "validation_examples": 32, "test_examples": 64}}},
-        "study": {"baseline": "separate", "learning_rates": (1e-2,), "tune_seeds": 2,
-                  "eval_seeds": 5, "match": "none"},
+        "study": {"protocol": "fixed", "baseline": "separate", "learning_rates": (1e-2,),
+                  "tune_seeds": 2, "eval_seeds": 5, "match": "none"},
     })
 """
 TWO_DEVICES = "--xla_force_host_platform_device_count=2"

@@ -9,6 +9,7 @@ import pytest
 
 from qkv_jax.study.protocol import calibration, comparison
 from qkv_jax.study.protocol.calibration import Scenario, estimate, simulate, simulate_study
+from qkv_jax.study.protocol.selection import tuning_runs
 
 FAIR = {"rate_gap": 2.5}  # tuning on two seeds nearly always finds the best rate
 
@@ -91,7 +92,7 @@ def test_extensions_are_part_of_the_simulation():
     """Where tuning is all noise some studies extend their grids, on every arm."""
     rng = np.random.default_rng(0)
     record, runs, summary, _ = simulate_study(rng, Scenario(rate_gap=0.0))
-    tune = runs[runs.phase == "tune"]
+    tune = tuning_runs(record, runs)
     assert tune.learning_rate.nunique() > 4
     assert (tune.groupby("arm").size() == 2 * tune.learning_rate.nunique()).all()
     assert list(summary.arm) == list(record.arms)

@@ -31,7 +31,7 @@ def test_best_validation_mean_is_chosen():
 def test_failures_count_against_a_rate():
     tables = tuned("separate", [0.5, 0.3, 0.1, 0.4])
     tables[2].loc[1, "status"] = "diverged"
-    tables[2].loc[1, "value"] = np.nan
+    tables[2].loc[1, "validation"] = np.nan
     assert chosen(tables).learning_rate == 2e-3
 
 
@@ -143,7 +143,7 @@ def test_a_run_that_failed_has_not_solved():
 def test_lower_is_better_thresholds():
     record, seeds = solve_study(6, metric="loss", threshold=0.5, failure_value=9.0)
     runs = solve_runs(seeds, separate=[1] * 6, **{"K=V": [0, 0, 1, 1, 1, 1]})
-    runs.loc[runs.phase == "tune", "value"] = 1 - runs.value
+    runs["validation"] = 1 - runs.validation  # tuned by what is low
     assert verdict(record, runs).n_solved == 2
 
 

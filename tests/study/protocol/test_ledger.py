@@ -28,8 +28,8 @@ def made_up(scores, rates=None, status=None):
     arms = {task: tuple(arm for t, arm in scores if t == task) for task in tasks}
     record = StudyRecord(
         name="", alpha=0.05, looks=(SEEDS,), baseline="separate", placebo="placebo",
-        tune_seeds=(100, 101), eval_seeds=tuple(range(SEEDS)), wave={}, arms={}, claims={},
-        config={},
+        protocol="fixed", tune_seeds=(100, 101), eval_seeds=tuple(range(SEEDS)), wave={},
+        arms={}, claims={}, config={},
         tasks={t: dataclasses.replace(TASK, arms=arms[t], family=t) for t in tasks},
     )  # fmt: skip
     rows = []
@@ -38,16 +38,16 @@ def made_up(scores, rates=None, status=None):
         row = {"task": task, "arm": arm, "status": "done", "steps_to_solve": np.nan}
         for rate in TASK.learning_rates:
             value = 0.9 if rate == best else -9.0
-            rows += [row | {"phase": "tune", "learning_rate": rate, "seed": seed, "value": value}
-                     for seed in record.tune_seeds]  # fmt: skip
+            rows += [row | {"learning_rate": rate, "seed": seed, "validation": value,
+                            "test": np.nan} for seed in record.tune_seeds]  # fmt: skip
         for seed, value in enumerate(values):
             failed = (status or {}).get((task, arm, seed), "done")
-            rows.append(row | {"phase": "eval", "learning_rate": best, "seed": seed,
-                               "value": value, "status": failed})  # fmt: skip
+            rows.append(row | {"learning_rate": best, "seed": seed, "validation": value,
+                               "test": value, "status": failed})  # fmt: skip
     return record, pd.DataFrame(rows)
 
 
-def ledger(claims, scores, examples=lambda task, arm: None, groups=None, measured=None, **more):
+def ledger(claims, scores, examples=lambda *_: None, groups=None, measured=None, **more):
     record, runs = made_up(scores, **more)
     claims = {key: Claim(**claim) for key, claim in claims.items()}
     measured = measured or (lambda task, arm, name: np.zeros((SEEDS, 2)))
@@ -173,7 +173,7 @@ def test_effects_are_what_they_are_called():
     }
     table, _ = ledger(
         {"1": {"text": "so.", "evidence": evidence}}, scores,
-        lambda task, arm: examples[task, arm], {"a": groups.tolist()},
+        lambda task, arm, *_: examples[task, arm], {"a": groups.tolist()},
     )  # fmt: skip
     cost = lambda task, where=slice(None): np.mean(
         examples[task, "separate"][:, where] - examples[task, "tied"][:, where]
@@ -272,7 +272,7 @@ def test_what_no_test_can_tell_apart_is_open_with_its_reason():
     assert found(twins, runs) == ["open", "undecided (same program)", ""]
     gone = (runs["task"] == "b") & runs["arm"].isin(("tied", "separate"))
     lowest = runs.assign(  # the rate of an arm for which none works
-        learning_rate=runs["learning_rate"].where(~gone | (runs["phase"] == "tune"), 0.1)
+        learning_rate=runs["learning_rate"].where(~gone | runs["seed"].isin(record.tune_seeds), 0.1)
     )
     lost = lowest.assign(status=runs["status"].where(~gone, "failed"))
     outcome, why, note = found(record, lost)

@@ -181,3 +181,15 @@ def test_what_a_case_says_is_what_it_draws(case):
         expected = np.broadcast_to(case.of_arms(case.noise)[:, None], drawn.shape[1:3])
         tolerance = 0.6 if case.shape == "t3" else 0.1
         np.testing.assert_allclose(drawn.std(axis=(0, -1)), expected, rtol=tolerance)
+
+
+def test_whole_studies_of_both_protocols_come_to_their_counts():
+    """Through the rows and the tables: where arms are far apart each protocol decides all, the race
+    at fewer runs; a race counts as `race_once` does."""
+    case = Case("clear", arms=4, effect=(0.0, 0.0, 9.0, -9.0, 9.0), curve=30.0, margin=4.0)
+    fixed, raced = np.split(hostile.compare(case, 2), 2, axis=1)
+    assert (fixed[:, :3] == [0, 0, 1]).all() and (raced[:, :3] == [0, 0, 1]).all()
+    assert (fixed[:, 3] == 6 * (4 * 2 + 6)).all() and (raced[:, 3] < 60).all()
+    alone = hostile.race_once(CASES[3], np.random.default_rng(0))
+    study = hostile.study_once(CASES[3], "race", np.random.default_rng(0))
+    assert study[0] == alone[0] and study.decided == alone.decided

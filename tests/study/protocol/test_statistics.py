@@ -187,12 +187,12 @@ def test_flipping_the_metric_flips_nothing_but_signs(seed):
     """-value with higher_is_better reversed is the same study; without it better becomes worse."""
     data = scores(0, 0.0, 0.15, sd=0.05, seed=seed)
     runs = make_runs(data)
-    mirrored = runs.assign(value=-runs.value)
+    mirrored = runs.assign(validation=-runs.validation, test=-runs.test)
     before = summarise(make_study(), runs)
     after = summarise(make_study(metric="accuracy", failure_value=-9.0), mirrored)
     assert list(before.verdict) == list(after.verdict)
     np.testing.assert_allclose(before.delta_low.astype(float), -after.delta_high.astype(float))
-    only = runs.assign(value=np.where(runs.phase == "eval", -runs.value, runs.value))
+    only = runs.assign(test=-runs.test)
     swap = {"better": "worse", "worse": "better"}
     reversed_ = summarise(make_study(), only).verdict
     assert list(reversed_) == [swap.get(word, word) for word in before.verdict]
@@ -216,7 +216,7 @@ def test_only_runs_at_the_chosen_rate_and_on_the_seeds_of_the_study_count():
     data = scores(0, 0, 0.5)
     runs = make_runs(data)
     missing = runs[~((runs.arm == "K=V") & (runs.seed == 100))]
-    stray = [rows("K=V", "eval", 8e-3, [99.0], [100]), rows("K=V", "eval", 2e-3, [99.0], [777])]
+    stray = [rows("K=V", 8e-3, [99.0], [100]), rows("K=V", 2e-3, [99.0], [777])]
     row = verdict(make_study(), pd.concat([missing, *stray]))
     assert row.n == 5
     assert row.delta == pytest.approx(data["K=V"][1:].mean() - data["separate"].mean())

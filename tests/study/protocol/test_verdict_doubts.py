@@ -50,12 +50,12 @@ def test_margin_below_the_sampling_error_is_refused():
     rng = np.random.default_rng(0)
     runs = make_runs(scores(0, 0, 0))
     noise = {arm: rng.normal(size=(6, 400)) for arm in ("separate", "placebo", "K=V")}
-    quiet = verdict(make_study(), runs, examples=lambda task, arm: noise[arm] * 0.1)
-    loud = verdict(make_study(), runs, examples=lambda task, arm: noise[arm] * 10)
+    quiet = verdict(make_study(), runs, examples=lambda task, arm, *_: noise[arm] * 0.1)
+    loud = verdict(make_study(), runs, examples=lambda task, arm, *_: noise[arm] * 10)
     assert quiet.verdict == "equivalent" and 2 * quiet.sampling_error < 0.1
     assert loud.verdict == "undecided (power)" and "sampling error" in loud.note
     assert np.isnan(loud.p_equivalence)
-    assert verdict(make_study(), runs, examples=lambda task, arm: None).verdict == "equivalent"
+    assert verdict(make_study(), runs, examples=lambda *_: None).verdict == "equivalent"
 
 
 def test_failed_runs_count_and_are_never_dropped():
@@ -90,7 +90,7 @@ def test_a_difference_that_tuning_may_have_made_is_undecided(lead, expected, rat
     record = make_study(("separate", "K=V"), margin=0.001)
     runs = make_runs({"separate": data["separate"]})
     means = [0.9, 0.1 + lead, 0.1, 0.9] if rate == 4e-3 else [0.9, 0.1, 0.1 + lead, 0.9]
-    tables = [*tuned("K=V", means), rows("K=V", "eval", rate, data["K=V"], SEEDS)]
+    tables = [*tuned("K=V", means), rows("K=V", rate, data["K=V"], SEEDS)]
     row = verdict(record, pd.concat([runs, *tables]))
     assert row.learning_rate == rate and row.p_adjusted < 0.05
     assert row.verdict == expected
@@ -103,10 +103,10 @@ def test_doubt_about_tuning_is_doubt_about_the_side_that_lost():
     record = make_study(("separate", "K=V"), margin=0.001)
     close = make_runs({"separate": data["separate"]}, tune=(0.9, 0.1, 0.101, 0.9))
     sure = [*tuned("K=V", [0.9, 0.8, 0.1, 0.9])]
-    worse = pd.concat([close, *sure, rows("K=V", "eval", 4e-3, data["K=V"], SEEDS)])
+    worse = pd.concat([close, *sure, rows("K=V", 4e-3, data["K=V"], SEEDS)])
     assert verdict(record, worse).verdict == "worse"
     better = 2 * data["separate"] - data["K=V"]
-    better = pd.concat([close, *sure, rows("K=V", "eval", 4e-3, better, SEEDS)])
+    better = pd.concat([close, *sure, rows("K=V", 4e-3, better, SEEDS)])
     assert verdict(record, better).verdict == "undecided (tuning)"
 
 
@@ -119,7 +119,7 @@ def test_equivalence_does_not_survive_doubt_about_rates(lead, expected):
     # It is the baseline's better rate that would take the arm out of the margin.
     runs = make_runs({"separate": data["separate"]}, tune=(0.9, 0.1, 0.1 + lead, 0.9))
     tables = [*tuned("K=V", [0.9, 0.8, 0.1, 0.9])]
-    tables += [rows("K=V", "eval", 4e-3, data["K=V"], SEEDS)]
+    tables += [rows("K=V", 4e-3, data["K=V"], SEEDS)]
     row = verdict(record, pd.concat([runs, *tables]))
     assert row.p_equivalence <= 0.05 and row.verdict == expected
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from qkv_jax.study.protocol import summary
+from qkv_jax.study.protocol.evaluated import evaluations
 from qkv_jax.study.protocol.selection import extension_needed
-from qkv_jax.study.protocol.summary import evaluations
 from qkv_jax.study.record import ArmRecord
 from qkv_jax.study.report import headlines, sentences, tables, wording
 from qkv_jax.study.report.methods import protocol
@@ -22,6 +22,7 @@ from tests.support.studies.verdict_studies import (
     scores,
     summarise,
     tuned,
+    tuning,
     verdict,
     worse_at_one_percent,
 )
@@ -86,21 +87,19 @@ def test_the_same_program_under_another_name_is_not_at_the_ceiling(kind):
     assert judged(make_study(**task), make_runs(other), "placebo")[0].verdict.endswith("scores)")
 
 
-LOST = {"tune": "diverged", "eval": "failed"}
-
-
 def lose(runs, *arms):
     """The runs with every one of those arms failed."""
     gone = runs["arm"].isin(arms)
-    status = runs["status"].where(~gone, runs["phase"].map(LOST))
-    return runs.assign(status=status, value=runs["value"].where(~gone, np.nan))
+    lost = np.where(tuning(runs), "diverged", "failed")
+    scores = {name: runs[name].where(~gone, np.nan) for name in ("validation", "test")}
+    return runs.assign(status=runs["status"].where(~gone, lost), **scores)
 
 
 def test_an_arm_that_fails_at_every_rate_is_worse_and_is_counted():
     """The baseline works: no edge, no further rates for anybody, and nothing left open."""
     record, runs = make_study(), lose(make_runs(scores(0, 0, 0)), "K=V")
-    runs = runs[~((runs.arm == "K=V") & (runs.phase == "eval"))]
-    lost = rows("K=V", "eval", GRID[0], [np.nan] * 6, SEEDS, ["failed"] * 6)
+    runs = runs[~((runs.arm == "K=V") & ~tuning(runs))]
+    lost = rows("K=V", GRID[0], [np.nan] * 6, SEEDS, ["failed"] * 6)
     runs = pd.concat([runs, lost], ignore_index=True)
     assert extension_needed(record, runs, "task") == []
     row, text, top = judged(record, runs)
@@ -128,8 +127,8 @@ def test_arms_that_all_failed_are_not_at_the_ceiling(kind):
 
 def test_one_run_that_came_through_is_not_every_run_failed():
     runs = lose(make_runs(scores(0, 0, 0)), "K=V")
-    place = runs[(runs.arm == "K=V") & (runs.phase == "eval")].index[0]
-    runs.loc[place, ["status", "value"]] = ["done", 1.0]
+    place = runs[(runs.arm == "K=V") & ~tuning(runs)].index[0]
+    runs.loc[place, ["status", "validation", "test"]] = ["done", 1.0, 1.0]
     assert "every rate" not in judged(make_study(), runs)[0].note
 
 
@@ -172,7 +171,7 @@ def test_four_seeds_give_no_verdict():
 def test_rate_at_the_edge_gives_no_verdict(whose):
     data = scores(0, 0, 0.5)
     runs = make_runs({arm: v for arm, v in data.items() if arm != whose})
-    edge = tuned(whose, [0.05, 0.1, 0.3, 0.9]) + [rows(whose, "eval", 1e-3, data[whose], SEEDS)]
+    edge = tuned(whose, [0.05, 0.1, 0.3, 0.9]) + [rows(whose, 1e-3, data[whose], SEEDS)]
     table = summarise(make_study(), pd.concat([runs, *edge])).set_index("arm")
     assert table.edge[whose] == "low"
     assert table.verdict["K=V"] == "undecided (edge)"

@@ -168,7 +168,7 @@ def test_odd_names_are_escaped(full):
 
 def test_a_banner_stands_on_an_unfinished_study_only(full, tmp_path):
     record, runs, costs, curve = make_study(tasks=("digits",))
-    half = runs[(runs.phase == "tune") | (runs.arm < "Q")]
+    half = runs[runs.seed.isin(record.tune_seeds) | (runs.arm < "Q")]
     text, _, _ = report(tmp_path, record, half, costs, curve, complete=False)
     assert "not finished" in text and "No result for" in text
     assert "not finished" in (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -177,9 +177,9 @@ def test_a_banner_stands_on_an_unfinished_study_only(full, tmp_path):
 
 def test_failures_and_edges_are_said_before_the_findings(tmp_path):
     record, runs, costs, curve = make_study(tasks=("text",))
-    bad = (runs.arm == "K=X") & (runs.phase == "eval") & (runs.seed < 102)
-    runs.loc[bad, ["status", "value"]] = ["diverged", 5.55]
-    runs.loc[(runs.arm == "Q=V") & (runs.learning_rate == 0.01), "value"] = 1.0
+    bad = (runs.arm == "K=X") & runs.seed.isin(record.eval_seeds[:2])
+    runs.loc[bad, ["status", "validation", "test"]] = ["diverged", 5.55, 5.55]
+    runs.loc[(runs.arm == "Q=V") & (runs.learning_rate == 0.01), "validation"] = 1.0
     text, summary, _ = report(tmp_path, record, runs, costs, curve)
     assert summary.set_index("arm").loc["Q=V", "edge"] == "high"
     first = Page(text).text.split("Equating all of X, Q, K and V (copies) costs")[0]
@@ -190,7 +190,7 @@ def test_failures_and_edges_are_said_before_the_findings(tmp_path):
 def test_studies_of_unusual_shape_are_reported(tmp_path):
     # One task and five seeds; an arm whose scores are all missing; one tie that is a schedule.
     record, runs, costs, curve = make_study(tasks=("text",), seeds=5)
-    runs = runs[~((runs.arm == "K=V") & (runs.phase == "eval"))]
+    runs = runs[~((runs.arm == "K=V") & runs.seed.isin(record.eval_seeds))]
     scheduled = dataclasses.replace(record.arms["Q=V"], tie="Q=V*1|separate*1")
     record = dataclasses.replace(record, arms=record.arms | {"Q=V": scheduled})
     text, _, _ = report(tmp_path, record, runs, costs, curve)
@@ -202,7 +202,7 @@ def test_studies_of_unusual_shape_are_reported(tmp_path):
     # No copies, two arms: no lattice, no headline, no crash; all scores the same.
     small, runs, costs, curve = make_study(tasks=("digits",))
     small = small.with_task("digits", arms=("separate", "placebo"))
-    runs.loc[runs.phase == "eval", "value"] = 1.0
+    runs["test"] = 1.0
     (tmp_path / "same").mkdir()
     text, summary, _ = report(tmp_path / "same", small, runs, costs, curve)
     assert "undecided (ceiling)" in text and "lattice-" not in text
@@ -250,7 +250,7 @@ def test_nothing_dominates_the_arms_on_the_front():
 @pytest.mark.parametrize("progress", ["none", "tuning", "some", "all"])
 def test_the_console_table_fits_at_any_time(width, progress):
     record, runs, costs, _ = make_study()
-    tuned = runs.phase == "tune"
+    tuned = runs.seed.isin(record.tune_seeds)
     some = tuned | runs.arm.isin(["separate", "Q=K"])
     part = {"tuning": runs[tuned], "some": runs[some]}.get(progress, runs)
     summary = None if progress == "none" else summarise(record, part, costs)

@@ -47,8 +47,8 @@ def test_a_study_writes_what_it_promises(finished):
     assert (finished / "summary.csv").read_text().startswith(",".join(COLUMNS) + "\n")
     assert set(study.runs["status"]) == {"done"} and set(study.runs["metric"]) == {"accuracy"}
     assert (study.runs["seconds"] > 0).all() and (study.runs["steps"] == 8).all()
-    tune = study.runs[study.runs["phase"] == "tune"]
-    evaluated = study.runs[study.runs["phase"] == "eval"]
+    tune = study.runs[study.runs["seed"].isin(study.record.tune_seeds)]
+    evaluated = study.runs[study.runs["round"] == "evaluate"]
     assert len(tune) + len(evaluated) == len(study.runs)
     budgets = {(arm, tuple(zip(part.learning_rate, part.seed, strict=True)))
                for arm, part in tune.groupby("arm")}  # fmt: skip
@@ -59,18 +59,22 @@ def test_a_study_writes_what_it_promises(finished):
     assert (evaluated.groupby("arm")["learning_rate"].nunique() == 1).all()
     assert tuple(study.summary["arm"]) == ARMS
     assert (study.summary["params"] > 0).all() and (study.summary["step_time_ratio"] > 0).all()
+    assert study.runs["validation"].notna().all()
+    assert tune["test"].isna().all() and evaluated["test"].notna().all()
     assert not list(finished.rglob("*.part"))
 
 
 def test_every_run_has_its_curve_and_evaluations_their_events(finished):
-    """Validation at every report; for tuning runs the last entry is the value in the table."""
+    """Validation at every report; the last entry is the one in the table."""
     study = load_study(finished)
     for row in study.runs.itertuples():
-        curve = study.curve("reverse", row.arm, row.phase, row.learning_rate, row.seed)
+        curve = study.curve("reverse", row.arm, row.learning_rate, row.seed)
         assert curve["step"].tolist() == [4, 8]
-        assert row.phase == "eval" or np.isclose(curve["value"].iloc[-1], row.value)
-        if row.phase == "eval":
-            folder = finished / "events" / "reverse" / row.arm / f"seed{row.seed}"
+        assert np.isclose(curve["value"].iloc[-1], row.validation)
+        name = f"lr{row.learning_rate:g}_seed{row.seed}"
+        folder = finished / "events" / "reverse" / row.arm / name
+        assert folder.exists() == (row.round == "evaluate")
+        if folder.exists():
             assert len(list(folder.iterdir())) == 1
     assert len(list((finished / "curves").rglob("*.csv"))) == len(study.runs)
 
@@ -78,22 +82,26 @@ def test_every_run_has_its_curve_and_evaluations_their_events(finished):
 def test_a_curve_is_that_of_the_chosen_rate_or_refused(finished, unchecked, monkeypatch):
     """Never None: what there is not is named, with what there is."""
     study = load_study(finished)
-    rows = study.runs[(study.runs["arm"] == "copies") & (study.runs["phase"] == "eval")]
+    rows = study.runs[(study.runs["arm"] == "copies") & (study.runs["round"] == "evaluate")]
     rate = rows["learning_rate"].iloc[0]
     for seed in (0, 1):
-        named = study.curve("reverse", "copies", "eval", rate, seed)
+        named = study.curve("reverse", "copies", rate, seed)
         pd.testing.assert_frame_equal(study.curve("reverse", "copies", seed=seed), named)
+    other = next(tried for tried in (1e-3, 1e-2, 1e-1) if tried != rate)
+    (tuned,) = study.record.tune_seeds
     pd.testing.assert_frame_equal(
-        study.curve("reverse", "copies", "tune"),
-        study.curve("reverse", "copies", "tune", rate, study.record.tune_seeds[0]),
+        study.curve("reverse", "copies", other), study.curve("reverse", "copies", other, tuned)
+    )
+    assert not study.curve("reverse", "copies").equals(
+        study.curve("reverse", "copies", rate, tuned)
     )
     for run_of, message, there in [
         (("revers", "copies"), "task: given 'revers'; this study has: ", "reverse"),
         (("reverse", "copy"), "arm: given 'copy'; this study has: ", "copies"),
-        (("reverse", "copies", "evaluate"), "phase: given 'evaluate'; must be ", "tune, eval"),
-        (("reverse", "copies", "eval", 0.5), "learning_rate: given 0.5; runs.csv", f"{rate:g}"),
-        (("reverse", "copies", "eval", rate, 99), "seed: given 99; runs.csv", "0, 1, 2, 3, 4"),
-        (("reverse", "copies", "eval", "high"), "learning_rate: given 'high'", "a finite"),
+        (("reverse", "copies", 0.5), "learning_rate: given 0.5; runs.csv", f"{rate:g}"),
+        (("reverse", "copies", rate, 99), "seed: given 99; runs.csv", f"{tuned}, 0, 1, 2, 3, 4"),
+        (("reverse", "copies", other, 0), "seed: given 0; runs.csv", f"{tuned}"),
+        (("reverse", "copies", "high"), "learning_rate: given 'high'", "a finite"),
     ]:
         with pytest.raises(ConfigError, match=f"^{re.escape(message)}.*{there}"):
             study.curve(*run_of)
@@ -107,12 +115,12 @@ def test_the_kept_model_scores_what_the_table_says(finished):
     study = load_study(finished)
     plan = Study(VALUES).tasks[0]
     test = plan.task.load().test
-    for row in study.runs[study.runs["phase"] == "eval"].itertuples():
+    for row in study.runs[study.runs["round"] == "evaluate"].itertuples():
         if row.seed > 1:
             continue
         encoder, variables = study.model("reverse", row.arm, row.seed)
         scores = plan.task.score(encoder.apply(variables, **model_inputs(test)), test)
-        assert np.isclose(scores.mean(), row.value, atol=1e-6)
+        assert np.isclose(scores.mean(), row.test, atol=1e-6)
         np.testing.assert_allclose(study.examples("reverse", row.arm, [row.seed])[0], scores)
     assert study.examples("reverse", "copies", range(5)).shape == (5, 64)
     assert study.examples("reverse", "copies", range(6)) is None
@@ -124,7 +132,7 @@ def test_what_a_study_has_not_is_refused(finished, tmp_path):
     for arguments, message in [
         (("revers", "copies"), "task: given 'revers'; this study has: reverse"),
         (("reverse", "copy"), "arm: given 'copy'; this study has: separate, copies, placebo"),
-        (("reverse", "copies", 5), "no such checkpoint; evaluation runs keep theirs"),
+        (("reverse", "copies", 5), "no such checkpoint; runs that are tested keep theirs"),
     ]:
         with pytest.raises(ConfigError, match=message):
             study.model(*arguments)
@@ -142,8 +150,9 @@ def test_the_placebo_is_the_baseline_from_another_draw(finished, compiled):
     assert {arm.salt for arm in arms.values()} == {0, placebo.salt} and placebo.salt
     programs = [trainer for trainer, _ in compiled]
     assert programs.count(placebo.trainer) == 1
-    runs = load_study(finished).runs.query("phase == 'eval'").pivot(index="seed", columns="arm")
-    assert (runs["value"]["placebo"] != runs["value"]["separate"]).any()
+    evaluated = load_study(finished).runs.query("round == 'evaluate'")
+    scores = evaluated.pivot(index="seed", columns="arm", values="test")
+    assert (scores["placebo"] != scores["separate"]).any()
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=64)
@@ -160,8 +169,8 @@ def test_rows_come_back_to_the_bit_and_cut_ones_not_at_all(tmp_path, values, cut
     workdir = Workdir(tmp_path)
     (tmp_path / "runs.csv").unlink(missing_ok=True)
     rows = [
-        dict(zip(RUN_COLUMNS, ("t", arm, "eval", rate, i, "done", "loss", value, 8, float("nan"),
-                               0.5), strict=True))
+        dict(zip(RUN_COLUMNS, ("t", arm, rate, i, "evaluate", "done", "loss", value, rate, 8,
+                               float("nan"), 0.5), strict=True))
         for i, (rate, value, arm) in enumerate(values)
     ]  # fmt: skip
     workdir.append_runs(rows)
@@ -173,7 +182,8 @@ def test_rows_come_back_to_the_bit_and_cut_ones_not_at_all(tmp_path, values, cut
     read = workdir.runs()
     assert read["seed"].tolist() == list(range(kept))
     for row, (_, back) in zip(rows, read.iterrows(), strict=False):
-        assert (back["learning_rate"], back["value"]) == (row["learning_rate"], row["value"])
+        for name in ("learning_rate", "validation", "test"):
+            assert back[name] == row[name]
         assert back["arm"] == row["arm"] and np.isnan(back["steps_to_solve"])
     workdir.append_runs([row | {"seed": 99} for row in rows[:1]])
     assert len(workdir.runs()) == kept + len(rows[:1])

@@ -22,7 +22,9 @@ def test_diverged_runs_are_counted_with_the_failure_value(tmp_path):
     """With an absurd rate every run does; the rows say so, and no verdict comes of it."""
     run(tmp_path / "study", with_study(learning_rates=(1e30,)))
     study = load_study(tmp_path / "study")
-    assert set(study.runs["status"]) == {"diverged"} and set(study.runs["value"]) == {0.1}
+    assert set(study.runs["status"]) == {"diverged"} and set(study.runs["validation"]) == {0.1}
+    tuned = study.runs["round"] == "tune"
+    assert study.runs["test"][tuned].isna().all() and set(study.runs["test"][~tuned]) == {0.1}
     assert study.summary["n_diverged"].tolist() == [5, 5, 5]
     assert not set(study.summary["verdict"]) & {"better", "worse", "equivalent"}
 
@@ -39,8 +41,8 @@ def test_diverged_evaluations_are_counted(scripted, tmp_path):
     scripted(lambda tie, rate, seed: None if tie == "Q=K=V=X" and seed in (1, 3) else 0.5)
     run(tmp_path / "study")
     study = load_study(tmp_path / "study")
-    rows = study.runs.query("arm == 'copies' and phase == 'eval'")
-    assert rows["value"].tolist() == [0.5, 0.1, 0.5, 0.1, 0.5]
+    rows = study.runs.query("arm == 'copies' and round == 'evaluate'")
+    assert rows["test"].tolist() == [0.5, 0.1, 0.5, 0.1, 0.5]
     summary = study.summary.set_index("arm")
     assert summary["n"].tolist() == [5, 5, 5]
     assert summary["n_diverged"].tolist() == [0, 2, 0]
@@ -51,7 +53,7 @@ def test_steps_to_solve_are_those_of_the_first_report_that_solves(scripted, tmp_
     """By the task's threshold, here 0.99; without reaching it there is no number."""
     scripted(lambda tie, rate, seed: 0.995 if seed == 2 else 0.5)
     run(tmp_path / "study")
-    rows = load_study(tmp_path / "study").runs.query("phase == 'eval'")
+    rows = load_study(tmp_path / "study").runs.query("round == 'evaluate'")
     assert set(rows[rows["seed"] == 2]["steps_to_solve"]) == {4}
     assert rows[rows["seed"] != 2]["steps_to_solve"].isna().all()
 
@@ -71,7 +73,8 @@ def test_a_program_that_fails_is_recorded_and_the_study_goes_on(tmp_path, monkey
     run(folder)
     study = load_study(folder)
     failed = study.runs[study.runs["status"] == "failed"]
-    assert set(failed["arm"]) == {"copies"} and set(failed["value"]) == {0.1}
+    assert set(failed["arm"]) == {"copies"} and set(failed["validation"]) == {0.1}
+    assert set(failed["test"][failed["round"] == "evaluate"]) == {0.1}
     assert len(failed) == (study.runs["arm"] == "copies").sum()
     summary = study.summary.set_index("arm")
     assert summary["n_failed"].tolist() == [0, 5, 0]
@@ -99,7 +102,7 @@ def test_the_grid_is_extended_for_all_arms(scripted, tmp_path):
     scripted(lambda tie, rate, seed: 0.9 - 0.1 * abs(np.log10(rate / peak[tie])))
     run(tmp_path / "study")
     study = load_study(tmp_path / "study")
-    tune = study.runs[study.runs["phase"] == "tune"]
+    tune = study.runs[study.runs["seed"].isin(study.record.tune_seeds)]
     tried = {arm: sorted(part["learning_rate"]) for arm, part in tune.groupby("arm")}
     assert tried == dict.fromkeys(ARMS, [1e-3, 1e-2, 1e-1, 1.0, 10.0])
     chosen = study.summary.set_index("arm")

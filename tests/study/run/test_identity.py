@@ -43,7 +43,7 @@ def values_of(file, seeds=2):
     options = {"files": (str(file),), "length": 4}
     tasks = {"made": {"kind": "reverse", "options": {"length": 6, "test_examples": 64}},
              "table": {"kind": "text_classification", "options": options}}  # fmt: skip
-    study = {"learning_rates": (1e-2,), "tune_seeds": 1, "eval_seeds": seeds}
+    study = {"protocol": "fixed", "learning_rates": (1e-2,), "tune_seeds": 1, "eval_seeds": seeds}
     return VALUES | {"tasks": tasks, "study": study}
 
 
@@ -109,7 +109,7 @@ def test_a_study_does_not_go_on_with_other_data(table, tmp_path, change):
     before, waves = contents(folder), Untrained.waves
     known = table.read_text()
     CHANGES[change](table)
-    part = Part("table", "copies", "evaluate", (1e-2,))
+    part = Part.parse("table/copies/evaluate/0.01:0-1")
     tries = [
         lambda: run(folder, values_of(table), checked=True),
         lambda: run(folder, values_of(table, seeds=5), checked=True),
@@ -231,7 +231,7 @@ def test_jobs_of_another_machine_with_other_data_are_not_merged(table, tmp_path)
     study, workdir = Study(values), Workdir(folder)
     study.check_data()
     workdir.open(study.describe())
-    part = Part("table", "copies", "tune", (1e-2,))
+    part = Part.parse("table/copies/tune/0.01:1000000-1000000")
     run_part(Study(values), folder, part, StopSignal())
     assert len(PartWorkdir(folder, "table", "copies").runs()) == 1
     write_table(table, flip=3)

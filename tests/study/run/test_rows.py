@@ -44,14 +44,15 @@ def as_one_process(record):
     rows = []
     for name, task in record.tasks.items():
         better = 1 if task.higher_is_better else -1
-        for phase, rates in (("tune", GRID), ("tune", (LOWER, HIGHER)), ("tune", (LOWEST,)),
-                             ("eval", None)):  # fmt: skip
+        for round_, rates in (("tune", GRID), ("extend1", (LOWER, HIGHER)), ("extend2", (LOWEST,)),
+                              ("evaluate", None)):  # fmt: skip
             for arm in task.arms:
                 best = BEST.get(arm, GRID[1])
                 seeds = record.tune_seeds if rates else record.eval_seeds
                 for rate, seed in itertools.product(rates or (best,), seeds):
                     value = 0.5 - better * 0.01 * abs(np.log2(rate / best)) + 1e-4 * seed
-                    run = (name, arm, phase, rate, seed, "done", "accuracy", value, 10, np.nan, 1.5)
+                    run = (name, arm, rate, seed, round_, "done", "accuracy", value,
+                           np.nan if rates else value, 10, np.nan, 1.5)  # fmt: skip
                     rows.append(dict(zip(RUN_COLUMNS, run, strict=True)))
     return pd.DataFrame(rows)
 
@@ -111,7 +112,7 @@ def test_order_does_not_depend_on_the_order_of_rows(random):
     record, runs, *_ = make_family({"options.length": [16, 4]}, arms=("K=V",), seeds=3)
     # The last seed of every arm was added when all was done.
     record = dataclasses.replace(record, looks=(2, 3))
-    late = (runs["phase"] == "eval") & (runs["seed"] == record.eval_seeds[2])
+    late = runs["seed"] == record.eval_seeds[2]
     expected = in_order(record, pd.concat([runs[~late], runs[late]]))
     assert [*expected["seed"][-6:]] == [record.eval_seeds[2]] * 6
     shuffled = runs.iloc[random.sample(range(len(runs)), len(runs))]
@@ -138,11 +139,11 @@ def test_cut_row_is_left_out_and_mended_by_its_writer(record_and_runs, tmp_path)
 def test_first_of_two_rows_about_a_run_counts(record_and_runs, tmp_path):
     record, runs = record_and_runs
     split(runs, tmp_path)
-    some = runs[runs["phase"] == "eval"].iloc[[0, 40, -1]]
-    append_runs(tmp_path / "runs.csv", some.assign(value=-1.0).to_dict("records"))
+    some = runs[runs["round"] == "evaluate"].iloc[[0, 40, -1]]
+    append_runs(tmp_path / "runs.csv", some.assign(test=-1.0).to_dict("records"))
     merged = in_order(record, read_parts(tmp_path))
-    expected = runs["value"].where(~np.isin(np.arange(len(runs)), some.index), -1.0)
-    assert merged["value"].equals(expected)
+    expected = runs["test"].where(~np.isin(np.arange(len(runs)), some.index), -1.0)
+    assert merged["test"].equals(expected)
 
 
 def test_no_files_are_no_rows(record_and_runs, tmp_path):
@@ -156,11 +157,10 @@ def test_damage_is_named(record_and_runs, tmp_path):
     file = tmp_path / "parts" / "text" / "K=V.csv"
     whole = file.read_text()
     lines = whole.splitlines(keepends=True)
-    for damage in ("text,K=V,tune", lines[2].strip()[:-4].rpartition(",")[0], lines[2].strip() * 2):
+    for damage in ("text,K=V,0.1", lines[2].strip()[:-4].rpartition(",")[0], lines[2].strip() * 2):
         file.write_text("".join([*lines[:2], f"{damage}\n", *lines[2:]]))
         with pytest.raises(ConfigError, match=rf"K=V\.csv: line 3: .*{damage[:12]}.*damaged"):
             read_parts(tmp_path)
     file.write_text("task,arm\n")
-    with pytest.raises(ConfigError, match=r"K=V\.csv: columns.*must be task,arm,phase"):
+    with pytest.raises(ConfigError, match=r"K=V\.csv: columns.*must be task,arm,learning_rate"):
         read_parts(tmp_path)
-

@@ -16,7 +16,7 @@ from qkv_jax.runtime.files import json_text
 from qkv_jax.runtime.stopping import Interrupted, StopSignal
 from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol import selection
-from qkv_jax.study.protocol.rounds import MAX_REPEATS
+from qkv_jax.study.protocol.fixed import MAX_REPEATS
 from qkv_jax.study.report import estimate, page
 from qkv_jax.study.report.ledger import ledger_context
 from qkv_jax.study.results import load_study
@@ -150,9 +150,9 @@ def test_a_damaged_file_is_named_in_one_line(study, tmp_path, name, damage):
 
 
 WRONG = (None, "", "nope", 3, -1, 0.5, True, b"NA", math.nan, ("NA",), ["NA"], {"NA": 1}, np.nan)
-RIGHT = {"task": "NA", "arm": "NA", "phase": "eval", "learning_rate": 1e-2, "seed": 0}
+RIGHT = {"task": "NA", "arm": "NA", "learning_rate": 1e-2, "seed": 0}
 CALLS = {
-    "curve": ("task", "arm", "phase", "learning_rate", "seed"),
+    "curve": ("task", "arm", "learning_rate", "seed"),
     "examples": ("task", "arm", "seeds"),
     "model": ("task", "arm", "seed"),
     "untrained": ("task", "arm", "seed"),

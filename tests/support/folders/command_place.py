@@ -17,8 +17,8 @@ STUDY = {
     "train": {"steps": 20, "report_every": 10, "batch_size": 8, "decay": "linear"},
     "arms": {"separate": {"model": {"tie": "separate"}}, "shared": {"model": {"tie": "K=V"}}},
     "tasks": {"one": {"kind": "reverse", "options": {"length": 6, "margin": 0.01}}},
-    "study": {"baseline": "separate", "learning_rates": (1e-3, 1e-2), "tune_seeds": 1,
-              "eval_seeds": 5, "match": "none"},
+    "study": {"protocol": "fixed", "baseline": "separate", "learning_rates": (1e-3, 1e-2),
+              "tune_seeds": 1, "eval_seeds": 5, "match": "none"},
 }  # fmt: skip
 RUN = {
     "task": {"kind": "masked_bytes", "options": {"length": 16, "files": ("text",)}},

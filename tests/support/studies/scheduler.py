@@ -21,7 +21,12 @@ from tests.support.studies.tiny_study import SIZES, TINY, run
 
 VALUES = TINY | {
     "tasks": {**TINY["tasks"], "copy": {"kind": "copy", "options": SIZES, "arms": ("separate",)}},
-    "study": {"learning_rates": (1e-3, 1e-2), "tune_seeds": 2, "eval_seeds": 5},
+    "study": {
+        "protocol": "fixed",
+        "learning_rates": (1e-3, 1e-2),
+        "tune_seeds": 2,
+        "eval_seeds": 5,
+    },
 }
 # Of this one a program is compiled, once.
 TRAINED = VALUES | {"tasks": {"copy": VALUES["tasks"]["copy"]}}

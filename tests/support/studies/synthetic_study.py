@@ -64,11 +64,12 @@ def make_study(tasks=("text", "digits", "recall"), seeds=6, extra_arms=(), seed=
     packages = {"python": "3.11.9", "jax": "0.10.2", "flax": "0.12.0"}
     record = StudyRecord(
         name=name, baseline="separate", placebo="placebo", alpha=0.05, looks=(seeds,),
-        tune_seeds=(1, 2), eval_seeds=tuple(range(100, 100 + seeds)), arms=arms,
+        protocol="fixed", tune_seeds=(1, 2), eval_seeds=tuple(range(100, 100 + seeds)), arms=arms,
         tasks={t: dataclasses.replace(made[t], arms=tuple(arms) if t == "text" else few)
                for t in tasks},
         command="python -m experiments.ablate --config=configs/quick.py --workdir=runs/quick",
-        config={"study": {"name": name, "eval_seeds": seeds}, "model": {"d_model": 64}},
+        config={"study": {"name": name, "protocol": "fixed", "eval_seeds": seeds},
+                "model": {"d_model": 64}},
         versions=(Start("2026-01-02T03:04:05", packages),), claims={},
         devices=("TFRT_CPU_0", "TFRT_CPU_1"), platform="cpu",
         wave={"devices": 2, "packing": 1, "size": 2}, started="2026-01-02T03:04:05",
@@ -84,24 +85,24 @@ def make_study(tasks=("text", "digits", "recall"), seeds=6, extra_arms=(), seed=
             for j, seed_ in enumerate(record.tune_seeds):
                 for rate in GRID:
                     off = bad + 0.25 * math.log10(rate / best) ** 2
-                    rows.append(_run(task, arm, "tune", rate, seed_, spec, off, shift[j], rng))
+                    rows.append(_run(task, arm, rate, seed_, spec, off, shift[j], rng))
             for j, seed_ in enumerate(record.eval_seeds):
-                rows.append(_run(task, arm, "eval", None, seed_, spec, bad, shift[2 + j], rng))
+                rows.append(_run(task, arm, None, seed_, spec, bad, shift[2 + j], rng))
     runs = pd.DataFrame(rows)
     chosen = choose_rates(record, runs)["learning_rate"]
     runs["learning_rate"] = [
-        chosen[t, a] if p == "eval" else r
-        for t, a, p, r in zip(runs.task, runs.arm, runs.phase, runs.learning_rate, strict=True)
+        r if s in record.tune_seeds else chosen[t, a]
+        for t, a, s, r in zip(runs.task, runs.arm, runs.seed, runs.learning_rate, strict=True)
     ]
     return record, runs, costs, make_curve(record, runs)
 
 
-def _run(task, arm, phase, rate, seed, spec, bad, shift, rng):
+def _run(task, arm, rate, seed, spec, bad, shift, rng):
     score, solved = _score(spec, bad, shift, rng)
     return {
-        "task": task, "arm": arm, "phase": phase, "learning_rate": rate, "seed": seed,
-        "status": "done", "metric": spec.outcome.metric, "value": score, "steps": spec.steps,
-        "steps_to_solve": solved, "seconds": 1.5,
+        "task": task, "arm": arm, "learning_rate": rate, "seed": seed, "round": "some",
+        "status": "done", "metric": spec.outcome.metric, "validation": score, "test": score,
+        "steps": spec.steps, "steps_to_solve": solved, "seconds": 1.5,
     }  # fmt: skip
 
 
@@ -128,10 +129,10 @@ def _costs(tie):
 
 def make_curve(record, runs):
     """A curve for every evaluation run that falls towards the run's final value."""
-    index = runs.set_index(["task", "arm", "phase", "learning_rate", "seed"])["value"].to_dict()
+    index = runs.set_index(["task", "arm", "learning_rate", "seed"])["test"].to_dict()
 
-    def curve(task, arm, phase, learning_rate, seed):
-        final = index.get((task, arm, phase, learning_rate, seed))
+    def curve(task, arm, learning_rate, seed):
+        final = index.get((task, arm, learning_rate, seed))
         if final is None:
             return None
         spec = record.tasks[task]
@@ -173,16 +174,16 @@ def make_family(axes, *, base=TEXT, arms=("K=V", "Q=K", "copies"), seeds=6, name
             for j, seed_ in enumerate(record.tune_seeds):
                 for rate in GRID:
                     off = bad + 0.25 * math.log10(rate / GRID[2]) ** 2
-                    rows.append(_run(task, arm, "tune", rate, seed_, tasks[task], off,
+                    rows.append(_run(task, arm, rate, seed_, tasks[task], off,
                                      shift[j], rng))  # fmt: skip
             for j, seed_ in enumerate(record.eval_seeds):
-                rows.append(_run(task, arm, "eval", GRID[2], seed_, tasks[task], bad,
+                rows.append(_run(task, arm, GRID[2], seed_, tasks[task], bad,
                                  shift[2 + j], rng))  # fmt: skip
     kept = {arm: record.arms[arm] for arm in listed}
     record = dataclasses.replace(record, arms=kept, tasks=tasks)
     runs = pd.DataFrame(rows)
     chosen = choose_rates(record, runs)["learning_rate"]
-    evaluated = runs["phase"] == "eval"
+    evaluated = ~runs["seed"].isin(record.tune_seeds)
     runs.loc[evaluated, "learning_rate"] = [
         chosen[t, a] for t, a in zip(runs.task[evaluated], runs.arm[evaluated], strict=True)
     ]
@@ -192,7 +193,7 @@ def make_family(axes, *, base=TEXT, arms=("K=V", "Q=K", "copies"), seeds=6, name
 
 def make_breakdown(runs, groups=range(1, 9)):
     """The rows of breakdown.csv: the further away, the worse."""
-    mean = runs[runs.phase == "eval"].groupby(["task", "arm"])["value"].mean()
+    mean = runs[runs.seed >= 100].groupby(["task", "arm"])["test"].mean()
     rows = [
         (task, arm, "distance", g, 6, value * (1 - 0.04 * g), value * (0.98 - 0.04 * g),
          value * (1.02 - 0.04 * g))

@@ -12,7 +12,12 @@ TINY = {
     "train": {"steps": 8, "report_every": 4, "batch_size": 4},
     "arms": tie_arms("separate", "copies"),
     "tasks": {"reverse": {"kind": "reverse", "options": SIZES}},
-    "study": {"learning_rates": (1e-3, 1e-2, 1e-1), "tune_seeds": 1, "eval_seeds": 5},
+    "study": {
+        "protocol": "fixed",
+        "learning_rates": (1e-3, 1e-2, 1e-1),
+        "tune_seeds": 1,
+        "eval_seeds": 5,
+    },
 }
 
 

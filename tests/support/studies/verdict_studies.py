@@ -12,6 +12,7 @@ from qkv_jax.study.record import ArmRecord, StudyRecord, TaskRecord
 from qkv_jax.tasks.base import Outcome
 
 GRID = [1e-3, 2e-3, 4e-3, 8e-3]
+TUNE_SEEDS = (0, 1)
 SEEDS = list(range(100, 106))
 
 
@@ -27,25 +28,33 @@ def make_study(arms=("separate", "placebo", "K=V"), seeds=SEEDS, **fields):
     roles = {"separate": "baseline", "placebo": "placebo"}
     return StudyRecord(
         name="made up", baseline="separate", placebo="placebo", alpha=0.05, looks=(len(seeds),),
-        tune_seeds=(0, 1), eval_seeds=tuple(seeds), tasks={"task": task}, wave={}, claims={},
+        protocol="fixed", tune_seeds=TUNE_SEEDS, eval_seeds=tuple(seeds), tasks={"task": task},
+        wave={}, claims={},
         arms={arm: ArmRecord(arm, roles.get(arm, "arm")) for arm in arms}, config={},
     )  # fmt: skip
 
 
-def rows(arm, phase, rate, values, seeds, status=None, steps=None):
-    count = len(values)
+def rows(arm, rate, values, seeds, status=None, steps=None):
+    """Runs that score the same on both kinds of data; tuning seeds are not tested."""
+    count, values = len(values), np.asarray(values, float)
     return pd.DataFrame(
         {
-            "task": "task", "arm": arm, "phase": phase, "learning_rate": rate, "seed": list(seeds),
+            "task": "task", "arm": arm, "learning_rate": rate, "seed": list(seeds), "round": "some",
             "status": status or ["done"] * count, "metric": "loss",
-            "value": np.asarray(values, float), "steps": 1000, "seconds": 1.0,
+            "validation": values, "test": np.where(np.isin(seeds, TUNE_SEEDS), np.nan, values),
+            "steps": 1000, "seconds": 1.0,
             "steps_to_solve": np.full(count, np.nan) if steps is None else steps,
         }
     )  # fmt: skip
 
 
+def tuning(runs):
+    """Which runs tune."""
+    return runs["seed"].isin(TUNE_SEEDS)
+
+
 def tuned(arm, means, rates=GRID, **kwargs):
-    return [rows(arm, "tune", r, [m - 0.01, m + 0.01], [0, 1], **kwargs)
+    return [rows(arm, r, [m - 0.01, m + 0.01], TUNE_SEEDS, **kwargs)
             for r, m in zip(rates, means, strict=True)]  # fmt: skip
 
 
@@ -55,7 +64,7 @@ def make_runs(scores, rate=2e-3, seeds=SEEDS, tune=(0.5, 0.1, 0.3, 0.9), status=
     for arm, values in scores.items():
         tables += tuned(arm, tune)
         tables.append(
-            rows(arm, "eval", rate, values, seeds[: len(values)], (status or {}).get(arm),
+            rows(arm, rate, values, seeds[: len(values)], (status or {}).get(arm),
                  (steps or {}).get(arm))
         )  # fmt: skip
     return pd.concat(tables, ignore_index=True)

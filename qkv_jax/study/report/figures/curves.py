@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from qkv_jax.output import formats, style
+from qkv_jax.study.protocol.selection import tuning_runs
 from qkv_jax.study.rates import same_rate
 from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
@@ -60,13 +61,13 @@ def learning_rates(record: StudyRecord, runs, results: wording.Results, name: st
     line is the baseline. A run that diverged or failed is a cross at the rim of the panel.
     """
     task, rows = record.tasks[name], results[name]
-    runs = runs[(runs["task"] == name) & (runs["phase"] == "tune")]
+    runs = tuning_runs(record, runs[runs["task"] == name])
     order = _panels(rows)
     done = runs[runs["status"] == "done"]
     figure, axes = style.grid(len(order))
-    means = {arm: part.groupby("learning_rate")["value"].mean() for arm, part in
+    means = {arm: part.groupby("learning_rate")["validation"].mean() for arm, part in
              runs[runs["arm"].isin(order)].groupby("arm")}  # fmt: skip
-    limits = _limits(done["value"]) or (0.0, 1.0)
+    limits = _limits(done["validation"]) or (0.0, 1.0)
     rates = sorted(set(task.learning_rates) | set(runs["learning_rate"]))
     worst = limits[0] if task.higher_is_better else limits[1]
     # Before anything is drawn: a grid of one rate has no width to scale to.
@@ -99,7 +100,8 @@ def _rate_panel(axis, part, means, arm, record, row, worst):
         axis.plot(means[baseline].index, means[baseline], color="#bcc5cc", lw=1.4, zorder=1)
     colour = _colour(row)
     good, bad = part[part["status"] == "done"], part[part["status"] != "done"]
-    axis.plot(good["learning_rate"], good["value"], "o", ms=2.6, color=colour, alpha=0.55, mew=0)
+    x, y = good["learning_rate"], good["validation"]
+    axis.plot(x, y, "o", ms=2.6, color=colour, alpha=0.55, mew=0)
     axis.plot(
         bad["learning_rate"], np.full(len(bad), worst), "x", ms=5, mew=1.3, color=style.INK,
         clip_on=False, zorder=5,
@@ -119,7 +121,7 @@ def _rate_panel(axis, part, means, arm, record, row, worst):
 def learning_curves(record: StudyRecord, results: wording.Results, name: str, curve):
     """Validation score against the step in the evaluation runs: mean and range over the seeds.
 
-    Args: curve: callable (task, arm, phase, learning_rate, seed) -> DataFrame(step, value) or None.
+    Args: curve: callable (task, arm, learning_rate, seed) -> DataFrame(step, value) or None.
     Returns: the figure, or None if there are no curves.
     """
     task, rows = record.tasks[name], results[name]
@@ -171,7 +173,7 @@ def _band(record, name, arm, row, curve):
     found = []
     rate = row.get("learning_rate")
     for seed in record.eval_seeds if rate is not None else ():
-        frame = curve(name, arm, "eval", rate, seed)
+        frame = curve(name, arm, rate, seed)
         if frame is not None and len(frame):
             found.append(frame.set_index("step")["value"])
     if not found:
