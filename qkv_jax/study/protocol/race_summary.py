@@ -9,7 +9,8 @@ from qkv_jax.study.protocol.comparison import DECIDED
 from qkv_jax.study.protocol.evaluated import Evaluated, Standing
 from qkv_jax.study.protocol.margins import LEAST_SDS, is_narrow, seeds_for
 from qkv_jax.study.protocol.race import Race
-from qkv_jax.study.protocol.verdicts import Note, Notes, What
+from qkv_jax.study.protocol.verdicts import Note, Notes, Verdict, What
+from qkv_jax.study.record import TaskRecord
 
 
 def compare_race(
@@ -91,14 +92,13 @@ def _judged(standing: Standing, number: int, row: dict, error: float) -> dict:
             verdict = verdicts.BUDGET
         else:
             notes.append(Note(What.SO_FAR, (row["n"], rules.max_seeds)))
-    if verdict in (verdicts.POWER, verdicts.BUDGET) and math.isfinite(state.needed):
-        found["seeds_to_decide"] = max(math.ceil(state.needed), row["n"] + 1)
     if not rules.solving and rules.margin < 2 * error:
         notes.append(Note(What.COARSE))
         verdict = verdicts.POWER if verdict == verdicts.EQUIVALENT else verdict
     decided = verdict.kind in DECIDED
     if not rules.solving and not decided and is_narrow(rules.margin, race.least):
-        notes.append(narrow(rules.margin, race.least, rules.level))
+        verdict, note = narrow(field.record.tasks[field.name], race.least, rules.level, verdict)
+        notes.append(note)
     collapsed = _counts(standing, number)
     if verdict == verdicts.EQUIVALENT and math.isfinite(rules.failure):
         share = 100 * collapsed["collapsed_high"]
@@ -114,15 +114,24 @@ def _judged(standing: Standing, number: int, row: dict, error: float) -> dict:
     if collapsed and base:
         counts = (collapsed["n_collapsed"], base["n_collapsed"], collapsed["n_live"])
         found["p_collapsed"] = inference.solved_p(*counts, base["n_live"])
+    if verdict in (verdicts.POWER, verdicts.BUDGET) and math.isfinite(state.needed):
+        found["seeds_to_decide"] = max(math.ceil(state.needed), row["n"] + 1)
     if decided:
         found["decided_at"] = float(state.seeds)
     return found | {"verdict": verdict, "note": Notes(notes)}
 
 
-def narrow(margin: float, variance: float, level: float) -> Note:
-    """What a margin that is too small would take."""
-    sd, seeds = math.sqrt(variance), seeds_for(margin, variance, level)
-    return Note(What.NARROW, (margin / sd, LEAST_SDS * sd, seeds))
+def narrow(
+    task: TaskRecord, variance: float, level: float, verdict: Verdict
+) -> tuple[Verdict, Note]:
+    """The verdict where the margin is too small, and what it would take: where that is a ceiling's
+    doing, no number of seeds."""
+    if task.declared_margin is not None:
+        open_ = verdict in (verdicts.POWER, verdicts.TUNING)
+        return verdicts.CEILING if open_ else verdict, Note(What.AT_CEILING)
+    sd, margin = math.sqrt(variance), task.outcome.margin
+    seeds = seeds_for(margin, variance, level)
+    return verdict, Note(What.NARROW, (margin / sd, LEAST_SDS * sd, seeds))
 
 
 def _placebo_verdict(standing: Standing, row: dict, race: Race) -> dict:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from qkv_jax.study.protocol import inference, verdicts
-from qkv_jax.study.protocol.comparison import Design, Tuning, compare_means, compare_solved
+from qkv_jax.study.protocol.comparison import DECIDED, Design, Tuning, compare_means, compare_solved
 from qkv_jax.study.protocol.evaluated import evaluations, standings
 from qkv_jax.study.protocol.margins import is_narrow
 from qkv_jax.study.protocol.race_summary import compare_race, narrow
@@ -193,13 +193,9 @@ def _compare(record, name, rows, others, found, values, solved, examples, status
             if lost[place]:
                 notes[i].append(Note(What.LOST, (rows[place]["arm"], lost[place], lost[place])))
     asked = sum(rows[row]["role"] == "arm" for row in others)
-    variance = inference.common_variance(values)
-    asked = max(asked, 1)
-    for i, row in enumerate(others if margin is not None else ()):
-        if is_narrow(margin, variance):
-            refused[i] = True
-            if rows[row]["n"]:
-                notes[i].append(narrow(margin, variance, record.alpha / asked))
+    variance, asked = inference.common_variance(values), max(asked, 1)
+    too_small = margin is not None and is_narrow(margin, variance)
+    refused |= too_small
     design = Design(record.analyses, record.alpha, asked, margin, task.higher_is_better)
     tuned = (found[rows[row]["arm"]] for row in (home, *others))
     tuning = [Tuning(arm.lead, arm.tuned) for arm in tuned]
@@ -220,6 +216,10 @@ def _compare(record, name, rows, others, found, values, solved, examples, status
         twin = task.program_of(rows[row]["arm"]) == task.program_of(base)
         if n and (twin or (lost[row] and lost[home])):
             verdict, needed = verdicts.SAME_PROGRAM if twin else verdicts.ALL_FAILED, math.nan
+        if n and too_small and verdict.kind not in DECIDED:
+            verdict, note = narrow(task, variance, record.alpha / asked, verdict)
+            notes[i].append(note)
+            needed = math.nan if verdict == verdicts.CEILING else needed
         if 0 < n < len(record.eval_seeds):
             notes[i].append(Note(What.SO_FAR, (n, len(record.eval_seeds))))
         if len(task.learning_rates) < 2:

@@ -52,9 +52,9 @@ PENDING, BASELINE = Verdict("pending"), Verdict("baseline")
 POWER, TUNING = Verdict("undecided", "power"), Verdict("undecided", "tuning")
 BETTER, WORSE, EQUIVALENT = Verdict("better"), Verdict("worse"), Verdict("equivalent")
 FEW_SEEDS, EDGE = Verdict("undecided", "few seeds"), Verdict("undecided", "edge")
-# Why two arms cannot be told apart, however many seeds there are: all scores of both are one value;
-# each seed's are the same, which two programs hardly ever have; their configs say the same; or
-# neither has a run that came through.
+# Why two arms cannot be told apart, however many seeds there are: all scores of both are one value,
+# or so near the best that a margin in log-odds is as good as none; each seed's are the same, which
+# two programs hardly ever have; their configs say the same; or neither has a run that came through.
 CEILING, SAME_SCORES = Verdict("undecided", "ceiling"), Verdict("undecided", "same scores")
 SAME_PROGRAM = Verdict("undecided", "same program")
 ALL_FAILED = Verdict("undecided", "all failed")
@@ -71,6 +71,7 @@ class What(enum.StrEnum):
         "margin is {:.2g} standard deviations of a run: equivalence is offered from 0.3 on, a "
         "margin of {:.2g}; at this one it would take about {} seeds"
     )
+    AT_CEILING = "the baseline is at the ceiling: in log-odds the margin is as good as none"
     FAILED = "runs failed"
     FAILED_NOT_EQUIVALENT = "runs failed, which rules out 'equivalent'"
     LOST = "{} failed at every rate tried ({} of {})"
