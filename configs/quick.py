@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
                     "options": {"length": 32, "margin": 0.05},
                     "arms": few,
                     "learning_rates": (3e-3, 1e-2, 3e-2),
-                    "train": {"steps": 2000, "report_every": 200, "decay": "cosine"},
+                    "train": {"steps": 1500, "report_every": 150, "decay": "cosine"},
                 },
             },
         }

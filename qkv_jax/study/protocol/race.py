@@ -277,13 +277,16 @@ class Race:
                 state.verdict = verdicts.POWER
 
     def _needed(self, own: np.ndarray, reference: np.ndarray) -> float:
-        """Seeds that would decide if what was seen were so; infinite where none would."""
-        effect = self._compare(own, reference)
+        """Seeds that would decide if what was seen were so; infinite where none would.
+
+        With the variances that were seen, not those of noisier arms, which may be decided sooner.
+        """
         if self.rules.solving:
             solved = [int((losses == 0).sum()) for losses in (own, reference)]
             level, sizes = self.rules.level, (len(own), len(reference))
             seeds = inference.solved_seeds_needed(*solved, *sizes, level)
             return math.inf if math.isnan(seeds) else seeds
+        effect = inference.difference([(1, own), (-1, reference)], correlation=self.correlation)
         gap = max(abs(effect.delta), self.rules.margin - abs(effect.delta))
         return len(own) * (_PLANNED_ERRORS * effect.error / gap) ** 2
 
