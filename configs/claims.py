@@ -12,9 +12,10 @@ minutes when all other work went first); 23.5 minutes by `--plan` (grids that we
 edge come on top). `large`, not run: 65 hours by `--plan`, 2034 runs, 23 PFLOP of matrix products.
 On a GPU, by the arithmetic in the README, 9 minutes and about an hour.
 
-Result. That separate projections let query and key play different parts is supported, on the one
-kind of task that tests it; that the projections must be learned is undecided; the others depend on
-what is asked (docs/results.md has the ledger).
+Result. Supported: that separate projections let query and key play different parts, on the one kind
+of task that tests it; that dividing by √d_k matters; that distinct projections are worth their
+parameters. The first depends on what is asked, the others are undecided, mostly since tasks are at
+their ceiling (docs/results.md has the ledger).
 """
 
 from ml_collections import ConfigDict
