@@ -141,7 +141,7 @@ def _mean_sentence(record, task, row, baseline, who):
 _REASONS = {
     "same program": "This is the program of {base} under another name: there is nothing to decide.",
     "same scores": "The same numbers as {base} at every seed: is it the same program?",
-    "ceiling": "{base} is at the ceiling of this task, which cannot tell.",
+    "ceiling": "{base} is at the ceiling: this task cannot tell.",
     "all failed": "No run came through, nor did one of {base}: there is nothing to compare.",
     "edge": "A best learning rate lies at the edge of the grid, so no verdict is given.",
     "collapses": "It would be equivalent, but runs of it or of {base} ended near failing.",

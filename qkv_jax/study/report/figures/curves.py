@@ -62,7 +62,7 @@ def learning_rates(record: StudyRecord, runs, results: wording.Results, name: st
     """
     task, rows = record.tasks[name], results[name]
     runs = tuning_runs(record, runs[runs["task"] == name])
-    order = _panels(rows)
+    order = [arm for arm in _panels(rows) if (runs["arm"] == arm).any()] or _panels(rows)
     done = runs[runs["status"] == "done"]
     figure, axes = style.grid(len(order))
     means = {arm: part.groupby("learning_rate")["validation"].mean() for arm, part in
@@ -86,7 +86,7 @@ def learning_rates(record: StudyRecord, runs, results: wording.Results, name: st
         shown = rates if len(rates) <= 4 else rates[:: -(-len(rates) // 4)]
         axis.xaxis.set_major_locator(FixedLocator(shown))
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: wording.rate(x)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.1g}"))
         axis.yaxis.set_major_locator(MaxNLocator(4))
         axis.tick_params(axis="x", labelsize=7)
     figure.supxlabel("learning rate (log scale)", fontsize=9, y=0.02)

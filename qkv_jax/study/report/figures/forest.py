@@ -125,7 +125,7 @@ def _forest_scale(axes, shown, margin) -> str:
     linear = 2 * margin
     axes.set_xscale("symlog", linthresh=linear, linscale=0.8)
     steps = [m * 10.0**k for k in range(-6, 7) for m in (1, 2, 5)]
-    powers = [p for p in steps if linear * 1.5 < p <= limit]
+    powers = [p for p in steps if linear * 1.9 < p <= limit]
     powers = [p for p in powers if len(powers) < 7 or f"{p:e}"[0] == "1"]
     ticks = [0.0, -linear, linear] + powers + [-p for p in powers]
     axes.set_xticks([t for t in ticks if low <= t <= high], minor=False)
