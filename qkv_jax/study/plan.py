@@ -274,9 +274,10 @@ class Study:
         for arm in arms:
             check_name("arms", arm.name)  # with what matching has added
         check_apart("arms", [arm.name for arm in arms])
+        race = self.config.protocol == "race"
         arms.append(dataclasses.replace(
             arms[0], name=PLACEBO, role="placebo", salt=_PLACEBO_SALT,
-            note=f"{baseline} again, with other initial values",
+            note=f"{baseline} again, {'on other seeds' if race else 'with other initial values'}",
         ))  # fmt: skip
         rates = entry.learning_rates or self.config.learning_rates
         check_rates(rates, f"{prefix}.learning_rates")

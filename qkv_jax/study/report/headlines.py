@@ -9,7 +9,10 @@ from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
 from qkv_jax.study.report.sentences import is_tie
 
-_SAID = (What.FAILED, What.EDGE, What.EDGE_OF_BASELINE)  # of an arm, in a warning of its own
+# Of an arm, in a warning of its own, in its sentence or its table.
+_SAID = (
+    What.FAILED, What.EDGE, What.EDGE_OF_BASELINE, What.WHEN_IT_TRAINS, What.COLLAPSED,
+)  # fmt: skip
 _NAMED = 8  # changes that the page names; study.json has all
 
 

@@ -7,7 +7,7 @@ undecided arm is one for which neither a difference nor equivalence could be sho
 import dataclasses
 
 from qkv_jax.output import formats
-from qkv_jax.study.protocol.verdicts import POWER
+from qkv_jax.study.protocol.verdicts import POWER, What
 from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
 from qkv_jax.tie import Tie, TieError
@@ -133,7 +133,8 @@ def _mean_sentence(record, task, row, baseline, who):
         if row.get("p_adjusted", 1) <= record.alpha:
             p = wording.p_equals(row["p_adjusted"])
             text += f" It differs, within the margin (adjusted {p})."
-        return text
+        trains = [str(note) for note in row.get("note", ()) if note.what is What.WHEN_IT_TRAINS]
+        return " ".join([text, *(f"That is, {remark}." for remark in trains)])
     text = f"{who}: measured {measured} {size} {unit} ({detail}, {_seeds(row)})."
     return text + " " + _undecided(record, task, row)
 

@@ -57,8 +57,8 @@ def draw_task(folder, record: StudyRecord, runs, results, task, curve, table, dp
         draw = functools.partial(by_group, record, name, table)
         wanted.append(("by-group", draw, caption))
     caption = (
-        "Quality against learning rate in the tuning runs, on validation data. Dots: seeds; line: "
-        f"their mean; ring: the rate chosen; grey: {base}; crosses: diverged or failed."
+        "Quality against learning rate on validation data, by which rates are chosen. Dots: seeds; "
+        f"line: their mean; ring: the rate chosen; grey: {base}; crosses: diverged or failed."
     )
     draw = functools.partial(learning_rates, record, runs, results, name)
     wanted.append(("learning-rates", draw, caption))
