@@ -122,7 +122,9 @@ class StudyResults:
           ConfigError: if the study has no such run, or a task of a kind that is not registered.
         """
         _, entry = self.find(task, arm)
-        rate = self._best(task, arm)[0] or math.nan
+        rate, _ = self._best(task, arm)
+        if rate is None:
+            raise ConfigError("arm", arm, f"no run of it on {task} has ended yet")
         return entry.trainer.model, {"params": self.workdir.params(task, arm, rate, _seed(seed))}
 
     def untrained(self, task: str, arm: str, seed: int = 0) -> dict:

@@ -1,6 +1,7 @@
 """The command that surveys a model: from a folder to a page, and refusals of one line."""
 
 import json
+import math
 import shutil
 
 import flax.traverse_util
@@ -57,14 +58,17 @@ def place(tmp_path_factory):
     config = {"name": "small", "tasks": {"relation": relation}, "model": parts["model"],
               "arms": {"separate": {}, "K=V": {"model": {"tie": "K=V"}}},
               "train": {"steps": 20, "report_every": 10, "batch_size": 4},
-              "study": {"learning_rates": (0.001, 0.01)}}  # fmt: skip
+              "study": {"protocol": "fixed", "learning_rates": (0.001, 0.01)}}  # fmt: skip
     work = Workdir(folder / "study")
     work.open(Study(config).describe())
     study = load_study(folder / "study")
     params = jax.tree.map(lambda leaf: 2 * leaf, study.untrained("relation", "K=V", 3)["params"])
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     saved = safetensors.numpy.save({name: np.asarray(leaf) for name, leaf in flat.items()})
-    work.write("checkpoints/relation/K=V/seed3.safetensors", saved)
+    work.write("checkpoints/relation/K=V/lr0.01_seed3.safetensors", saved)
+    run = {"task": "relation", "arm": "K=V", "learning_rate": 0.01, "seed": 3, "status": "done"}
+    scores = {"validation": 0.5, "test": 0.5, "steps_to_solve": math.nan, "seconds": 1.0}
+    work.append_runs([run | scores | {"round": "evaluate", "metric": "accuracy", "steps": 1}])
 
     bert = pretrained_folders.CONFIGS["bert"]
     pretrained_folders.write(folder / "bert", bert)
@@ -214,8 +218,8 @@ REFUSED = [
     (["--study={study}", "--task=relation", "--arm=Q=K"], "--arm: given 'Q=K'; this study has: "
      "separate, K=V, placebo"),
     (["--study={study}", "--task=relation", "--arm=K=V"], "--seed: given "
-     "'{study}/checkpoints/relation/K=V/seed0.safetensors'; no such checkpoint; evaluation runs "
-     "keep theirs"),
+     "'{study}/checkpoints/relation/K=V/lr0.01_seed0.safetensors'; no such checkpoint; runs "
+     "that are tested keep theirs"),
     (["--pretrained={none}"], "--pretrained: given '{none}/config.json'; is missing"),
     (["--pretrained={bert}", "--texts={lost}"], "--texts: given '{lost}'; cannot be read: No such "
      "file or directory"),
