@@ -232,7 +232,11 @@ class Race:
         state.tested[rate] = number + 1
 
     def _bound(self, arm: int, share: float, reference: np.ndarray, against: Sequence) -> None:
-        """The interval of an arm: what those of all looks so far have in common."""
+        """The interval of an arm at a look: a verdict is where it lies to 0 and to the margin.
+
+        Of that look alone: what those of all looks have in common would keep what the first seeds
+        said of arms in which single runs collapse.
+        """
         state, tail = self.arms[arm], 1 - share * self.rules.level / 2
         if self.rules.solving:
             return
@@ -241,8 +245,8 @@ class Race:
             return float(special.stdtrit(effect.df, tail)) * effect.error or math.inf
 
         lows = [self._compare(self._losses(arm, rate)[1], reference) for rate in state.live]
-        state.low = max(state.low, min(effect.delta - half(effect) for effect in lows))
-        state.high = min(state.high, max(effect.delta + half(effect) for effect in against))
+        state.low = min(effect.delta - half(effect) for effect in lows)
+        state.high = max(effect.delta + half(effect) for effect in against)
 
     def _judge(self, arm: int, number: int, seeds: int, share: float, reference: np.ndarray):
         """The verdict on an arm at a look, if it can be given."""

@@ -72,7 +72,7 @@ class Arm:
       seeds: of the leading cell at the last look that it took part in.
       delta: the cost over the baseline, each at the rates that the other seeds chose.
       low, high: what the cost at best rates is between, over all live rates, for all arms and all
-        looks together.
+        looks together; as of the last look that it took part in.
       verdict: `PENDING` while there is none; `POWER` where it would need too many seeds, `needed`.
     """
 
