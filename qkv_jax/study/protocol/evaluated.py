@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from qkv_jax.study.protocol import verdicts
-from qkv_jax.study.protocol.race import Race, chosen
+from qkv_jax.study.protocol.race import Race
+from qkv_jax.study.protocol.race_rules import chosen
 from qkv_jax.study.protocol.racing import Field
 from qkv_jax.study.protocol.selection import Choice, Run, Runs, by_arm, choices
 from qkv_jax.study.rates import same_rate

@@ -6,7 +6,8 @@ about its best rate, so it must hold for every rate that is still alive (interse
 1982); the baseline's score at a seed is taken at the rate that the other seeds chose.
 
     pilot     two seeds of all cells of the declared grid
-    bracket   an arm whose best rate is at an end of its own gets one more there, two at most
+    bracket   an arm whose best rate is at an end of its own gets one more there, two at most; so it
+              does when another rate comes to lead later
     looks     at 4, 6, 8, 12, ... seeds the leading cells of undecided arms are tested, each look
               with its share of alpha; other live cells follow where a verdict waits for them
 
@@ -26,12 +27,18 @@ from scipy import special
 from qkv_jax.study.config import PILOT
 from qkv_jax.study.protocol import inference, verdicts
 from qkv_jax.study.protocol.margins import is_narrow
-from qkv_jax.study.protocol.race_rules import DOUBLED_FROM, MAX_BEYOND, Arm, Rules, looks
-
-_DROP_ERRORS = 3.0  # a rate leaves when it is worse by so many standard errors
-_DROP_SHARE = 0.1  # of the margin, which a rate may be better by and yet leave
-_PRIOR_DF = 3.0  # that the variances of an arm's rates lend to each of them
-_PLANNED_ERRORS = 3.2  # between an effect and the nearest bound, for a verdict to be near
+from qkv_jax.study.protocol.race_rules import (
+    DOUBLED_FROM,
+    DROP_ERRORS,
+    DROP_SHARE,
+    MAX_BEYOND,
+    PLANNED_ERRORS,
+    PRIOR_DF,
+    Arm,
+    Rules,
+    chosen,
+    looks,
+)
 
 Cell = tuple[int, int]  # arm, 0 the baseline; place of a rate, 0 the first of the declared grid
 # (arm, place) -> [2, S] validation and test losses of its runs by seed. Where runs solve a task or
@@ -139,6 +146,33 @@ class Race:
         means = [self._losses(arm, place, PILOT)[0].mean() for place in live]
         return live[int(np.argmin(means))], means
 
+    def _widen(self, arm: int) -> None:
+        """Drops rates, and widens an arm's grid anew where the rate that leads has come to its end.
+        Where none may be added there, its best is not known; if it is the baseline, nobody's is."""
+        state, ends = self.arms[arm], (-MAX_BEYOND, self.rules.rates - 1 + MAX_BEYOND)
+        while self.rules.widens:
+            lead = self._drop(arm)
+            tried = sorted(place for a, place in self.used if a == arm)
+            means = self._means(arm)
+            if len(tried) < 2 or lead not in (tried[0], tried[-1]) or means.count(min(means)) > 1:
+                return
+            if lead in ends:
+                for each in self.arms if arm == 0 else (state,):
+                    if each.verdict == verdicts.PENDING:
+                        each.verdict = verdicts.EDGE
+                return
+            beyond = lead - 1 if lead == tried[0] else lead + 1
+            if not self._take(arm, beyond, PILOT):
+                return
+            state.live = sorted([*state.live, beyond])
+        self._drop(arm)
+
+    def _means(self, arm: int) -> list[float]:
+        """Validation means of the live rates, over the seeds that all of them have."""
+        live = self.arms[arm].live
+        common = min(self.used[arm, place] for place in live)
+        return [self._losses(arm, place, common)[0].mean() for place in live]
+
     def _drop(self, arm: int) -> int:
         """Lets the rates go that cannot be an arm's best; returns the one that leads."""
         state = self.arms[arm]
@@ -147,22 +181,24 @@ class Race:
         for place in tried:
             values = self._losses(arm, place)[0]
             spread[place] = values.var(ddof=1), len(values) - 1.0
+        # Two scores of a share of right answers may well be equal: that is no spread to lend.
         variance, df = np.array(list(spread.values())).T
-        logs = np.log(np.maximum(variance, 1e-300)) - special.digamma(df / 2) + np.log(df / 2)
-        lent = math.exp(logs.mean())
-        common = min(self.used[arm, place] for place in state.live)
-        means = {place: self._losses(arm, place, common)[0].mean() for place in state.live}
-        lead = min(means, key=means.get)
-        allowed = _DROP_SHARE * self.rules.margin
+        variance, df = variance[variance > 0], df[variance > 0]
+        logs = np.log(variance) - special.digamma(df / 2) + np.log(df / 2)
+        lent = math.exp(logs.mean()) if len(logs) else 0.0
+        lead = state.live[int(np.argmin(self._means(arm)))]
+        allowed = DROP_SHARE * self.rules.margin
 
         def squared_error(place):
             variance, df = spread[place]
-            return (_PRIOR_DF * lent + df * variance) / (_PRIOR_DF + df) / (df + 1)
+            return (PRIOR_DF * lent + df * variance) / (PRIOR_DF + df) / (df + 1)
 
         def stays(place):
             behind = self._losses(arm, place)[0].mean() - self._losses(arm, lead)[0].mean()
             error = math.sqrt(squared_error(place) + squared_error(lead))
-            return place == lead or behind + allowed <= _DROP_ERRORS * error
+            if not lent and behind == 0:  # nothing is known of how far runs scatter
+                return True
+            return place == lead or behind + allowed <= DROP_ERRORS * error
 
         state.live = [place for place in state.live if stays(place)]
         state.lead = lead
@@ -177,12 +213,14 @@ class Race:
 
     def _look(self, place: int, seeds: int, share: float, waiting: Sequence[int], base: int):
         """One look: the baseline and the leading cells first, then what their verdicts wait for."""
-        self._drop(0)
-        for rate in self.arms[0].live:
+        for arm in (0, *waiting):
+            self._widen(arm)
+        waiting = [arm for arm in waiting if self.arms[arm].verdict == verdicts.PENDING]
+        for rate in self.arms[0].live if waiting else ():
             self._take(0, rate, base)
         for arm in waiting:
-            self._take(arm, self._drop(arm), seeds)
-        if self.wanted:
+            self._take(arm, self.arms[arm].lead, seeds)
+        if self.wanted or not waiting:
             return
         reference = self._scores(0, base)
         leading = {arm: self._losses(arm, self.arms[arm].lead, seeds)[1] for arm in waiting}
@@ -292,7 +330,7 @@ class Race:
             return math.inf if math.isnan(seeds) else seeds
         effect = inference.difference([(1, own), (-1, reference)], correlation=self.correlation)
         gap = max(abs(effect.delta), self.rules.margin - abs(effect.delta))
-        return len(own) * (_PLANNED_ERRORS * effect.error / gap) ** 2
+        return len(own) * (PLANNED_ERRORS * effect.error / gap) ** 2
 
     def collapsed(self, arm: int, place: int) -> int:
         """How many runs of a cell ended past halfway from the baseline's median to failing."""
@@ -329,17 +367,3 @@ class Race:
                     self._test(arm, rate, turn, sizes[turn], reference)
             if not open_:
                 return
-
-
-def chosen(validation: Sequence[np.ndarray]) -> np.ndarray:
-    """Which rate's run counts at each seed [S]: by the mean of the other seeds; of seeds that not
-    all rates have, by that of the common ones.
-
-    Args: validation: losses [S_r] of each rate.
-    """
-    common = min(map(len, validation))
-    seen = np.stack([losses[:common] for losses in validation])
-    others = (seen.sum(1, keepdims=True) - seen) / max(common - 1, 1)
-    best = int(seen.mean(1).argmin())
-    more = len(validation[best]) - common
-    return np.concatenate([others.argmin(0), np.full(more, best)]).astype(int)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
 
 from qkv_jax.study.config import FIRST_LOOK
 from qkv_jax.study.protocol import verdicts
@@ -13,6 +15,10 @@ from qkv_jax.study.protocol.verdicts import Verdict
 _LOOKS = ((FIRST_LOOK, 0.08), (6, 0.15), (8, 0.17), (12, 0.20), (16, 0.15), (24, 0.10), (32, 0.075))
 MAX_BEYOND = 2  # rates that an arm may get on a side of the grid
 DOUBLED_FROM = 2  # the look from which on the baseline has twice the seeds, if several arms wait
+DROP_ERRORS = 3.0  # a rate leaves when it is worse by so many standard errors
+DROP_SHARE = 0.1  # of the margin, which a rate may be better by and yet leave
+PRIOR_DF = 3.0  # that the variances of an arm's rates lend to each of them
+PLANNED_ERRORS = 3.2  # between an effect and the nearest bound, for a verdict to be near
 
 
 def looks() -> Iterator[tuple[int, float]]:
@@ -40,6 +46,7 @@ class Rules:
         has collapsed.
       solving: whether test losses are 1 or 0, of runs that do not or do solve the task: shares are
         compared, by exact tests and without a margin.
+      widens: whether an arm's grid is widened after the pilot as well.
       settled: verdicts on arms that are not raced, by the arm.
     """
 
@@ -52,6 +59,7 @@ class Rules:
     hopeless: float = 64.0
     failure: float = math.inf
     solving: bool = False
+    widens: bool = True
     settled: Mapping[int, Verdict] = dataclasses.field(default_factory=dict)
 
     @property
@@ -89,3 +97,17 @@ class Arm:
     high: float = math.inf
     verdict: Verdict = verdicts.PENDING
     needed: float = math.nan
+
+
+def chosen(validation: Sequence[np.ndarray]) -> np.ndarray:
+    """Which rate's run counts at each seed [S]: by the mean of the other seeds; of seeds that not
+    all rates have, by that of the common ones.
+
+    Args: validation: losses [S_r] of each rate.
+    """
+    common = min(map(len, validation))
+    seen = np.stack([losses[:common] for losses in validation])
+    others = (seen.sum(1, keepdims=True) - seen) / max(common - 1, 1)
+    best = int(seen.mean(1).argmin())
+    more = len(validation[best]) - common
+    return np.concatenate([others.argmin(0), np.full(more, best)]).astype(int)
