@@ -38,7 +38,7 @@ _OF = {
 
 @dataclasses.dataclass(frozen=True)
 class StudyConfig:
-    """The protocol's numbers (DESIGN, section 4). See `Study` for what they mean together."""
+    """The numbers of a protocol, see docs/studies.md, "How it is run"."""
 
     baseline: str = "separate"  # the arm that the others are compared with
     learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)  # the grid of every arm
@@ -93,9 +93,10 @@ def check_budget(config: StudyConfig, task: str, arms: int, rates: int) -> None:
     Raises:
       ConfigError: then.
     """
-    least = arms * (rates * PILOT + FIRST_LOOK - PILOT)
+    # At a look the baseline is run at all its rates, the others at the one that leads.
+    least = arms * rates * PILOT + (arms - 1 + rates) * (FIRST_LOOK - PILOT)
     if config.max_runs is not None and config.max_runs < least:
-        allowed = f"{task} takes {least} runs to its first look"
+        allowed = f"{task} may take {least} runs to its first look"
         raise ConfigError("study.max_runs", config.max_runs, allowed)
 
 

@@ -46,6 +46,8 @@ class Case:
       measured: noise of a score over that of the run it is of; validation and test have their own.
       shape: of the noise.
       collapse: share of the runs that end `jump` worse.
+      fails: place of a rate at which every run fails, with one loss for all.
+      steps: what scores are rounded to, as shares of right answers are.
       at_most: family error that is allowed.
     """
 
@@ -62,6 +64,8 @@ class Case:
     shape: Literal["normal", "t3", "skewed"] = "normal"
     collapse: Any = 0.0
     jump: float = 20.0
+    fails: int | None = None
+    steps: float = 0.0
     at_most: float = 0.05
 
     def of_arms(self, value: Any) -> np.ndarray:
@@ -89,7 +93,10 @@ class Case:
         losses = self.means()[..., None] + scale * run
         fallen = rng.random(shape) < self.of_arms(self.collapse)[:, None, None]
         scores = np.stack([self._noise(rng, shape) for _ in range(2)])
-        return losses + self.jump * fallen + self.measured * scale * scores
+        losses = losses + self.jump * fallen + self.measured * scale * scores
+        if self.fails is not None:
+            losses[:, :, self.fails - _RATES[0]] = self.jump
+        return np.round(losses / self.steps) * self.steps if self.steps else losses
 
     def _noise(self, rng: np.random.Generator, size: Any) -> np.ndarray:
         """Of variance 1."""
@@ -134,6 +141,8 @@ CASES = [
     Case("optima apart, flat", best=(1, 2), curve=0.25, shared=0.8, own=0.0),
     Case("flat curve", curve=0.05),
     Case("optimum off the grid", best=(1, -1.5), curve=1.0),
+    Case("a rate fails", curve=0.5, fails=3),
+    Case("scores in steps of a noise", curve=0.5, steps=1.0),
 ]  # fmt: skip
 
 

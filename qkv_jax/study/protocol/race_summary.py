@@ -55,13 +55,13 @@ def _counts(standing: Standing, number: int) -> dict:
     field, race = standing.field, standing.race
     state = race.arms[number]
     live = [place for place in state.live if (number, place) in race.used]
-    if not live or (0, race.arms[0].lead) not in race.used:
+    if not live or (0, race.arms[0].lead) not in race.used or race.rules.solving:
         return {}
     n = sum(race.used[number, place] for place in live)
     collapsed = sum(race.collapsed(number, place) for place in live)
     low, high = inference.solve_interval(collapsed, n)
     return {
-        "live_rates": "; ".join(f"{field.rate(place):g}" for place in live), "n_live": n,
+        "live_rates": "; ".join(f"{field.rate(place):.3g}" for place in live), "n_live": n,
         "n_collapsed": collapsed, "collapsed_low": float(low), "collapsed_high": float(high),
     }  # fmt: skip
 

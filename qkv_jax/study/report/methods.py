@@ -41,8 +41,9 @@ def protocol(record: StudyRecord, runs, results: wording.Results) -> list[str]:
     lines += _failed(record, runs)
     lines.append(
         "Costs. Parameters, FLOPs and cache are counted from the model; step time, where shown, "
-        f"was measured on this machine as a ratio to {base}'s; ± is by how much that of the "
-        "placebo, which is the same program, was off."
+        f"was measured on this machine as a ratio to {base}'s."
+        + " ± is by how much that of the placebo, which is the same program, was off."
+        * (record.protocol == "fixed")
     )
     return lines
 

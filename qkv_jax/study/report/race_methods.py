@@ -26,8 +26,8 @@ def rules(record: StudyRecord) -> list[str]:
         "Race. Every run tunes and compares: its validation score chooses learning rates, its test "
         f"score compares arms. Pilot: {PILOT} seeds of every arm at every rate of the "
         "grid. An arm whose best rate is at an end of its own gets up to "
-        f"{race_rules.MAX_BEYOND} more on that side, for itself; if it is still at the end, "
-        "there is no verdict (edge).",
+        f"{race_rules.MAX_BEYOND} more on that side, for itself, then or whenever another rate "
+        "comes to lead; if it is still at the end, there is no verdict (edge).",
         "Live rates. A rate leaves for good when its validation mean is three standard errors "
         "worse than that of the arm's best, up to a tenth of the margin. A verdict must hold at "
         "every rate that is still alive, the baseline's too (intersection-union): it is about each "
@@ -72,7 +72,8 @@ def spent(record: StudyRecord, runs, results: wording.Results, name: str) -> str
     text += f"; correlation by seed {rho[0]:.2g}" if rho else ""
     collapsed = [f"{row['arm']} {row['n_collapsed']:.0f} of {row['n_live']:.0f}"
                  for row in rows if row.get("n_collapsed")]  # fmt: skip
-    text += f"; collapsed: {formats.join(collapsed)}" if collapsed else "; none collapsed"
+    if not task.solving:
+        text += f"; collapsed: {formats.join(collapsed)}" if collapsed else "; none collapsed"
     return f"{text}; {_outcome(task)}."
 
 

@@ -91,7 +91,7 @@ def arm_finding(record, task, row, baseline, prefix="") -> Finding:
 
 
 def _pending(record, task, row, baseline, who):
-    return f"{who}: no result."
+    return f"{who}: {f'open, {_seeds(row)} so far' if row.get('n') else 'no result'}."
 
 
 def _seeds(row) -> str:
@@ -263,7 +263,8 @@ def placebo_finding(record, task, row, baseline) -> Finding:
     if kind == "pending":
         return Finding(kind, f"{who} has no result.", (row["arm"],))
     if task.solving:
-        size = f"{_solved(row)} seeds solved, against {_solved(baseline)}"
+        size = f"{_solved(row)} seeds solved"
+        size += f", against {_solved(baseline)}" * (record.protocol == "fixed")
     else:
         digits = wording.decimals(task.outcome.margin)
         size = f"difference {formats.number(row.get('delta'), digits, signed=True)}"

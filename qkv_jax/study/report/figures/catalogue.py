@@ -45,8 +45,9 @@ def draw_task(folder, record: StudyRecord, runs, results, task, curve, table, dp
         wanted.append(("solving", lambda: solving(record, results, name), caption))
     caption = (
         f"Differences to {base}. Thick: 95 % interval; thin: simultaneous for all "
-        "arms at the level of this analysis; no bar where seeds do not vary. Hollow marks: "
-        "controls and placebo. "
+        + ("arms and looks, at best rates" if record.protocol == "race"
+           else "arms at the level of this analysis")
+        + "; no bar where seeds do not vary. Hollow marks: controls and placebo. "
         + ("The verdict is on solving, not on this difference." if spec.solving
            else "Shaded: the equivalence margin.")
     )  # fmt: skip
@@ -62,7 +63,7 @@ def draw_task(folder, record: StudyRecord, runs, results, task, curve, table, dp
     )
     draw = functools.partial(learning_rates, record, runs, results, name)
     wanted.append(("learning-rates", draw, caption))
-    caption = f"Learning curves of the evaluation runs, {band}; grey: {base}."
+    caption = f"Learning curves at the rate that is best, {band}; grey: {base}."
     lines = [reference.name for reference in spec.references or ()]
     if lines:
         caption += f" Dash-dotted, where in range: {formats.join(lines)} (on test data)."
