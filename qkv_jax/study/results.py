@@ -83,7 +83,14 @@ class StudyResults:
         return curve
 
     def _best(self, task: str, arm: str) -> tuple[float | None, tuple[int, ...]]:
-        """The arm's best rate, and the seeds at it that it is compared with."""
+        """The arm's best rate, and the seeds at it that it is compared with.
+
+        Raises:
+          ConfigError: if the arm has no runs of its own.
+        """
+        if self.record.protocol == "race" and arm == self.record.placebo:
+            allowed = f"is the second half of {self.record.baseline}'s seeds; name that arm"
+            raise ConfigError("arm", arm, allowed)
         record = in_force(self.record.only(task), self.runs)
         found = evaluations(record, self.runs)[task, arm]
         seeds = tuple(seed for seed, status in zip(found.seeds, found.status, strict=False)

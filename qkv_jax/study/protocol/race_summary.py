@@ -9,6 +9,7 @@ from qkv_jax.study.protocol.comparison import DECIDED
 from qkv_jax.study.protocol.evaluated import Evaluated, Standing
 from qkv_jax.study.protocol.margins import LEAST_SDS, is_narrow, seeds_for
 from qkv_jax.study.protocol.race import Race
+from qkv_jax.study.protocol.race_rules import looks
 from qkv_jax.study.protocol.verdicts import Note, Notes, Verdict, What
 from qkv_jax.study.record import TaskRecord
 
@@ -115,7 +116,8 @@ def _judged(standing: Standing, number: int, row: dict, error: float) -> dict:
         counts = (collapsed["n_collapsed"], base["n_collapsed"], collapsed["n_live"])
         found["p_collapsed"] = inference.solved_p(*counts, base["n_live"])
     if verdict in (verdicts.POWER, verdicts.BUDGET) and math.isfinite(state.needed):
-        found["seeds_to_decide"] = max(math.ceil(state.needed), row["n"] + 1)
+        least = max(math.ceil(state.needed), row["n"] + 1)
+        found["seeds_to_decide"] = next(seeds for seeds, _ in looks() if seeds >= least)
     if decided:
         found["decided_at"] = float(state.seeds)
     return found | {"verdict": verdict, "note": Notes(notes)}

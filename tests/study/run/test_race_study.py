@@ -118,6 +118,9 @@ def test_every_run_has_both_scores_and_keeps_what_it_made(scripted, tmp_path):
     assert study.examples("reverse", "copies", [0, 1]).shape[0] == 2
     assert study.examples("reverse", "copies", [0, 99]) is None
     assert study.workdir.params("reverse", "copies", best, 1)
+    for read in (study.curve, study.model):
+        with pytest.raises(ConfigError, match="second half of separate's seeds"):
+            read("reverse", "placebo")
 
 
 def test_seeds_and_budgets_are_added_to_a_race_that_has_ended(scripted, tmp_path):
