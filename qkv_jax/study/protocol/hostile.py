@@ -76,7 +76,10 @@ class Case:
     def means(self) -> np.ndarray:
         """[1 + arms, rates] mean losses without collapses."""
         away = (_RATES - self.of_arms(self.best)[:, None]) ** 2
-        return self.of_arms(self.effect)[:, None] + self.curve * away
+        means = self.of_arms(self.effect)[:, None] + self.curve * away
+        if self.fails is not None:
+            means[:, self.fails - _RATES[0]] = self.jump
+        return means
 
     def truth(self) -> np.ndarray:
         """[arms] what each loses over the baseline, both at their best."""
