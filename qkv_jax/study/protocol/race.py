@@ -31,7 +31,6 @@ from qkv_jax.study.protocol.race_rules import (
     DOUBLED_FROM,
     DROP_ERRORS,
     DROP_SHARE,
-    MAX_BEYOND,
     PLANNED_ERRORS,
     PRIOR_DF,
     Arm,
@@ -39,6 +38,7 @@ from qkv_jax.study.protocol.race_rules import (
     chosen,
     looks,
 )
+from qkv_jax.study.protocol.selection import MAX_EXTENSIONS
 
 Cell = tuple[int, int]  # arm, 0 the baseline; place of a rate, 0 the first of the declared grid
 # (arm, place) -> [2, S] validation and test losses of its runs by seed. Where runs solve a task or
@@ -94,18 +94,15 @@ class Race:
             self._take(arm, place, PILOT)
         if self.wanted:
             return
-        for arm in everyone:
-            self.arms[arm].lead = self._best(arm)[0]
         self.event = "bracket"
         for arm in everyone:
-            if arm not in self.rules.settled:
+            if arm in self.rules.settled:
+                self.arms[arm].lead = int(np.argmin(self._means(arm)))
+            else:
                 self._bracket(arm)
         if self.wanted:
             return
-        if self.arms[0].verdict == verdicts.EDGE:  # how good the baseline can be is not known
-            for arm in self.arms:
-                if arm.verdict == verdicts.PENDING:
-                    arm.verdict = verdicts.EDGE
+        self._settle_edges()
         doubled = 0
         for place, (seeds, share) in enumerate(looks()):
             waiting = [a for a in everyone[1:] if self.arms[a].verdict == verdicts.PENDING]
@@ -119,53 +116,30 @@ class Race:
             if self.wanted:
                 return
 
-    def _bracket(self, arm: int) -> None:
-        """Widens an arm's own grid until its best rate lies inside, or no rate may be added."""
-        live, last = self.arms[arm].live, self.rules.rates - 1
+    def _bracket(self, arm: int) -> bool:
+        """Widens an arm's own grid while the rate that leads is at an end of all that were tried;
+        where none may be added there, its best rate is not known. Whether it lies inside now."""
+        state, ends = self.arms[arm], (-MAX_EXTENSIONS, self.rules.rates - 1 + MAX_EXTENSIONS)
         while True:
-            best, means = self._best(arm)
-            self.arms[arm].lead = best
-            beyond = None
-            if best == live[0] and best > -MAX_BEYOND:
-                beyond = best - 1
-            elif best == live[-1] and best < last + MAX_BEYOND:
-                beyond = best + 1
-            # A plateau that reaches into the grid does not point beyond its end.
-            if len(live) < 2 or beyond is None or means.count(min(means)) > 1:
-                break
-            if not self._take(arm, beyond, PILOT):
-                return
-            live[:] = sorted([*live, beyond])
-        at_end = best in (live[0], live[-1]) and means.count(min(means)) < 2
-        if at_end and len(live) > 1:
-            self.arms[arm].verdict = verdicts.EDGE
-
-    def _best(self, arm: int) -> tuple[int, list[float]]:
-        """The best rate of the pilot, and the means of all."""
-        live = self.arms[arm].live
-        means = [self._losses(arm, place, PILOT)[0].mean() for place in live]
-        return live[int(np.argmin(means))], means
-
-    def _widen(self, arm: int) -> None:
-        """Drops rates, and widens an arm's grid anew where the rate that leads has come to its end.
-        Where none may be added there, its best is not known; if it is the baseline, nobody's is."""
-        state, ends = self.arms[arm], (-MAX_BEYOND, self.rules.rates - 1 + MAX_BEYOND)
-        while self.rules.widens:
-            lead = self._drop(arm)
-            tried = sorted(place for a, place in self.used if a == arm)
             means = self._means(arm)
+            lead = state.lead = state.live[int(np.argmin(means))]
+            tried = sorted(place for a, place in self.used if a == arm)
+            # A plateau that reaches into the grid does not point beyond its end.
             if len(tried) < 2 or lead not in (tried[0], tried[-1]) or means.count(min(means)) > 1:
-                return
+                return True
             if lead in ends:
-                for each in self.arms if arm == 0 else (state,):
-                    if each.verdict == verdicts.PENDING:
-                        each.verdict = verdicts.EDGE
-                return
+                state.verdict = verdicts.EDGE
+                return False
             beyond = lead - 1 if lead == tried[0] else lead + 1
             if not self._take(arm, beyond, PILOT):
-                return
+                return False
             state.live = sorted([*state.live, beyond])
-        self._drop(arm)
+
+    def _settle_edges(self) -> None:
+        """How good the baseline can be is not known where its best rate is not: then nothing is."""
+        for arm in self.arms if self.arms[0].verdict == verdicts.EDGE else ():
+            if arm.verdict == verdicts.PENDING:
+                arm.verdict = verdicts.EDGE
 
     def _means(self, arm: int) -> list[float]:
         """Validation means of the live rates, over the seeds that all of them have."""
@@ -214,7 +188,10 @@ class Race:
     def _look(self, place: int, seeds: int, share: float, waiting: Sequence[int], base: int):
         """One look: the baseline and the leading cells first, then what their verdicts wait for."""
         for arm in (0, *waiting):
-            self._widen(arm)
+            self._drop(arm)
+            self._bracket(arm)
+            self._drop(arm)
+        self._settle_edges()
         waiting = [arm for arm in waiting if self.arms[arm].verdict == verdicts.PENDING]
         for rate in self.arms[0].live if waiting else ():
             self._take(0, rate, base)
@@ -351,6 +328,12 @@ class Race:
         while True:
             against = [rate for rate in state.live if p.get(rate, 1.0) > needed]
             if not against:
+                before = state.live
+                if not self._bracket(arm):
+                    return
+                if state.live is not before:  # another rate has come to lead
+                    self._drop(arm)
+                    continue
                 state.verdict = verdicts.EQUIVALENT if equal else verdicts.WORSE
                 if equal and self._any_collapsed(arm):
                     state.verdict = verdicts.COLLAPSES  # no seeds would make up for them

@@ -13,7 +13,6 @@ from qkv_jax.study.protocol import verdicts
 from qkv_jax.study.protocol.verdicts import Verdict
 
 _LOOKS = ((FIRST_LOOK, 0.08), (6, 0.15), (8, 0.17), (12, 0.20), (16, 0.15), (24, 0.10), (32, 0.075))
-MAX_BEYOND = 2  # rates that an arm may get on a side of the grid
 DOUBLED_FROM = 2  # the look from which on the baseline has twice the seeds, if several arms wait
 DROP_ERRORS = 3.0  # a rate leaves when it is worse by so many standard errors
 DROP_SHARE = 0.1  # of the margin, which a rate may be better by and yet leave
@@ -46,7 +45,6 @@ class Rules:
         has collapsed.
       solving: whether test losses are 1 or 0, of runs that do not or do solve the task: shares are
         compared, by exact tests and without a margin.
-      widens: whether an arm's grid is widened after the pilot as well.
       settled: verdicts on arms that are not raced, by the arm.
     """
 
@@ -59,7 +57,6 @@ class Rules:
     hopeless: float = 64.0
     failure: float = math.inf
     solving: bool = False
-    widens: bool = True
     settled: Mapping[int, Verdict] = dataclasses.field(default_factory=dict)
 
     @property

@@ -16,7 +16,7 @@ from qkv_jax.study.protocol import selection, verdicts
 from qkv_jax.study.protocol.due import Due, Kind, Protocol
 from qkv_jax.study.protocol.margins import in_force
 from qkv_jax.study.protocol.race import Cell, Race
-from qkv_jax.study.protocol.race_rules import MAX_BEYOND, Rules
+from qkv_jax.study.protocol.race_rules import Rules
 from qkv_jax.study.protocol.selection import Run
 from qkv_jax.study.protocol.verdicts import Verdict
 from qkv_jax.study.rates import rate_at, same_rate
@@ -79,7 +79,7 @@ class Field:
 
     def place(self, rate: float) -> int | None:
         """The place of a learning rate; None if it is none of this task."""
-        beyond = MAX_BEYOND if len(self.grid) > 1 else 0
+        beyond = selection.MAX_EXTENSIONS if len(self.grid) > 1 else 0
         places = range(-beyond, len(self.grid) + beyond)
         return next((place for place in places if same_rate(self.rate(place), rate)), None)
 

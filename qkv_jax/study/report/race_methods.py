@@ -5,6 +5,7 @@ import re
 from qkv_jax.output import formats
 from qkv_jax.study.config import PILOT
 from qkv_jax.study.protocol import race_rules
+from qkv_jax.study.protocol.selection import MAX_EXTENSIONS
 from qkv_jax.study.record import StudyRecord, TaskRecord
 from qkv_jax.study.report import wording
 
@@ -26,7 +27,7 @@ def rules(record: StudyRecord) -> list[str]:
         "Race. Every run tunes and compares: its validation score chooses learning rates, its test "
         f"score compares arms. Pilot: {PILOT} seeds of every arm at every rate of the "
         "grid. An arm whose best rate is at an end of its own gets up to "
-        f"{race_rules.MAX_BEYOND} more on that side, for itself, then or whenever another rate "
+        f"{MAX_EXTENSIONS} more on that side, for itself, then or whenever another rate "
         "comes to lead; if it is still at the end, there is no verdict (edge).",
         "Live rates. A rate leaves for good when its validation mean is three standard errors "
         "worse than that of the arm's best, up to a tenth of the margin. A verdict must hold at "

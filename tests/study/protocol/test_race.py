@@ -135,7 +135,8 @@ def test_a_plateau_is_no_edge():
 @pytest.mark.parametrize("name", GOLDEN["cases"])
 def test_an_implementation_made_apart_says_the_same(name, monkeypatch):
     """Verdicts and numbers of runs of the prototype in which the protocol was designed, for the
-    same draws; it took the geometric mean of variances where we take their median."""
+    same draws; it took the geometric mean of variances where we take their median, and widened no
+    grid after the pilot."""
 
     def geometric(values):
         n, _, sd = inference.moments(values)
@@ -143,12 +144,16 @@ def test_an_implementation_made_apart_says_the_same(name, monkeypatch):
         logs = 2 * np.log(np.maximum(sd[n >= 2], 1e-150)) - special.digamma(df / 2)
         return float(np.exp(np.mean(logs + np.log(df / 2))))
 
+    class OfPilot(Race):
+        def _bracket(self, arm):
+            return self.event != "bracket" or super()._bracket(arm)
+
     monkeypatch.setattr(inference, "common_variance", geometric)
     for seed, (verdicts, runs) in enumerate(GOLDEN["cases"][name]):
         case = next(case for case in CASES if case.name == name)
         losses = case.draw(np.random.default_rng(seed))
-        rules = Rules(case.arms, DECLARED, case.margin, hopeless=math.inf, widens=False)
-        found = Race(rules, all_runs(losses))
+        rules = Rules(case.arms, DECLARED, case.margin, hopeless=math.inf)
+        found = OfPilot(rules, all_runs(losses))
         kinds = {"pending": "undecided"}
         said = [kinds.get(arm.verdict.kind, arm.verdict.kind) for arm in found.arms[1:]]
         assert (said, sum(found.used.values())) == (verdicts, runs)
@@ -207,3 +212,20 @@ def test_scores_that_are_equal_lend_no_certainty():
         losses[0, 1, 2 + place, :2] = 1 - np.array(scores)
     found = Race(Rules(1, 3, 0.02, max_seeds=4), all_runs(losses))
     assert (1, 3) in found.used and 1 in found.arms[1].live
+
+
+@pytest.mark.parametrize(("beyond", "verdict"), [(0.0, "worse"), (-12.0, "undecided (edge)")])
+def test_a_rate_that_comes_to_lead_at_an_end_widens_the_grid(beyond, verdict):
+    """The pilot says that the second rate is best, later seeds that the first is, and the one below
+    it; the last that may be added is worse than that one, or better still."""
+    rng = np.random.default_rng(0)
+    losses = np.full((2, 2, 8, 64), 50.0)
+    losses[:, :, 3] = 0.0  # place 1
+    losses[0, 1, 2] = np.where(np.arange(64) < race.PILOT, 0.3, -3.0)  # the first of the grid
+    losses[0, 1, :2] = np.array([beyond, -6.0])[:, None]
+    losses += rng.normal(size=losses.shape)
+    losses[1, 1] += 9.0 - losses[1, 1].mean(1, keepdims=True) + losses[1, 0, 3].mean()
+    found = Race(Rules(1, DECLARED, 1.0), all_runs(losses))
+    assert str(found.arms[1].verdict) == verdict
+    assert found.arms[1].lead == (-1 if beyond == 0.0 else -2)
+    assert found.used[1, -1] >= 2 and found.used[1, -2] >= 2
