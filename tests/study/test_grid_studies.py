@@ -29,6 +29,7 @@ from qkv_jax.tasks.base import (
     Task,
 )
 from tests.support.studies import small_grid, tiny_study
+from tests.support.studies.engine_runs import interrupting
 from tests.support.studies.small_grid import CELLS, VALUES, First, Scripted, rule, with_entry
 from tests.support.studies.synthetic_study import make_family
 
@@ -137,16 +138,8 @@ def test_an_interrupted_grid_ends_with_equal_tables(run, tmp_path, share):
     """Families, groups and references too; and again when seeds are added."""
     reported = []
     run(tmp_path / "whole", listener=reported.append)
-    left = round(share * (len(reported) - 1))
-
-    def interrupt(event):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", listener=interrupt)
+        run(tmp_path / "cut", listener=interrupting(round(share * (len(reported) - 1))))
     assert not (tmp_path / "cut/families.csv").exists()
     run(tmp_path / "cut")
     assert kept(tmp_path / "cut") == kept(tmp_path / "whole")

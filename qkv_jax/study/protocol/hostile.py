@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -216,25 +216,45 @@ def record_of(case: Case, protocol: ProtocolName) -> StudyRecord:
     )  # fmt: skip
 
 
+def run_study(
+    record: StudyRecord,
+    losses: np.ndarray,
+    runs: pd.DataFrame | None = None,
+    status: Callable[[str, float, int], str] = lambda arm, rate, seed: "done",
+) -> tuple[pd.DataFrame, list[str]]:
+    """runs.csv of a study of one task at its end, and the names of its rounds.
+
+    Args:
+      losses: [2, arms, rates, seeds] validation and test, from two rates below the grid on.
+      runs: those that there are.
+      status: of a run.
+    """
+    ((name, task),) = record.tasks.items()
+    last = len(task.learning_rates) - 1 - _RATES[0]
+    places = {f"{rate_at(task.learning_rates, place):g}": place - int(_RATES[0])
+              for place in range(int(_RATES[0]), int(last) + 1)}  # fmt: skip
+    runs = pd.DataFrame(columns=RUN_COLUMNS) if runs is None else runs
+    names = []
+    for found in rounds(record, name, lambda: runs):  # noqa: B023  (as it is then)
+        names.append(found.name)
+        keys = [(part.arm, *run) for part in found.missing for run in part.runs]
+        at = [(task.arms.index(arm), places[f"{rate:g}"], seed) for arm, rate, seed in keys]
+        scores = losses[:, *np.array(at, int).reshape(-1, 3).T]
+        new = pd.DataFrame(keys, columns=["arm", "learning_rate", "seed"]).assign(
+            task=name, round=found.name, status=[status(*key) for key in keys], metric="loss",
+            steps=1, seconds=1.0, steps_to_solve=math.nan, validation=scores[0], test=scores[1],
+        )[list(RUN_COLUMNS)]  # fmt: skip
+        runs = pd.concat([runs, new], ignore_index=True) if len(runs) else new
+    return runs, names
+
+
 def study_once(case: Case, protocol: ProtocolName, rng: np.random.Generator) -> Counts:
     """One simulated study, through the functions that run real ones and write their tables."""
     losses = case.draw(rng)
     if protocol == "fixed":  # its placebo has runs of its own
-        twin = case.draw(rng)[:, :1]
-        losses = np.concatenate([losses, twin], 1)
-    record, runs = record_of(case, protocol), pd.DataFrame(columns=RUN_COLUMNS)
-    arms = record.tasks["task"].arms
-    places = {f"{rate_at(_GRID, int(place)):g}": place - _RATES[0] for place in _RATES}
-    for found in rounds(record, "task", lambda: runs):  # noqa: B023  (as it is then)
-        keys = [(part.arm, *run) for part in found.parts for run in part.runs]
-        at = [(arms.index(arm), places[f"{rate:g}"], seed) for arm, rate, seed in keys]
-        scores = losses[:, *np.array(at).T]
-        new = pd.DataFrame(keys, columns=["arm", "learning_rate", "seed"])
-        new = new.assign(
-            task="task", round=found.name, status="done", metric="loss", steps=1, seconds=0.0,
-            steps_to_solve=math.nan, validation=scores[0], test=scores[1],
-        )  # fmt: skip
-        runs = pd.concat([runs, new]) if len(runs) else new
+        losses = np.concatenate([losses, case.draw(rng)[:, :1]], 1)
+    record = record_of(case, protocol)
+    runs, _ = run_study(record, losses)
     table = summarise(record, runs)[1:-1]
     given = [verdict.kind for verdict in table["verdict"]]
     low, high = (table[f"delta_{end}_simultaneous"].to_numpy(float) for end in ("low", "high"))

@@ -17,7 +17,7 @@ _CELLS_LISTED = 24  # of larger grids --plan shows the total only
 
 # For estimates only: what a replica on one core of a 2-core machine took, fitted to the quick
 # study. A step is a fixed part and its FLOPs; compiling is per program.
-_RUNS_A_PILOT_RUN = 2.1  # of a race in all, on the average of the quick study's tasks
+_RUNS_A_PILOT_RUN = 3.0  # of a race in all, on the average of the quick study's tasks
 _SECONDS_A_STEP, _FLOPS_A_SECOND, _SECONDS_A_COMPILATION = 8e-4, 5e10, 4.0
 
 

@@ -13,7 +13,6 @@ from qkv_jax.study.report.sentences import is_tie
 _SAID = (
     What.FAILED, What.EDGE, What.EDGE_OF_BASELINE, What.WHEN_IT_TRAINS, What.COLLAPSED,
 )  # fmt: skip
-_NAMED = 8  # changes that the page names; study.json has all
 
 
 def overview(record: StudyRecord, results: wording.Results) -> list[str]:
@@ -148,12 +147,8 @@ def _in_turn(versions) -> list[str]:
 
 def _accepted(record) -> list[str]:
     """Configs that became others, by a default or a version, where going on was asked for."""
-    lines = []
-    for entry in record.accepted:
-        parts = [f"{c.field} was {c.before!r}, then {c.now!r}" for c in entry.changes]
-        more = f"; and {len(parts) - _NAMED} more, see study.json" if len(parts) > _NAMED else ""
-        lines.append(
-            f"From {entry.at} on, models or training were others than before, which was "
-            f"accepted: {'; '.join(parts[:_NAMED])}{more}."
-        )
-    return lines
+    return [
+        f"From {entry.at} on, models or training were others than before, which was accepted: "
+        f"{wording.changes(entry.changes)}."
+        for entry in record.accepted
+    ]

@@ -39,7 +39,6 @@ RULES_SENTENCES = (
     "differences and half for equivalence; adjusted p-values are to be compared with α): a claim "
     "may have a verdict though no single test of it can be named.",
 )
-_NAMED = 6  # changes of an amendment that are said; study.json has all
 _STYLES = {"supported": "bold green", "refuted": "bold yellow", "depends": "bold blue"}
 
 
@@ -69,11 +68,9 @@ def dating_sentences(record: StudyRecord) -> list[str]:
             "study.json)."
         ]
     for entry in dated[len(fixed) :]:
-        parts = [f"{c.field} was {_short(c.before)}, then {_short(c.now)}" for c in entry.changes]
-        more = f"; and {len(parts) - _NAMED} more, see study.json" if len(parts) > _NAMED else ""
         said.append(
             f"Amended on {entry.at}, after runs had been made (SHA-256 {entry.digest[:16]}): "
-            f"{'; '.join(parts[:_NAMED])}{more}."
+            f"{wording.changes(entry.changes, _short)}."
         )
     return said
 

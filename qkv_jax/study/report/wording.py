@@ -6,16 +6,17 @@ is printed the same way everywhere and a verdict is never rephrased into somethi
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from qkv_jax.output.formats import MISSING, PENDING, integer, known
 from qkv_jax.study.protocol import verdicts
-from qkv_jax.study.record import StudyRecord, TaskRecord
+from qkv_jax.study.record import Change, StudyRecord, TaskRecord
 
 # {task: {arm: {column: value}}}: the summary as sentences, tables and figures take it.
 Results = dict[str, dict[str, dict[str, Any]]]
 
+_CHANGES = 8  # that are named; study.json has all
 _MOST_SEEDS = 100  # what takes more is not told apart
 
 # Two ways beside colour to tell verdicts apart: a sign and a word.
@@ -131,6 +132,13 @@ def margin(task: TaskRecord) -> str:
     if task.declared_margin is not None:
         text += f" (in log-odds what the declared {task.declared_margin:g} is at 90 %)"
     return text
+
+
+def changes(found: Sequence[Change], words: Callable[[Any], str] = repr) -> str:
+    """What was changed, as in "a was 1, then 2; ...", not all of it where that is much."""
+    parts = [f"{c.field} was {words(c.before)}, then {words(c.now)}" for c in found]
+    more = f"; and {len(parts) - _CHANGES} more, see study.json" if len(parts) > _CHANGES else ""
+    return "; ".join(parts[:_CHANGES]) + more
 
 
 def better_words(task: TaskRecord) -> str:

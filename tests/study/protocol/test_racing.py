@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qkv_jax.study.protocol import hostile
-from qkv_jax.study.protocol.hostile import CASES, DECLARED
+from qkv_jax.study.protocol.hostile import CASES, DECLARED, run_study
 from qkv_jax.study.protocol.race import Race
 from qkv_jax.study.protocol.race_rules import Rules
 from qkv_jax.study.protocol.rounds import rounds
@@ -18,7 +18,6 @@ from tests.support.studies.raced_study import (
     GRID,
     TASK,
     race_record,
-    run_race,
     steep,
     with_seeds,
 )
@@ -50,7 +49,7 @@ def test_a_study_ends_where_the_race_does(case):
     assert hostile._RATES[0] == -BELOW
     race = Race(Rules(case.arms, DECLARED, case.margin), runs)
     record = race_record(case.arms, case.margin, grid=grid)
-    rows, _ = run_race(record, losses)
+    rows, _ = run_study(record, losses)
     found = verdicts(record, rows)
     for number, arm in enumerate(race.arms[1:], 1):
         pending = "undecided (power)" if arm.verdict.kind == "pending" else str(arm.verdict)
@@ -60,7 +59,7 @@ def test_a_study_ends_where_the_race_does(case):
 
 def test_every_verdict_and_what_it_took():
     record = race_record(3)
-    runs, names = run_race(record, steep(EFFECTS))
+    runs, names = run_study(record, steep(EFFECTS))
     found = summarise(record, runs).set_index("arm")
     assert names == ["pilot", "look4"]
     assert verdicts(record, runs) == {
@@ -81,12 +80,12 @@ def test_every_verdict_and_what_it_took():
 def test_seeds_that_are_added_lead_where_all_at_once_do():
     losses = steep((0.0, 0.5, 0.9, 1.5), noise=0.8)
     at_once = race_record(3, seeds=16)
-    whole, _ = run_race(at_once, losses)
-    first, _ = run_race(with_seeds(at_once, 6), losses)
+    whole, _ = run_study(at_once, losses)
+    first, _ = run_study(with_seeds(at_once, 6), losses)
     assert len(first) < len(whole)
     assert "undecided (power)" in verdicts(with_seeds(at_once, 6), first).values()
     more = with_seeds(at_once, 6, 16)
-    then, names = run_race(more, losses, first)
+    then, names = run_study(more, losses, first)
     assert standing(more, then) == standing(at_once, whole)
     analyses = [found.analysis for found in rounds(more, TASK, lambda: then)]
     assert analyses == sorted(analyses) and set(analyses) == {0, 1}
@@ -96,8 +95,8 @@ def test_waves_of_any_size_lead_to_the_same_verdicts():
     """A wave that would not be full runs ahead; such runs wait for their look."""
     losses = steep((0.0, 0.5, 0.9, 1.5), noise=0.8)
     small, large = race_record(3, seeds=16), race_record(3, seeds=16, wave=8)
-    few, _ = run_race(small, losses)
-    many, names = run_race(large, losses)
+    few, _ = run_study(small, losses)
+    many, names = run_study(large, losses)
     assert verdicts(small, few) == verdicts(large, many) and len(many) > len(few)
     counted = summarise(large, many).set_index("arm")[["n", "mean", "delta"]]
     assert counted.equals(summarise(small, few).set_index("arm")[["n", "mean", "delta"]])
@@ -108,7 +107,7 @@ def test_waves_of_any_size_lead_to_the_same_verdicts():
 def test_the_order_of_rows_does_not_matter():
     losses = steep((0.0, 0.5, 0.9, 1.5), noise=0.8)
     record = race_record(3, seeds=12)
-    runs, _ = run_race(record, losses)
+    runs, _ = run_study(record, losses)
     mixed = runs.sample(frac=1, random_state=1)
     assert standing(record, runs) == standing(record, mixed)
     assert [r.missing for r in rounds(record, TASK, lambda: mixed)] == [()] * len(
@@ -120,14 +119,14 @@ def test_the_order_of_rows_does_not_matter():
 def test_a_budget_ends_a_race_and_more_of_it_goes_on(field):
     losses = steep((0.0, 0.5, 0.9, 0.6), noise=0.8)
     free = race_record(3, seeds=16)
-    whole, _ = run_race(free, losses)
+    whole, _ = run_study(free, losses)
     half = {"max_runs": len(whole) // 2, "max_minutes": len(whole) / 4 / 60}[field]  # 1 s, 2 lanes
     bound = dataclasses.replace(free, **{field: half})
-    runs, names = run_race(bound, losses)
+    runs, names = run_study(bound, losses)
     assert len(runs) <= half or field == "max_minutes"
-    assert 0 < len(runs) < len(whole) and names == run_race(free, losses)[1][: len(names)]
+    assert 0 < len(runs) < len(whole) and names == run_study(free, losses)[1][: len(names)]
     assert "undecided (budget)" in verdicts(bound, runs).values()
-    then, _ = run_race(free, losses, runs)
+    then, _ = run_study(free, losses, runs)
     assert standing(free, then) == standing(free, whole)
 
 
@@ -135,7 +134,7 @@ def test_equivalence_is_conditional_on_runs_that_train():
     record = race_record(3, failure=40.0)
     losses = steep((0.0, 0.0, 0.0, 0.0))
     losses[:, 2, BELOW + 1, 2] = 30.0  # past halfway to failing
-    runs, _ = run_race(record, losses)
+    runs, _ = run_study(record, losses)
     found = summarise(record, runs).set_index("arm")
     assert str(found.loc["arm1", "verdict"]) == "equivalent"
     high = found.loc["arm1", "collapsed_high"]
@@ -152,7 +151,7 @@ def test_what_would_be_equivalent_but_for_a_collapse_is_said_so():
     record = race_record(1, margin=5.0, failure=8.0)
     losses = steep((0.0, 0.0), curve=0.01, noise=0.05)
     losses[1, 1, BELOW + 1, 1] = 4.5
-    runs, _ = run_race(record, losses)
+    runs, _ = run_study(record, losses)
     found = summarise(record, runs).set_index("arm")
     assert str(found.loc["arm1", "verdict"]) == "undecided (collapses)"
     assert found.loc["arm1", "n_collapsed"] == 1
@@ -162,7 +161,7 @@ def test_solving_is_decided_by_shares_of_seeds():
     """All against none: Boschloo's p of four against four, over the first look's share."""
     record = race_record(2, solving=True)
     losses = steep((0.2, 0.9, 0.2), noise=0.01, curve=0.02)
-    runs, _ = run_race(record, losses)
+    runs, _ = run_study(record, losses)
     found = summarise(record, runs).set_index("arm")
     assert str(found.loc["arm1", "verdict"]) == "worse"
     assert found.loc["arm1", "n_solved"] == 0 and found.loc["arm1", "decided_at"] in (6, 8)
@@ -174,11 +173,11 @@ def test_the_baselines_program_and_arms_that_fail_with_it_are_not_raced():
     record = race_record(3)
     task = record.tasks[TASK]
     record = record.with_task(TASK, same_program={"arm1": "separate"})
-    runs, names = run_race(record, steep((0.0, 0.0, 2.0, 0.0)))
+    runs, names = run_study(record, steep((0.0, 0.0, 2.0, 0.0)))
     assert verdicts(record, runs)["arm1"] == "undecided (same program)"
     assert (runs["arm"] == "arm1").sum() == 2 * len(task.learning_rates)
     lost = lambda arm, rate, seed: "failed" if arm in ("separate", "arm3") else "done"
-    runs, _ = run_race(record, steep((0.0, 0.0, 2.0, 0.0)), status=lost)
+    runs, _ = run_study(record, steep((0.0, 0.0, 2.0, 0.0)), status=lost)
     found = verdicts(record, runs)
     assert found["arm3"] == "undecided (all failed)" and found["arm2"] == "better"
 
@@ -186,7 +185,7 @@ def test_the_baselines_program_and_arms_that_fail_with_it_are_not_raced():
 def test_where_no_score_varies_nothing_can_be_told():
     record = race_record(2)
     losses = steep((0.0, 0.0, 0.0), noise=0.0)
-    runs, names = run_race(record, losses)
+    runs, names = run_study(record, losses)
     assert names[-1] == "look6"
     assert verdicts(record, runs)["arm1"] == "undecided (ceiling)"
 
@@ -195,7 +194,7 @@ def test_scores_that_do_not_vary_among_others_that_do_are_equivalent():
     record = race_record(2)
     losses = steep((0.0, 0.0, 0.0))
     losses[:, :2] = np.round(losses[:, :2])  # baseline and first arm
-    runs, _ = run_race(record, losses)
+    runs, _ = run_study(record, losses)
     assert verdicts(record, runs)["arm1"] == "equivalent"
 
 
@@ -205,7 +204,7 @@ def test_controls_are_raced_and_do_not_count():
     tables = {
         controls: summarise(race_record(3, controls=controls), runs).set_index("arm")
         for controls in ((), ("arm2", "arm3"))
-        for runs, _ in [run_race(race_record(3, seeds=4), losses)]
+        for runs, _ in [run_study(race_record(3, seeds=4), losses)]
     }
     (plain, fewer) = tables.values()
     ratio = plain.loc["arm1", "p_equivalence"] / fewer.loc["arm1", "p_equivalence"]
@@ -215,7 +214,7 @@ def test_controls_are_raced_and_do_not_count():
 def test_the_placebo_is_the_second_half_of_the_baseline():
     losses = steep((0.0, 0.4, 0.6), noise=1.0)
     record = race_record(2, seeds=12)
-    runs, _ = run_race(record, losses)
+    runs, _ = run_study(record, losses)
     found = summarise(record, runs).set_index("arm")
     base = runs[(runs["arm"] == "separate") & (runs["learning_rate"] == GRID[1])]
     seeds = base.sort_values("seed")["test"].to_numpy()

@@ -7,10 +7,11 @@ import pytest
 from qkv_jax.config import ConfigError
 from qkv_jax.output import style
 from qkv_jax.runtime.files import json_text
+from qkv_jax.study.protocol.hostile import run_study
 from qkv_jax.study.protocol.summary import summarise
 from qkv_jax.study.report import placebos
 from qkv_jax.study.run.workdir import Workdir
-from tests.support.studies.raced_study import race_record, run_race, steep
+from tests.support.studies.raced_study import race_record, steep
 from tests.support.studies.synthetic_study import make_study
 
 
@@ -20,7 +21,7 @@ def folders(tmp_path_factory):
     place = tmp_path_factory.mktemp("studies")
     fixed, runs, costs, _ = make_study(tasks=("text", "digits"))
     race = race_record(2, seeds=12, started="2026-01-05T00:00:00")
-    raced, _ = run_race(race, steep((0.0, 0.4, 0.6), noise=1.0))
+    raced, _ = run_study(race, steep((0.0, 0.4, 0.6), noise=1.0))
     for name, record, table in (("fixed", fixed, summarise(fixed, runs, costs)),
                                 ("race", race, summarise(race, raced))):  # fmt: skip
         (place / name).mkdir()

@@ -18,7 +18,7 @@ from qkv_jax.config import ConfigError
 from qkv_jax.study.results import load_study
 from qkv_jax.study.run.workdir import Workdir
 from tests.support.studies import engine_runs
-from tests.support.studies.engine_runs import contents, names, tables, with_study
+from tests.support.studies.engine_runs import contents, interrupting, names, tables, with_study
 from tests.support.studies.tiny_study import TINY as VALUES
 from tests.support.studies.tiny_study import run
 
@@ -45,17 +45,9 @@ def moments(tmp_path_factory, compiled):
 def test_an_interrupted_study_ends_with_equal_tables(finished, tmp_path, moments, share):
     """Ctrl-C at nine moments, before, within and after waves; resumed by the same call. All that is
     kept of the runs is equal as well."""
-    left = round(share * (moments - 1))
-
-    def interrupt(event):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-
     folder = tmp_path / "study"
     with pytest.raises(KeyboardInterrupt):
-        run(folder, listener=interrupt)
+        run(folder, listener=interrupting(round(share * (moments - 1))))
     study = json.loads((folder / "study.json").read_text())
     assert not study["complete"] and not (folder / "summary.csv").exists()
     before = load_study(folder).runs

@@ -22,7 +22,7 @@ from qkv_jax.study.run.outcomes import write_tables
 from qkv_jax.study.run.workdir import Workdir
 from tests.support.small_models import shared_programs
 from tests.support.studies import engine_runs, scheduler
-from tests.support.studies.engine_runs import names, tables
+from tests.support.studies.engine_runs import interrupting, names, tables
 from tests.support.studies.report_pages import Page
 from tests.support.studies.scheduler import Scheduler, drive
 from tests.support.studies.tiny_study import SIZES, TINY, run
@@ -67,17 +67,9 @@ def test_an_interrupted_race_ends_with_equal_tables(trained, tmp_path, share):
     reported = []
     run(tmp_path / "counted", RACE, reported.append)
     assert {event.round for event in reported} > {"pilot", "look4"}
-    left = round(share * len(reported))
-
-    def interrupt(event):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-
     folder = tmp_path / "study"
     with pytest.raises(KeyboardInterrupt):
-        run(folder, RACE, interrupt)
+        run(folder, RACE, interrupting(round(share * len(reported))))
     run(folder, RACE)
     assert tables(folder) == tables(trained) and names(folder) == names(trained)
 
@@ -198,7 +190,7 @@ def test_the_plan_and_the_display_of_a_race(scripted, tmp_path):
     study.check_data()
     print_plan(study, told)
     plan = told.file.getvalue()
-    assert "pilot" in plan and " 12 " in plan and " 25 " in plan  # 2.1 times as many, about
+    assert "pilot" in plan and " 12 " in plan and " 36 " in plan  # three times as many, about
     shown = Console(file=io.StringIO(), width=80)
     workdir, work = Workdir(tmp_path / "study"), Workload(study)
     shares = []

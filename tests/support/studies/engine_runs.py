@@ -29,6 +29,17 @@ def with_study(**changes):
     return VALUES | {"study": VALUES["study"] | changes}
 
 
+def interrupting(events):
+    """A listener that lets so many events pass and then presses Ctrl-C."""
+    left = iter(range(events))
+
+    def interrupt(event):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
 def contents(folder):
     """Every file of a folder with its bytes."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,14 +1,10 @@
 """A made-up study whose protocol is the race: losses by arm, rate and seed, no training."""
 
 import dataclasses
-import math
 
 import numpy as np
-import pandas as pd
 
-from qkv_jax.study.protocol.rounds import rounds
-from qkv_jax.study.rates import rate_at
-from qkv_jax.study.record import RUN_COLUMNS, ArmRecord, StudyRecord, TaskRecord
+from qkv_jax.study.record import ArmRecord, StudyRecord, TaskRecord
 from qkv_jax.tasks.base import Outcome
 
 GRID = (1e-3, 3e-3, 1e-2)
@@ -40,30 +36,6 @@ def race_record(arms, margin=1.0, seeds=32, *, grid=GRID, controls=(), wave=2, f
 def with_seeds(record, *looks):
     """The same study, given seeds so often."""
     return dataclasses.replace(record, looks=looks, eval_seeds=tuple(range(looks[-1])))
-
-
-def run_race(record, losses, runs=None, status=None):
-    """runs.csv of a study that goes on to its end; and the names of its rounds.
-
-    Args: losses [2, arms, places, seeds], validation and test; `status(arm, rate, seed)` of a run.
-    """
-    grid = record.tasks[TASK].learning_rates
-    places = {f"{rate_at(grid, place):g}": place for place in range(-BELOW, len(grid) + BELOW)}
-    runs = pd.DataFrame(columns=RUN_COLUMNS) if runs is None else runs
-    names = []
-    for found in rounds(record, TASK, lambda: runs):  # noqa: B023  (as it is then)
-        names.append(found.name)
-        new = []
-        for part in found.missing:
-            arm = record.tasks[TASK].arms.index(part.arm)
-            for rate, seed in part.runs:
-                scores = losses[:, arm, places[f"{rate:g}"] + BELOW, seed]
-                word = "done" if status is None else status(part.arm, rate, seed)
-                new.append((TASK, part.arm, rate, seed, found.name, word, "loss", *scores, 10,
-                            math.nan, 1.0))  # fmt: skip
-        table = pd.DataFrame(new, columns=RUN_COLUMNS)
-        runs = pd.concat([runs, table], ignore_index=True) if len(runs) else table
-    return runs, names
 
 
 def steep(effects, seeds=96, noise=0.1, curve=3.0, rng=0, grid=GRID):
