@@ -56,11 +56,12 @@ def get_config() -> ConfigDict:
                 },
                 "shakespeare": {
                     "kind": "masked_bytes",
-                    # Decayed so far that the last tenth of the steps hardly moves the loss.
                     "options": {"length": 32, "margin": 0.05},
                     "arms": few,
                     "learning_rates": (3e-3, 1e-2, 3e-2),
-                    "train": {"steps": 1500, "report_every": 150, "decay": "cosine"},
+                    # Half the steps as well: is a verdict one of a budget that is too small?
+                    "train": {"steps": 1250, "report_every": 125, "decay": "wsd"},
+                    "branch": 0.5,
                 },
             },
         }

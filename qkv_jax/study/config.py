@@ -104,6 +104,9 @@ def check_budget(config: StudyConfig, task: str, arms: int, rates: int) -> None:
 class TaskEntry:
     """One task of a study as the config gives it: overrides of the study's model and training.
 
+    With `branch`, which needs `train.decay="wsd"`, a copy of every run cools down early, so that
+    verdicts at a share of the steps stand beside those at all, for the price of a cooldown.
+
     With `axes` it stands for a grid of tasks, see `axes.py`. `published` holds numbers to print
     beside the arms' own: {column: {arm: number}}.
     """
@@ -113,6 +116,7 @@ class TaskEntry:
     model: Annotated[dict[str, Any], ModelConfig] = dataclasses.field(default_factory=dict)
     train: Annotated[dict[str, Any], TrainConfig] = dataclasses.field(default_factory=dict)
     arms: tuple[str, ...] = ()  # of the study's arms; all by default
+    branch: float = 0.0  # share of the steps at which copies of all runs are compared as well
     learning_rates: tuple[float, ...] = ()  # the study's by default
     axes: dict[str, Any] = dataclasses.field(default_factory=dict)  # {part: {field: values}}
     published: dict[str, Any] = dataclasses.field(default_factory=dict)  # {column: {arm: number}}

@@ -28,7 +28,7 @@ from qkv_jax.study.record import ArmRecord, StudyRecord, TaskRecord
 from qkv_jax.study.resolved import describe_resolved
 from qkv_jax.tasks import REGISTRY, Task, make_task
 from qkv_jax.tie import Tie
-from qkv_jax.training.population import wave_shape
+from qkv_jax.training.population import branch_step, wave_shape
 from qkv_jax.training.rehearsal import first_batch, rehearse, rehearse_model
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Trainer
@@ -50,6 +50,7 @@ class TaskPlan:
     family: str
     cell: Cell
     published: dict[str, dict[str, float]]
+    branch: float = 0.0
 
     @property
     def baseline(self) -> Arm:
@@ -281,7 +282,18 @@ class Study:
         ))  # fmt: skip
         rates = entry.learning_rates or self.config.learning_rates
         check_rates(rates, f"{prefix}.learning_rates")
-        return TaskPlan(name, task, tuple(arms), rates, family, cell, entry.published)
+        if entry.branch:
+            self._check_branch(entry.branch, arms, prefix)
+        return TaskPlan(name, task, tuple(arms), rates, family, cell, entry.published, entry.branch)
+
+    @staticmethod
+    def _check_branch(share: float, arms: list[Arm], prefix: str) -> None:
+        """Refuses branches of runs that cannot have any."""
+        for arm in arms:
+            try:
+                branch_step(arm.trainer.train_config, share)
+            except ConfigError as error:
+                raise error.under(prefix) from None
 
     def _arm(self, task: Task, entry: TaskEntry, prefix: str, name: str, role) -> Arm:
         arm = self.arm_entries[name]
@@ -332,6 +344,7 @@ class Study:
             steps=steps,
             steps_of={name: own for name, own in steps_of.items() if own != steps},
             same_program=same_programs(plan.arms),
+            branch=plan.branch,
             arms=tuple(arm.name for arm in plan.arms),
             resolved=describe_resolved({arm.name: arm.trainer for arm in plan.arms}),
             learning_rates=plan.learning_rates,

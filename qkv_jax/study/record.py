@@ -61,6 +61,7 @@ class TaskRecord:
     Attributes:
       steps: of a run; `steps_of` those of arms that train for another number.
       same_program: {arm: the first arm that trains the very same}.
+      branch: share of the steps at which copies of runs are compared as well; 0 for none.
       arms: the baseline first.
       resolved: {arm: config}, see `resolved.py`; None in studies from before they were kept.
       family, family_title: of the config's entry, which all cells of a grid have in common.
@@ -76,6 +77,7 @@ class TaskRecord:
     steps: int
     steps_of: dict[str, int] = _mapping()
     same_program: dict[str, str] = _mapping()
+    branch: float = 0.0
     arms: tuple[str, ...]
     resolved: dict[str, Config] | None = None
     learning_rates: tuple[float, ...]
@@ -114,6 +116,10 @@ class TaskRecord:
     def steps_for(self, arm: str) -> int:
         """The steps of a run of an arm."""
         return self.steps_of.get(arm, self.steps)
+
+    def branch_steps(self, arm: str) -> int:
+        """The steps of the copies of a run of an arm that branch off."""
+        return round(self.branch * self.steps_for(arm))
 
     def program_of(self, arm: str) -> str:
         """The first arm that is the same program, as the configs say; mostly itself."""

@@ -21,7 +21,8 @@ from qkv_jax.tasks import REGISTRY, Task
 
 class StudyResults:
     """A study for a notebook: `record`, `runs`, `summary`, `curve(...)`, `examples(...)`,
-    `model(...)`; `families`, `breakdown` and `claims` where the study has them, else None."""
+    `model(...)`; `families`, `branches`, `breakdown` and `claims` where the study has them, else
+    None."""
 
     def __init__(self, path: str | os.PathLike):
         if not isinstance(path, (str, os.PathLike)):
@@ -33,6 +34,7 @@ class StudyResults:
         self.runs = self.workdir.runs()
         self.summary = self.workdir.table("summary.csv")
         self.families = self.workdir.table("families.csv")
+        self.branches = self.workdir.table("branches.csv")
         self.breakdown = self.workdir.table("breakdown.csv")
         self.claims = self.workdir.table("claims.csv")
 

@@ -9,6 +9,7 @@ compiling thirty random draws takes longer than most of these models train.
 import dataclasses
 import functools
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -62,6 +63,7 @@ class RunResult:
       steps, train_loss, value: the curve, one entry per report; `value` is the validation metric.
       diverged: whether a training loss was not finite.
       scores: the metric of every test example, or None if the test was not asked for.
+      branch: validation and test score of the copy that branched off, or None likewise.
       params: final parameters as NumPy arrays, or None likewise.
       seconds: wall time of the wave, compilation left out.
     """
@@ -74,6 +76,7 @@ class RunResult:
     scores: np.ndarray | None
     params: Any
     seconds: float
+    branch: tuple[float, float] | None = None
 
 
 def wave_shape(
@@ -144,10 +147,14 @@ class Population:
         wave: Sequence[RunSpec],
         *,
         test: bool = False,
+        branch: float = 0.0,
         on_report: Callable[[int], None] | None = None,
         saves: WaveSaves | None = None,
     ) -> list[RunResult]:
         """Trains one wave to the end; `on_report` is called with the number of steps dispatched.
+
+        With `branch`, a share of the steps, a copy of each run cools down before the others and is
+        scored as well: a run of so many steps, for the price of its cooldown.
 
         A replica whose loss is not finite is marked as diverged; its neighbours go on untouched.
         With `saves`, the wave goes on from the last checkpoint there and is saved when that is due.
@@ -166,9 +173,10 @@ class Population:
             reports = list(zip(*(arrays[name] for name in _CURVES), strict=True))
             for stream, place in zip(streams or (), notes["streams"], strict=True):
                 stream.set_state(place)
-            before = notes["seconds"]
+            before, branched = notes["seconds"], notes["branched"]
         else:
-            first, state, reports, before = 0, self.start(wave), [], 0.0
+            first, state, reports, before, branched = 0, self.start(wave), [], 0.0, None
+        fork = branch_step(config, branch) if branch and test else None
         start = time.perf_counter()
         for done in range(first + config.report_every, config.steps + 1, config.report_every):
             state, metrics = self.advance(state, streams)
@@ -177,11 +185,15 @@ class Population:
             # Dispatch runs ahead of the arithmetic; wait for the report before this one only.
             if len(reports) > 1 and np.all(jax.device_get(reports[-2][2])):
                 break
+            if done == fork:
+                branched = self._branch(state, streams).tolist()
             if on_report:
                 on_report(done)
             if saves and done < config.steps:
                 seconds = before + time.perf_counter() - start
-                saves.report(done, lambda: _snapshot(state, reports, streams, seconds))  # noqa: B023
+                places = [stream.get_state() for stream in streams or ()]
+                notes = {"streams": places, "seconds": seconds, "branched": branched}
+                saves.report(done, lambda: (_snapshot(state, reports), notes))  # noqa: B023
         losses, scores, diverged = _gather(reports)
         seconds = before + time.perf_counter() - start
         tests = _join(self._scores(state.params, "test")) if test else None
@@ -199,6 +211,7 @@ class Population:
                 scores=pick(tests),
                 params=pick(params),
                 seconds=seconds,
+                branch=tuple(branched[device][lane]) if branched else None,
             )
 
         return [one(run, *divmod(place, self.packing)) for place, run in enumerate(wave)]
@@ -235,6 +248,23 @@ class Population:
             drawn = {stream: next_batches(stream, steps) for stream in set(streams)}
             schedule |= self._place([drawn[stream] for stream in streams])
         return self._train(state, schedule, self.data.train)
+
+    def _branch(self, state: TrainState, streams: list[BatchStream] | None) -> np.ndarray:
+        """[devices, packing, 2] validation and test scores of copies of runs that leave out what
+        is left of them but the cooldown."""
+        places = [stream.get_state() for stream in streams or ()]
+        config = self.trainer.train_config
+        skipped = config.steps - config.cooldown_steps - np.asarray(state.step)
+        # A copy: the state that is trained on is used up.
+        state = jax.tree.map(lambda leaf: leaf.copy(), state)
+        state = state.replace(step=state.step + jax.device_put(skipped, state.step.sharding))
+        for _ in range(config.cooldown_steps // config.report_every):
+            state, _ = self.advance(state, streams)
+        for stream, place in zip(streams or (), places, strict=True):
+            stream.set_state(place)
+        scores = [_join(self._scores(state.params, split)) for split in ("validation", "test")]
+        means = np.stack([each.astype(np.float64).mean(-1) for each in scores], -1)
+        return np.where(np.asarray(state.diverged)[..., None], np.nan, means)
 
     def _filled(self, wave: Sequence[RunSpec]) -> list[RunSpec]:
         """As many runs as a wave holds: the last one fills what is empty."""
@@ -276,6 +306,28 @@ def _devices(given: Sequence[jax.Device] | None) -> tuple[jax.Device, ...]:
     if not devices or not all(isinstance(device, jax.Device) for device in devices):
         raise ConfigError("devices", given, "must be devices of JAX, one at least")
     return devices
+
+
+def branch_step(config: TrainConfig, share: float) -> int:
+    """The step at which runs of a share of the steps branch off to cool down.
+
+    Raises:
+      ConfigError: if they cannot.
+    """
+    if config.decay != "wsd":
+        allowed = f"needs train.decay 'wsd', which stays at its peak; this is {config.decay!r}"
+        raise ConfigError("branch", share, allowed)
+    every, step = config.report_every, share * config.steps - config.cooldown_steps
+    fits = math.isclose(step, round(step)) and not round(step) % every
+    if not (fits and not config.cooldown_steps % every and step >= max(config.warmup_steps, every)
+            and 0 < share < 1):  # fmt: skip
+        allowed = (
+            f"of {config.steps} steps, less a cooldown of {config.cooldown_steps}, must be past "
+            f"the warm-up of {config.warmup_steps}; it and the cooldown must be multiples of "
+            f"report_every = {every}"
+        )
+        raise ConfigError("branch", share, allowed)
+    return round(step)
 
 
 @functools.lru_cache(maxsize=8)
@@ -322,12 +374,10 @@ def _on_host(report: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return jax.device_get(loss), mean, jax.device_get(diverged)
 
 
-def _snapshot(state: TrainState, reports: list, streams: Any, seconds: float) -> tuple[dict, dict]:
-    """All that a wave under way is made of, as copies on the host, and notes."""
+def _snapshot(state: TrainState, reports: list) -> dict[str, Any]:
+    """The arrays that a wave under way is made of, as copies on the host."""
     reports[:] = map(_on_host, reports)
-    arrays = {
+    return {
         "state": jax.tree.map(np.array, state),
         **dict(zip(_CURVES, _gather(reports), strict=True)),
     }
-    places = [stream.get_state() for stream in streams or ()]
-    return arrays, {"streams": places, "seconds": seconds}

@@ -10,6 +10,7 @@ from typing import Any, Literal, no_type_check
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray, UInt32
 
@@ -40,7 +41,8 @@ class TrainConfig:
     accumulate: int = 1  # microbatches per step: their gradients are averaged before the update
     learning_rate: float = 3e-3  # the peak; a study tunes it
     warmup: float = 0.1  # share of the steps
-    decay: Literal["linear", "cosine", "constant"] = "linear"  # all but constant: to zero
+    decay: Literal["linear", "cosine", "wsd", "constant"] = "linear"  # all but constant: to zero
+    cooldown: float = 0.2  # share of the steps of the decay, if wsd: warm-up, stable, decay
     weight_decay: float = 0.01  # a step, times the learning rate
     clip_norm: float = 1.0  # of the gradient of all parameters together, at most
     beta1: float = 0.9  # decay of the mean of gradients
@@ -55,15 +57,29 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             require_range(self, name, 0.0, 1.0)
         require_range(self, "weight_decay", 0.0, float("inf"))
-        if round(self.warmup * self.steps) >= self.steps:
+        if self.warmup_steps >= self.steps:
             allowed = f"must leave one of the {self.steps} steps to come after it"
             raise ConfigError("warmup", self.warmup, allowed)
+        require_range(self, "cooldown", 0.0, 1.0)
+        least = 1 if self.decay == "wsd" else 0
+        if not least <= self.cooldown_steps <= self.steps - self.warmup_steps:
+            allowed = "of the steps, must be one step at least and leave the warm-up its own"
+            raise ConfigError("cooldown", self.cooldown, allowed)
         if self.steps % self.report_every:
             allowed = f"must be a multiple of report_every = {self.report_every}"
             raise ConfigError("steps", self.steps, allowed)
         if self.batch_size % self.accumulate:
             allowed = f"must divide batch_size = {self.batch_size}"
             raise ConfigError("accumulate", self.accumulate, allowed)
+
+    @property
+    def warmup_steps(self) -> int:
+        return round(self.warmup * self.steps)
+
+    @property
+    def cooldown_steps(self) -> int:
+        """Of the decay, if that is wsd; else 0."""
+        return round(self.cooldown * self.steps) if self.decay == "wsd" else 0
 
 
 # Not checked at run time: JAX and Orbax make states of stacked arrays, of specs and of nothing.
@@ -125,12 +141,17 @@ def decay_mask(params: Any, frozen: tuple[str, ...]) -> Any:
 
 
 def rate_schedule(config: TrainConfig) -> optax.Schedule:
-    """The factor on the learning rate: 0 to 1 over the warm-up, then down to 0."""
-    warmup = round(config.warmup * config.steps)
+    """The factor on the learning rate: 0 to 1 over the warm-up, then down to 0.
+
+    wsd stays at 1 first and then falls as 1 - sqrt(share of the cooldown), which ended lower than a
+    straight line did (Haegele et al. 2024, arXiv:2405.18392).
+    """
+    warmup, cooldown = config.warmup_steps, config.cooldown_steps
     rest = config.steps - warmup
     decays = {
         "linear": optax.linear_schedule(1.0, 0.0, rest),
         "cosine": optax.cosine_decay_schedule(1.0, rest),
+        "wsd": lambda step: 1 - jnp.sqrt(jnp.clip((step - rest + cooldown) / cooldown, 0.0, 1.0)),
         "constant": optax.constant_schedule(1.0),
     }
     # One step ahead, so that neither the first nor the last step is wasted on a rate of zero.

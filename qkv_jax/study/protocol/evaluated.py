@@ -51,12 +51,17 @@ class Standing:
     race: Race
 
 
-def standings(record: StudyRecord, runs: pd.DataFrame) -> dict[str, Standing]:
-    """{task: how its race stands}; none where the protocol is another."""
+def standings(
+    record: StudyRecord, runs: pd.DataFrame, *, closed: bool = False
+) -> dict[str, Standing]:
+    """{task: how its race stands}; none where the protocol is another.
+
+    Args: closed: as in `Rules`.
+    """
     if record.protocol != "race":
         return {}
     fields = {name: Field.of(record, name, runs) for name in record.tasks}
-    return {name: Standing(field, field.race()) for name, field in fields.items()}
+    return {name: Standing(field, field.race(closed)) for name, field in fields.items()}
 
 
 def evaluations(

@@ -127,10 +127,11 @@ class Race:
             # A plateau that reaches into the grid does not point beyond its end.
             if len(tried) < 2 or lead not in (tried[0], tried[-1]) or means.count(min(means)) > 1:
                 return True
-            if lead in ends:
+            beyond = lead - 1 if lead == tried[0] else lead + 1
+            closed = self.rules.closed and self._runs(arm, beyond).shape[1] < PILOT
+            if lead in ends or closed:
                 state.verdict = verdicts.EDGE
                 return False
-            beyond = lead - 1 if lead == tried[0] else lead + 1
             if not self._take(arm, beyond, PILOT):
                 return False
             state.live = sorted([*state.live, beyond])
@@ -193,12 +194,13 @@ class Race:
             self._drop(arm)
         self._settle_edges()
         waiting = [arm for arm in waiting if self.arms[arm].verdict == verdicts.PENDING]
-        for rate in self.arms[0].live if waiting else ():
-            self._take(0, rate, base)
-        for arm in waiting:
-            self._take(arm, self.arms[arm].lead, seeds)
-        if self.wanted or not waiting:
+        if not waiting:
             return
+        base_there = [self._take(0, rate, base) for rate in self.arms[0].live]
+        there = [arm for arm in waiting if self._take(arm, self.arms[arm].lead, seeds)]
+        if not all(base_there) or len(there) < (1 if self.rules.closed else len(waiting)):
+            return
+        waiting = there
         reference = self._scores(0, base)
         leading = {arm: self._losses(arm, self.arms[arm].lead, seeds)[1] for arm in waiting}
         rows = np.full((len(waiting) + 1, base), np.nan)

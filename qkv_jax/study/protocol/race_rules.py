@@ -46,6 +46,8 @@ class Rules:
       solving: whether test losses are 1 or 0, of runs that do not or do solve the task: shares are
         compared, by exact tests and without a margin.
       settled: verdicts on arms that are not raced, by the arm.
+      closed: whether there will be no runs but those that there are: the race does not wait for
+        arms that lack some, and one whose best rate may lie beyond has no verdict (edge).
     """
 
     arms: int
@@ -58,6 +60,7 @@ class Rules:
     failure: float = math.inf
     solving: bool = False
     settled: Mapping[int, Verdict] = dataclasses.field(default_factory=dict)
+    closed: bool = False
 
     @property
     def level(self) -> float:

@@ -83,8 +83,8 @@ class Field:
         places = range(-beyond, len(self.grid) + beyond)
         return next((place for place in places if same_rate(self.rate(place), rate)), None)
 
-    def race(self) -> Race:
-        """The race on these runs."""
+    def race(self, closed: bool = False) -> Race:
+        """The race on these runs; `closed` as in `Rules`."""
         task = self.record.tasks[self.name]
         sign, outcome = (-1 if task.higher_is_better else 1), task.outcome
 
@@ -100,6 +100,7 @@ class Field:
             len(roles), len(self.grid), outcome.margin, asked=roles.count("arm"),
             alpha=self.record.alpha, max_seeds=self.record.analyses[-1],
             failure=sign * outcome.failure_value, solving=task.solving, settled=self._settled(),
+            closed=closed,
         )  # fmt: skip
         nothing = np.empty((2, 0))
         return Race(rules, lambda arm, place: losses.get((arm, place), nothing))

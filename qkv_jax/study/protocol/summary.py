@@ -16,7 +16,7 @@ import pandas as pd
 
 from qkv_jax.study.protocol import inference, verdicts
 from qkv_jax.study.protocol.comparison import DECIDED, Design, Tuning, compare_means, compare_solved
-from qkv_jax.study.protocol.evaluated import evaluations, standings
+from qkv_jax.study.protocol.evaluated import Standing, evaluations, standings
 from qkv_jax.study.protocol.margins import is_narrow
 from qkv_jax.study.protocol.race_summary import compare_race, narrow
 from qkv_jax.study.protocol.verdicts import Note, Notes, What
@@ -42,6 +42,7 @@ def summarise(
     runs: pd.DataFrame,
     costs: dict | None = None,
     examples: Callable[..., np.ndarray | None] | None = None,
+    standing: dict[str, Standing] | None = None,
 ) -> pd.DataFrame:
     """One row per task and arm: outcome, difference from the baseline, verdict, cost.
 
@@ -53,6 +54,7 @@ def summarise(
       record, runs: study.json, with the margins that are in force, and runs.csv.
       costs: {task: {arm: {...}}}, merged in; NaN where absent.
       examples: (task, arm, rate, seeds) -> test scores [seeds, examples], or None.
+      standing: of the races, if that is known.
 
     Returns: DataFrame with `COLUMNS`, rows in the order of the study. `sd` is that of the scores;
       `ci_*`, `delta_*`, `solve_*` are plain 95 % intervals, `delta_*_simultaneous` hold for all
@@ -70,7 +72,7 @@ def summarise(
       `pooled_correlation`. `step_time_noise` is how far the placebo's `step_time_ratio` is from
       the 1 that it must be. `verdict` is a `Verdict` and `note` `Notes`.
     """
-    standing = standings(record, runs)
+    standing = standings(record, runs) if standing is None else standing
     table = evaluations(record, runs, standing)
     spent = runs.groupby(["task", "arm"]).size() if len(runs) else {}
     rows = []

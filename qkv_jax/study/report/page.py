@@ -25,6 +25,7 @@ from qkv_jax.study.report.methods import protocol
 from qkv_jax.study.report.tables import (
     _add_published,
     _add_references,
+    _branch_table,
     _cost_table,
     _mean_table,
     _race_table,
@@ -90,9 +91,11 @@ def write_report(
     context = _context(record, runs, results)
     context |= {"ledger": ledger_context(workdir), "ledger_signs": LEDGER_SIGNS}
     context |= {"ledger_rules": RULES_SENTENCES, "ledger_dated": dating_sentences(record)}
-    groups = Workdir(workdir).table("breakdown.csv")
+    groups, branches = map(Workdir(workdir).table, ("breakdown.csv", "branches.csv"))
     for task in context["tasks"]:
         pause()
+        rows = results[task["name"]]
+        task["branches"] = _branch_table(task["name"], task["record"], rows, branches)
         table = None if groups is None else groups[groups["task"] == task["name"]]
         task["lattice"], task["figures"] = draw_task(
             folder, record, runs, results, task, curve, table, dpi, only=_wanted(context, task)

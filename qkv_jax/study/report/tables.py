@@ -2,6 +2,7 @@
 
 from qkv_jax.output import formats
 from qkv_jax.study.protocol.summary import NOISE
+from qkv_jax.study.protocol.verdicts import Verdict
 from qkv_jax.study.record import TaskRecord
 from qkv_jax.study.report import wording
 
@@ -119,6 +120,29 @@ def _race_table(task: TaskRecord, rows) -> dict:
     head = ["rates alive", "seeds at the best", "runs", "collapsed [95 %]", "decided at",
             "difference at best rates, all looks"]  # fmt: skip
     return {"head": head, "rows": _rows(rows, cells)}
+
+
+def _branch_table(name: str, task: TaskRecord, rows, branches) -> dict | None:
+    """The verdicts on copies of runs that branched off; None if the task has none.
+
+    Args: rows: of the arms; branches: branches.csv, or None.
+    """
+    mine = [] if branches is None else branches[branches["task"] == name].to_dict("records")
+    copies = {row["arm"]: row for row in mine if formats.known(row["n"]) and row["n"]}
+    if not copies:
+        return None
+    digits = wording.decimals(task.outcome.margin)
+    own = {arm: {"group": rows[arm]["group"], "role": rows[arm]["role"], **row,
+                 "verdict": Verdict.read(row["verdict"])}
+           for arm, row in copies.items()}  # fmt: skip
+
+    def cells(row):
+        return [wording.rate(row["learning_rate"]), formats.number(row["mean"], digits),
+                formats.bracket(row, "delta", "delta_low", "delta_high", digits, signed=True),
+                f"{row['n']:.0f}"]  # fmt: skip
+
+    head = ["rate", f"mean {task.outcome.metric}", "difference [95 %]", "seeds"]
+    return {"head": head, "rows": _rows(own, cells)}
 
 
 def _cost_table(baseline: str, rows) -> dict | None:

@@ -291,7 +291,7 @@ class Engine:
             population = self._population(arm, data)
             report = lambda step: self._report(part, step=step)
             finished = population.train(
-                wave, test=part.kind.tested, on_report=report, saves=saves
+                wave, test=part.kind.tested, branch=plan.branch, on_report=report, saves=saves
             )
         except Interrupted:
             self._write_time()

@@ -15,6 +15,7 @@ from qkv_jax.config import ConfigError
 from qkv_jax.runtime.files import json_text
 from qkv_jax.study.claims import Claim
 from qkv_jax.study.measures import MEASURE_COLUMNS, lookup
+from qkv_jax.study.protocol.branches import branch_table
 from qkv_jax.study.protocol.breakdown import breakdown_table
 from qkv_jax.study.protocol.grids import families, family_table
 from qkv_jax.study.protocol.ledger import write_ledger
@@ -36,8 +37,9 @@ class Outcome:
 
 
 def write_tables(workdir: Workdir, pause: Pause = lambda: None) -> Outcome:
-    """Writes summary.csv and, of a study that has them, families.csv, breakdown.csv, claims.csv and
-    claims.json. Of an unfinished study they are as far as it goes; claims wait for its end.
+    """Writes summary.csv and, of a study that has them, families.csv, branches.csv, breakdown.csv,
+    claims.csv and claims.json. Of an unfinished study they are as far as it goes; claims wait for
+    its end.
 
     Args:
       workdir: an existing folder of a study, locked.
@@ -47,7 +49,8 @@ def write_tables(workdir: Workdir, pause: Pause = lambda: None) -> Outcome:
       ConfigError: if the folder holds no study, or one without runs.
     """
     runs = workdir.runs()
-    record = in_force(workdir.read_study(), runs)
+    study = workdir.read_study()
+    record = in_force(study, runs)
     if runs.empty:
         raise ConfigError("workdir", str(workdir.path), "no run of the study there has ended yet")
     examples = _examples(workdir, record, pause)
@@ -56,6 +59,9 @@ def write_tables(workdir: Workdir, pause: Pause = lambda: None) -> Outcome:
     pause()
     if families(record):
         workdir.write("families.csv", family_table(record, runs).to_csv(index=False))
+    if any(task.branch for task in record.tasks.values()):
+        table = branch_table(study, runs, workdir.branch)
+        workdir.write("branches.csv", table.to_csv(index=False))
     breakdowns = workdir.breakdowns(record.tasks)
     if breakdowns:
         table = breakdown_table(record, runs, breakdowns, examples)

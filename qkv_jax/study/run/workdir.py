@@ -10,9 +10,11 @@
     examples/         TASK/ARM/lrRATE_seedSEED.npy: the metric of every test example
     checkpoints/      TASK/ARM/lrRATE_seedSEED.safetensors: final parameters of runs that are tested
     events/           TASK/ARM/lrRATE_seedSEED/: curves of these runs for TensorBoard
+    branches/         TASK/ARM/lrRATE_seedSEED.json: scores of copies of runs that branched off
     costs.json, summary.csv, report.html, report.md, figures/
     families.csv      averages over the cells of tasks with axes, where there are such
     groups/           TASK.json: the group of each test example, of tasks that tell them apart
+    branches.csv      verdicts on such copies
     breakdown.csv     scores by such groups
     measures.csv      what the claims ask of trained models, where the study states claims
     claims.csv, claims.json: the ledger of these claims
@@ -26,6 +28,7 @@ import dataclasses
 import datetime
 import io
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -55,6 +58,7 @@ _ASKED = (
     "name", "baseline", "placebo", "alpha", "protocol", "tune_seeds", "eval_seeds", "max_runs",
     "max_minutes", "wave", "arms", "claims", "config",
 )  # fmt: skip
+BRANCH_SCORES = ("validation", "test")
 _BUDGET = ("max_runs", "max_minutes")
 
 
@@ -222,6 +226,9 @@ class Workdir:
             flat = {path: np.asarray(leaf) for path, leaf in leaves.items()}  # scalars too
             self.write(f"checkpoints/{stem}.safetensors", safetensors.numpy.save(flat))
             self._write_events(self.path / "events" / stem, curve)
+        if done.branch is not None:
+            scores = dict(zip(BRANCH_SCORES, done.branch, strict=True))
+            self.write(f"branches/{stem}.json", json_text(scores))
 
     def wave_folder(self, task: str, arm: Arm, first: RunSpec) -> pathlib.Path:
         """Where the wave that begins with a run keeps its checkpoints while it is under way."""
@@ -232,6 +239,15 @@ class Workdir:
         """step, train_loss, value; None if the run has no curve."""
         file = self.path / "curves" / task / arm / f"{_run_name(learning_rate, seed)}.csv"
         return read_file(file, read_table) if file.exists() else None
+
+    def branch(self, task: str, arm: str, learning_rate: float, seed: int) -> dict | None:
+        """{validation, test} of the copy of a run that branched off; None if it has none."""
+        name = f"{_run_name(learning_rate, seed)}.json"
+        file = self.path / "branches" / task / arm / name
+        if not file.exists():
+            return None
+        found = read_file(file, lambda file: json.loads(file.read_text(encoding="utf-8")))
+        return {name: math.nan if found[name] is None else found[name] for name in BRANCH_SCORES}
 
     def examples(
         self, task: str, arm: str, learning_rate: float, seeds: Iterable[int]

@@ -229,3 +229,30 @@ def test_a_rate_that_comes_to_lead_at_an_end_widens_the_grid(beyond, verdict):
     assert str(found.arms[1].verdict) == verdict
     assert found.arms[1].lead == (-1 if beyond == 0.0 else -2)
     assert found.used[1, -1] >= 2 and found.used[1, -2] >= 2
+
+
+def test_a_rate_that_comes_to_lead_while_a_verdict_waits_widens_the_grid():
+    """The rate that leads at the look is worse; the other that is alive, at an end, is run for the
+    verdict to stand there too, and then leads: what lies beyond it is asked for first."""
+    losses = np.full((2, 2, 7, 16), 50.0)
+    losses += np.random.default_rng(0).normal(scale=0.1, size=losses.shape)
+    losses[:, :, 3] -= 50.0  # place 1
+    losses[0, 1, 4] = np.where(np.arange(16) < race.PILOT, 0.4, -0.8) + losses[0, 1, 3]
+    losses[0, 1, 3:5] += np.where(np.arange(16) % 2, 0.5, -0.5)
+    losses[1, 1, 3:] += 30.0
+    have = lambda arm, place: all_runs(losses)(arm, place)[:, : 2 if place == 3 else 16]
+    found = Race(Rules(1, 3, 0.02), have)
+    assert found.used[1, 2] == 4 and found.arms[1].lead == 2  # at the look
+    assert str(found.arms[1].verdict) == "worse" and found.used[1, 3] == 2
+    nothing = lambda arm, place: all_runs(losses)(arm, place)[:, : 0 if place == 3 else 16]
+    found = Race(Rules(1, 3, 0.02), nothing)
+    assert found.wanted == {(1, 3): 2} and found.arms[1].verdict == race.verdicts.PENDING
+
+
+def test_a_margin_that_is_too_small_is_not_met_by_arms_that_go_together_either():
+    rng = np.random.default_rng(0)
+    losses = np.full((2, 2, 7, 16), 50.0)
+    losses[:, :, 3] = rng.normal(size=(2, 1, 16)) + 1e-4 * rng.normal(size=(2, 2, 16))
+    wide, narrow = (Race(Rules(1, 3, margin), all_runs(losses)) for margin in (0.35, 0.2))
+    assert str(wide.arms[1].verdict) == "equivalent" and wide.correlation > 0.9
+    assert str(narrow.arms[1].verdict) != "equivalent" and narrow.least > 0.2 / 0.3

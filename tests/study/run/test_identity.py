@@ -55,7 +55,7 @@ class Untrained(Population):
     def __init__(self, trainer, data, packing):
         self.trainer, self.data = trainer, data
 
-    def train(self, wave, *, test, on_report, saves):
+    def train(self, wave, *, test, branch, on_report, saves):
         Untrained.waves += 1
         curve = np.full(2, 0.5)
         examples = sum(real for _, real in self.data.blocks["test"])

@@ -122,6 +122,8 @@ def test_seeds_and_budgets_are_added_to_a_race_that_has_ended(scripted, tmp_path
     first = load_study(folder)
     assert str(first.summary["verdict"].iloc[1]) == "undecided (budget)"
     assert first.record.complete and len(first.runs) <= 20
+    opened = Workdir(folder).open(Study(with_study(max_runs=None)).describe())
+    assert not opened.complete
     run(folder, with_study(max_runs=None))
     before = len(load_study(folder).runs)
     run(folder, with_study(max_seeds=16))
@@ -135,6 +137,13 @@ def test_seeds_and_budgets_are_added_to_a_race_that_has_ended(scripted, tmp_path
     with pytest.raises(ConfigError, match="seeds can only be added") as caught:
         run(folder, with_study(max_seeds=6))
     assert caught.value.field == "study.max_seeds"
+
+
+def test_tables_are_of_the_margin_that_is_in_force(scripted, tmp_path):
+    scripted(lambda tie, rate, seed: close(tie, rate, seed) + 0.18)
+    run(tmp_path / "study", RACE)
+    found = load_study(tmp_path / "study")
+    assert (found.summary["margin"] < found.record.tasks["reverse"].outcome.margin).all()
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ class Scripted(Population):
     def __init__(self, rule, trainer, data, packing):
         self.rule, self.trainer = rule, trainer
 
-    def train(self, wave, *, test, on_report, saves):
+    def train(self, wave, *, test, branch, on_report, saves):
         tie, steps = str(self.trainer.model_config.ties[0]), np.array([4, 8])
         finished = []
         for one in wave:

@@ -19,7 +19,7 @@ class Made(Population):
     def __init__(self, trainer, data, packing):
         self.trainer, self.data = trainer, data
 
-    def train(self, wave, *, test, on_report, saves):
+    def train(self, wave, *, test, branch, on_report, saves):
         finished, steps = [], np.array([4, 8])
         examples = sum(real for _, real in self.data.blocks["test"])
         for one in wave:

@@ -39,7 +39,7 @@ class Scripted(Population):
     def __init__(self, trainer, data, packing):
         self.trainer = trainer
 
-    def train(self, wave, *, test, on_report, saves):
+    def train(self, wave, *, test, branch, on_report, saves):
         finished = []
         for one in wave:
             rng = np.random.default_rng([one.seed, one.salt, len(str(self.trainer.model_config))])

@@ -90,7 +90,7 @@ class Scripted(Population):
     def __init__(self, rule, trainer, data, packing):
         self.rule, self.trainer = rule, trainer
 
-    def train(self, wave, *, test, on_report, saves):
+    def train(self, wave, *, test, branch, on_report, saves):
         finished = []
         for one in wave:
             copies = str(self.trainer.model_config.ties[0]) == "Q=K=V=X"
