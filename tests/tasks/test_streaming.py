@@ -176,6 +176,16 @@ def test_a_population_trains_on_streams(images):
     jax.tree.map(np.testing.assert_array_equal, pair[1].params, alone.params)
 
 
+def test_a_branch_leaves_the_streams_where_they_were(images):
+    task = image_task(images, device_limit_bytes=1)
+    config = TrainConfig(steps=12, report_every=2, batch_size=4, decay="wsd", cooldown=1 / 6)
+    population = Population(Trainer(MODEL, task, config), DeviceData(task.load()))
+    plain, branched = (population.train([RunSpec(1e-2, 0)], test=True, branch=b)
+                       for b in (0.0, 0.5))  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, plain[0].params, branched[0].params)
+    assert plain[0].branch is None and np.isfinite(branched[0].branch).all()
+
+
 def test_a_lone_run_goes_on_from_its_checkpoint_and_its_place_in_the_data(text, tmp_path):
     """State and stream of step 2, restored: steps 3 to 6 end in the parameters of the run that was
     not interrupted; from the stream's beginning they would not."""
