@@ -197,4 +197,4 @@ def test_a_study_keeps_and_shows_its_copies(tmp_path):
         assert len(files) == len(rows) and mean == pytest.approx(np.mean(scores))
     assert found.branches["n"].to_list() == [2, 2, 2]
     page = (tmp_path / "study/report.md").read_text()
-    assert "## At 50.0 % of the steps" in page and "zero at 10 of 20 steps" in page
+    assert "## At 50 % of the steps" in page and "zero at 10 of 20 steps" in page
