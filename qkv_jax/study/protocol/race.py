@@ -203,8 +203,12 @@ class Race:
         waiting = there
         reference = self._scores(0, base)
         leading = {arm: self._losses(arm, self.arms[arm].lead, seeds)[1] for arm in waiting}
-        rows = np.full((len(waiting) + 1, base), np.nan)
-        for row, values in zip(rows, [reference, *leading.values()], strict=True):
+        # Arms that were given up for their noise stay among those that say how noisy arms are: else
+        # the few that are left, in which no run has collapsed yet, would seem quiet.
+        noisy = [self._losses(each, state.lead, state.seeds)[1]
+                 for each, state in enumerate(self.arms) if state.verdict == verdicts.POWER]
+        rows = np.full((len(waiting) + len(noisy) + 1, base), np.nan)
+        for row, values in zip(rows, [reference, *leading.values(), *noisy], strict=True):
             row[: len(values)] = values
         self.least = inference.common_variance(rows)
         self.correlation = self._correlation(leading, reference)

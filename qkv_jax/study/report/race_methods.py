@@ -41,8 +41,8 @@ def rules(record: StudyRecord) -> list[str]:
         "task by α at whatever look the race stops; seeds may be added for ever. Verdicts are "
         "final. Arms that would need more than 64 seeds are given up (power).",
         "Tests. Welch's t for independent runs, less what arms share with the baseline at the "
-        "same seed, as measured; no variance is taken for less than the median of the open arms. "
-        "Equivalence is two one-sided tests against the margin, tried first. Where seeds solve "
+        "same seed, as measured; no variance is taken for less than the median of those that are "
+        "open or were given up. Equivalence is two one-sided tests against the margin, tried first. Where seeds solve "
         "a task or do not, Boschloo's exact test takes their place. The interval of a verdict "
         "holds at best rates, for all arms and all looks together (at half the level of the tests "
         "for equivalence, so that it may reach over the margin a little); differences in the "
