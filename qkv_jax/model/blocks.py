@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from qkv_jax.model.attention import MultiHeadAttention
 from qkv_jax.model.config import ModelConfig
+from qkv_jax.model.linear import Dense
 from qkv_jax.tie import Tie
 
 ACTIVATIONS = {
@@ -25,7 +26,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        dense = functools.partial(nn.Dense, dtype=x.dtype)
+        dense = functools.partial(Dense, dtype=x.dtype)
         hidden = ACTIVATIONS[self.activation](dense(self.hidden, name="up")(x))
         return dense(x.shape[-1], name="down")(hidden)
 
@@ -37,7 +38,7 @@ class SwiGlu(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        dense = functools.partial(nn.Dense, dtype=x.dtype)
+        dense = functools.partial(Dense, dtype=x.dtype)
         hidden = nn.silu(dense(self.hidden, name="gate")(x)) * dense(self.hidden, name="up")(x)
         return dense(x.shape[-1], name="down")(hidden)
 

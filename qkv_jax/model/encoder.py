@@ -25,6 +25,7 @@ from qkv_jax.config import (
 )  # fmt: skip
 from qkv_jax.model.blocks import BLOCKS, normed
 from qkv_jax.model.config import ModelConfig
+from qkv_jax.model.linear import Dense
 from qkv_jax.model.masks import visible
 from qkv_jax.model.positions import AddPositions
 
@@ -103,7 +104,7 @@ class Encoder(nn.Module):
         if config.norm_position == "pre":
             x = normed(config, "norm", x)
         if self.classes:
-            x = nn.Dense(self.classes, dtype=x.dtype, name="readout")(x)
+            x = Dense(self.classes, dtype=x.dtype, name="readout")(x)
         return x.astype(jnp.float32)  # the loss is not to be rounded
 
     def _scan(self, x: Float[Array, "B T D"], mask, train: bool, places) -> Float[Array, "B T D"]:

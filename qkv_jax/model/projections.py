@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
+from qkv_jax.model.linear import on_rows
 from qkv_jax.tie import Tie
 
 LATENT = "latent"
@@ -55,9 +56,8 @@ class HeadProjection(nn.Module):
         init = nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
         kernel = self.param("kernel", init, (x.shape[-1], self.num_heads, self.head_dim))
         kernel = self._own(kernel).astype(x.dtype)
-        # One flat matrix product: the same numbers as einsum("bld,dnh->blnh"), 1.3 times as fast
-        # on CPUs at these sizes.
-        heads = (x @ kernel.reshape(x.shape[-1], -1)).reshape(*x.shape[:-1], *kernel.shape[1:])
+        heads = on_rows(x, kernel.reshape(x.shape[-1], -1))
+        heads = heads.reshape(*x.shape[:-1], *kernel.shape[1:])
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, kernel.shape[1:])
             heads += self._own(bias)[None, None].astype(x.dtype)
@@ -78,7 +78,7 @@ class OutputProjection(nn.Module):
         init = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
         kernel = self.param("kernel", init, (*heads.shape[-2:], self.width))
         flat = kernel.astype(heads.dtype).reshape(-1, self.width)
-        out = heads.reshape(*heads.shape[:-2], -1) @ flat
+        out = on_rows(heads.reshape(*heads.shape[:-2], -1), flat)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.width,))
             out += bias[None, None].astype(heads.dtype)

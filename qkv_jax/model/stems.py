@@ -12,6 +12,7 @@ from qkv_jax.config import (
     require_kinds,
     require_positive,
 )  # fmt: skip
+from qkv_jax.model.linear import Dense
 from qkv_jax.model.positions import EMBEDDING_STD
 
 
@@ -66,7 +67,7 @@ class PatchStem(nn.Module):
         patches = images.reshape(batch, rows, p, columns, p, channels).swapaxes(2, 3)
         patches = patches.reshape(batch, rows * columns, p * p * channels)
         init = nn.initializers.variance_scaling(EMBEDDING_STD**2, "fan_in", "normal")
-        embedded = nn.Dense(self.width, kernel_init=init, name="patch")(patches)
+        embedded = Dense(self.width, kernel_init=init, name="patch")(patches)
         return jnp.concatenate([ClassToken(self.width, name="class_token")(batch), embedded], 1)
 
 

@@ -42,9 +42,9 @@ def rules(record: StudyRecord) -> list[str]:
         "final. Arms that would need more than 64 seeds are given up (power).",
         "Tests. Welch's t for independent runs, less what arms share with the baseline at the "
         "same seed, as measured; no variance is taken for less than the median of those that are "
-        "open or were given up. Equivalence is two one-sided tests against the margin, tried first. Where seeds solve "
-        "a task or do not, Boschloo's exact test takes their place. The interval of a verdict "
-        "holds at best rates, for all arms and all looks together (at half the level of the tests "
+        "open or were given up. Equivalence is two one-sided tests against the margin, tried "
+        "first. Where seeds solve a task or do not, Boschloo's exact test takes their place. The "
+        "interval of a verdict holds at best rates, for all arms and all looks together (at half the level of the tests "
         "for equivalence, so that it may reach over the margin a little); differences in the "
         "tables have plain 95 % intervals. Estimates of arms that stopped early lean away from "
         "zero.",
