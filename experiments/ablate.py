@@ -15,6 +15,7 @@ from absl import flags
 
 from experiments.cli import defects, entry, launch
 from experiments.cli.paths import path_flag
+from qkv_jax.runtime.compiled import keep_compiled
 from qkv_jax.runtime.devices import use_cpu_cores
 from qkv_jax.runtime.stopping import StopSignal
 from qkv_jax.study.config import StudyFile
@@ -64,6 +65,7 @@ def _study() -> Study:
 def _folder(name: str) -> pathlib.Path:
     folder = pathlib.Path(_WORKDIR.value or f"runs/{name}")
     defects.keep_in(folder)
+    keep_compiled(folder.parent)
     return folder
 
 

@@ -27,6 +27,7 @@ from qkv_jax.compile import estimate
 from qkv_jax.config import ConfigError, as_dict, build, check_plain, require_positive
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.runtime import distributed
+from qkv_jax.runtime.compiled import keep_compiled
 from qkv_jax.runtime.devices import use_virtual_devices
 from qkv_jax.tasks import Data, options_class
 from qkv_jax.training.checkpoint import trainer_of
@@ -83,6 +84,7 @@ _STOP_SIGNAL = entry.stop_flags()
 def main() -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     defects.keep_in(workdir)
+    keep_compiled(workdir.parent)
     stop_signal = None if _COMPILE_ONLY.value else _STOP_SIGNAL()
     values = _CONFIG().to_dict()
     file = build(TrainFile, values)

@@ -193,6 +193,7 @@ class StudyRecord:
       looks: the number of evaluation seeds that were asked for, at first and whenever some were
         added.
       config: the study file as it was given.
+      seconds: that it took; `compiling` those of them that it waited for the compiler.
       machine: of the jobs of a cluster.
       claims_dated: when the claims were fixed, then their amendments; see `dating.py`.
     """
@@ -220,6 +221,7 @@ class StudyRecord:
     platform: str | None = None
     started: str | None = None
     seconds: float | None = None
+    compiling: float | None = None
     machine: Machine | None = None
     accepted: tuple[Accepted, ...] = ()
 

@@ -152,7 +152,7 @@ def _context(record, runs, results) -> dict:
         "size": _size(tasks, grids),
         "protocol": protocol(record, runs, results),
         "number_of_runs": f"{len(runs):,}",
-        "duration": _duration(record.seconds),
+        "duration": _duration(record.seconds, record.compiling),
         "config": json.dumps(record.config, indent=2, default=str, ensure_ascii=False),
         "resolved": _resolved(record),
         "arms": record.arms,
@@ -205,14 +205,15 @@ def _slugs(names) -> list[str]:
     return found
 
 
-def _duration(seconds) -> str:
+def _duration(seconds, compiling=None) -> str:
     if not formats.known(seconds):
         return formats.MISSING
     minutes, hours = seconds / 60, seconds / 3600
-    return (
+    text = (
         f"{seconds:.0f} s" if seconds < 90 else f"{minutes:.0f} min" if minutes < 90
         else f"{hours:.1f} h"
     )  # fmt: skip
+    return f"{text}, {_duration(compiling)} of it compiling" if compiling else text
 
 
 def _task(record, results, name) -> dict:

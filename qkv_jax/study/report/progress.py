@@ -105,5 +105,7 @@ def print_end(record: StudyRecord, summary: pd.DataFrame, path: pathlib.Path) ->
     ledger = ledger_context(path.parent)
     if ledger:
         console.print("", console_ledger(ledger, console.width))
-    minutes = (record.seconds or 0.0) / 60
-    console.print(f"\n{minutes:.1f} minutes. Report: {path}", soft_wrap=True)
+    spent = f"{(record.seconds or 0.0) / 60:.1f} minutes"
+    if record.compiling:
+        spent += f", {record.compiling / 60:.1f} of them compiling"
+    console.print(f"\n{spent}. Report: {path}", soft_wrap=True)

@@ -14,6 +14,7 @@ import pandas as pd
 
 import qkv_jax
 from qkv_jax.config import as_dict
+from qkv_jax.runtime.compiled import seconds_compiling
 from qkv_jax.runtime.files import json_text
 from qkv_jax.runtime.stopping import Interrupted, StopSignal
 from qkv_jax.study.measures import MEASURE_COLUMNS, measure
@@ -103,6 +104,7 @@ class Engine:
         self._loaded: tuple[Task, Data, DeviceData] | None = None
         self.progress = Progress()
         self._started, self._before = time.monotonic(), record.seconds or 0.0
+        self._compiled = (record.compiling or 0.0) - seconds_compiling()
         machine = record.machine or this_machine()
         self.record = dataclasses.replace(
             record, versions=(*record.versions, this_start()), devices=machine.devices,
@@ -274,7 +276,8 @@ class Engine:
 
     def _write_time(self) -> None:
         seconds = self._before + time.monotonic() - self._started
-        self.record = dataclasses.replace(self.record, seconds=seconds)
+        compiling = self._compiled + seconds_compiling()
+        self.record = dataclasses.replace(self.record, seconds=seconds, compiling=compiling)
         self.workdir.write_study(self.record)
 
     def _train(
