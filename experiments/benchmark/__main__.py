@@ -18,18 +18,17 @@ from experiments.benchmark import attention, population, study, train
 from experiments.benchmark.publish import Findings, publish
 from experiments.cli import entry
 
-_BENCHMARKS = {
-    "population": population.measure,
-    "train": train.measure,
-    "attention": attention.measure,
-    "study": study.measure,
-}
-
 
 def main(measure: Callable[[], Findings]) -> None:
     publish(measure())
 
 
+MAINS = {
+    "population": functools.partial(main, population.measure),
+    "train": functools.partial(main, train.measure),
+    "attention": functools.partial(main, attention.measure),
+    "study": functools.partial(main, study.measure),
+}
+
 if __name__ == "__main__":
-    mains = {name: functools.partial(main, measure) for name, measure in _BENCHMARKS.items()}
-    entry.enter_one("benchmark", mains)
+    entry.enter_one("benchmark", MAINS)

@@ -34,7 +34,7 @@ def split(
 def union(intervals: Sequence[Interval]) -> list[Interval]:
     """The same time as intervals that do not meet: programs are traced within programs."""
     merged: list[Interval] = []
-    for low, high in sorted(intervals):
+    for low, high in sorted(map(tuple, intervals)):
         if merged and low <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
         else:

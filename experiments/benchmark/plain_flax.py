@@ -12,7 +12,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from experiments.benchmark import ours
@@ -127,8 +126,3 @@ def side(trainer: Trainer) -> tuple[Side, list[float]]:
         return time.perf_counter() - start
 
     return block, found
-
-
-def logits(trainer: Trainer, params: Any, tokens: np.ndarray) -> jax.Array:
-    """Of the plain encoder with our parameters."""
-    return encoder(trainer).apply({"params": mapped(params)}, jnp.asarray(tokens))
