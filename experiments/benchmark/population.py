@@ -111,6 +111,6 @@ def _written(row: dict[str, Any]) -> dict[str, Any]:
     for name, column in names.items():
         plain |= row[name].columns(column)
     for variant in peer.variants(together=True):
-        column = variant.replace(", ", "_").replace(" ", "")
+        column = variant.replace(" x ", "x").replace(", ", "_")
         plain |= row.get(variant, Spread()).columns(f"torch_{column}_ms")
     return plain

@@ -15,8 +15,11 @@ _HEADINGS = ("width/\nlength/\nbatch", "ours", "plain Flax", "PyTorch", "its bes
              "plain Flax\n/ ours", "PyTorch\n/ ours")  # fmt: skip
 _CAPTION = """\
 Milliseconds a step of one run, which may use all {cores} cores; a fourth number in the first column
-is that of layers, else 2. Ratios are taken round by round; above 1 ours is faster. 4 heads, task
-`reverse`, float32; medians of {repeats} interleaved rounds, least and most below them."""
+is that of layers, else 2. PyTorch is one process of as many threads, which wait for each other
+asleep or, as by default, spinning. Ratios are taken round by round; above 1 ours is faster.
+4 heads, task `reverse`, float32; medians of {repeats} interleaved rounds, least and most below
+them."""
+
 
 
 def measure() -> Findings:
@@ -82,6 +85,6 @@ def _written(row: dict[str, Any]) -> dict[str, Any]:
     for name, column in names.items():
         plain |= row[name].columns(column)
     for variant in peer.variants(together=False):
-        column = variant.replace(", ", "_").replace(" ", "")
+        column = variant.replace(" x ", "x").replace(", ", "_")
         plain |= row.get(variant, Spread()).columns(f"torch_{column}_ms")
     return plain
