@@ -23,7 +23,8 @@ from qkv_jax.config import ConfigError
 from tests.support import commands
 from tests.support.folders.command_place import BENCHMARK
 
-TORCH = commands.ROOT / ".venv-benchmark" / "bin" / "python"
+READY = commands.ROOT / ".venv-benchmark" / ".ready"
+TORCH = READY.with_name("bin") / "python"
 TINY = ("--sizes=8/6/4", "--steps=10", "--repeats=3")
 # Answers as torch_worker.py does; what it says of losses is put in.
 STAND_IN = """#!{python} -IS
@@ -219,7 +220,7 @@ def test_variants_that_cannot_run_are_left_out_with_a_line(command, place):
     assert json.loads(out.splitlines()[-1])["rows"][0]["torch_ms"] is None
 
 
-@pytest.mark.skipif(not TORCH.exists(), reason="`make benchmark` installs PyTorch")
+@pytest.mark.skipif(not READY.exists(), reason="`make benchmark` installs PyTorch")
 def test_pytorch_trains_our_model(command):
     code, out, err = command("population", *TINY, f"--torch={TORCH}", "--out=found")
     assert code == 0, err
