@@ -12,6 +12,11 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 # `make ablation CONFIG=configs/full.py WORKDIR=runs/full ARGS=--plan`
 CONFIG  ?= configs/quick.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
+# What is measured (population, train, attention, study), and the PyTorch beside which it is: that
+# has an environment of its own.
+BENCHMARK ?= population
+TORCH     ?= torch==2.13.0+cpu
+PEER      := .venv-benchmark
 
 .PHONY: ablation claims test test-slow test-slurm lint faults scale benchmark calibration reviews \
 	setup clean
@@ -50,7 +55,11 @@ scale: $(READY)
 	$(BIN)/python tests/stress/scale.py $(ARGS)
 
 benchmark: $(READY)
-	$(BIN)/python -m experiments.benchmark population
+	@test -e $(PEER)/.ready || { mkdir -p $(PEER) && { $(PYTHON) -m venv $(PEER) && \
+		$(PEER)/bin/python -m pip install --disable-pip-version-check '$(TORCH)' numpy && \
+		touch $(PEER)/.ready; } >$(PEER)/install.log 2>&1; } || \
+		echo "could not install $(TORCH) and numpy: see $(PEER)/install.log; goes on without" >&2
+	set -e; for name in $(BENCHMARK); do $(BIN)/python -m experiments.benchmark $$name $(ARGS); done
 
 calibration: $(READY)
 	$(BIN)/python -m experiments.calibrate
@@ -82,4 +91,4 @@ $(TESTS): $(READY)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(PEER) .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -20,6 +20,7 @@ from qkv_jax.study.config import ArmEntry, StudyConfig, StudyFile, TaskEntry
 from qkv_jax.tasks import REGISTRY
 from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.state import TrainConfig
+from tests.support import commands
 from tests.support.doc_pages import PAGES, Sandbox, blocks
 from tests.support.warm_python import ROOT
 
@@ -136,15 +137,11 @@ def test_what_an_adapter_of_ones_own_refuses_is_one_line(read, sandbox):
 
 # --- what they name
 
-COMMANDS = sorted(
-    path.stem
-    for path in (ROOT / "experiments").glob("*.py")
-    if '__name__ == "__main__"' in path.read_text()
-)
+COMMANDS = {name: str(file.relative_to(ROOT)) for name, file in sorted(commands.FILES.items())}
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py"))
 TEXTS = {page: (ROOT / page).read_text() for page in PAGES} | {
     path: ast.get_docstring(ast.parse((ROOT / path).read_text())) or ""
-    for path in (*CONFIGS, *(f"experiments/{name}.py" for name in COMMANDS))
+    for path in (*CONFIGS, *COMMANDS.values())
 }
 TARGETS = re.findall(r"^([a-z-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE)
 FIELDS = {"model": ModelConfig, "train": TrainConfig, "mesh": MeshConfig, "study": StudyConfig}
@@ -164,12 +161,13 @@ def flags_of(sandbox):
         "print(json.dumps({n: flags.FLAGS[n].default for n in set(flags.FLAGS) - before}))"
     )
     found = {}
-    for name in COMMANDS:
-        command = [sandbox.python, "-c", code.replace("NAME", repr(f"experiments.{name}"))]
+    for name, file in COMMANDS.items():
+        module = file.removesuffix(".py").replace("/", ".")
+        command = [sandbox.python, "-c", code.replace("NAME", repr(module))]
         printed = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
-        source = (ROOT / "experiments" / f"{name}.py").read_text()
+        source = (ROOT / file).read_text()
         others = dict.fromkeys(re.findall(r'add_argument\("--(\w+)"', source))
         found[name] = json.loads(printed) | others
     return found

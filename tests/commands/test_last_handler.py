@@ -18,11 +18,7 @@ from experiments.cli.paths import PathParser
 from tests.support import commands
 
 ROOT = pathlib.Path(__file__).parents[2]
-COMMANDS = sorted(
-    file.stem
-    for file in (ROOT / "experiments").glob("*.py")
-    if '__name__ == "__main__"' in file.read_text()
-)
+COMMANDS = sorted(commands.FILES)
 WORDS = {"benchmark": ["population"], "prepare": ["reviews"]}  # what has to be said first
 STUDY = {
     "name": "tiny", "model": {"layers": 1, "width": 8, "heads": 2},
@@ -64,7 +60,7 @@ def command(place):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_enters_by_the_door(name):
     """By one call at the end of its file, and nothing else there."""
-    last = (ROOT / "experiments" / f"{name}.py").read_text().split('if __name__ == "__main__":')[1]
+    last = commands.FILES[name].read_text().split('if __name__ == "__main__":')[1]
     assert re.fullmatch(r"\s+entry\.enter(_one)?\(.*\)\s+", last)
 
 
@@ -78,7 +74,7 @@ def test_what_nobody_foresaw_is_one_line_and_a_file_in_every_command(name, comma
         "this looks like a defect of qkv_jax or of a library it uses: KeyError: 'lost'"
     )
     text = (place / file).read_text()
-    assert text.startswith("command: ") and f"{name}.py" in text.splitlines()[0]
+    assert text.startswith("command: ") and str(commands.FILES[name]) in text.splitlines()[0]
     assert "jax 0." in text and "Traceback (most recent call last)" in text
     assert text.endswith("KeyError: 'lost'\n")
 
@@ -243,7 +239,7 @@ def test_every_flag_that_names_a_file_is_read_as_a_path_of_this_machine(name, co
     texts = {flag for flag, kind in kinds.items() if "string" in kind and "enum" not in kind}
     assert texts <= NO_PATHS
     paths = [flag for flag, kind in kinds.items() if kind == "path"]
-    assert paths or name in ("benchmark", "calibrate")
+    assert paths or name == "calibrate"
     before = sorted(place.rglob("*"))
     for flag in paths:
         for given, allowed in [

@@ -9,6 +9,13 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
+# The file that each command runs: experiments/NAME.py, or experiments/NAME/__main__.py.
+FILES = {
+    file.parent.name if file.stem == "__main__" else file.stem: file
+    for file in sorted((ROOT / "experiments").rglob("*.py"))
+    if (file.parent.name == "experiments" or file.stem == "__main__")
+    and '__name__ == "__main__"' in file.read_text()
+}
 
 
 @contextlib.contextmanager

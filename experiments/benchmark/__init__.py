@@ -1,0 +1,6 @@
+"""Benchmarks: the same training by this project and by others, side by side in one run.
+
+`sides.py` says what a side is and times them in turns; `ours.py`, `plain_flax.py` and `peer.py`
+are the sides, `floor.py` what no side can be faster than; `population.py`, `train.py`,
+`attention.py` and `study.py` are the benchmarks, and `publish.py` writes what they found.
+"""

@@ -1,0 +1,113 @@
+"""What a benchmark leaves behind: a table on the terminal, a CSV, a figure, and a line of JSON."""
+
+import contextlib
+import csv
+import dataclasses
+import datetime
+import importlib.metadata
+import io
+import json
+import math
+import pathlib
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from experiments.benchmark import options
+from experiments.benchmark.floor import cores
+from qkv_jax.output import style
+from qkv_jax.runtime.files import with_filename, write_whole
+
+_WIDTH = 100  # columns, of a terminal or of a page
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What one benchmark found.
+
+    Attributes:
+      name: the benchmark, and the name of its files.
+      rows: a mapping per row of the CSV, all with the same keys.
+      headings, cells: the table: a heading per column, a text per cell.
+      caption: what the numbers are, precisely.
+      torch: the version of PyTorch that was one of the sides, if any was.
+    """
+
+    name: str
+    title: str
+    rows: Sequence[dict[str, Any]]
+    headings: Sequence[str]
+    cells: Sequence[Sequence[str]]
+    caption: str
+    figure: Figure
+    torch: str | None = None
+
+
+def publish(findings: Findings) -> None:
+    """Writes the files, then prints the table and, as the last line, rows and machine as JSON."""
+    folder = pathlib.Path(options.OUT.value)
+    with with_filename(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(findings.rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_plain(row) for row in findings.rows)
+    write_whole(folder / f"{findings.name}.csv", text.getvalue())
+    style.save(findings.figure, folder / findings.name)
+    table = Table(
+        title=findings.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
+    )  # fmt: skip
+    for place, heading in enumerate(findings.headings):
+        table.add_column(heading, justify="right" if place else "left")
+    for place, row in enumerate(findings.cells):
+        table.add_row(*row, end_section=place < len(findings.cells) - 1)
+    console = Console(width=_WIDTH, highlight=False)
+    console.print(table)
+    console.print(" ".join(findings.caption.split()), markup=False)
+    last = {
+        "benchmark": findings.name,
+        "rows": [_plain(row) for row in findings.rows],
+        "machine": machine(findings.torch),
+    }
+    print(json.dumps(last, allow_nan=False))
+
+
+def machine(torch: str | None) -> dict[str, Any]:
+    """What the numbers were measured on, and when."""
+    return {
+        "cores": cores(),
+        "cpu": _cpu_model(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("jax", "flax")},
+        "torch": torch,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+@contextlib.contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Shows on a terminal, and only there, what takes so long."""
+    with Console(file=sys.stderr).status(what):
+        yield
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Five digits are more than are reproducible; what is not known is empty."""
+    rounded = lambda x: None if math.isnan(x) else float(f"{x:.5g}")
+    return {k: rounded(v) if isinstance(v, float) else v for k, v in row.items()}
+
+
+def _cpu_model() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
