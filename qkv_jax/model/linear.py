@@ -10,15 +10,18 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jaxtyping import Array, Float
 
 
-def on_rows(x: Float[Array, "*B D"], kernel: Float[Array, "D E"]) -> Float[Array, "*B E"]:
-    """x W, of all leading axes at once."""
+def on_rows(
+    x: Float[Array, "*B D"], kernel: Float[Array | np.ndarray, "D E"]
+) -> Float[Array, "*B E"]:
+    """x W, of all leading axes at once; parameters that were saved are NumPy's."""
     return _dot_general(x, kernel)
 
 
-def _dot_general(x: Array, kernel: Array, _dimensions: Any = None, **options: Any) -> Array:
+def _dot_general(x: Array, kernel: Any, _dimensions: Any = None, **options: Any) -> Array:
     """`jax.lax.dot_general` as `nn.Dense` calls it: the last axis of x with the first of W."""
     if kernel.shape[0] > kernel.shape[1]:
         # The gradient of what the barrier holds is dy^T x; without it XLA turns that round again.

@@ -5,6 +5,7 @@ import os
 import pathlib
 import platform
 import warnings
+from typing import Any
 
 import jax
 
@@ -37,7 +38,7 @@ def seconds_compiling() -> float:
     return _seconds
 
 
-def _count(event: str, seconds: float, **_details: str) -> None:
+def _count(event: str, seconds: float, **_details: Any) -> None:
     global _seconds
     if event == _COMPILING:
         _seconds += seconds

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from qkv_jax.config import ConfigError, as_dict, build, convert
+from qkv_jax.config import ConfigError, as_dict, build, convert, require_range
 from qkv_jax.study.claims import Claim
 from qkv_jax.study.config import ProtocolName
 from qkv_jax.tasks.base import Outcome, Reference
@@ -90,6 +90,9 @@ class TaskRecord:
     data: dict[str, Any] | None = None
     data_notes: tuple[str, ...] | None = None
     references: tuple[Reference, ...] | None = None
+
+    def __post_init__(self):
+        require_range(self, "branch", 0.0, 1.0)
 
     @property
     def baseline(self) -> str:

@@ -29,6 +29,7 @@ from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks import Data, Task
 from qkv_jax.tasks.base import HeldOut, equal_blocks
 from qkv_jax.tasks.streaming import BatchStream, next_batches
+from qkv_jax.training import shared
 from qkv_jax.training.state import TrainConfig, TrainState
 from qkv_jax.training.step import Trainer
 from qkv_jax.training.wave_checkpoints import WaveSaves
@@ -95,6 +96,7 @@ class DeviceData:
 
     Attributes:
       train: what the task's schedules and batches read.
+      shapes: of all arrays, to tell programs apart by.
       blocks: validation and test, cut into blocks of one size, each with its number of examples.
     """
 
@@ -107,6 +109,10 @@ class DeviceData:
         everywhere = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec())
         put = functools.partial(jax.device_put, device=everywhere)
         self.train = put(data.train)
+        self.shapes = tuple(
+            (jax.tree_util.keystr(path), np.shape(leaf), str(leaf.dtype))
+            for path, leaf in jax.tree_util.tree_leaves_with_path((self.train, data.held_out))
+        )
         self.blocks = {
             name: [(put(block), real) for block, real in equal_blocks(split)]
             for name, split in data.held_out.items()
@@ -129,18 +135,11 @@ class Population:
         self.trainer, self.data, self.devices = trainer, data, data.devices
         shape = wave_shape(packing, self.devices)
         self.packing, self.wave_size = shape["packing"], shape["size"]
-        pmap = functools.partial(jax.pmap, devices=self.devices)
-        self._train = pmap(
-            jax.vmap(_traced_once(trainer.train), in_axes=(0, 0, None)),
-            in_axes=(0, 0, None),
-            donate_argnums=0,
-        )
-        evaluate = jax.vmap(_traced_once(trainer.evaluate), in_axes=(0, None))
-        self._evaluate = pmap(evaluate, in_axes=(0, None))
+        program = shared.program_of(trainer)
+        self._programs = _programs(program, self.devices, self.packing, data.shapes)
         # The arms of a task share the program that draws their batches.
         self._schedule = _schedule_program(trainer.task, trainer.train_config, self.devices)
         self._init_cache: dict[tuple[int, int], TrainState] = {}
-        self._compiled = False
 
     def train(
         self,
@@ -163,7 +162,7 @@ class Population:
           Interrupted: after saving, if training is to stop.
         """
         config = self.trainer.train_config
-        if not self._compiled:
+        if not self._programs.compiled:
             self._warm_up(wave)
         streams = self.streams(wave)
         found = saves.restore(self._saved_shapes) if saves else None
@@ -198,6 +197,8 @@ class Population:
         seconds = before + time.perf_counter() - start
         tests = _join(self._scores(state.params, "test")) if test else None
         params = jax.device_get(state.params) if test else None
+        if test and self._programs.trainer != self.trainer:
+            params = shared.narrowed(params, self.trainer)
         steps = config.report_every * (1 + np.arange(len(losses)))
 
         def one(run: RunSpec, device: int, lane: int) -> RunResult:
@@ -223,10 +224,17 @@ class Population:
             # The rates of a grid share their seeds, and so their initial values.
             known = self._init_cache.get((run.seed, run.salt))
             if known is None:
-                state = self.trainer.init(run.seed, 0.0, run.salt)
+                state = self._initial(run)
                 known = self._init_cache[run.seed, run.salt] = jax.device_get(state)
             states.append(known.replace(learning_rate=np.float32(run.learning_rate)))
         return self._place(states)
+
+    def _initial(self, run: RunSpec) -> TrainState:
+        state, program = self.trainer.init(run.seed, 0.0, run.salt), self._programs.trainer
+        if program != self.trainer:
+            params = shared.widened(state.params, self.trainer)
+            state = state.replace(params=params, opt_state=program.optimizer.init(params))
+        return state
 
     def streams(self, wave: Sequence[RunSpec]) -> list[BatchStream] | None:
         """The training data of each replica of a wave, where they do not lie on the devices."""
@@ -247,7 +255,7 @@ class Population:
             steps = self.trainer.train_config.report_every
             drawn = {stream: next_batches(stream, steps) for stream in set(streams)}
             schedule |= self._place([drawn[stream] for stream in streams])
-        return self._train(state, schedule, self.data.train)
+        return self._programs.train(state, schedule, self.data.train)
 
     def _branch(self, state: TrainState, streams: list[BatchStream] | None) -> np.ndarray:
         """[devices, packing, 2] validation and test scores of copies of runs that leave out what
@@ -283,7 +291,7 @@ class Population:
     def _saved_shapes(self, step: int) -> dict[str, Any]:
         """What a checkpoint of a wave holds, as arrays to be filled."""
         lanes = (len(self.devices), self.packing)
-        one = jax.eval_shape(lambda: self.trainer.init(0, 0.0))
+        one = jax.eval_shape(lambda: self._programs.trainer.init(0, 0.0))
         reports = (step // self.trainer.train_config.report_every, *lanes)
         return {
             "state": jax.tree.map(lambda leaf: np.empty((*lanes, *leaf.shape), leaf.dtype), one),
@@ -293,11 +301,13 @@ class Population:
     def _warm_up(self, wave: Sequence[RunSpec]) -> None:
         """Compiles and runs all programs once, so that `seconds` measures training alone."""
         state, _ = self.advance(self.start(wave), self.streams(wave))
-        jax.block_until_ready(self._evaluate(state.params, self.data.blocks["validation"][0][0]))
-        self._compiled = True
+        block, _ = self.data.blocks["validation"][0]
+        jax.block_until_ready(self._programs.evaluate(state.params, block))
+        self._programs.compiled = True
 
     def _scores(self, params: Any, split: HeldOut) -> list[tuple[jax.Array, int]]:
-        return [(self._evaluate(params, block), real) for block, real in self.data.blocks[split]]
+        evaluate = self._programs.evaluate
+        return [(evaluate(params, block), real) for block, real in self.data.blocks[split]]
 
 
 def _devices(given: Sequence[jax.Device] | None) -> tuple[jax.Device, ...]:
@@ -334,6 +344,32 @@ def branch_step(config: TrainConfig, share: float) -> int:
 def _layout(devices: tuple[jax.Device, ...]) -> jax.sharding.NamedSharding:
     """How pmap lays out its results: it traces anew for arrays that lie otherwise."""
     return jax.pmap(lambda x: x, devices=devices)(np.zeros(len(devices))).sharding
+
+
+@dataclasses.dataclass
+class _Programs:
+    """Those of a trainer for waves of one size, and whether they are compiled."""
+
+    trainer: Trainer
+    train: Callable
+    evaluate: Callable
+    compiled: bool = False
+
+
+@functools.lru_cache(maxsize=8)
+def _programs(
+    trainer: Trainer, devices: tuple[jax.Device, ...], packing: int, shapes: tuple
+) -> _Programs:
+    """The same for all populations of a trainer, and of others that it stands for, on such data."""
+    del packing, shapes  # for others these would be traced again
+    pmap = functools.partial(jax.pmap, devices=devices)
+    train = jax.vmap(_traced_once(trainer.train), in_axes=(0, 0, None))
+    evaluate = jax.vmap(_traced_once(trainer.evaluate), in_axes=(0, None))
+    return _Programs(
+        trainer,
+        pmap(train, in_axes=(0, 0, None), donate_argnums=0),
+        pmap(evaluate, in_axes=(0, None)),
+    )
 
 
 @functools.lru_cache(maxsize=8)

@@ -60,7 +60,7 @@ OVERRIDES = {
     "model.positions=rotory": "model.positions: given 'rotory'; did you mean 'rotary'? allowed: "
                               "none, sinusoidal, learned, rotary, relative, alibi",
     "train.decay=linaer": "train.decay: given 'linaer'; did you mean 'linear'? allowed: "
-                          "linear, cosine, constant",
+                          "linear, cosine, wsd, constant",
     "tasks.one.kind=revers": "tasks.one.kind: given 'revers'; did you mean 'reverse'? allowed: "
                              f"{KINDS}",
     # Sizes, steps, seeds and rates that cannot be.

@@ -34,7 +34,7 @@ RACE = {"learning_rates": (0.001, 0.01), "protocol": "race", "max_runs": 99, "ma
 # What a run adds.
 LATER = {
     "command": "make", "versions": [{"at": "now", "packages": {"jax": "1"}}], "devices": ["cpu:0"],
-    "platform": "cpu", "started": "now", "seconds": 1.5,
+    "platform": "cpu", "started": "now", "seconds": 1.5, "compiling": 0.5,
     "machine": {"devices": ["cpu:0"], "platform": "cpu"},
     "accepted": [{"at": "now", "changes": [{"field": "a", "before": 1, "now": 2}]}],
 }  # fmt: skip
@@ -46,11 +46,11 @@ FACTS = {
 MAY_LACK = {
     *LATER, "claims", "claims_dated", *FACTS, "steps_of", "same_program", "resolved", "cell",
     "axes", "published", "note", "overrides", "threshold", "chance", "higher_is_better",
-    "max_runs", "max_minutes",
+    "max_runs", "max_minutes", "branch",
 }  # fmt: skip
 MAY_BE_NULL = MAY_LACK - {"claims", "claims_dated", "accepted", "versions", "devices",
                           "steps_of", "same_program", "cell", "axes", "published", "note",
-                          "overrides"}  # fmt: skip
+                          "overrides", "branch"}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=("fixed", "race"))
@@ -142,7 +142,8 @@ def right(path, value):
     anything = ("axes", "data", "overrides", "config", "model", "train")
     if isinstance(value, dict):
         return path[-1] in anything
-    numbers = ("alpha", "failure_value", "threshold", "chance", "seconds", "max_minutes")
+    numbers = ("alpha", "failure_value", "threshold", "chance", "seconds", "compiling",
+               "max_minutes")  # fmt: skip
     return value == -0.5 and path[-1] in numbers
 
 

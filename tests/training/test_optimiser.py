@@ -98,7 +98,7 @@ def test_the_rate_rises_and_falls_as_stated(decay, warmup, expected):
         ({"weight_decay": float("nan")}, "given nan; must be at least 0.0 and below inf"),
         (
             {"decay": "linaer"},
-            "given 'linaer'; did you mean 'linear'? allowed: linear, cosine, constant",
+            "given 'linaer'; did you mean 'linear'? allowed: linear, cosine, wsd, constant",
         ),
     ],
 )

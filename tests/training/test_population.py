@@ -56,22 +56,27 @@ def test_waves_of_any_filling_share_one_trace(population, pair):
 
 
 def test_a_second_trace_is_refused(data):
-    """The assertion that the other tests rest on fires: for another shape of data, and of state."""
+    """The assertion that the other tests rest on fires: for another shape of data."""
     small = Population(TRAINER, data, packing=1)
     state = small.start([A, B])
     block, _ = data.blocks["validation"][0]
-    small._evaluate(state.params, block)
-    small._evaluate(state.params, block)
+    small._programs.evaluate(state.params, block)
+    small._programs.evaluate(state.params, block)
     with pytest.raises(AssertionError, match="evaluate of population .* is traced > 1 times"):
-        small._evaluate(state.params, jax.tree.map(lambda a: a[:5], block))
+        small._programs.evaluate(state.params, jax.tree.map(lambda a: a[:5], block))
 
 
-def test_populations_count_their_traces_for_themselves(data):
-    """A second population of the same program is not blamed for the trace of the first."""
-    block, _ = data.blocks["validation"][0]
-    for population in (Population(TRAINER, data, packing=1) for _ in range(2)):
-        state = population.start([A, B])
-        population._evaluate(state.params, block)
+def test_programs_are_those_of_all_populations_of_a_trainer_on_such_data(data):
+    """Other waves and other data are not blamed for the trace of the first."""
+    fewer = dataclasses.replace(TASK, validation_examples=8)
+    others = [Population(TRAINER, data, packing=1), Population(TRAINER, data, packing=2),
+              Population(dataclasses.replace(TRAINER, task=fewer), DeviceData(fewer.load()), 1),
+              Population(TRAINER, DeviceData(fewer.load()), packing=1)]  # fmt: skip
+    assert others[0]._programs is Population(TRAINER, data, packing=1)._programs
+    assert len({id(each._programs) for each in others}) == 4
+    for each in others:
+        state = each.start([A, B])
+        each._programs.evaluate(state.params, each.data.blocks["validation"][0][0])
 
 
 def test_the_same_wave_gives_the_same_bits(population, pair):

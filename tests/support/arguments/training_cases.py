@@ -91,6 +91,7 @@ def config_cases():
         {
             "steps": [*count, 15], "report_every": [*count, 7], "batch_size": count,
             "accumulate": [*count, 3], "learning_rate": above, "warmup": share, "decay": word,
+            "cooldown": share,
             "weight_decay": [-0.1, float("nan"), float("inf"), "0", None], "clip_norm": above,
             "beta1": share, "beta2": share,
         },
