@@ -140,7 +140,8 @@ def _of_cells(field: Field, race: Race, number: int, first: int, end: int | None
     if not own:
         return Evaluated(values, status, steps, math.nan, (), "", math.nan, 1, 0)
     validation = [np.array([sign * run.validation for run in runs]) for runs in cells.values()]
-    rates = [list(cells.values())[rate] for rate in chosen(validation)]
+    lead = list(cells).index(state.lead)
+    rates = [list(cells.values())[rate] for rate in chosen(validation, lead)]
     for seed, runs in enumerate(rates):
         run = runs[seed]
         values[seed], steps[seed], status[seed] = run.test, run.steps_to_solve, run.status

@@ -329,6 +329,7 @@ class Race:
     def _wait_for_cells(self, arm: int, number: int, equal: bool, reference: np.ndarray) -> None:
         """Runs the live cells that a verdict waits for, look by look, until all agree or leave."""
         state, level = self.arms[arm], self.rules.level
+        led = state.lead
         p, needed = (state.apart, level) if equal else (state.worse, level / 2)
         sizes = [seeds for seeds, _ in itertools.islice(looks(), number + 1)]
         while True:
@@ -343,6 +344,8 @@ class Race:
                 state.verdict = verdicts.EQUIVALENT if equal else verdicts.WORSE
                 if equal and self._any_collapsed(arm):
                     state.verdict = verdicts.COLLAPSES  # no seeds would make up for them
+                if led in state.live:  # what is said of the arm are the runs that said it
+                    state.lead = led
                 return
             open_ = [rate for rate in against if state.tested.get(rate, 0) <= number]
             for rate in open_:

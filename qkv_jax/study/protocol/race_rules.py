@@ -99,15 +99,17 @@ class Arm:
     needed: float = math.nan
 
 
-def chosen(validation: Sequence[np.ndarray]) -> np.ndarray:
+def chosen(validation: Sequence[np.ndarray], lead: int | None = None) -> np.ndarray:
     """Which rate's run counts at each seed [S]: by the mean of the other seeds; of seeds that not
-    all rates have, by that of the common ones.
+    all rates have, that of the one that leads.
 
-    Args: validation: losses [S_r] of each rate.
+    Args:
+      validation: losses [S_r] of each rate.
+      lead: the one that leads, by default by the mean of the common seeds.
     """
     common = min(map(len, validation))
     seen = np.stack([losses[:common] for losses in validation])
     others = (seen.sum(1, keepdims=True) - seen) / max(common - 1, 1)
-    best = int(seen.mean(1).argmin())
+    best = int(seen.mean(1).argmin()) if lead is None else lead
     more = len(validation[best]) - common
     return np.concatenate([others.argmin(0), np.full(more, best)]).astype(int)

@@ -233,7 +233,8 @@ def test_a_rate_that_comes_to_lead_at_an_end_widens_the_grid(beyond, verdict):
 
 def test_a_rate_that_comes_to_lead_while_a_verdict_waits_widens_the_grid():
     """The rate that leads at the look is worse; the other that is alive, at an end, is run for the
-    verdict to stand there too, and then leads: what lies beyond it is asked for first."""
+    verdict to stand there too, and then leads: what lies beyond it is asked for first. What is said
+    of the arm are the runs by which it was judged, not the four that lead in the end."""
     losses = np.full((2, 2, 7, 16), 50.0)
     losses += np.random.default_rng(0).normal(scale=0.1, size=losses.shape)
     losses[:, :, 3] -= 50.0  # place 1
@@ -242,7 +243,8 @@ def test_a_rate_that_comes_to_lead_while_a_verdict_waits_widens_the_grid():
     losses[1, 1, 3:] += 30.0
     have = lambda arm, place: all_runs(losses)(arm, place)[:, : 2 if place == 3 else 16]
     found = Race(Rules(1, 3, 0.02), have)
-    assert found.used[1, 2] == 4 and found.arms[1].lead == 2  # at the look
+    assert found.used[1, 2] == 4 and found.arms[1].lead == 1
+    assert np.mean(losses[0, 1, 4, :4]) < np.mean(losses[0, 1, 3, :4])
     assert str(found.arms[1].verdict) == "worse" and found.used[1, 3] == 2
     nothing = lambda arm, place: all_runs(losses)(arm, place)[:, : 0 if place == 3 else 16]
     found = Race(Rules(1, 3, 0.02), nothing)
