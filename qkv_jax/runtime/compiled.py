@@ -19,7 +19,7 @@ def keep_compiled(folder: pathlib.Path) -> None:
     JAX_COMPILATION_CACHE_DIR stands, and where nothing can be written nothing is kept.
 
     Processes may share it: JAX takes an entry that is not whole for one that is not there, and
-    warns, of which nobody can make any use. What was compiled for one kind of CPU may not run on
+    warns, as it does where the disk is full; nobody can make any use of that. What was compiled for one kind of CPU may not run on
     another, so that each has a folder of its own: the nodes of a cluster often differ and share
     their files.
     """
@@ -30,7 +30,7 @@ def keep_compiled(folder: pathlib.Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder / ".compiled" / _kind_of_cpu()))
     # The small ones too: initial values are drawn op by op, by a hundred programs.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
+    warnings.filterwarnings("ignore", "Error (read|writ)ing persistent compilation cache entry")
 
 
 def seconds_compiling() -> float:
