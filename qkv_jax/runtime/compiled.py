@@ -19,9 +19,9 @@ def keep_compiled(folder: pathlib.Path) -> None:
     JAX_COMPILATION_CACHE_DIR stands, and where nothing can be written nothing is kept.
 
     Processes may share it: JAX takes an entry that is not whole for one that is not there, and
-    warns, as it does where the disk is full; nobody can make any use of that. What was compiled for one kind of CPU may not run on
-    another, so that each has a folder of its own: the nodes of a cluster often differ and share
-    their files.
+    warns, as it does where the disk is full; nobody can make any use of that. What was compiled for
+    one kind of CPU may not run on another, so that each has a folder of its own: the nodes of a
+    cluster often differ and share their files.
     """
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     is_place = there.is_dir() and os.access(there, os.W_OK)
