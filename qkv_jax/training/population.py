@@ -8,13 +8,11 @@ compiling thirty random draws takes longer than most of these models train.
 
 import dataclasses
 import functools
-import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import chex
 import jax
 import numpy as np
 
@@ -25,18 +23,17 @@ from qkv_jax.config import (
     settle,
     shown,
 )
-from qkv_jax.model.config import ModelConfig
-from qkv_jax.tasks import Data, Task
+from qkv_jax.tasks import Data
 from qkv_jax.tasks.base import HeldOut, equal_blocks
 from qkv_jax.tasks.streaming import BatchStream, next_batches
 from qkv_jax.training import shared
+from qkv_jax.training.programs import programs_of, schedule_of
 from qkv_jax.training.state import TrainConfig, TrainState
 from qkv_jax.training.step import Trainer
 from qkv_jax.training.wave_checkpoints import WaveSaves
 
 # Replicas per device: on a CPU core one is fastest; accelerators have room for more.
 PACKING = {"cpu": 1, "gpu": 8, "tpu": 8}
-_SERIAL = itertools.count()
 # The columns of a wave's curves, and their types.
 _CURVES = {"loss": np.float32, "value": np.float64, "diverged": np.bool_}
 
@@ -136,9 +133,11 @@ class Population:
         shape = wave_shape(packing, self.devices)
         self.packing, self.wave_size = shape["packing"], shape["size"]
         program = shared.program_of(trainer)
-        self._programs = _programs(program, self.devices, self.packing, data.shapes)
+        self._programs = programs_of(
+            program, self.devices, self.packing, data.shapes, trainer.task.stamp()
+        )
         # The arms of a task share the program that draws their batches.
-        self._schedule = _schedule_program(trainer.task, trainer.train_config, self.devices)
+        self._schedule = schedule_of(trainer.task, trainer.train_config, self.devices)
         self._init_cache: dict[tuple[int, int], TrainState] = {}
 
     def train(
@@ -344,68 +343,6 @@ def branch_step(config: TrainConfig, share: float) -> int:
 def _layout(devices: tuple[jax.Device, ...]) -> jax.sharding.NamedSharding:
     """How pmap lays out its results: it traces anew for arrays that lie otherwise."""
     return jax.pmap(lambda x: x, devices=devices)(np.zeros(len(devices))).sharding
-
-
-@dataclasses.dataclass
-class _Programs:
-    """Those of a trainer for waves of one size, and whether they are compiled."""
-
-    trainer: Trainer
-    train: Callable
-    evaluate: Callable
-    compiled: bool = False
-
-
-@functools.lru_cache(maxsize=8)
-def _programs(
-    trainer: Trainer, devices: tuple[jax.Device, ...], packing: int, shapes: tuple
-) -> _Programs:
-    """The same for all populations of a trainer, and of others that it stands for, on such data."""
-    del shapes  # for others these would be traced again
-    pmap = functools.partial(jax.pmap, devices=devices)
-    train = _lanes(_traced_once(trainer.train), (0, 0, None), packing)
-    evaluate = _lanes(_traced_once(trainer.evaluate), (0, None), packing)
-    return _Programs(
-        trainer,
-        pmap(train, in_axes=(0, 0, None), donate_argnums=0),
-        pmap(evaluate, in_axes=(0, None)),
-    )
-
-
-def _lanes(function: Callable, in_axes: tuple[int | None, ...], packing: int) -> Callable:
-    """A function of one replica for those of a device, which lie along a leading axis.
-
-    Over one replica vmap would make a batch of one of every matrix product, for which XLA on CPUs
-    has slower programs: half as much time again.
-    """
-    if packing > 1:
-        return jax.vmap(function, in_axes)
-
-    def alone(*arguments):
-        own = (arg if axis is None else jax.tree.map(lambda leaf: leaf[0], arg)
-               for arg, axis in zip(arguments, in_axes, strict=True))  # fmt: skip
-        return jax.tree.map(lambda leaf: leaf[None], function(*own))
-
-    return alone
-
-
-@functools.lru_cache(maxsize=8)
-def _schedule_program(task: Task, config: TrainConfig, devices: tuple[jax.Device, ...]) -> Callable:
-    """`Trainer.schedule` for a wave, the same for all models."""
-    schedule = Trainer(ModelConfig(), task, config).schedule
-    mapped = jax.vmap(schedule, in_axes=(0, 0, None))
-    return jax.pmap(mapped, in_axes=(0, 0, None), devices=devices)
-
-
-def _traced_once(function: Callable) -> Callable:
-    """Refuses a second trace: two waves that differ in shape are a defect, not a slow day."""
-
-    def once(*args):
-        return function(*args)
-
-    # chex tells functions apart by name and place; each population counts for itself.
-    once.__name__ = f"{function.__name__} of population {next(_SERIAL)}"
-    return chex.assert_max_traces(once, n=1)
 
 
 def _join(blocks: list[tuple[jax.Array, int]]) -> np.ndarray:
