@@ -167,8 +167,7 @@ def race_once(case: Case, rng: np.random.Generator) -> Counts:
         known = _RATES[0] <= place <= _RATES[-1]
         return losses[:, arm, place - _RATES[0]] if known else nothing
 
-    # No arm is given up: that would only take verdicts away.
-    race = Race(Rules(case.arms, DECLARED, case.margin, hopeless=math.inf), runs)
+    race = Race(Rules(case.arms, DECLARED, case.margin), runs)
     given = [arm.verdict.kind for arm in race.arms[1:]]
     arms = zip(race.arms[1:], case.truth(), strict=True)
     missed = [not arm.low <= cost <= arm.high for arm, cost in arms if arm.seeds]
