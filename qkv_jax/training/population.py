@@ -61,7 +61,7 @@ class RunResult:
       steps, train_loss, value: the curve, one entry per report; `value` is the validation metric.
       diverged: whether a training loss was not finite.
       scores: the metric of every test example, or None if the test was not asked for.
-      branch: validation and test score of the copy that branched off, or None likewise.
+      branch: validation and test score of the copy that branched off, or None.
       params: final parameters as NumPy arrays, or None likewise.
       seconds: wall time of the wave, compilation left out.
     """
@@ -174,7 +174,7 @@ class Population:
             before, branched = notes["seconds"], notes["branched"]
         else:
             first, state, reports, before, branched = 0, self.start(wave), [], 0.0, None
-        fork = branch_step(config, branch) if branch and test else None
+        fork = branch_step(config, branch) if branch else None
         start = time.perf_counter()
         for done in range(first + config.report_every, config.steps + 1, config.report_every):
             state, metrics = self.advance(state, streams)

@@ -128,8 +128,8 @@ def _branch_table(name: str, task: TaskRecord, rows, branches) -> dict | None:
     Args: rows: of the arms; branches: branches.csv, or None.
     """
     mine = [] if branches is None else branches[branches["task"] == name].to_dict("records")
-    copies = {row["arm"]: row for row in mine if formats.known(row["n"]) and row["n"]}
-    if not copies:
+    copies = {row["arm"]: row for row in mine}
+    if not any(row["n"] for row in mine):
         return None
     digits = wording.decimals(task.outcome.margin)
     own = {arm: {"group": rows[arm]["group"], "role": rows[arm]["role"], **row,

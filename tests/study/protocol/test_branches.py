@@ -181,6 +181,29 @@ def test_copies_of_runs_that_failed_count_as_failed():
 # --- a study
 
 
+def test_with_fixed_seeds_copies_choose_rates_of_their_own(tmp_path):
+    """Runs of tuning have copies too; an arm whose copies chose a rate that was not evaluated is
+    open, and shown."""
+    train = {"steps": 20, "report_every": 2, "batch_size": 4, "decay": "wsd"}
+    task = TINY["tasks"]["reverse"] | {"train": train, "branch": 0.5}
+    study = TINY["study"] | {"eval_seeds": 2, "tune_seeds": 2, "learning_rates": (1e-2, 1e-1)}
+    folder = tmp_path / "study"
+    run(folder, TINY | {"tasks": {"reverse": task}, "study": study})
+    write_outcomes(Workdir(folder))
+    found = load_study(folder)
+    tuned = found.runs[found.runs["test"].isna()]
+    keys = tuned[["task", "arm", "learning_rate", "seed"]].itertuples(index=False, name=None)
+    copies = [Workdir(folder).branch(*key) for key in keys]
+    means = tuned.assign(copy=[copy["validation"] for copy in copies])
+    best = means.groupby(["arm", "learning_rate"])["copy"].mean().groupby("arm").idxmax()
+    table = found.branches.set_index("arm")
+    for arm, (_, rate) in best.items():
+        assert table.loc[arm, "learning_rate"] == rate
+    page = (folder / "report.md").read_text()
+    section = page[page.index("% of the steps") :].split("##")[0]
+    assert all(f"| {arm} " in section or f"*{arm}*" in section for arm in table.index)
+
+
 def test_a_study_keeps_and_shows_its_copies(tmp_path):
     train = {"steps": 20, "report_every": 2, "batch_size": 4, "decay": "wsd"}
     task = TINY["tasks"]["reverse"] | {"train": train, "branch": 0.5}
@@ -191,7 +214,8 @@ def test_a_study_keeps_and_shows_its_copies(tmp_path):
     assert found.branches["steps"].to_list() == [10, 10, 10]
     tested = found.runs[found.runs["test"].notna()]
     for arm, rows in tested.groupby("arm"):
-        files = sorted((tmp_path / "study/branches/reverse" / arm).iterdir())
+        folder = tmp_path / "study/branches/reverse" / arm
+        files = [folder / f"lr0.01_seed{seed}.json" for seed in rows["seed"]]
         scores = [json.loads(file.read_text())["test"] for file in files]
         mean = found.branches.set_index("arm").loc[arm, "mean"]
         assert len(files) == len(rows) and mean == pytest.approx(np.mean(scores))
