@@ -41,18 +41,15 @@ def program_of(trainer: Trainer) -> Trainer:
     tokens = train.steps * train.batch_size * task.max_length
     if 3 * costs.flops_per_token(whole) * tokens > _LONG:
         return trainer
-    return dataclasses.replace(
-        whole, model_config=dataclasses.replace(any_tie, scheme=_SCHEME)
-    )
+    return dataclasses.replace(whole, model_config=dataclasses.replace(any_tie, scheme=_SCHEME))
 
 
 def widened(params: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
     """Parameters of a trainer as its program has them: what the tie lacks is zero, and stays so."""
-    found = dict(params)
-    for layer, tie in enumerate(trainer.model_config.ties):
+    found, model = dict(params), trainer.model_config
+    nothing = np.zeros((model.width, model.heads, model.head_width), np.float32)
+    for layer, tie in enumerate(model.ties):
         attention = dict(params[f"layer_{layer}"]["attention"])
-        shape = trainer.model_config.width, trainer.model_config.heads, -1
-        nothing = np.zeros((shape[0], shape[0]), np.float32).reshape(shape)
         for name in _PROJECTIONS:
             attention.setdefault(name, {"kernel": nothing})
         attention[SELECTION] = selection(tie)

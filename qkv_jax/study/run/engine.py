@@ -32,6 +32,7 @@ from qkv_jax.tasks.base import Reference
 from qkv_jax.tasks.fingerprint import check_same_data
 from qkv_jax.training import costs
 from qkv_jax.training.population import DeviceData, Population, RunResult, RunSpec
+from qkv_jax.training.programs import programs_of
 from qkv_jax.training.wave_checkpoints import WaveSaves
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "statsmodels")
@@ -139,6 +140,7 @@ class Engine:
                         self._write_time()
                         self._report(part, arm_finished=True)
             self.populations.clear()  # compiled programs and data of this task
+            programs_of.cache_clear()
             self._write_measures(plan)
         self.record = dataclasses.replace(self.record, complete=True)
         self.workdir.write_study(self.record)
