@@ -80,10 +80,8 @@ def _findings(rows: list[dict[str, Any]], runs: int) -> Findings:
 
 
 def _written(row: dict[str, Any]) -> dict[str, Any]:
-    size = row["size"]
-    plain = {"width": size.width, "length": size.length, "batch": size.batch,
-             "layers": size.layers, "arm": row["arm"], "steps": row["steps"],
-             "flops_ratio": row["flops"]}  # fmt: skip
+    plain = row["size"].columns | {"arm": row["arm"], "steps": row["steps"]}
+    plain["flops_ratio"] = row["flops"]
     for phase in _PHASES:
         plain |= row[phase].columns(f"{phase}_ratio") | row[f"{phase}_ms"].columns(f"{phase}_ms")
     return plain

@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict
 
 from experiments.benchmark import ours, plain_flax
 from experiments.benchmark.floor import cores
-from experiments.benchmark.sides import Side
+from experiments.benchmark.sides import Side, Spread
 from experiments.benchmark.workers import Worker, WorkerError, started
 from qkv_jax.config import ConfigError
 from qkv_jax.training.state import rate_schedule
@@ -100,6 +100,15 @@ def groups(*, together: bool) -> dict[str, tuple[int, int, bool]]:
 def variants(*, together: bool) -> list[str]:
     """The names of all that is tried."""
     return [f"{kind}, {group}" for group in groups(together=together) for kind in KINDS]
+
+
+def columns(row: Mapping[str, Any], *, together: bool) -> dict[str, float]:
+    """The times of all variants in a row of results; those that were left out have empty ones."""
+    found: dict[str, float] = {}
+    for variant in variants(together=together):
+        column = variant.replace(" x ", "x").replace(", ", "_")
+        found |= row.get(variant, Spread()).columns(f"torch_{column}_ms")
+    return found
 
 
 @contextlib.contextmanager

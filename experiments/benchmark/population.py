@@ -10,8 +10,9 @@ import jax
 from experiments.benchmark import figures, floor, options, ours, peer, plain_flax
 from experiments.benchmark.publish import Findings, doing
 from experiments.benchmark.sides import Side, Spread, interleaved, ratios
-from experiments.benchmark.sizes import Size, step_flops
+from experiments.benchmark.sizes import Size
 from qkv_jax.runtime.devices import use_cpu_cores
+from qkv_jax.training.costs import step_flops
 
 _SIZES = (Size(32, 16, 32), Size(64, 16, 32), Size(64, 32, 64), Size(128, 32, 64))
 _HEADINGS = ("width/\nlength/\nbatch", "ours", "plain\nFlax", "PyTorch", "its best is",
@@ -100,17 +101,11 @@ def _findings(rows: list[dict[str, Any]]) -> Findings:
 
 
 def _written(row: dict[str, Any]) -> dict[str, Any]:
-    """As plain columns; variants of PyTorch that are left out have empty ones."""
-    size = row["size"]
-    plain = {"width": size.width, "length": size.length, "batch": size.batch,
-             "layers": size.layers, "steps": row["steps"], "runs": row["runs"],
-             "torch_best": row["best"]}  # fmt: skip
+    plain = row["size"].columns | {name: row[name] for name in ("steps", "runs")}
+    plain["torch_best"] = row["best"]
     names = {"ours": "ours_ms", "flax": "flax_ms", "alone": "alone_ms", "torch": "torch_ms",
              "ratio": "torch_over_ours", "share": "share_of_floor",
              "rate": "core_gflops"}  # fmt: skip
     for name, column in names.items():
         plain |= row[name].columns(column)
-    for variant in peer.variants(together=True):
-        column = variant.replace(" x ", "x").replace(", ", "_")
-        plain |= row.get(variant, Spread()).columns(f"torch_{column}_ms")
-    return plain
+    return plain | peer.columns(row, together=True)

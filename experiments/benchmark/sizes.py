@@ -1,12 +1,14 @@
 """The sizes that benchmarks are run at, as programs and as words of the command line."""
 
 import dataclasses
+import math
 
 from absl import flags
 
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks import make_task
-from qkv_jax.training.costs import flops_per_token
+from qkv_jax.training import shared
+from qkv_jax.training.costs import step_flops
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Trainer
 
@@ -30,28 +32,29 @@ class Size:
         usual = self.layers == _USUAL_LAYERS
         return f"{self.width}/{self.length}/{self.batch}" + ("" if usual else f"/{self.layers}")
 
+    @property
+    def columns(self) -> dict[str, int]:
+        """As the tables of results have it."""
+        return {"width": self.width, "length": self.length, "batch": self.batch,
+                "layers": self.layers}  # fmt: skip
+
     def trainer(self, repeats: int, most_steps: int, tie: str = "separate") -> Trainer:
         """Its program, whose reports are blocks of so many steps at most, and whose learning rate
-        falls to zero only when all blocks are done."""
+        falls to zero only when all blocks are done. It counts as a long run, so that what is timed
+        is the program of the tie itself, not the one that short runs of all ties share."""
         task = make_task("reverse", {"length": self.length})
         model = ModelConfig(width=self.width, layers=self.layers, heads=HEADS, tie=tie)
         flops = step_flops(Trainer(model, task, TrainConfig(batch_size=self.batch)))
         steps = max(_FEWEST_STEPS, min(most_steps, round(_BLOCK_FLOPS / flops)))
+        # One block more, which warms up; and one, so that the rate stays above zero.
+        blocks = max(repeats + 2, math.ceil(2 * shared.LONG / (steps * flops)))
         config = TrainConfig(
-            # One block more, which warms up; and one, so that the rate stays above zero.
-            steps=steps * (repeats + 2),
+            steps=steps * blocks,
             report_every=steps,
             batch_size=self.batch,
             learning_rate=LEARNING_RATE,
         )
         return Trainer(model, task, config)
-
-
-def step_flops(trainer: Trainer) -> float:
-    """FLOPs of the matrix products of one training step: the forward pass, and twice as many
-    backwards, since each product has a gradient for either factor."""
-    tokens = trainer.task.max_length * trainer.train_config.batch_size
-    return 3 * tokens * flops_per_token(trainer)
 
 
 class SizesParser(flags.ArgumentParser):

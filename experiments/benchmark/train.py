@@ -77,14 +77,9 @@ def _findings(rows: list[dict[str, Any]]) -> Findings:
 
 
 def _written(row: dict[str, Any]) -> dict[str, Any]:
-    size = row["size"]
-    plain = {"width": size.width, "length": size.length, "batch": size.batch,
-             "layers": size.layers, "steps": row["steps"], "torch_best": row["best"]}  # fmt: skip
+    plain = row["size"].columns | {"steps": row["steps"], "torch_best": row["best"]}
     names = {"ours": "ours_ms", "flax": "flax_ms", "torch": "torch_ms",
              "flax_ratio": "flax_over_ours", "torch_ratio": "torch_over_ours"}  # fmt: skip
     for name, column in names.items():
         plain |= row[name].columns(column)
-    for variant in peer.variants(together=False):
-        column = variant.replace(" x ", "x").replace(", ", "_")
-        plain |= row.get(variant, Spread()).columns(f"torch_{column}_ms")
-    return plain
+    return plain | peer.columns(row, together=False)

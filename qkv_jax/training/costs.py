@@ -56,6 +56,13 @@ def flops_per_token(trainer: Trainer) -> float:
     return _layer_flops(trainer) + _outer_flops(task, trainer.model_config.width, task.stamp())
 
 
+def step_flops(trainer: Trainer) -> float:
+    """FLOPs of the matrix products of one training step: the forward pass, and twice as many
+    backwards, since each product has a gradient for either factor."""
+    tokens = trainer.task.max_length * trainer.train_config.batch_size
+    return 3 * tokens * flops_per_token(trainer)
+
+
 def non_embedding_params(trainer: Trainer) -> int:
     """Parameters of the layers: what matching goes by."""
     tree = _shapes(trainer, trainer.task.stamp())

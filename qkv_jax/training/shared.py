@@ -20,7 +20,7 @@ from qkv_jax.training.step import Trainer
 
 # FLOPs of a run, forward and backward: half a second to two of a CPU core. Above, the products that
 # a tie saves are worth more than a compilation.
-_LONG = 5e10
+LONG = 5e10
 _PROJECTIONS = tuple(name for name in SOURCE_NAMES.values() if name != "X")
 _SCHEME = f"{Selected.__module__}.{Selected.__qualname__}"
 
@@ -37,9 +37,7 @@ def program_of(trainer: Trainer) -> Trainer:
         return trainer
     any_tie = dataclasses.replace(model, tie="separate")
     whole = dataclasses.replace(trainer, model_config=any_tie)
-    train, task = trainer.train_config, trainer.task
-    tokens = train.steps * train.batch_size * task.max_length
-    if 3 * costs.flops_per_token(whole) * tokens > _LONG:
+    if trainer.train_config.steps * costs.step_flops(whole) > LONG:
         return trainer
     return dataclasses.replace(whole, model_config=dataclasses.replace(any_tie, scheme=_SCHEME))
 

@@ -6,6 +6,7 @@ answers for it, and the real one where `make benchmark` has set it up.
 
 import ast
 import csv
+import dataclasses
 import json
 import pathlib
 import sys
@@ -18,8 +19,10 @@ import pytest
 from experiments.benchmark import peer, plain_flax
 from experiments.benchmark.intervals import PARTS, split
 from experiments.benchmark.sides import interleaved
-from experiments.benchmark.sizes import Size, step_flops
+from experiments.benchmark.sizes import Size
 from qkv_jax.config import ConfigError
+from qkv_jax.training import shared
+from qkv_jax.training.costs import step_flops
 from tests.support import commands
 from tests.support.folders.command_place import BENCHMARK
 
@@ -68,11 +71,20 @@ def test_the_floor_counts_the_matrix_products_of_a_step():
     assert step_flops(Size(width, length, batch).trainer(3, 10)) == 3 * batch * length * token
 
 
+def test_what_is_timed_of_a_tie_is_its_own_program():
+    """However few steps a benchmark takes; short runs of studies share one for all ties."""
+    trainer = Size(8, 6, 4).trainer(3, 10, "K=V")
+    assert shared.program_of(trainer) is trainer
+    short = dataclasses.replace(trainer.train_config, steps=10, report_every=10)
+    assert shared.program_of(dataclasses.replace(trainer, train_config=short)) is not trainer
+
+
 def test_blocks_are_shorter_where_steps_are_long_and_the_rate_lasts_for_all_of_them():
     sizes = Size(8, 6, 4), Size(128, 32, 64)
     small, large = (size.trainer(3, 100).train_config for size in sizes)
     assert small.report_every == 100 and 10 <= large.report_every < 100
-    assert all(config.steps == 5 * config.report_every for config in (small, large))
+    assert large.steps == 5 * large.report_every
+    assert small.steps > 5 * small.report_every  # of a run that does not count as a short one
 
 
 def test_plain_flax_with_our_parameters_gives_our_logits():
