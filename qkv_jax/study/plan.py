@@ -28,7 +28,8 @@ from qkv_jax.study.record import ArmRecord, StudyRecord, TaskRecord
 from qkv_jax.study.resolved import describe_resolved
 from qkv_jax.tasks import REGISTRY, Task, make_task
 from qkv_jax.tie import Tie
-from qkv_jax.training.population import branch_step, wave_shape
+from qkv_jax.training.device_data import wave_shape
+from qkv_jax.training.population import branch_step
 from qkv_jax.training.rehearsal import first_batch, rehearse, rehearse_model
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Trainer

@@ -7,10 +7,9 @@ compiling thirty random draws takes longer than most of these models train.
 """
 
 import dataclasses
-import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,19 +20,16 @@ from qkv_jax.config import (
     ConfigError,
     require_positive,
     settle,
-    shown,
 )
-from qkv_jax.tasks import Data
-from qkv_jax.tasks.base import HeldOut, equal_blocks
+from qkv_jax.tasks.base import HeldOut
 from qkv_jax.tasks.streaming import BatchStream, next_batches
 from qkv_jax.training import shared
+from qkv_jax.training.device_data import DeviceData, layout, wave_shape
 from qkv_jax.training.programs import programs_of, schedule_of
 from qkv_jax.training.state import TrainConfig, TrainState
 from qkv_jax.training.step import Trainer
 from qkv_jax.training.wave_checkpoints import WaveSaves
 
-# Replicas per device: on a CPU core one is fastest; accelerators have room for more.
-PACKING = {"cpu": 1, "gpu": 8, "tpu": 8}
 # The columns of a wave's curves, and their types.
 _CURVES = {"loss": np.float32, "value": np.float64, "diverged": np.bool_}
 
@@ -75,45 +71,6 @@ class RunResult:
     params: Any
     seconds: float
     branch: tuple[float, float] | None = None
-
-
-def wave_shape(
-    packing: int | None = None, devices: Sequence[jax.Device] | None = None
-) -> dict[str, int]:
-    """Devices, replicas per device, and replicas per wave; all local devices by default."""
-    devices = _devices(devices)
-    if packing is None:
-        packing = PACKING.get(devices[0].platform, 1)
-    packing = arguments.whole("packing", packing, 1)
-    return {"devices": len(devices), "packing": packing, "size": len(devices) * packing}
-
-
-class DeviceData:
-    """A task's data on every device of a population: one copy for all arms.
-
-    Attributes:
-      train: what the task's schedules and batches read.
-      shapes: of all arrays, to tell programs apart by.
-      blocks: validation and test, cut into blocks of one size, each with its number of examples.
-    """
-
-    def __init__(self, data: Data, devices: Sequence[jax.Device] | None = None):
-        for name, split in arguments.instance("data", data, Data).held_out.items():
-            if not isinstance(split, Mapping) or "targets" not in split:
-                raise ConfigError("data", shown(data), f"needs {name!r}, a batch with targets")
-        self.devices = _devices(devices)
-        layout = _layout(self.devices)
-        everywhere = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec())
-        put = functools.partial(jax.device_put, device=everywhere)
-        self.train = put(data.train)
-        self.shapes = tuple(
-            (jax.tree_util.keystr(path), np.shape(leaf), str(leaf.dtype))
-            for path, leaf in jax.tree_util.tree_leaves_with_path((self.train, data.held_out))
-        )
-        self.blocks = {
-            name: [(put(block), real) for block, real in equal_blocks(split)]
-            for name, split in data.held_out.items()
-        }
 
 
 class Population:
@@ -167,7 +124,7 @@ class Population:
         found = saves.restore(self._saved_shapes) if saves else None
         if found:
             first, arrays, notes = found
-            state = jax.device_put(arrays["state"], _layout(self.devices))
+            state = jax.device_put(arrays["state"], layout(self.devices))
             reports = list(zip(*(arrays[name] for name in _CURVES), strict=True))
             for stream, place in zip(streams or (), notes["streams"], strict=True):
                 stream.set_state(place)
@@ -177,14 +134,15 @@ class Population:
         fork = branch_step(config, branch) if branch else None
         start = time.perf_counter()
         for done in range(first + config.report_every, config.steps + 1, config.report_every):
-            state, metrics = self.advance(state, streams)
+            entries = self._entries(wave, done, state)
+            state, metrics = self.advance(state, streams, entries)
             scores = self._scores(state.params, "validation")
             reports.append((metrics["loss"], scores, metrics["diverged"]))
             # Dispatch runs ahead of the arithmetic; wait for the report before this one only.
             if len(reports) > 1 and np.all(jax.device_get(reports[-2][2])):
                 break
             if done == fork:
-                branched = self._branch(state, streams).tolist()
+                branched = self._branch(wave, state, streams).tolist()
             if on_report:
                 on_report(done)
             if saves and done < config.steps:
@@ -245,18 +203,28 @@ class Population:
         }
         return None if None in made.values() else [made[r.seed] for r in self._filled(wave)]
 
+    def _entries(self, wave: Sequence[RunSpec], done: int, state: TrainState) -> Any:
+        """The schedule that leads a wave to so many steps."""
+        seeds = tuple(run.seed for run in self._filled(wave))
+        draw = lambda: self._schedule(state.seed, state.step, self.data.train)
+        return self.data.drawn((self._schedule, seeds, done), draw)
+
     def advance(
-        self, state: TrainState, streams: list[BatchStream] | None = None
+        self, state: TrainState, streams: list[BatchStream] | None = None, entries: Any = None
     ) -> tuple[TrainState, Any]:
-        """`report_every` steps of every replica; the state that is passed in is used up."""
-        schedule = self._schedule(state.seed, state.step, self.data.train)
+        """`report_every` steps of every replica, of a schedule that is drawn here by default; the
+        state that is passed in is used up."""
+        if entries is None:
+            entries = self._schedule(state.seed, state.step, self.data.train)
         if streams:
             steps = self.trainer.train_config.report_every
             drawn = {stream: next_batches(stream, steps) for stream in set(streams)}
-            schedule |= self._place([drawn[stream] for stream in streams])
-        return self._programs.train(state, schedule, self.data.train)
+            entries = entries | self._place([drawn[stream] for stream in streams])
+        return self._programs.train(state, entries, self.data.train)
 
-    def _branch(self, state: TrainState, streams: list[BatchStream] | None) -> np.ndarray:
+    def _branch(
+        self, wave: Sequence[RunSpec], state: TrainState, streams: list[BatchStream] | None
+    ) -> np.ndarray:
         """[devices, packing, 2] validation and test scores of copies of runs that leave out what
         is left of them but the cooldown."""
         places = [stream.get_state() for stream in streams or ()]
@@ -265,8 +233,9 @@ class Population:
         # A copy: the state that is trained on is used up.
         state = jax.tree.map(lambda leaf: leaf.copy(), state)
         state = state.replace(step=state.step + jax.device_put(skipped, state.step.sharding))
-        for _ in range(config.cooldown_steps // config.report_every):
-            state, _ = self.advance(state, streams)
+        every = config.report_every
+        for done in range(config.steps - config.cooldown_steps + every, config.steps + 1, every):
+            state, _ = self.advance(state, streams, self._entries(wave, done, state))
         for stream, place in zip(streams or (), places, strict=True):
             stream.set_state(place)
         scores = [_join(self._scores(state.params, split)) for split in ("validation", "test")]
@@ -285,7 +254,7 @@ class Population:
         """Trees of a wave's replicas as one, [devices, packing, ...], on its devices."""
         shape = (len(self.devices), self.packing)
         stack = lambda *leaves: np.stack(leaves).reshape(*shape, *np.shape(leaves[0]))
-        return jax.device_put(jax.tree.map(stack, *replicas), _layout(self.devices))
+        return jax.device_put(jax.tree.map(stack, *replicas), layout(self.devices))
 
     def _saved_shapes(self, step: int) -> dict[str, Any]:
         """What a checkpoint of a wave holds, as arrays to be filled."""
@@ -309,14 +278,6 @@ class Population:
         return [(evaluate(params, block), real) for block, real in self.data.blocks[split]]
 
 
-def _devices(given: Sequence[jax.Device] | None) -> tuple[jax.Device, ...]:
-    """Those given, or all of this process."""
-    devices = tuple(jax.local_devices() if given is None else given)
-    if not devices or not all(isinstance(device, jax.Device) for device in devices):
-        raise ConfigError("devices", given, "must be devices of JAX, one at least")
-    return devices
-
-
 def branch_step(config: TrainConfig, share: float) -> int:
     """The step at which runs of a share of the steps branch off to cool down.
 
@@ -337,12 +298,6 @@ def branch_step(config: TrainConfig, share: float) -> int:
         )
         raise ConfigError("branch", share, allowed)
     return round(step)
-
-
-@functools.lru_cache(maxsize=8)
-def _layout(devices: tuple[jax.Device, ...]) -> jax.sharding.NamedSharding:
-    """How pmap lays out its results: it traces anew for arrays that lie otherwise."""
-    return jax.pmap(lambda x: x, devices=devices)(np.zeros(len(devices))).sharding
 
 
 def _join(blocks: list[tuple[jax.Array, int]]) -> np.ndarray:

@@ -79,7 +79,7 @@ def test_every_cache_is_keyed_by_what_it_depends_on():
     """Functions whose results are kept get all that decides on them. Those that read files, or ask
     a task about its own, take the stamp of the files as `changed`; the others are these."""
     by_arguments_alone = {
-        "_parse", "_layout", "schedule_of", "_block_flops", "solved_p",
+        "_parse", "layout", "schedule_of", "_block_flops", "solved_p",
         "_environment", "_drawn", "train_byte_pairs", "_partitions",
     }  # fmt: skip
     others = set()

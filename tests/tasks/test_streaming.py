@@ -16,8 +16,9 @@ from qkv_jax.study.plan import Study
 from qkv_jax.tasks import make_task
 from qkv_jax.tasks.streaming import ArrayRows, BatchStream, WindowRows, next_batches
 from qkv_jax.training.checkpoint import Checkpoints
+from qkv_jax.training.device_data import DeviceData
 from qkv_jax.training.loop import CheckpointPolicy, train_run
-from qkv_jax.training.population import DeviceData, Population, RunSpec
+from qkv_jax.training.population import Population, RunSpec
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Trainer
 

@@ -8,7 +8,8 @@ import pytest
 
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks import Data, make_task
-from qkv_jax.training.population import DeviceData, Population, RunSpec, wave_shape
+from qkv_jax.training.device_data import DeviceData, wave_shape
+from qkv_jax.training.population import Population, RunSpec
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Trainer
 
@@ -176,3 +177,30 @@ def test_the_salt_is_another_draw_of_the_same_program(population, pair):
     assert not np.array_equal(embedding(plain), embedding(other))
     own = TRAINER.init_params(A.seed)["stem"]["field_0"]["embedding"]
     np.testing.assert_array_equal(embedding(plain), own)
+
+
+def test_waves_of_the_same_seeds_are_trained_on_one_drawing_of_batches(monkeypatch):
+    """To the bit what they would have drawn themselves; and where there is no room, they do."""
+    data, tight = DeviceData(TASK.load()), DeviceData(TASK.load())
+    monkeypatch.setattr(tight, "_room", 0)
+    calls = []
+
+    def counted(population):
+        draw = population._schedule
+        population._schedule = lambda *state: calls.append(1) or draw(*state)
+        return population
+
+    first, other = counted(Population(TRAINER, data, 1)), counted(Population(TRAINER, tight, 1))
+    other.train([A, B])
+    calls.clear()
+    reports = CONFIG.steps // CONFIG.report_every
+    alike = first.train([A, B], test=True)
+    assert len(calls) == reports
+    again = first.train([dataclasses.replace(A, learning_rate=3e-2), B], test=True)
+    assert len(calls) == reports  # another rate, the same seeds
+    assert_same_bits(alike[1], again[1])
+    first.train([B, A])
+    assert len(calls) == 2 * reports  # other seeds on the first device
+    for mine, theirs in zip(alike, other.train([A, B], test=True), strict=True):
+        assert_same_bits(mine, theirs)
+    assert len(calls) == 3 * reports and not tight._drawn

@@ -14,7 +14,8 @@ import pytest
 from qkv_jax.config import ConfigError
 from qkv_jax.runtime.files import LOCK, folder_lock
 from qkv_jax.runtime.stopping import Interrupted, StopSignal
-from qkv_jax.training.population import DeviceData, Population, RunSpec
+from qkv_jax.training.device_data import DeviceData
+from qkv_jax.training.population import Population, RunSpec
 from qkv_jax.training.wave_checkpoints import WaveSaves
 from tests.support.studies import resumable_runs
 from tests.support.studies.resumable_runs import STEPS, assert_same_run, damage, train

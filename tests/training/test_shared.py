@@ -11,7 +11,8 @@ from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks import make_task
 from qkv_jax.tie import Tie
 from qkv_jax.training import shared
-from qkv_jax.training.population import DeviceData, Population, RunSpec
+from qkv_jax.training.device_data import DeviceData
+from qkv_jax.training.population import Population, RunSpec
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Trainer
 

@@ -8,10 +8,11 @@ from qkv_jax.model.config import ModelConfig
 from qkv_jax.runtime import distributed
 from qkv_jax.study.plan import Study
 from qkv_jax.tasks import make_task
+from qkv_jax.training.device_data import DeviceData
 from qkv_jax.training.loop import train_run
 from qkv_jax.training.mesh import MeshConfig, MeshProgram
 from qkv_jax.training.pmap import PmapProgram
-from qkv_jax.training.population import DeviceData, Population
+from qkv_jax.training.population import Population
 from qkv_jax.training.single import LoneProgram
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Trainer

@@ -31,7 +31,8 @@ from qkv_jax.tasks import Data, Task
 from qkv_jax.tasks.base import Reference
 from qkv_jax.tasks.fingerprint import check_same_data
 from qkv_jax.training import costs
-from qkv_jax.training.population import DeviceData, Population, RunResult, RunSpec
+from qkv_jax.training.device_data import DeviceData
+from qkv_jax.training.population import Population, RunResult, RunSpec
 from qkv_jax.training.programs import programs_of
 from qkv_jax.training.wave_checkpoints import WaveSaves
 

@@ -19,7 +19,8 @@ from qkv_jax.study.report.page import write_outcomes
 from qkv_jax.study.results import load_study
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks import make_task
-from qkv_jax.training.population import DeviceData, Population, RunSpec, branch_step
+from qkv_jax.training.device_data import DeviceData
+from qkv_jax.training.population import Population, RunSpec, branch_step
 from qkv_jax.training.state import TrainConfig, rate_schedule
 from qkv_jax.training.step import Trainer
 from qkv_jax.training.wave_checkpoints import WaveSaves
