@@ -19,7 +19,7 @@ from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol.rounds import Part
 from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.run.workdir import Workdir
-from qkv_jax.training.population import PACKING
+from qkv_jax.training.device_data import PACKING
 
 LAUNCHER = flags.DEFINE_enum(
     "launcher", "local", ["local", "slurm"], "local: this process, all local devices. slurm: jobs."
