@@ -82,6 +82,7 @@ class Block(nn.Module):
 
     config: ModelConfig
     tie: Tie
+    is_causal: bool = False
 
     @nn.compact
     def __call__(
@@ -91,7 +92,8 @@ class Block(nn.Module):
         attention = attention_of(config, self.tie, "attention")
         mlp = MLPS[config.mlp](config.hidden, name="mlp")
         drop = nn.Dropout(config.dropout, deterministic=not train)
-        for part in (functools.partial(attention, mask=mask, places=places), mlp):
+        seen = {"mask": mask, "places": places, "is_causal": self.is_causal}
+        for part in (functools.partial(attention, **seen), mlp):
             name = "mlp_norm" if part is mlp else "attention_norm"
             if config.norm_position == "pre":
                 x = x + drop(part(normed(config, name, x)))

@@ -45,6 +45,7 @@ class ModelConfig:
     positions: Positions = "learned"  # none, sinusoidal, learned, rotary, relative, alibi
     positions_2d: bool = False  # the "2D positional" term of the KV-Transformer
     qk_norm: bool = False  # a norm of each head's queries and keys
+    window: int | None = None  # keys that many places away, or more, are hidden; none are
     diagonal_mask: bool = False  # no token sees itself, unless it sees nothing else
     scale: float | str = "sqrt"  # "sqrt", "learned_per_head" or a number
     frozen: tuple[str, ...] = ()  # of "query", "key", "value"
@@ -70,6 +71,7 @@ class ModelConfig:
     def __post_init__(self):
         settle(self)
         sizes = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "latent_dim")
+        require_positive(self, "window")
         require_positive(self, *sizes, "norm_epsilon")
         require_32_bits(self)
         if self.layers > _MOST_LAYERS:

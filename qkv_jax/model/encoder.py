@@ -26,7 +26,7 @@ from qkv_jax.config import (
 from qkv_jax.model.blocks import BLOCKS, normed
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.linear import Dense
-from qkv_jax.model.masks import visible
+from qkv_jax.model.masks import places_within, visible
 from qkv_jax.model.positions import AddPositions
 
 Readout = Literal["token", "class"]
@@ -42,6 +42,8 @@ class Encoder(nn.Module):
         state, under pre-norm after the norm.
       max_length: the longest sequence that the stem makes.
       readout: `token` gives logits [B, T, classes]; `class` reads the first token: [B, classes].
+      is_causal: no token sees those after it; places, and what is seen, are those within each
+        document where several are packed into one row.
 
     The readout, of width D x classes, is often the dearest part of a small model: `read` [B, R]
     names the only places whose logits are wanted, as in masked language modelling.
@@ -52,6 +54,7 @@ class Encoder(nn.Module):
     classes: int
     max_length: int
     readout: Readout = "token"
+    is_causal: bool = False
 
     def __post_init__(self):
         if not isinstance(self.config, ModelConfig):
@@ -68,13 +71,17 @@ class Encoder(nn.Module):
         valid: Bool[Array, "B T"] | None = None,
         read: Int[Array, "B R"] | None = None,
         *,
+        documents: Int[Array, "B T"] | None = None,
         places: Int[Array, "#B T"] | None = None,
         train: bool = False,
     ) -> Float[Array, "B *T outputs"]:
-        """`valid` is true at real tokens; padding is hidden from every query. `places` are
-        those of the stem's tokens, 0 .. T-1 by default."""
+        """`valid` is true at real tokens; padding is hidden from every query. `documents` tells
+        texts apart that are packed into one row: none sees another. `places` are those of the
+        stem's tokens, by default 0 .. T-1, anew in each document."""
         arguments.truth("train", train)
         config = self.config
+        if documents is not None and places is None:
+            places = places_within(documents)
         positions = AddPositions(config.positions, self.max_length, name="positions")
         x = positions(self.stem(inputs), places)
         sizes = dict(zip("BT", x.shape, strict=False))
@@ -88,16 +95,18 @@ class Encoder(nn.Module):
             x = normed(config, "embedding_norm", x)
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
         mask = None
-        if valid is not None:
-            here = jnp.arange(sizes["T"])[None]
-            mask = visible(here, here, valid=valid)
+        if valid is not None or documents is not None or config.window is not None:
+            here = jnp.arange(sizes["T"])[None] if places is None else places
+            pair = None if documents is None else (documents, documents)
+            mask = visible(here, here, window=config.window, valid=valid, documents=pair)
         # Parameters are made, and probes read, layer by layer.
         by_layer = self.is_initializing() or self.is_mutable_collection("intermediates")
         if config.scan_layers and not by_layer:
             x = self._scan(x, mask, train, places)
         else:
             for layer, tie in enumerate(config.ties):
-                x = BLOCKS[config.remat](config, tie, name=f"layer_{layer}")(x, mask, train, places)
+                block = BLOCKS[config.remat](config, tie, self.is_causal, name=f"layer_{layer}")
+                x = block(x, mask, train, places)
         if read is not None:
             x = jnp.take_along_axis(x, read[:, :, None], axis=1)
         x = x[:, 0] if self.readout == "class" else x
@@ -110,7 +119,7 @@ class Encoder(nn.Module):
     def _scan(self, x: Float[Array, "B T D"], mask, train: bool, places) -> Float[Array, "B T D"]:
         """The layers as one loop over their parameters, stacked."""
         config = self.config
-        block = BLOCKS[config.remat](config, config.ties[0], parent=None)
+        block = BLOCKS[config.remat](config, config.ties[0], self.is_causal, parent=None)
         params = self.variables["params"]
         layers = [params[f"layer_{layer}"] for layer in range(config.layers)]
         keys = None

@@ -1,5 +1,6 @@
 """Who sees whom: `visible` makes every mask, from places and from what else hides a key."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
@@ -7,6 +8,14 @@ from qkv_jax import arguments
 from qkv_jax.arrays import require_array
 
 PADDING = "padding [B, S] is mask[:, None, None, :], and numbers to be added are a bias"
+
+
+def places_within(documents: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """The place of each token in its own document; a row's documents lie one after the other."""
+    require_array("documents", documents, "B T", "int", {})
+    here = jnp.arange(documents.shape[1])[None]
+    begins = jnp.pad(documents[:, 1:] != documents[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return here - jax.lax.cummax(jnp.where(begins, here, 0), axis=1)
 
 
 def visible(

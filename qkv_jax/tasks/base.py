@@ -26,7 +26,8 @@ from qkv_jax.tasks.sources import Stamp, stamp
 from qkv_jax.tasks.streaming import BatchStream
 
 # A batch is a dict of arrays: `inputs` and `targets`; optionally `valid` [B, T], true at real
-# tokens, and `read` [B, R], the places whose outputs are wanted (all, if absent).
+# tokens, `documents` [B, T], which tells texts apart that are packed into one row, and `read`
+# [B, R], the places whose outputs are wanted (all, if absent).
 Batch = dict[str, Array]
 HeldOut = Literal["validation", "test"]
 EVAL_BLOCK = 256  # examples per call of evaluate, so that long sequences fit
@@ -137,6 +138,7 @@ class Task(abc.ABC):
     title: ClassVar[str]
     description: ClassVar[str]
     readout: ClassVar[str] = "token"
+    is_causal: ClassVar[bool] = False  # whether no token may see those after it
 
     @property
     @abc.abstractmethod
@@ -241,8 +243,11 @@ class Task(abc.ABC):
         return ()
 
     def encoder(self, config: ModelConfig) -> Encoder:
-        """The encoder that fits this task."""
-        return Encoder(config, self.stem(config.width), self.classes, self.max_length, self.readout)
+        """The model that fits this task."""
+        stem = self.stem(config.width)
+        return Encoder(
+            config, stem, self.classes, self.max_length, self.readout, self.is_causal
+        )
 
 
 REGISTRY: dict[str, type[Task]] = {}

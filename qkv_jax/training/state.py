@@ -101,6 +101,9 @@ def purpose_key(seed: Integer[Array, ""] | int, purpose: Purpose) -> PRNGKeyArra
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode()))
 
 
+MODEL_INPUTS = ("inputs", "valid", "documents", "read")
+
+
 def model_inputs(batch: dict) -> dict:
     """The part of a batch that the model sees.
 
@@ -109,7 +112,7 @@ def model_inputs(batch: dict) -> dict:
     """
     if "padding" in batch:
         raise ConfigError("batch", "padding", "the mask of real tokens is called valid")
-    return {name: batch[name] for name in ("inputs", "valid", "read") if name in batch}
+    return {name: batch[name] for name in MODEL_INPUTS if name in batch}
 
 
 def make_optimizer(
