@@ -23,7 +23,7 @@ _MIXED = (
     "Each token receives an average of all values, in which value j counts as much as its weight "
     "in the token's row of A."
 )
-_COMBINED = "The scheme has its own way with what each head outputs: it makes this of the averages."
+_FINISHED = "The scheme has its own way with what each head outputs: it makes this of the averages."
 _OUTPUT = (
     "The heads are laid side by side and mixed by one more matrix, W_O, if the layer has it. This "
     "is what the layer returns."
@@ -83,7 +83,7 @@ def steps_of(walks: Sequence[Trace]) -> tuple[Step, ...]:
             views.of_weights,
         ),
         ("mixed", "Weighted values", "zᵢ = Σⱼ Aᵢⱼ·vⱼ", _MIXED, views.of_mixed),
-        ("combined", "Heads", "z̃ᵢ = combine(A, q, k, v)ᵢ", _COMBINED, views.of_combined),
+        ("finished", "Heads", "z̃ᵢ = finish(z, q, k, v)ᵢ", _FINISHED, views.of_finished),
         (
             "output",
             "Heads merged",
@@ -93,7 +93,7 @@ def steps_of(walks: Sequence[Trace]) -> tuple[Step, ...]:
         ),
     ]
     left_out = set() if first.between else {"turned"}
-    left_out |= {"combined"} if first.combined is None else set()
+    left_out |= {"finished"} if first.finished is None else set()
     return tuple(_step(walks, *step) for step in parts if step[0] not in left_out)
 
 

@@ -182,7 +182,7 @@ def of_mixed(walk: Trace) -> Shown:
     return panels, [f"{subscripted('z', i)} = {' + '.join(parts)}{more}  (head 1)"]
 
 
-def of_combined(walk: Trace) -> Shown:
+def of_finished(walk: Trace) -> Shown:
     """What the scheme makes of them."""
     return _heads(walk, "Z̃", walk.heads), []
 

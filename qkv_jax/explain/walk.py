@@ -25,6 +25,7 @@ from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.encoder import Encoder
 from qkv_jax.model.positions import AddPositions
 from qkv_jax.model.projections import QKV
+from qkv_jax.model.schemes import Scheme
 from qkv_jax.tie import Tie
 
 
@@ -45,7 +46,7 @@ class Trace(NamedTuple):
       scale, bias: the scaled scores are `scale * scores + bias`; no bias is None.
       hidden: pairs that the diagonal mask hides; none is None.
       mixed: the weighted sums of values.
-      combined: what the scheme makes of those sums, if it does more; else None.
+      finished: what the scheme makes of those sums, if it does more; else None.
       output: what the layer returns.
       parameters: of the layer's attention.
       error: the largest difference to the weights and the output that the model itself computed.
@@ -69,7 +70,7 @@ class Trace(NamedTuple):
     scaled: Float[np.ndarray, "N T T"]
     weights: Float[np.ndarray, "N T T"]
     mixed: Float[np.ndarray, "T N H"]
-    combined: Float[np.ndarray, "T N H"] | None
+    finished: Float[np.ndarray, "T N H"] | None
     output: Float[np.ndarray, "T D"]
     parameters: int
     error: float
@@ -88,7 +89,7 @@ class Trace(NamedTuple):
     @property
     def heads(self) -> Float[np.ndarray, "T N H"]:
         """What W_O mixes."""
-        return self.mixed if self.combined is None else self.combined
+        return self.mixed if self.finished is None else self.finished
 
     @property
     def value(self) -> Float[np.ndarray, "T N H"]:
@@ -141,8 +142,9 @@ def walk_through(
     scaled = scale[:, None, None] * scores + (0.0 if bias is None else bias)
     weights = softmax(scaled if hidden is None else np.where(hidden, -np.inf, scaled))
     mixed = np.einsum("nts,snh->tnh", weights, projected.value)
-    combined = _combined(config, tie, params, weights, QKV(query, key, projected.value))
-    heads = mixed if combined is None else combined
+    qkv = QKV(query, key, projected.value)
+    finished = _finished(config, tie, params, mixed, qkv)
+    heads = mixed if finished is None else finished
     output = np.einsum("tnh,nhd->td", heads, matrices.out) + matrices.out_bias
     ends = (
         (weights, probes["attention_weights"][:, :length, :length]),
@@ -167,21 +169,21 @@ def walk_through(
         scaled=scaled,
         weights=weights,
         mixed=mixed,
-        combined=combined,
+        finished=finished,
         output=output,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         error=max(float(np.abs(ours - theirs).max()) for ours, theirs in ends),
     )
 
 
-def _combined(config: ModelConfig, tie: Tie, params, weights, qkv: QKV) -> np.ndarray | None:
-    """What a scheme that combines values in its own way makes of these weights; else None."""
+def _finished(config: ModelConfig, tie: Tie, params, mixed, qkv: QKV) -> np.ndarray | None:
+    """What a scheme makes of the weighted sums of values, if it does more with them; else None."""
     scheme = attention_of(config, tie).make_scheme(config.width)
-    if not scheme.combines_otherwise():
+    if type(scheme).finish is Scheme.finish:
         return None
-    of_one = jax.tree.map(lambda array: jnp.float32(array)[None], (weights, qkv))
+    of_one = jax.tree.map(lambda array: jnp.float32(array)[None], (mixed, qkv))
     own = jnp.arange(len(qkv.query))[None]
-    heads = scheme.apply({"params": params}, *of_one, own, method="combine")
+    heads = scheme.apply({"params": params}, *of_one, own, own, method="finish")
     return np.asarray(heads[0], np.float64)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -19,9 +18,11 @@ from qkv_jax.config import (
     shown,
 )  # fmt: skip
 from qkv_jax.model.adapters import Adapters
+from qkv_jax.model.cache import Cache
 from qkv_jax.model.dot_product import (
     FORMATS,
     Implementation,
+    aggregate,
     attend,
     attention_weights,
     check_format,
@@ -34,8 +35,9 @@ from qkv_jax.model.positions import (
     RelativeBias,
     alibi_bias,
 )
-from qkv_jax.model.projections import OutputProjection, Projected
+from qkv_jax.model.projections import OutputProjection
 from qkv_jax.model.schemes import Scheme, scheme_class
+from qkv_jax.model.schemes.base import LatentKind
 from qkv_jax.tie import Tie
 
 Scale = float | Literal["sqrt", "learned_per_head"]
@@ -56,13 +58,15 @@ class MultiHeadAttention(nn.Module):
       num_kv_heads: K; by default N.
       head_dim: H; by default D / N.
       adapters: of roles that share their source, such as `{"key": "head"}`; see `adapters.py`.
-      latent_dim: width of a latent source of keys and values; see `Scheme`.
+      latent_dim, latent_kind: width and kind of a latent source of keys and values; see `Scheme`.
       positions: `rotary` turns queries and keys, `relative` and `alibi` add a bias to the scores;
         the other kinds are the input's affair.
       positions_2d: the "2D positional" term of the KV-Transformer, see `Positions2D`.
       qk_norm: RMS norm of each query and key over H, with a learned scale for each of the two
         (leaves `query_norm`, `key_norm`), before positions (Henry et al. 2020, Dehghani et al.
         2023).
+      rotary_dims: of each head, that `rotary` turns; all by default.
+      window: in self-attention hides keys that many places away, or more, see `visible`.
       diagonal_mask: in self-attention hides each token from itself, see `visible`.
       scale: `sqrt` is 1 / sqrt(H); a number; or `learned_per_head`, which starts at 1 / sqrt(H)
         (leaf `log_scale` [N]).
@@ -86,6 +90,9 @@ class MultiHeadAttention(nn.Module):
     positions: Positions = "none"
     positions_2d: bool = False
     qk_norm: bool = False
+    latent_kind: LatentKind = "learned"
+    rotary_dims: int | None = None
+    window: int | None = None
     diagonal_mask: bool = False
     scale: Scale = "sqrt"
     frozen: tuple[str, ...] = ()
@@ -96,7 +103,7 @@ class MultiHeadAttention(nn.Module):
 
     def __post_init__(self):
         require_kinds(self, MultiHeadAttention)
-        require_positive(self, "num_heads", "num_kv_heads", "head_dim", "latent_dim")
+        require_positive(self, "num_heads", "num_kv_heads", "head_dim", "latent_dim", "window")
         scheme_class(self.scheme)
         require_positive(self, *(() if isinstance(self.scale, str) else ("scale",)))
         super().__post_init__()
@@ -112,8 +119,9 @@ class MultiHeadAttention(nn.Module):
         bias: Float[Array, "#B #N #T #S"] | None = None,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
         is_causal: bool = False,
-        decode: bool = False,
-    ) -> Float[Array, "B T D"]:
+        cache: Cache | None = None,
+        valid: Bool[Array, "B T"] | None = None,
+    ) -> Float[Array, "B T D"] | tuple[Float[Array, "B T D"], Cache]:
         """Self-attention over `x`, or cross-attention from `x` to `context`.
 
         Args:
@@ -121,9 +129,10 @@ class MultiHeadAttention(nn.Module):
             mask go by them.
           key_places: of the tokens of `context`, 0 .. S-1 by default.
           bias, mask, is_causal: as in `attend`.
-          decode: `x` holds the next tokens of a sequence whose earlier keys and values are read
-            from the collection `cache`; make room first with `init_cache`. Places and causal order
-            then count from the start of the cached sequence.
+          cache: of the tokens before, see `init_cache`. `x` holds those that come next; their
+            places count from there, the order is causal, and what is returned is the output and
+            the cache with them in it.
+          valid: with a cache, true at tokens of `x`; what is not one stands behind them.
 
         Raises:
           ValueError: for combinations that cannot be, with the reason.
@@ -135,45 +144,49 @@ class MultiHeadAttention(nn.Module):
             require_array("context", context, "B S E", "float", sizes)
             if context.dtype != x.dtype:
                 raise ValueError(f"context: given {shown(context)}; must be {x.dtype} as x is")
-        arguments.truth("decode", decode)
-        self._check_places(sizes, places, key_places, context, decode)
+        self._check_cache(sizes, cache, context, valid)
+        self._check_places(sizes, places, key_places, context, cache)
         scheme = self.make_scheme(x.shape[-1])
         nn.share_scope(self, scheme)  # `query/kernel` lives here, not in a level of its own
-        projected = scheme.project(x, context)
         own = jnp.arange(x.shape[1])[None]
-        if decode:
-            if context is not None:
-                raise ValueError("decode=True is for self-attention; a context needs no cache")
-            start, projected = self._update_cache(projected)
-            own += start
-        length = next(iter(projected.kept.values())).shape[1]  # S
         counted = places is None
-        places = own if counted else places
+        if counted:
+            places = own if cache is None else cache.lengths[:, None] + own
         if key_places is None:
-            itself = context is None and not decode
-            key_places = places if itself else jnp.arange(length)[None]
+            key_places = places if context is None else jnp.arange(context.shape[1])[None]
+        projected = scheme.project(x, context, key_places)
+        filled = None
+        if cache is not None:
+            cache, slots = cache.add(projected.kept, valid, self.window)
+            # The cache may be of another number format, the arithmetic is that of the tokens.
+            kept = {name: array.astype(x.dtype) for name, array in cache.sources.items()}
+            projected = projected._replace(kept=kept)
+            key_places, filled, own, is_causal = *slots, True
         qkv = scheme.roles(projected, places, key_places)
         # Here too, before the mask is joined with others.
-        check_scores(sizes | {"S": length}, bias, mask, is_causal, None)
+        check_scores(sizes | {"S": key_places.shape[1]}, bias, mask, is_causal, None)
         hide_self = self.diagonal_mask and context is None
-        if decode or hide_self or not counted:  # else `is_causal` is left to `attend`
-            causal = is_causal or decode
-            hidden = {"is_causal": causal, "hide_self": hide_self, "mask": mask}
-            mask, is_causal = visible(places, key_places, **hidden), False
-        scale, bias = self._scale_and_bias(scheme.head_dim, places, key_places, bias)
+        window = self.window if context is None else None
+        if cache is not None or hide_self or window or not counted:  # else `attend` does it
+            hidden = {"is_causal": is_causal, "hide_self": hide_self, "window": window}
+            mask, is_causal = visible(places, key_places, **hidden, valid=filled, mask=mask), False
+        scale, bias = self._scale_and_bias(scheme.score_dim, places, key_places, bias)
         options = {"bias": bias, "mask": mask, "is_causal": is_causal, "scale": scale}
         # `sow` is a no-op unless the caller asks for intermediates; only then pay for the weights.
-        probed = self.is_mutable_collection("intermediates") and not self.is_initializing()
-        if probed or scheme.combines_otherwise():
+        if self.is_mutable_collection("intermediates") and not self.is_initializing():
             weights = attention_weights(qkv.query, qkv.key, **options)
-            heads = scheme.combine(weights, qkv, own if context is None else None)
-            if probed:
-                self._sow(x=x, attention_weights=weights, **qkv._asdict(), **options)
+            heads = aggregate(weights, qkv.value)
+            self._sow(x=x, attention_weights=weights, **qkv._asdict(), **options)
         else:
             heads = attend(*qkv, implementation=self.implementation, **options)
+        heads = scheme.finish(heads, qkv, places, own if context is None else None)
+        out = self._joined(heads, x.shape[-1])
+        return out if cache is None else (out, cache)
+
+    def _joined(self, heads: Float[Array, "B T N H"], width: int) -> Float[Array, "B T D"]:
         if not self.output_projection:
             return heads.reshape(*heads.shape[:2], -1)
-        return OutputProjection(x.shape[-1], self.use_bias, name="out")(heads)
+        return OutputProjection(width, self.use_bias, name="out")(heads)
 
     @nn.nowrap
     def make_scheme(self, width: int) -> Scheme:
@@ -190,54 +203,46 @@ class MultiHeadAttention(nn.Module):
             self.latent_dim,
             self.positions,
             self.qk_norm,
+            self.rotary_dims,
+            self.latent_kind,
         )
 
     @nn.nowrap
-    def init_cache(self, batch: int, length: int, width: int, dtype=jnp.float32) -> dict:
-        """An empty cache for `length` tokens: each source of keys and values once.
+    def init_cache(self, batch: int, slots: int, width: int, dtype=jnp.float32) -> Cache:
+        """An empty cache for inputs of that width: as many slots as tokens will come, or with a
+        `window` as many as it is long and one less than the tokens that come at once.
 
-        Pass it as the collection `cache` together with the parameters, and apply with
-        `decode=True, mutable="cache"`. Do not decode more than `length` tokens: inside jit, where
-        the place is not known, a write past the end is clamped onto the last places.
+        Inside jit, where lengths are not known, what comes too much is written over what came
+        first.
         """
-        for name, size in (("batch", batch), ("length", length), ("width", width)):
+        for name, size in (("batch", batch), ("slots", slots), ("width", width)):
             arguments.whole(name, size, 1)
         if str(jnp.dtype(dtype)) not in FORMATS:
             raise ConfigError("dtype", dtype, f"allowed: {', '.join(FORMATS)}")
-        shapes = self.make_scheme(width).cache_shapes()
-        sources = {name: jnp.zeros((batch, length, *s), dtype) for name, s in shapes.items()}
-        return {"sources": sources, "index": jnp.int32(0)}
-
-    def _update_cache(self, projected: Projected) -> tuple[Int[Array, ""], Projected]:
-        """Writes the new tokens; returns where they start, and the sources of keys and values of
-        the whole sequence."""
-        if not self.has_variable("cache", "sources"):
-            raise ValueError("decode=True needs the collection 'cache'; make one with init_cache")
-        cached, start = self.get_variable("cache", "sources"), self.get_variable("cache", "index")
-        whole = {}
-        for name, new in projected.kept.items():
-            old = cached.get(name)
-            if old is None or (old.shape[0], *old.shape[2:]) != (new.shape[0], *new.shape[2:]):
-                allowed = f"the tokens need {name} {shown(new)}; make one with init_cache"
-                raise ConfigError("cache", shown(old), allowed)
-            end = new.shape[1] + (0 if isinstance(start, jax.core.Tracer) else int(start))
-            if end > old.shape[1]:
-                raise ConfigError("cache", shown(old), f"has no room for {end} tokens")
-            whole[name] = jax.lax.dynamic_update_slice_in_dim(
-                old, new.astype(old.dtype), start, axis=1
-            )
-        self.put_variable("cache", "sources", whole)
-        self.put_variable("cache", "index", start + projected.query.shape[1])
-        # The cache may be of another number format, the arithmetic is that of the tokens.
-        kept = {name: whole[name].astype(new.dtype) for name, new in projected.kept.items()}
-        return start, projected._replace(kept=kept)
+        return Cache.empty(self.make_scheme(width).cache_shapes(), batch, slots, dtype)
 
     @nn.nowrap
-    def _check_places(self, sizes, places, key_places, context, decode: bool) -> None:
+    def _check_cache(self, sizes, cache, context, valid) -> None:
+        if valid is not None:
+            if cache is None:
+                raise ValueError("valid: is for a cache; without one use a mask")
+            require_array("valid", valid, "B T", "bool", sizes)
+        if cache is None:
+            return
+        if not isinstance(cache, Cache):
+            raise ConfigError("cache", shown(cache), "make one with init_cache")
+        if context is not None:
+            raise ValueError("cache: is for self-attention; a context needs none")
+        if cache.lengths.shape[0] != sizes["B"]:
+            allowed = f"the tokens have {sizes['B']} rows; make one with init_cache"
+            raise ConfigError("cache", f"{cache.lengths.shape[0]} rows", allowed)
+
+    @nn.nowrap
+    def _check_places(self, sizes, places, key_places, context, cache) -> None:
         if places is not None:
             require_array("places", places, "#B T", "int", sizes)
-            if decode:
-                raise ValueError("places: are counted from the cache where decode=True")
+            if cache is not None:
+                raise ValueError("places: are counted from the cache")
         if key_places is not None:
             if context is None:
                 raise ValueError("key_places: are those of a context; there is none")

@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Array, Float
 
 from qkv_jax.model.attention import MultiHeadAttention
+from qkv_jax.model.cache import Cache
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.linear import Dense
 from qkv_jax.tie import Tie
@@ -63,9 +64,12 @@ def attention_of(config: ModelConfig, tie: Tie, name: str | None = None) -> Mult
         head_dim=config.head_dim,
         adapters=config.adapters.where_shared(tie),
         latent_dim=config.latent_dim,
+        latent_kind=config.latent_kind,
         positions=config.positions,
         positions_2d=config.positions_2d,
         qk_norm=config.qk_norm,
+        rotary_dims=config.rotary_dims,
+        window=config.window,
         diagonal_mask=config.diagonal_mask,
         scale=config.scale,
         frozen=config.frozen,
@@ -78,7 +82,8 @@ def attention_of(config: ModelConfig, tie: Tie, name: str | None = None) -> Mult
 
 
 class Block(nn.Module):
-    """One layer under one tie."""
+    """One layer under one tie. With the layer's cache it takes the tokens that come next, and
+    returns the cache with them in it; see `MultiHeadAttention`."""
 
     config: ModelConfig
     tie: Tie
@@ -86,20 +91,27 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], mask, train: bool, places=None
-    ) -> Float[Array, "B T D"]:
+        self, x: Float[Array, "B T D"], mask, train: bool, places=None, cache=None, valid=None
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
         config = self.config
         attention = attention_of(config, self.tie, "attention")
         mlp = MLPS[config.mlp](config.hidden, name="mlp")
         drop = nn.Dropout(config.dropout, deterministic=not train)
-        seen = {"mask": mask, "places": places, "is_causal": self.is_causal}
-        for part in (functools.partial(attention, **seen), mlp):
+
+        def attend(x):
+            nonlocal cache
+            if cache is None:
+                return attention(x, mask=mask, places=places, is_causal=self.is_causal)
+            out, cache = attention(x, cache=cache, valid=valid)
+            return out
+
+        for part in (attend, mlp):
             name = "mlp_norm" if part is mlp else "attention_norm"
             if config.norm_position == "pre":
                 x = x + drop(part(normed(config, name, x)))
             else:
                 x = normed(config, name, x + drop(part(x)))
-        return x
+        return x, cache
 
 
 # By what a block leaves for the backward pass to compute again; parameters are the same.

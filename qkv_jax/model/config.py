@@ -17,6 +17,7 @@ from qkv_jax.model.dot_product import Implementation, unsupported
 from qkv_jax.model.positions import Positions
 from qkv_jax.model.projections import LATENT, check_scheme
 from qkv_jax.model.schemes import scheme_class
+from qkv_jax.model.schemes.base import LatentKind
 from qkv_jax.tie import Tie, TieError, parse_schedule
 
 _MOST_LAYERS = 10_000  # each has its entry in the schedule of ties
@@ -42,9 +43,11 @@ class ModelConfig:
     kv_heads: int | None = None  # heads of keys and values; as many as of queries
     head_dim: int | None = None  # width / heads
     latent_dim: int | None = None  # no latent source; else the width of that of keys and values
+    latent_kind: LatentKind = "learned"  # learned, frozen, or a plain slice of X
     positions: Positions = "learned"  # none, sinusoidal, learned, rotary, relative, alibi
     positions_2d: bool = False  # the "2D positional" term of the KV-Transformer
     qk_norm: bool = False  # a norm of each head's queries and keys
+    rotary_dims: int | None = None  # of each head, that rotary positions turn; all
     window: int | None = None  # keys that many places away, or more, are hidden; none are
     diagonal_mask: bool = False  # no token sees itself, unless it sees nothing else
     scale: float | str = "sqrt"  # "sqrt", "learned_per_head" or a number
@@ -99,6 +102,8 @@ class ModelConfig:
             except ValueError as error:
                 raise ConfigError("tie", self.tie, f"layer {layer}: {error}") from None
         self._check_adapters(ties)
+        self._check_latent()
+        scheme_class(self.scheme).check_config(self)
         self.check_platform(None)
         if self.scan_layers and len(set(ties)) > 1:
             raise ConfigError("scan_layers", True, f"needs one tie for all layers, not {self.tie}")
@@ -122,7 +127,8 @@ class ModelConfig:
     @property
     def frozen_leaves(self) -> tuple[str, ...]:
         """The projections that do not learn: the frozen sources and a latent only they read."""
-        return self.frozen + ((LATENT,) if self.latent_dim and "key" in self.frozen else ())
+        frozen = self.latent_kind == "frozen" or "key" in self.frozen
+        return self.frozen + ((LATENT,) if self.latent_dim and frozen else ())
 
     @property
     def head_width(self) -> int:
@@ -168,6 +174,17 @@ class ModelConfig:
         if self.positions == "rotary" and self.head_width % 2:
             allowed = f"needs an even head width, not {self.head_width}"
             raise ConfigError("positions", "rotary", allowed)
+        dims = self.rotary_dims
+        if dims is not None and not (0 <= dims <= self.head_width and dims % 2 == 0):
+            allowed = f"must be even, and at most the head width {self.head_width}"
+            raise ConfigError("rotary_dims", dims, allowed)
+
+    def _check_latent(self) -> None:
+        if self.latent_kind != "learned" and not self.latent_dim:
+            raise ConfigError("latent_kind", self.latent_kind, "needs a latent_dim")
+        if self.latent_kind == "slice" and self.latent_dim > self.width:
+            allowed = f"a slice of X has at most its width, {self.width}"
+            raise ConfigError("latent_dim", self.latent_dim, allowed)
 
     def _check_adapters(self, ties: tuple[Tie, ...]) -> None:
         for role, spec in self.adapters.items():

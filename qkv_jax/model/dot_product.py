@@ -23,18 +23,19 @@ FORMATS = ("float32", "bfloat16", "float64")
 def attend(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B S K H"],
-    value: Float[Array, "B S K H"],
+    value: Float[Array, "B S K E"],
     *,
     bias: Float[Array, "#B #N #T #S"] | None = None,
     mask: Bool[Array, "#B #N #T #S"] | None = None,
     is_causal: bool = False,
     scale: float | Float[Array, " N"] | None = None,
     implementation: Implementation = "auto",
-) -> Float[Array, "B T N H"]:
+) -> Float[Array, "B T N E"]:
     """softmax(scale * Q K^T + bias) V over the visible keys (Vaswani et al. 2017, eq. 1).
 
     Args:
-      query, key, value: K divides N; query head n reads key/value head n // (N / K).
+      query, key, value: K divides N; query head n reads key/value head n // (N / K). Values may
+        have a width of their own.
       bias: added to the scaled scores.
       mask: true where a query may look. A query that sees no key gets the output 0.
       is_causal: hides keys to the right of the query, positions counted from the start of both.
@@ -67,12 +68,15 @@ def attend(
         fill = lambda x: jnp.broadcast_to(x, (*x.shape[:2], query.shape[1], key.shape[1]))
         bias = None if bias is None else fill(bias.astype(query.dtype))
         mask = None if mask is None else fill(mask)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
     options = {"scale": scale, "is_causal": is_causal, "implementation": implementation}
+    query, key, value, width = *_of_one_width(query, key, value), value.shape[-1]
     try:
         with jax.numpy_dtype_promotion("standard"):  # jax.nn adds a bias in a format of its own
             output = jax.nn.dot_product_attention(query, key, value, bias, mask, **options)
     except NotImplementedError as error:  # of cuDNN: sizes that it has no kernel for
         raise ConfigError("implementation", implementation, f"has no kernel: {error}") from None
+    output = output[..., :width]
     if mask is None:  # with the causal mask alone every query sees at least the first key
         return output
     mask = _joined(mask, is_causal, query.shape[1], key.shape[1])
@@ -150,12 +154,12 @@ def attention_weights(
 
 
 def aggregate(
-    weights: Float[Array, "B N T S"], value: Float[Array, "B S K H"]
-) -> Float[Array, "B T N H"]:
+    weights: Float[Array, "B N T S"], value: Float[Array, "B S K E"]
+) -> Float[Array, "B T N E"]:
     """The weighted sum of values for every query head."""
     sizes: dict[str, int] = {}
     require_array("weights", weights, "B N T S", "float", sizes)
-    require_array("value", value, "B S K H", "float", sizes)
+    require_array("value", value, "B S K E", "float", sizes)
     _check_groups(sizes)
     batch, num_heads, length, sources = weights.shape
     grouped = weights.reshape(batch, value.shape[2], -1, length, sources)
@@ -163,11 +167,18 @@ def aggregate(
     return output.reshape(batch, length, num_heads, value.shape[-1])
 
 
+def _of_one_width(*heads: Array) -> list[Array]:
+    """Those that are narrower filled up with zeros, which change neither scores nor sums."""
+    width = max(each.shape[-1] for each in heads)
+    fill = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, width - x.shape[-1])))
+    return [each if each.shape[-1] == width else fill(each) for each in heads]
+
+
 def _check_heads(sizes: dict[str, int], **heads: Array) -> None:
     """Refuses queries, keys and values that are not what `attend` says."""
     first = next(iter(heads.values()))
     for name, array in heads.items():
-        axes = "B T N H" if name == "query" else "B S K H"
+        axes = {"query": "B T N H", "key": "B S K H", "value": "B S K E"}[name]
         require_array(name, array, axes, "float", sizes)
         check_format(name, array)
         if array.dtype != first.dtype:

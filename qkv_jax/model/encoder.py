@@ -9,7 +9,7 @@ X, the tensor that ties speak of, is what attention receives: additive positions
 pre-norm, after the norm. Parameters are float32; the layers compute in the config's `dtype`.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -22,8 +22,10 @@ from qkv_jax.config import (
     ConfigError,
     require_kinds,
     require_positive,
+    shown,
 )  # fmt: skip
-from qkv_jax.model.blocks import BLOCKS, normed
+from qkv_jax.model.blocks import BLOCKS, attention_of, normed
+from qkv_jax.model.cache import Cache
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.linear import Dense
 from qkv_jax.model.masks import places_within, visible
@@ -70,18 +72,25 @@ class Encoder(nn.Module):
         inputs: Array,
         valid: Bool[Array, "B T"] | None = None,
         read: Int[Array, "B R"] | None = None,
+        cache: Cache | None = None,
         *,
         documents: Int[Array, "B T"] | None = None,
         places: Int[Array, "#B T"] | None = None,
         train: bool = False,
-    ) -> Float[Array, "B *T outputs"]:
-        """`valid` is true at real tokens; padding is hidden from every query. `documents` tells
+    ) -> Float[Array, "B *T outputs"] | tuple[Float[Array, "B *T outputs"], Cache]:
+        """With a `cache`, see `init_cache`, the inputs are the tokens that come next, those that
+        are not `valid` last, and the cache with them in it is returned beside the outputs.
+
+        `valid` is true at real tokens; padding is hidden from every query. `documents` tells
         texts apart that are packed into one row: none sees another. `places` are those of the
         stem's tokens, by default 0 .. T-1, anew in each document."""
         arguments.truth("train", train)
         config = self.config
+        self._check_cache(cache, documents, places)
         if documents is not None and places is None:
             places = places_within(documents)
+        if cache is not None:
+            places = cache.lengths[:, None] + jnp.arange(jnp.shape(inputs)[1])[None]
         positions = AddPositions(config.positions, self.max_length, name="positions")
         x = positions(self.stem(inputs), places)
         sizes = dict(zip("BT", x.shape, strict=False))
@@ -95,18 +104,21 @@ class Encoder(nn.Module):
             x = normed(config, "embedding_norm", x)
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
         mask = None
-        if valid is not None or documents is not None or config.window is not None:
-            here = jnp.arange(sizes["T"])[None] if places is None else places
+        if cache is None and (valid is not None or documents is not None):
+            here = jnp.arange(sizes["T"])[None]
             pair = None if documents is None else (documents, documents)
-            mask = visible(here, here, window=config.window, valid=valid, documents=pair)
+            mask = visible(here, here, valid=valid, documents=pair)
         # Parameters are made, and probes read, layer by layer.
         by_layer = self.is_initializing() or self.is_mutable_collection("intermediates")
-        if config.scan_layers and not by_layer:
+        kept = {}
+        if config.scan_layers and not by_layer and cache is None:
             x = self._scan(x, mask, train, places)
         else:
             for layer, tie in enumerate(config.ties):
-                block = BLOCKS[config.remat](config, tie, self.is_causal, name=f"layer_{layer}")
-                x = block(x, mask, train, places)
+                name = f"layer_{layer}"
+                block = BLOCKS[config.remat](config, tie, self.is_causal, name=name)
+                own = None if cache is None else cache.replace(sources=cache.sources[name])
+                x, kept[name] = block(x, mask, train, places, own, valid)
         if read is not None:
             x = jnp.take_along_axis(x, read[:, :, None], axis=1)
         x = x[:, 0] if self.readout == "class" else x
@@ -114,7 +126,36 @@ class Encoder(nn.Module):
             x = normed(config, "norm", x)
         if self.classes:
             x = Dense(self.classes, dtype=x.dtype, name="readout")(x)
-        return x.astype(jnp.float32)  # the loss is not to be rounded
+        x = x.astype(jnp.float32)  # the loss is not to be rounded
+        if cache is None:
+            return x
+        sources = {name: own.sources for name, own in kept.items()}
+        return x, Cache(sources, kept["layer_0"].lengths)
+
+    @nn.nowrap
+    def init_cache(self, batch: int, slots: int, dtype: Any = None) -> Cache:
+        """An empty cache for a causal model, see `MultiHeadAttention.init_cache`; by default in the
+        number format of the config."""
+        config = self.config
+        layers = {
+            f"layer_{layer}": attention_of(config, tie).init_cache(
+                batch, slots, config.width, dtype or config.dtype
+            )
+            for layer, tie in enumerate(config.ties)
+        }
+        sources = {name: own.sources for name, own in layers.items()}
+        return Cache(sources, layers["layer_0"].lengths)
+
+    def _check_cache(self, cache, documents, places) -> None:
+        if cache is None:
+            return
+        if not self.is_causal or self.readout == "class":
+            raise ValueError("cache: is for causal models that read out every token")
+        if documents is not None or places is not None:
+            raise ValueError("cache: holds one text a row, and counts places itself")
+        layers = [f"layer_{layer}" for layer in range(self.config.layers)]
+        if not isinstance(cache, Cache) or [*cache.sources] != layers:
+            raise ConfigError("cache", shown(cache), "make one with init_cache")
 
     def _scan(self, x: Float[Array, "B T D"], mask, train: bool, places) -> Float[Array, "B T D"]:
         """The layers as one loop over their parameters, stacked."""
@@ -129,7 +170,7 @@ class Encoder(nn.Module):
         def layer(x, own):
             params, key = own
             rngs = None if key is None else {"dropout": key}
-            return block.apply({"params": params}, x, mask, train, places, rngs=rngs), None
+            return block.apply({"params": params}, x, mask, train, places, rngs=rngs)[0], None
 
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
         return jax.lax.scan(layer, x, (stacked, keys))[0]

@@ -45,7 +45,9 @@ def sinusoidal(length: int, width: int) -> Float[Array, "T D"]:
 
 
 def rotate(
-    x: Float[Array, "*B T N H"], places: Int[Array, "*#B T"] | None = None
+    x: Float[Array, "*B T N H"],
+    places: Int[Array, "*#B T"] | None = None,
+    dims: int | None = None,
 ) -> Float[Array, "*B T N H"]:
     """Rotary positions (Su et al. 2021, eq. 34): turns each pair of coordinates by an angle
     proportional to its place, so that scores depend on the distance between tokens only.
@@ -53,6 +55,8 @@ def rotate(
     Args:
       x: queries or keys; H must be even. Coordinates i and i + H/2 form a pair.
       places: of each token, [B or 1, T], or [T] for an x without B; 0 .. T-1 by default.
+      dims: turns the first so many coordinates only, an even number (Black et al. 2022, GPT-NeoX);
+        all by default.
     """
     if getattr(x, "ndim", 0) < 3 or x.shape[-1] % 2:
         allowed = "must be [..., T, N, H], the head width H even"
@@ -63,6 +67,16 @@ def rotate(
         axes = "#B T" if x.ndim == 4 else "T"
         require_array("places", places, axes, "int", {"B": x.shape[0], "T": x.shape[-3]})
     places = places[(None,) * (x.ndim - 2 - places.ndim)]
+    if dims is not None:
+        arguments.whole("dims", dims, 0, x.shape[-1])
+        if dims < x.shape[-1]:
+            return jnp.concatenate([_turned(x[..., :dims], places), x[..., dims:]], axis=-1)
+    return _turned(x, places)
+
+
+def _turned(
+    x: Float[Array, "*B T N H"], places: Int[Array, "*#B T"]
+) -> Float[Array, "*B T N H"]:
     angles = _angles(places, x.shape[-1] // 2)[..., None, :]
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     first, second = jnp.split(x, 2, axis=-1)

@@ -34,7 +34,7 @@ class QKV(NamedTuple):
 
     query: Float[Array, "B T N H"]
     key: Float[Array, "B S K H"]
-    value: Float[Array, "B S K H"]
+    value: Float[Array, "B S K E"]
 
 
 class HeadProjection(nn.Module):

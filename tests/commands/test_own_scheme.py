@@ -23,6 +23,7 @@ from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.training.checkpoint import load_run, trainer_of
 from qkv_jax.training.costs import measure
 from qkv_jax.training.loop import CheckpointPolicy, train_run
+from tests.support.untied import decoded
 from tests.support.walks import drawn_model, walk_through
 
 
@@ -33,8 +34,8 @@ class Halved(Scheme):
         super().setup()
         self.factor = self.param("factor", jax.nn.initializers.ones, (self.head_dim // 2,))
 
-    def project(self, x, context=None):
-        query, kept = super().project(x, context)
+    def project(self, x, context=None, places=None):
+        query, kept = super().project(x, context, places)
         return Projected(query, {name: a[..., : self.head_dim // 2] for name, a in kept.items()})
 
     def heads(self, projected):
@@ -48,8 +49,7 @@ class Halved(Scheme):
 class Exclusive(Scheme):
     """XSA: each head's output less its part along the token's own value."""
 
-    def combine(self, weights, qkv, own):
-        heads = super().combine(weights, qkv, own)
+    def finish(self, heads, qkv, places, own):
         value = self.own_values(qkv.value, own)
         length = (value**2).sum(-1, keepdims=True)
         return heads - (heads * value).sum(-1, keepdims=True) / (length + 1e-12) * value
@@ -100,13 +100,8 @@ def test_decoding_is_the_causal_pass(scheme, options):
     module = MultiHeadAttention(HEADS, scheme=scheme, positions="rotary", **options)
     params = drawn(module)
     full = module.apply({"params": params}, X, is_causal=True)
-    cache, outputs = module.init_cache(2, LENGTH + 1, WIDTH), []
-    for chunk in jnp.split(X, [2, 3], axis=1):
-        variables = {"params": params, "cache": cache}
-        out, changed = module.apply(variables, chunk, decode=True, mutable="cache")
-        cache = changed["cache"]
-        outputs.append(out)
-    np.testing.assert_allclose(jnp.concatenate(outputs, 1), full, atol=1e-5)
+    cache = module.init_cache(2, LENGTH + 1, WIDTH)
+    np.testing.assert_allclose(decoded(module, params, cache, X, [2, 3]), full, atol=1e-5)
 
 
 def test_what_xsa_outputs_is_orthogonal_to_the_tokens_own_value():
@@ -135,7 +130,7 @@ def test_matrices_and_the_worked_example_are_those_of_the_scheme(scheme):
     np.testing.assert_allclose(heads(layer, seen.x).value, seen.value, atol=1e-5)
     walk = walk_through(encoder, variables, inputs, tuple("314"), name="x")
     assert walk.error < 1e-5
-    assert (walk.combined is None) == (scheme != EXCLUSIVE)
+    assert (walk.finished is None) == (scheme != EXCLUSIVE)
 
 
 @own_schemes

@@ -199,7 +199,7 @@ def test_a_latent_source_of_a_context():
 def check_decoding(module, cached):
     params, cache = init(module), module.init_cache(2, LENGTH + 1, WIDTH)
     params = stirred(params)
-    assert {name: array.shape for name, array in cache["sources"].items()} == cached
+    assert {name: array.shape for name, array in cache.sources.items()} == cached
     full = module.apply({"params": params}, X, is_causal=True)
     assert_close(decoded(module, params, cache, X, [2, 3, 4]), full)
 

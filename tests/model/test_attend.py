@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkv_jax.config import ConfigError
 from qkv_jax.model.attention import MultiHeadAttention
 from qkv_jax.model.dot_product import attend, attention_weights, resolved, unsupported
 from tests.support.attention_layers import HEAD_DIM, HEADS, LENGTH, WIDTH, X, init, layer
@@ -213,30 +212,11 @@ def test_a_cache_of_another_number_format_is_read_in_that_of_the_tokens():
     module, half = layer("K=V", implementation="xla"), X.astype(jnp.bfloat16)
     params = init(module)
     full = module.apply({"params": params}, half, is_causal=True)
-    variables = {"params": params, "cache": module.init_cache(2, LENGTH, WIDTH)}
-    out, _ = module.apply(variables, half, decode=True, mutable="cache")
+    cache = module.init_cache(2, LENGTH, WIDTH)
+    out, _ = module.apply({"params": params}, half, cache=cache)
     assert out.dtype == full.dtype == jnp.bfloat16
     assert_close(out.astype(jnp.float32), full.astype(jnp.float32), 2e-2)
 
-
-def test_a_cache_that_does_not_fit_is_refused():
-    """One without room, of another batch or of another tie; nothing is written over its end."""
-    module = layer("K=V")
-    params = init(module)
-    for cache in (
-        module.init_cache(2, LENGTH - 1, WIDTH),
-        module.init_cache(1, LENGTH, WIDTH),
-        layer("Q=V").init_cache(2, LENGTH, WIDTH) | {"sources": {}},
-    ):
-        with pytest.raises(ConfigError, match="cache: given .*"):
-            module.apply({"params": params, "cache": cache}, X, decode=True, mutable="cache")
-    cache = module.init_cache(2, LENGTH, WIDTH)
-    variables = {"params": params, "cache": cache}
-    _, changed = module.apply(variables, X, decode=True, mutable="cache")
-    with pytest.raises(ConfigError, match=f"has no room for {LENGTH + 1} tokens"):
-        module.apply(
-            {"params": params, **changed}, X[:, :1], decode=True, mutable="cache"
-        )
 
 
 def test_unknown_implementations_are_refused(unchecked):

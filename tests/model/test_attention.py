@@ -170,13 +170,3 @@ def test_biases_of_projections_are_shared_with_their_kernels():
 def test_layers_that_cannot_be_are_refused(module, message):
     with pytest.raises(ValueError, match=message):
         module.init(jax.random.key(0), X)
-
-
-def test_decoding_without_a_cache_or_with_a_context_is_refused():
-    module = layer()
-    params = init(module)
-    with pytest.raises(ValueError, match="make one with init_cache"):
-        module.apply({"params": params}, X, decode=True)
-    variables = {"params": params, "cache": module.init_cache(2, LENGTH, WIDTH)}
-    with pytest.raises(ValueError, match="decode=True is for self-attention"):
-        module.apply(variables, X, CONTEXT, decode=True, mutable="cache")

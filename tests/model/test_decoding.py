@@ -7,8 +7,8 @@ import pytest
 
 from qkv_jax.model.positions import rotate
 from qkv_jax.tie import Tie
-from tests.support.attention_layers import GROUPED, LENGTH, WIDTH, X, init, layer, probes
-from tests.support.untied import TIES, assert_close, draw
+from tests.support.attention_layers import LENGTH, WIDTH, X, init, layer, probes
+from tests.support.untied import TIES, draw
 
 # --- who sees whom
 
@@ -33,76 +33,6 @@ def test_no_other_output_depends_on_a_hidden_key(tie):
     jacobian = np.abs(jax.jacobian(run)(X[0])).max((1, 3))
     expected = np.broadcast_to(~np.asarray(hidden), (LENGTH, LENGTH)) | np.eye(LENGTH, dtype=bool)
     np.testing.assert_array_equal(jacobian != 0, expected)
-
-
-# --- the cache
-
-
-@pytest.mark.parametrize("positions", ["none", "rotary"])
-@pytest.mark.parametrize("tie", TIES)
-def test_decoding_token_by_token_is_the_causal_pass(tie, positions):
-    """Also when the first tokens come at once; a cache longer than the sequence does no harm."""
-    check_decoding(layer(tie, positions=positions, scale="learned_per_head"))
-
-
-@pytest.mark.parametrize("tie", GROUPED)
-def test_decoding_with_grouped_heads(tie):
-    check_decoding(layer(tie, num_kv_heads=1, positions="rotary", use_bias=True))
-
-
-def check_decoding(module):
-    params = init(module)
-    full = module.apply({"params": params}, X, is_causal=True)
-    for first in (1, 3):
-        cache, outputs = module.init_cache(2, LENGTH + 2, WIDTH), []
-        for chunk in jnp.split(X, list(range(first, LENGTH)), axis=1):
-            out, changed = module.apply(
-                {"params": params, "cache": cache}, chunk, decode=True, mutable="cache"
-            )
-            cache = changed["cache"]
-            outputs.append(out)
-        assert_close(jnp.concatenate(outputs, 1), full)
-        assert cache["index"] == LENGTH
-
-
-@pytest.mark.parametrize("tie", TIES)
-def test_the_cache_holds_each_source_of_keys_and_values_once(tie):
-    """Half the bytes where K = V; what is stored is what was projected, before rotation."""
-    module, parsed = layer(tie, positions="rotary"), Tie.parse(tie)
-    cache = module.init_cache(2, LENGTH, WIDTH)
-    read = {parsed.source("K"), parsed.source("V")}
-    assert set(cache["sources"]) == read
-    size = sum(array.nbytes for array in cache["sources"].values())
-    roles = 1 if parsed.equates("K", "V") else 2
-    assert size == roles * 2 * LENGTH * WIDTH * 4
-    params = init(module)
-    variables = {"params": params, "cache": cache}
-    _, changed = module.apply(variables, X, decode=True, mutable="cache")
-    for source, stored in changed["cache"]["sources"].items():
-        flat = X if source == "X" else X @ params[source]["kernel"].reshape(WIDTH, WIDTH)
-        np.testing.assert_allclose(stored.reshape(X.shape), flat, atol=1e-6)
-
-
-def test_grouped_heads_shrink_the_cache():
-    caches = [layer("K=V", num_kv_heads=n).init_cache(1, 7, WIDTH)["sources"] for n in (2, 1)]
-    all_heads, one_head = (sum(array.nbytes for array in c.values()) for c in caches)
-    assert all_heads == 2 * one_head == 7 * WIDTH * 4
-
-
-def test_a_padded_prefix_stays_hidden_while_decoding():
-    """A mask over the whole cache goes together with the order of tokens."""
-    module, hidden = layer("K=V", positions="rotary"), jnp.arange(LENGTH) == 1
-    params, mask = init(module), ~hidden[None, None, None, :]
-    full = module.apply({"params": params}, X, mask=mask, is_causal=True)
-    cache, outputs = module.init_cache(2, LENGTH, WIDTH), []
-    for t in range(LENGTH):
-        out, changed = module.apply(
-            {"params": params, "cache": cache}, X[:, t : t + 1], mask=mask, decode=True,
-            mutable="cache",
-        )  # fmt: skip
-        cache = changed["cache"]
-        outputs.append(out)
-    assert_close(jnp.concatenate(outputs, 1), full)
 
 
 # --- what a tie does to the scores

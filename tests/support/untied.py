@@ -36,9 +36,7 @@ def decoded(module, params, cache, x, cuts):
     """What a layer gives for x in chunks, each after the cache of those before."""
     outputs = []
     for chunk in jnp.split(x, cuts, axis=1):
-        variables = {"params": params, "cache": cache}
-        out, changed = module.apply(variables, chunk, decode=True, mutable="cache")
-        cache = changed["cache"]
+        out, cache = module.apply({"params": params}, chunk, cache=cache)
         outputs.append(out)
     return jnp.concatenate(outputs, 1)
 

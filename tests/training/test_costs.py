@@ -60,7 +60,7 @@ def test_the_cache_costs_what_init_cache_allocates(tie):
     for kv_heads in (2, 1) if tie in ("separate", "K=V", "Q=X", "Q=X,K=V") else (2,):
         trainer = make_trainer(tie, kv_heads=kv_heads)
         layer = MultiHeadAttention(2, tie, num_kv_heads=kv_heads)
-        cache = layer.init_cache(1, LENGTH, WIDTH)["sources"]
+        cache = layer.init_cache(1, LENGTH, WIDTH).sources
         allocated = trainer.model_config.layers * sum(array.nbytes for array in cache.values())
         assert costs.measure(trainer).kv_cache_bytes_per_token * LENGTH == allocated
 

@@ -3,15 +3,16 @@
     project: X -> Projected        each source once; `kept` is what a cache stores
     heads:   Projected -> QKV      sources handed out as the tie says, through their adapters
     roles:   Projected -> QKV      the same, with norm and rotation: what the scores see
-    combine: weights, QKV -> heads the weighted sums of values
+    finish:  heads, QKV -> heads   what becomes of the weighted sums of values
 
 Attention sees only `QKV`; cache, costs, analysis and worked examples ask the scheme. A new one is a
-subclass of `Scheme` that overrides one of these. A config names it in `model.scheme`: by its dotted
-path, or by the name that `@register_scheme` gave it.
+subclass of `Scheme` that overrides some of these. A config names it in `model.scheme`: by its
+dotted path, or by the name that `@register_scheme` gave it.
 """
 
 import difflib
 import importlib
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -21,7 +22,6 @@ from jaxtyping import Array, Float, Int
 from qkv_jax.arrays import require_array
 from qkv_jax.config import ConfigError, registers, require_kinds, require_positive
 from qkv_jax.model.adapters import Adapters
-from qkv_jax.model.dot_product import aggregate
 from qkv_jax.model.positions import Positions, rotate
 from qkv_jax.model.projections import (
     LATENT,
@@ -34,6 +34,7 @@ from qkv_jax.model.projections import (
 )
 from qkv_jax.tie import Tie
 
+LatentKind = Literal["learned", "frozen", "slice"]
 SCHEMES: dict[str, type["Scheme"]] = {}
 
 
@@ -81,11 +82,14 @@ class Scheme(nn.Module):
       use_bias: adds a bias to each projection, shared where its kernel is.
       adapters: see `qkv_jax.model.adapters`.
       latent_dim: R; keys and values are then projections [R, K, H] of one latent source X W
-        [B, S, 1, R], which is what a cache stores (multi-head latent attention, DeepSeek-V2 2024,
-        without its decoupled rotary part).
+        [B, S, 1, R], which is what a cache stores (multi-head latent attention, DeepSeek-V2 2024;
+        for its decoupled rotary part see `latent.py`).
+      latent_kind: whether that W is `learned`, `frozen` as initialised, or none at all: a `slice`
+        is the first R features of X.
       positions: `rotary` turns queries and keys; the other kinds are not the scheme's affair.
       qk_norm: RMS norm of each query and key over H, with a learned scale for each of the two,
         before positions (Henry et al. 2020, Dehghani et al. 2023).
+      rotary_dims: how many coordinates of a head `rotary` turns; all by default.
     """
 
     num_heads: int
@@ -98,6 +102,8 @@ class Scheme(nn.Module):
     latent_dim: int | None = None
     positions: Positions = "none"
     qk_norm: bool = False
+    rotary_dims: int | None = None
+    latent_kind: LatentKind = "learned"
 
     def __post_init__(self):
         require_kinds(self, Scheme)
@@ -112,19 +118,34 @@ class Scheme(nn.Module):
             frozen = source in self.frozen
             projection = HeadProjection(heads, self.head_dim, self.use_bias, frozen)
             setattr(self, source, projection)
-        if self.latent_dim:
-            frozen = self.tie.source("K") in self.frozen  # and the values', see check_scheme
+        if self.latent_dim and self.latent_kind != "slice":
+            # With its keys' source, which is then the values' as well: see check_scheme.
+            frozen = self.latent_kind == "frozen" or self.tie.source("K") in self.frozen
             setattr(self, LATENT, HeadProjection(1, self.latent_dim, self.use_bias, frozen))
         for role, _ in self.adapters.items():
             setattr(self, f"{role}_adapter", self.adapters.make(role))
         if self.qk_norm:
             self.query_norm, self.key_norm = nn.RMSNorm(), nn.RMSNorm()
 
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Refuses a `ModelConfig` that this scheme is not for.
+
+        Raises:
+          ConfigError: naming the field.
+        """
+
     def project(
-        self, x: Float[Array, "B T D"], context: Float[Array, "B S E"] | None = None
+        self,
+        x: Float[Array, "B T D"],
+        context: Float[Array, "B S E"] | None = None,
+        places: Int[Array, "#B S"] | None = None,
     ) -> Projected:
         """Each source once. Under cross-attention keys and values read `context`; a matrix that
         they share with the queries is then applied to both, and only the matrix is shared.
+
+        Args:
+          places: of the tokens of keys and values, for schemes that keep them rotated.
 
         Raises:
           ValueError: where X itself is a role and D differs from heads * H, or where a matrix is
@@ -169,29 +190,32 @@ class Scheme(nn.Module):
         """What the scores see; places count from 0 by default."""
         query, key, value = self.heads(projected)
         if self.qk_norm:
-            with jax.numpy_dtype_promotion("standard"):  # Flax takes means in float32 at least
-                query = self.query_norm(query).astype(query.dtype)
-                key = self.key_norm(key).astype(key.dtype)
+            query, key = normed(self.query_norm, query), normed(self.key_norm, key)
         if self.positions == "rotary":
-            query, key = rotate(query, places), rotate(key, key_places)
+            query = rotate(query, places, self.rotary_dims)
+            key = rotate(key, key_places, self.rotary_dims)
         return QKV(query, key, value)
 
-    def combine(
-        self, weights: Float[Array, "B N T S"], qkv: QKV, own: Int[Array, "#B T"] | None
+    def finish(
+        self,
+        heads: Float[Array, "B T N H"],
+        qkv: QKV,
+        places: Int[Array, "#B T"],
+        own: Int[Array, "#B T"] | None,
     ) -> Float[Array, "B T N H"]:
-        """What each head outputs: the weighted sum of values. A scheme that overrides this is
-        computed by einsum, weights and all.
+        """What becomes of the weighted sums of values: they are the output as they are.
 
         Args:
+          places: of the queries.
           own: the index, among keys and values, of each query's own token; None under
             cross-attention, where it has none.
         """
-        return aggregate(weights, qkv.value)
+        return heads
 
-    @classmethod
-    def combines_otherwise(cls) -> bool:
-        """Whether this scheme overrides `combine`."""
-        return cls.combine is not Scheme.combine
+    @property
+    def score_dim(self) -> int:
+        """The width of queries and keys, whose square root scores are divided by."""
+        return self.head_dim
 
     @nn.nowrap
     def cache_shapes(self) -> dict[str, tuple[int, int]]:
@@ -211,6 +235,11 @@ class Scheme(nn.Module):
         return self.roles(self.project(x, context))
 
     def _source(self, name: str, x: Float[Array, "B L D"]) -> Float[Array, "B L heads H"]:
+        if name == LATENT and self.latent_kind == "slice":
+            if x.shape[-1] < self.latent_dim:
+                allowed = f"of X's {x.shape[-1]} features there are no first {self.latent_dim}"
+                raise ValueError(f"latent_dim: {allowed}")
+            return x[..., None, : self.latent_dim]
         if name != "X":
             return getattr(self, name)(x)
         if x.shape[-1] != self.num_heads * self.head_dim:
@@ -219,3 +248,9 @@ class Scheme(nn.Module):
                 f"width = {self.num_heads} x {self.head_dim}, not {x.shape[-1]}"
             )
         return x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
+
+
+def normed(norm: nn.Module, x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
+    """x through a norm of Flax, which takes means in float32 at least, in its own number format."""
+    with jax.numpy_dtype_promotion("standard"):
+        return norm(x).astype(x.dtype)

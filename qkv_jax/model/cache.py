@@ -1,0 +1,102 @@
+"""What decoding keeps of the tokens so far: each source of keys and values once.
+
+A cache is of a fixed size, is passed in and returned, and may be donated. Slot j holds the latest
+token whose place is j, modulo the number of slots: with as many slots as tokens that is token j,
+and under a sliding window older tokens give way to newer ones.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Int
+
+from qkv_jax.config import ConfigError, shown
+
+
+class Slots(NamedTuple):
+    """Where the tokens are.
+
+    Attributes:
+      places: of the token in each slot.
+      filled: whether there is one.
+      own: the slot of each new token.
+    """
+
+    places: Int[Array, "B S"]
+    filled: Bool[Array, "B S"]
+    own: Int[Array, "B T"]
+
+
+@struct.dataclass
+class Cache:
+    """The sources of keys and values of the tokens so far.
+
+    Attributes:
+      sources: arrays [B, S, heads, width] by name; for a whole model a dict of those by layer.
+      lengths: the number of tokens of each row.
+    """
+
+    sources: Any
+    lengths: Any  # [B]; trees of other leaves are of this class as well
+
+    @classmethod
+    def empty(cls, shapes: Any, batch: int, slots: int, dtype: Any) -> "Cache":
+        """`shapes` are those of `Scheme.cache_shapes`: heads and width by source."""
+        made = lambda shape: jnp.zeros((batch, slots, *shape), dtype)
+        sources = jax.tree.map(made, shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+        return cls(sources, jnp.zeros(batch, jnp.int32))
+
+    @property
+    def slots(self) -> int:
+        return jax.tree.leaves(self.sources)[0].shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """What the sources take."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.sources))
+
+    def add(
+        self,
+        new: dict[str, Array],
+        valid: Bool[Array, "B T"] | None = None,
+        window: int | None = None,
+    ) -> tuple["Cache", Slots]:
+        """The cache of a layer with new tokens [B, T, heads, width] added.
+
+        Args:
+          valid: true at tokens; what is not one stands behind them and is not kept.
+          window: of attention: how far back a token sees.
+
+        Raises:
+          ConfigError: naming `cache`, if it is of other sources, or has too few slots as far as
+            that is known: inside jit lengths are not.
+        """
+        for name, array in new.items():
+            old = self.sources.get(name)
+            if old is None or (old.shape[0], *old.shape[2:]) != (len(array), *array.shape[2:]):
+                allowed = f"the tokens need {name} {shown(array)}; make one with init_cache"
+                raise ConfigError("cache", shown(old), allowed)
+        count = next(iter(new.values())).shape[1]
+        self._check_room(count, window)
+        offsets = jnp.arange(count)[None]
+        own = (self.lengths[:, None] + offsets) % self.slots
+        written = own if valid is None else jnp.where(valid, own, self.slots)
+        rows = jnp.arange(len(self.lengths))[:, None]
+        put = lambda old, array: old.at[rows, written].set(array.astype(old.dtype), mode="drop")
+        sources = {name: put(self.sources[name], array) for name, array in new.items()}
+        lengths = self.lengths + (count if valid is None else valid.sum(1, dtype=jnp.int32))
+        last = lengths[:, None] - 1
+        places = last - (last - jnp.arange(self.slots)[None]) % self.slots
+        return Cache(sources, lengths), Slots(places, places >= 0, own)
+
+    def _check_room(self, count: int, window: int | None) -> None:
+        if window is not None:
+            if self.slots < window + count - 1:
+                allowed = f"a window of {window} and {count} new tokens need {window + count - 1}"
+                raise ConfigError("cache", f"{self.slots} slots", allowed)
+        elif not isinstance(self.lengths, jax.core.Tracer):
+            end = int(self.lengths.max()) + count
+            if end > self.slots:
+                raise ConfigError("cache", f"{self.slots} slots", f"has no room for {end} tokens")

@@ -1,0 +1,199 @@
+"""What a causal model goes on to say: sampled or greedy, in one compiled program."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from qkv_jax import arguments
+from qkv_jax.arrays import require_array, require_below
+from qkv_jax.config import ConfigError, require_positive, require_range, settle, shown
+from qkv_jax.model.cache import Cache
+from qkv_jax.model.encoder import Encoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn from the model's distribution.
+
+    Attributes:
+      temperature: what logits are divided by; at 0 the likeliest token is taken.
+      top_k: only so many of the likeliest tokens are kept (Fan et al. 2018).
+      top_p: only the likeliest tokens that together reach this share (Holtzman et al. 2020).
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self):
+        settle(self)
+        require_range(self, "temperature", 0.0, float("inf"))
+        require_positive(self, "top_k", "top_p")
+        if self.top_p is not None and self.top_p > 1:
+            raise ConfigError("top_p", self.top_p, "must be at most 1")
+
+    def pick(self, key: PRNGKeyArray, logits: Float[Array, "B V"]) -> Int[Array, " B"]:
+        """A token of each row."""
+        if self.temperature == 0:
+            return logits.argmax(-1).astype(jnp.int32)
+        return jax.random.categorical(key, self.kept(logits)).astype(jnp.int32)
+
+    def kept(self, logits: Float[Array, "B V"]) -> Float[Array, "B V"]:
+        """The logits that are drawn from; minus infinity where nothing is."""
+        logits = logits / self.temperature
+        if self.top_k is None and self.top_p is None:
+            return logits
+        falling = jnp.sort(logits, axis=-1, descending=True)
+        last = jnp.full(len(logits), logits.shape[-1] - 1)
+        if self.top_k is not None:
+            last = jnp.minimum(last, self.top_k - 1)
+        if self.top_p is not None:
+            before = jnp.cumsum(jax.nn.softmax(falling), -1) - jax.nn.softmax(falling)
+            last = jnp.minimum(last, (before < self.top_p).sum(-1) - 1)
+        least = jnp.take_along_axis(falling, last[:, None], -1)
+        return jnp.where(logits >= least, logits, -jnp.inf)
+
+
+GREEDY = Sampling(temperature=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Generator:
+    """A causal model that continues prompts.
+
+    Attributes:
+      model: see `Encoder`.
+      new: the number of tokens to add.
+      sampling: how they are drawn.
+      stop: a token after which a row has ended: it is repeated to the end.
+      chunk: prompts are read so many tokens at a time; all at once by default.
+    """
+
+    model: Encoder
+    new: int
+    sampling: Sampling = GREEDY
+    stop: int | None = None
+    chunk: int | None = None
+
+    def __post_init__(self):
+        settle(self)
+        if not self.model.is_causal or self.model.readout == "class":
+            raise ValueError("model: must be causal and read out every token")
+        require_positive(self, "new", "chunk")
+        if self.stop is not None:
+            arguments.whole("stop", self.stop, 0, self.model.classes - 1)
+
+    def __call__(
+        self, variables: Any, prompts: Any, seed: int = 0, lengths: Any = None
+    ) -> Int[np.ndarray, "B new"]:
+        """The tokens that follow each prompt, in one compiled program.
+
+        Args:
+          prompts: tokens [B, P].
+          lengths: of each, [B]; what stands behind it is not read. By default all of P.
+
+        Raises:
+          ConfigError: for prompts that are empty, of other tokens, or too long for the model.
+        """
+        prompts, lengths = self.checked(prompts, lengths)
+        return np.asarray(_whole(self, variables, prompts, lengths, jax.random.key(seed)))
+
+    def stream(
+        self, variables: Any, prompts: Any, seed: int = 0, lengths: Any = None
+    ) -> Iterator[Int[np.ndarray, " B"]]:
+        """The same, token by token as they come."""
+        prompts, lengths = self.checked(prompts, lengths)
+        state = _begun(self, variables, prompts, lengths, jax.random.key(seed))
+        for count in range(self.new):
+            yield np.asarray(state[1])
+            if count + 1 < self.new:
+                state = _next(self, variables, *state)
+
+    def checked(self, prompts: Any, lengths: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Prompts and their lengths, refused if the model cannot continue them."""
+        require_array("prompts", prompts, "B P", "int", {})
+        if not prompts.size:
+            raise ConfigError("prompts", shown(prompts), "must have a token at least")
+        vocabulary = getattr(self.model.stem, "vocabulary", (self.model.classes,))
+        require_below("prompts", jnp.asarray(prompts), vocabulary[0])
+        if lengths is None:
+            lengths = np.full(len(prompts), prompts.shape[1])
+        require_array("lengths", lengths, "B", "int", {"B": len(prompts)})
+        if not (np.min(lengths) >= 1 and np.max(lengths) <= prompts.shape[1]):
+            allowed = f"must be from 1 to {prompts.shape[1]}, the tokens of a row"
+            raise ConfigError("lengths", shown(lengths), allowed)
+        most, limited = self.model.max_length, self.model.config.positions == "learned"
+        if limited and np.max(lengths) + self.new - 1 > most:
+            given = f"{np.max(lengths)} tokens and {self.new} to come"
+            raise ConfigError("prompts", given, f"the model's learned positions end at {most}")
+        return np.asarray(prompts, np.int32), np.asarray(lengths, np.int32)
+
+    def read(self, variables, prompts, lengths):
+        """The cache with the prompts in it, and the logits of what follows each."""
+        batch, most = prompts.shape
+        chunk, window = min(self.chunk or most, most), self.model.config.window
+        slots = most + self.new if window is None else min(most + self.new, window + chunk - 1)
+        cache = self.model.init_cache(batch, slots)
+        logits = jnp.zeros((batch, self.model.classes))
+        for start in range(0, most, chunk):
+            part = prompts[:, start : start + chunk]
+            valid = start + jnp.arange(part.shape[1])[None] < lengths[:, None]
+            ends = jnp.clip(lengths - 1 - start, 0, part.shape[1] - 1)
+            found, cache = self.model.apply(variables, part, valid, ends[:, None], cache)
+            here = (lengths > start) & (lengths <= start + part.shape[1])
+            logits = jnp.where(here[:, None], found[:, 0], logits)
+        return cache, logits
+
+    def begin(self, variables, prompts, lengths, key):
+        """The cache with the prompts in it, the first token of each row, the key for the next, and
+        whether a row has ended."""
+        cache, logits = self.read(variables, prompts, lengths)
+        return self._drawn(cache, logits, key, jnp.zeros(len(prompts), bool))
+
+    def extend(self, variables, cache, token, key, ended):
+        """The same after one token more."""
+        logits, cache = self.model.apply(variables, token[:, None], cache=cache)
+        return self._drawn(cache, logits[:, 0], key, ended)
+
+    def _drawn(self, cache: Cache, logits, key, ended):
+        key, own = jax.random.split(key)
+        token = self.sampling.pick(own, logits)
+        if self.stop is not None:
+            token = jnp.where(ended, self.stop, token)
+            ended |= token == self.stop
+        return cache, token, key, ended
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _whole(generator: Generator, variables, prompts, lengths, key) -> Int[Array, "B new"]:
+    state = generator.begin(variables, prompts, lengths, key)
+    fill = 0 if generator.stop is None else generator.stop
+    tokens = jnp.full((len(prompts), generator.new), fill).at[:, 0].set(state[1])
+
+    def more(carry):
+        count, _, state = carry
+        return (count < generator.new) & ~state[3].all()
+
+    def one(carry):
+        count, tokens, state = carry
+        state = generator.extend(variables, *state)
+        return count + 1, tokens.at[:, count].set(state[1]), state
+
+    return jax.lax.while_loop(more, one, (1, tokens, state))[1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _begun(generator: Generator, variables, prompts, lengths, key):
+    return generator.begin(variables, prompts, lengths, key)
+
+
+# The cache is the caller's no more: it is written in place.
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _next(generator: Generator, variables, cache, token, key, ended):
+    return generator.extend(variables, cache, token, key, ended)

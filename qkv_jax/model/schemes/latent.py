@@ -1,0 +1,87 @@
+"""`mla`: multi-head latent attention with its decoupled rotary part (DeepSeek-V2, 2024)."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from qkv_jax.config import ConfigError
+from qkv_jax.model.positions import rotate
+from qkv_jax.model.projections import LATENT, QKV, HeadProjection, Projected
+from qkv_jax.model.schemes.base import Scheme, normed, register_scheme
+
+ROTARY = "rotary"
+
+
+@register_scheme("mla")
+class MultiHeadLatent(Scheme):
+    """Keys and values are projections of one latent source, which cannot carry rotary positions;
+    these have coordinates of their own, P = `rotary_dims` of them, one key for all heads:
+
+        c = norm(X W_latent),   k_n = [c W_key,n ; R X W_rotary],   v_n = c W_value,n,
+        q_n = [X W_query,n ; R X W_query_rotary,n]        (sections 2.1.2, 2.1.3, 3.1.2)
+
+    A cache stores c and X W_rotary: R + P numbers a token. The latent may be learned, frozen or a
+    slice of X, the tie `separate` or K=V. Queries are not compressed.
+
+    Where few queries read many latents, as in decoding, W_key is applied to the queries instead and
+    W_value to the weighted sums: one head of keys, [c ; rotary], and of values, c.
+    """
+
+    @classmethod
+    def check_config(cls, config) -> None:
+        if not config.latent_dim:
+            raise ConfigError("scheme", "mla", "needs a latent_dim")
+        if config.positions != "rotary" or not config.rotary_dims:
+            raise ConfigError("scheme", "mla", "needs positions 'rotary' and rotary_dims above 0")
+        if config.qk_norm:
+            raise ConfigError("qk_norm", True, "scheme 'mla' norms its latent source instead")
+
+    def setup(self):
+        super().setup()
+        if not (self.latent_dim and self.rotary_dims):
+            raise ValueError("scheme 'mla' needs latent_dim and rotary_dims")
+        self.latent_norm = nn.RMSNorm()
+        self.rotary = HeadProjection(1, self.rotary_dims)
+        self.query_rotary = HeadProjection(self.num_heads, self.rotary_dims)
+
+    def project(self, x, context=None, places=None):
+        query, kept = super().project(x, context)
+        query = jnp.concatenate([query, self.query_rotary(x)], -1)
+        rotary = self.rotary(x if context is None else context)
+        return Projected(query, {LATENT: normed(self.latent_norm, kept[LATENT]), ROTARY: rotary})
+
+    @property
+    def score_dim(self):
+        return self.head_dim + self.rotary_dims
+
+    def roles(self, projected, places=None, key_places=None):
+        rotary = rotate(projected.kept[ROTARY], key_places)
+        plain, turned = jnp.split(projected.query, [self.head_dim], -1)
+        latent = projected.kept[LATENT]
+        if self._absorbs(plain.shape[1], latent.shape[1]):
+            query = jnp.einsum("btnh,rnh->btnr", plain, self._kernel("K").astype(plain.dtype))
+            query = jnp.concatenate([query, rotate(turned, places)], -1)
+            return QKV(query, jnp.concatenate([latent, rotary], -1), latent)
+        qkv = self.heads(projected._replace(query=plain))
+        shared = jnp.broadcast_to(rotary, (*qkv.key.shape[:-1], self.rotary_dims))
+        query = jnp.concatenate([qkv.query, rotate(turned, places)], -1)
+        return QKV(query, jnp.concatenate([qkv.key, shared], -1), qkv.value)
+
+    def finish(self, heads, qkv, places, own):
+        if not self._absorbs(heads.shape[1], qkv.key.shape[1]):
+            return heads
+        return jnp.einsum("btnr,rnh->btnh", heads, self._kernel("V").astype(heads.dtype))
+
+    @nn.nowrap
+    def _absorbs(self, queries: int, keys: int) -> bool:
+        """Whether that takes fewer products."""
+        plain = not (self.use_bias or self.adapters.items() or self.frozen)
+        return plain and queries * self.latent_dim < keys * self.head_dim and queries < keys
+
+    def _kernel(self, role: str):
+        """[R, N, H], by which the latent becomes keys or values of every query head."""
+        kernel = getattr(self, self.tie.source(role)).variables["params"]["kernel"]
+        return kernel.repeat(self.num_heads // self.num_kv_heads, axis=1)
+
+    @nn.nowrap
+    def cache_shapes(self):
+        return super().cache_shapes() | {ROTARY: (1, self.rotary_dims)}

@@ -1,0 +1,268 @@
+"""Caches: decoding equals the full pass, for whatever makes queries, keys and values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qkv_jax.config import ConfigError
+from qkv_jax.model.attention import MultiHeadAttention
+from qkv_jax.model.config import ModelConfig
+from qkv_jax.model.encoder import Encoder
+from qkv_jax.model.positions import POSITIONS
+from qkv_jax.model.stems import TokenStem
+from qkv_jax.tie import Tie
+from tests.support.attention_layers import GROUPED, HEADS, LENGTH, WIDTH, X, layer
+from tests.support.untied import TIES, assert_close, decoded, draw
+
+ROTARY = {"positions": "rotary"}
+MLA = {"scheme": "mla", "latent_dim": 3, "rotary_dims": 2, **ROTARY}
+TIED_GROUPS = {"scheme": "grouped_tied", **ROTARY}
+LOW_RANK = {"scheme": "low_rank", "num_kv_heads": 1, "latent_dim": 2, **ROTARY}
+ROTATED = {"scheme": "rotated", **ROTARY}
+# A layer of each scheme, and the bytes that a token takes of its cache.
+SCHEMES = {
+    "mla": ("separate", MLA, 5), "mla, K=V": ("K=V", MLA, 5),
+    "mla, frozen": ("separate", MLA | {"latent_kind": "frozen"}, 5),
+    "mla, slice": ("K=V", MLA | {"latent_kind": "slice"}, 5),
+    "latent slice": ("separate", {"latent_dim": 3, "latent_kind": "slice", **ROTARY}, 3),
+    "grouped tied": ("K=V", TIED_GROUPS, 10),
+    "grouped tied, one head": ("K=V", TIED_GROUPS | {"num_kv_heads": 1}, 6),
+    "grouped tied, Q=K=V": ("Q=K=V", TIED_GROUPS, 10),
+    "low rank": ("separate", LOW_RANK, 16), "low rank, K=V": ("K=V", LOW_RANK, 8),
+    "low rank, Q=X": ("Q=X,K=V", LOW_RANK, 8),
+    "rotated": ("K=V", ROTATED, 8), "rotated, Q=K=V": ("Q=K=V", ROTATED, 8),
+    "rotated, one head": ("K=V", ROTATED | {"num_kv_heads": 1, "qk_norm": True}, 4),
+    "rotated, K=V=X": ("K=V=X", ROTATED | {"rotary_dims": 2}, 8),
+    "exclusive": ("Q=K", {"scheme": "exclusive", **ROTARY}, 16),
+    "exclusive, one head": ("K=V", {"scheme": "exclusive", "num_kv_heads": 1}, 4),
+}  # fmt: skip
+schemes = pytest.mark.parametrize("name", SCHEMES)
+
+
+def scheme_layer(name, **options):
+    tie, own, _ = SCHEMES[name]
+    return layer(tie, **own, **options)
+
+
+def drawn(module):
+    """Parameters none of which is 0 or 1."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), X).get("params", {})
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.float32(0.4 * rng.normal(size=leaf.shape)), shapes)
+
+
+def check(module, cuts=(3, 4), slots=LENGTH + 2):
+    """That decoding in chunks is the causal pass."""
+    params = drawn(module)
+    full = module.apply({"params": params}, X, is_causal=True)
+    cache = module.init_cache(2, slots, WIDTH)
+    assert_close(decoded(module, params, cache, X, list(cuts)), full)
+
+
+@pytest.mark.parametrize("kv_heads", [2, 1])
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("tie", TIES)
+def test_decoding_is_the_causal_pass(tie, positions, kv_heads):
+    """For every legal tie, all positions and all sharing of heads, with all that bears on them."""
+    if kv_heads == 1 and tie not in GROUPED:
+        pytest.skip("this tie needs as many key/value heads as query heads")
+    if positions in ("learned", "sinusoidal"):
+        pytest.skip("the affair of the input: see the decoder's own test")
+    options = {"positions": positions, "num_kv_heads": kv_heads, "scale": "learned_per_head"}
+    check(layer(tie, **options))
+    check(layer(tie, **options, diagonal_mask=True, qk_norm=True, window=3), cuts=range(1, 5))
+
+
+@schemes
+@pytest.mark.parametrize("cuts", [(1, 2, 3, 4), (3,)])
+def test_decoding_under_each_scheme_is_the_causal_pass(name, cuts):
+    check(scheme_layer(name), cuts)
+    check(scheme_layer(name, window=2), cuts)
+
+
+@schemes
+def test_outputs_do_not_change_when_all_places_shift(name):
+    """Rotary positions are relative under every scheme, in the values as well."""
+    module = scheme_layer(name)
+    params, here = drawn(module), jnp.arange(LENGTH)[None]
+    run = lambda places: module.apply({"params": params}, X, places=places, is_causal=True)
+    assert_close(run(here + 17), run(here), 2e-5)
+    if module.positions == "rotary":
+        assert np.abs(run(2 * here) - run(here)).max() > 1e-3
+
+
+def test_a_rotated_cache_that_turns_nothing_is_the_tied_one():
+    """The two schemes of K=V differ on the coordinates that are rotated, and there alone."""
+    tied, rotated = layer("K=V", **ROTARY, rotary_dims=0), layer("K=V", **ROTATED, rotary_dims=0)
+    params = drawn(tied)
+    out = tied.apply({"params": params}, X)
+    assert_close(rotated.apply({"params": params}, X), out)
+    run = lambda module: module.clone(rotary_dims=2).apply({"params": params}, X)
+    assert np.abs(run(tied) - run(rotated)).max() > 1e-3
+
+
+def test_a_rotated_value_carries_relative_position():
+    """By hand: y_i = sum_j a_ij R_(j-i) v_j."""
+    module = layer("K=V", **ROTATED, output_projection=False)
+    params = drawn(module)
+    query, key = (jnp.einsum("btd,dnh->btnh", X, params[n]["kernel"]) for n in ("query", "key"))
+    turn = lambda x, place: _rotation(place) @ x
+    expected = np.zeros((2, LENGTH, HEADS, 4))
+    for b, i, n in np.ndindex(2, LENGTH, HEADS):
+        scores = [turn(query[b, i, n], i) @ turn(key[b, j, n], j) / 2 for j in range(i + 1)]
+        weights = np.exp(scores) / np.sum(np.exp(scores))
+        expected[b, i, n] = sum(w * turn(key[b, j, n], j - i) for j, w in enumerate(weights))
+    out = module.apply({"params": params}, X, is_causal=True)
+    assert_close(out, expected.reshape(X.shape), 1e-5)
+
+
+def _rotation(place):
+    """Of four coordinates, pairs (0, 2) and (1, 3), by place and by place / 100."""
+    turned = np.eye(4)
+    for pair, angle in (((0, 2), place), ((1, 3), place / 100)):
+        cos, sin = np.cos(angle), np.sin(angle)
+        turned[np.ix_(pair, pair)] = [[cos, -sin], [sin, cos]]
+    return turned
+
+
+@schemes
+def test_bytes_are_those_of_the_arrays(name):
+    """Of what `cache_shapes` says, and of what `project` keeps."""
+    module, numbers = scheme_layer(name), SCHEMES[name][2]
+    cache = module.init_cache(2, LENGTH, WIDTH)
+    assert cache.nbytes == 2 * LENGTH * numbers * 4
+    _, full = module.apply({"params": drawn(module)}, X, cache=cache)
+    assert jax.tree.map(jnp.shape, full) == jax.tree.map(jnp.shape, cache)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_tying_keys_and_values_halves_the_cache(kv_heads):
+    """Exactly, and whatever head sharing saves, it saves beside that; so do half the bytes."""
+    sizes = {}
+    for tie in ("separate", "K=V", "Q=X,K=V"):
+        for dtype in (jnp.float32, jnp.bfloat16):
+            module = MultiHeadAttention(4, tie, num_kv_heads=kv_heads)
+            sizes[tie, dtype.dtype.itemsize] = module.init_cache(3, 7, WIDTH, dtype).nbytes
+    assert sizes["separate", 4] == 2 * sizes["K=V", 4] == 2 * 3 * 7 * kv_heads * 2 * 4
+    assert sizes["K=V", 4] == sizes["Q=X,K=V", 4] == 2 * sizes["K=V", 2]
+
+
+@pytest.mark.parametrize("tie", TIES)
+def test_the_cache_holds_each_source_of_keys_and_values_once(tie):
+    """What is stored is what was projected, before rotation."""
+    module, parsed = layer(tie, positions="rotary"), Tie.parse(tie)
+    params = drawn(module)
+    _, cache = module.apply({"params": params}, X, cache=module.init_cache(2, LENGTH, WIDTH))
+    assert set(cache.sources) == {parsed.source("K"), parsed.source("V")}
+    for source, stored in cache.sources.items():
+        flat = X if source == "X" else X @ params[source]["kernel"].reshape(WIDTH, WIDTH)
+        np.testing.assert_allclose(stored.reshape(X.shape), flat, atol=1e-6)
+    assert cache.lengths.tolist() == [LENGTH, LENGTH]
+
+
+@pytest.mark.parametrize("name", ["rotated", "mla", "exclusive"])
+def test_rows_of_unequal_length(name):
+    """Each row goes on from where its own text ends, whatever stood behind it."""
+    module = scheme_layer(name)
+    params, lengths = drawn(module), (2, 4)
+    valid = jnp.arange(4)[None] < jnp.asarray(lengths)[:, None]
+    cache = module.init_cache(2, LENGTH + 1, WIDTH)
+    first, cache = module.apply({"params": params}, X[:, :4], cache=cache, valid=valid)
+    more = draw(9, 2, 1, WIDTH)
+    then, cache = module.apply({"params": params}, more, cache=cache)
+    assert cache.lengths.tolist() == [3, 5]
+    for row, length in enumerate(lengths):
+        text = jnp.concatenate([X[row, :length], more[row]])[None]
+        full = module.apply({"params": params}, text, is_causal=True)[0]
+        assert_close(jnp.concatenate([first[row, :length], then[row]]), full)
+
+
+def test_a_window_needs_no_more_slots_than_it_is_long():
+    """Old tokens give way; where chunks come, to as many new ones less one."""
+    for cuts, slots in (((1, 2, 3, 4), 3), ((2, 4), 4)):
+        check(layer("K=V", window=3, **ROTARY), cuts, slots)
+    module = layer("K=V", window=3)
+    with pytest.raises(ConfigError, match="cache: given 3 slots; a window of 3 and 2 .* need 4"):
+        check(module, (2, 4), 3)
+
+
+def test_a_padded_prefix_stays_hidden_while_decoding():
+    """A mask over the whole cache goes together with the order of tokens."""
+    module, hidden = layer("K=V", positions="rotary"), jnp.arange(LENGTH) == 1
+    params, mask = drawn(module), ~hidden[None, None, None, :]
+    full = module.apply({"params": params}, X, mask=mask, is_causal=True)
+    cache, outputs = module.init_cache(2, LENGTH, WIDTH), []
+    for t in range(LENGTH):
+        token = X[:, t : t + 1]
+        out, cache = module.apply({"params": params}, token, mask=mask, cache=cache)
+        outputs.append(out)
+    assert_close(jnp.concatenate(outputs, 1), full)
+
+
+def test_a_cache_that_does_not_fit_is_refused():
+    """One without room, of another batch, of another tie, or none at all."""
+    module = layer("K=V")
+    params, cache = drawn(module), module.init_cache(2, LENGTH, WIDTH)
+    wrong = {
+        f"given {LENGTH - 1} slots; has no room for {LENGTH} tokens":
+            module.init_cache(2, LENGTH - 1, WIDTH),
+        "given 1 rows; the tokens have 2 rows": module.init_cache(1, LENGTH, WIDTH),
+        "the tokens need key": layer("Q=V").init_cache(2, LENGTH, WIDTH).replace(sources={}),
+        "make one with init_cache": {"key": cache.sources["key"]},
+    }  # fmt: skip
+    for message, other in wrong.items():
+        with pytest.raises(ConfigError, match=f"cache: .*{message}"):
+            module.apply({"params": params}, X, cache=other)
+    _, cache = module.apply({"params": params}, X, cache=cache)
+    with pytest.raises(ConfigError, match=f"has no room for {LENGTH + 1} tokens"):
+        module.apply({"params": params}, X[:, :1], cache=cache)
+    with pytest.raises(ValueError, match="cache: is for self-attention"):
+        module.apply({"params": params}, X, X, cache=cache)
+    with pytest.raises(ValueError, match="valid: is for a cache"):
+        module.apply({"params": params}, X, valid=jnp.ones(X.shape[:2], bool))
+
+
+# --- whole models
+
+MODEL = {"layers": 2, "width": WIDTH, "heads": HEADS}
+TOKENS = jnp.asarray(np.random.default_rng(1).integers(0, 11, (2, 7)))
+CONFIGS = {
+    "learned": {"positions": "learned"}, "sinusoidal": {"positions": "sinusoidal"},
+    "modern": {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "kv_heads": 1, "tie": "K=V"},
+    "schedule of ties": {"tie": "K=V|separate", "positions": "alibi", "norm_position": "post"},
+    "scan": {"scan_layers": True, "positions": "relative", "remat": "block"},
+    "rotated": {"tie": "K=V", "scheme": "rotated", "positions": "rotary", "window": 3},
+    "mla": {"scheme": "mla", "latent_dim": 4, "rotary_dims": 2, "positions": "rotary"},
+}  # fmt: skip
+
+
+def decoder(**changes):
+    config = ModelConfig(**MODEL | changes)
+    model = Encoder(config, TokenStem((11,), WIDTH), 11, 7, is_causal=True)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), TOKENS)
+    rng = np.random.default_rng(0)
+    draw_leaf = lambda leaf: jnp.float32(0.4 * rng.normal(size=leaf.shape))
+    return model, jax.tree.map(draw_leaf, shapes)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_decoder_goes_on_as_it_would_have_read(name):
+    model, variables = decoder(**CONFIGS[name])
+    full = model.apply(variables, TOKENS)
+    cache, outputs = model.init_cache(2, 7), []
+    for chunk in jnp.split(TOKENS, [3, 4, 5, 6], axis=1):
+        logits, cache = model.apply(variables, chunk, cache=cache)
+        outputs.append(logits)
+    assert_close(jnp.concatenate(outputs, 1), full, 2e-5)
+
+
+def test_caches_that_a_decoder_cannot_use_are_refused():
+    model, variables = decoder()
+    cache = model.init_cache(2, 7)
+    with pytest.raises(ConfigError, match="cache: .*make one with init_cache"):
+        model.apply(variables, TOKENS, cache=cache.replace(sources={}))
+    with pytest.raises(ValueError, match="cache: is for causal models"):
+        model.clone(is_causal=False).apply(variables, TOKENS, cache=cache)
+    with pytest.raises(ValueError, match="cache: holds one text a row"):
+        model.apply(variables, TOKENS, cache=cache, documents=TOKENS)

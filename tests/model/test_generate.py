@@ -1,0 +1,166 @@
+"""Generation: what comes out is what the model says, one full pass per token."""
+
+import dataclasses
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qkv_jax.config import ConfigError
+from qkv_jax.model.beam import beam_search
+from qkv_jax.model.config import ModelConfig
+from qkv_jax.model.encoder import Encoder
+from qkv_jax.model.generate import Generator, Sampling, _next
+from qkv_jax.model.stems import TokenStem
+
+SYMBOLS, MOST = 6, 12
+PROMPTS = np.random.default_rng(2).integers(0, SYMBOLS, (3, 4))
+LENGTHS = np.array([4, 1, 3])
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    config = ModelConfig(layers=2, width=8, heads=2, tie="K=V", positions="rotary")
+    model = Encoder(config, TokenStem((SYMBOLS,), 8), SYMBOLS, MOST, is_causal=True)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), PROMPTS)
+    rng = np.random.default_rng(0)
+    return model, jax.tree.map(lambda leaf: jnp.float32(rng.normal(size=leaf.shape)), shapes)
+
+
+def continued(model, variables, prompt, new):
+    """Greedy, by a full pass for every token."""
+    text = list(prompt)
+    for _ in range(new):
+        text.append(int(model.apply(variables, jnp.array([text]))[0, -1].argmax()))
+    return text[len(prompt) :]
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 3])
+def test_greedy_is_the_likeliest_token_of_a_full_pass(decoder, chunk):
+    """For prompts of unequal length, read at once or in chunks; streamed or not."""
+    generator = Generator(decoder[0], 5, chunk=chunk)
+    found = generator(decoder[1], PROMPTS, lengths=LENGTHS)
+    for row, length, tokens in zip(PROMPTS, LENGTHS, found, strict=True):
+        assert tokens.tolist() == continued(*decoder, row[:length], 5)
+    streamed = list(generator.stream(decoder[1], PROMPTS, lengths=LENGTHS))
+    np.testing.assert_array_equal(np.stack(streamed, 1), found)
+
+
+def test_a_window_keeps_its_own_tokens_only(decoder):
+    model = decoder[0].clone(config=dataclasses.replace(decoder[0].config, window=3))
+    generator = Generator(model, 6, chunk=2)
+    cache, _ = generator.read(decoder[1], PROMPTS, LENGTHS)
+    assert cache.slots == 4
+    found = generator(decoder[1], PROMPTS, lengths=LENGTHS)
+    for row, length, tokens in zip(PROMPTS, LENGTHS, found, strict=True):
+        assert tokens.tolist() == continued(model, decoder[1], row[:length], 6)
+
+
+def test_a_row_ends_at_the_stop_token(decoder):
+    free = Generator(decoder[0], 6)(decoder[1], PROMPTS)
+    stop = int(free[0, 2])
+    found = Generator(decoder[0], 6, stop=stop)(decoder[1], PROMPTS)
+    for tokens, other in zip(found, free, strict=True):
+        ends = np.append(np.flatnonzero(other == stop), 5)[0]
+        np.testing.assert_array_equal(tokens[: ends + 1], other[: ends + 1])
+        assert set(tokens[ends + 1 :]) <= {stop}
+
+
+@pytest.mark.parametrize(
+    "sampling, kept",
+    [
+        (Sampling(), 5), (Sampling(temperature=0.5), 5), (Sampling(top_k=2), 2),
+        (Sampling(top_p=0.5), 2), (Sampling(top_p=0.4), 1), (Sampling(top_p=1.0), 5),
+        (Sampling(temperature=2.0, top_k=3, top_p=0.99), 3), (Sampling(top_k=9), 5),
+    ],
+)  # fmt: skip
+def test_tokens_are_drawn_as_often_as_they_are_likely(sampling, kept):
+    """Of those that are kept, in proportion to their probability at that temperature."""
+    p = np.array([0.08, 0.42, 0.3, 0.15, 0.05])
+    allowed = np.argsort(-p)[:kept]
+    expected = np.zeros(5)
+    expected[allowed] = p[allowed] ** (1 / sampling.temperature)
+    expected /= expected.sum()
+    logits = jnp.tile(jnp.log(p).astype(jnp.float32), (20_000, 1))
+    drawn = np.bincount(sampling.pick(jax.random.key(0), logits), minlength=5) / len(logits)
+    np.testing.assert_allclose(drawn, expected, atol=0.015)
+    assert not drawn[expected == 0].any()
+
+
+def test_seeds_draw_different_texts_and_the_same_seed_the_same(decoder):
+    generator = Generator(decoder[0], 8, Sampling(temperature=3.0))
+    one, again, other = (generator(decoder[1], PROMPTS, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any() and len({*map(tuple, one)}) == 3
+
+
+def test_the_cache_of_a_step_is_written_in_place(decoder):
+    """The compiled step aliases every array of the cache with one that it returns."""
+    generator = Generator(decoder[0], 5)
+    token, ended = jnp.zeros(3, jnp.int32), jnp.zeros(3, bool)
+    cache = decoder[0].init_cache(3, 9)
+    arguments = (generator, decoder[1], cache, token, jax.random.key(0), ended)
+    text = _next.lower(*arguments).compile().as_text()
+    aliased = re.search(r"input_output_alias=\{(.*?)\}, entry", text, re.DOTALL)[1]
+    assert aliased.count("alias") == len(jax.tree.leaves(cache))
+    _next(*arguments)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(cache.sources))
+
+
+@pytest.mark.parametrize("penalty, stop", [(0.0, None), (0.0, 2), (1.0, 2)])
+def test_a_beam_of_all_texts_finds_the_likeliest(decoder, penalty, stop):
+    """Against the scores of every continuation; a beam of one is greedy."""
+    new, prompt = 3, PROMPTS[:1]
+    scores = {}
+    for text in itertools.product(range(SYMBOLS), repeat=new):
+        ends = text.index(stop) + 1 if stop in text else new
+        if any(token != stop for token in text[ends:]):
+            continue
+        whole = jnp.concatenate([prompt[0], jnp.array(text)])[None]
+        nats = jax.nn.log_softmax(decoder[0].apply(decoder[1], whole)[0, 3:-1])
+        total = sum(float(nats[i, text[i]]) for i in range(ends))
+        scores[text] = total / ((5 + ends) / 6) ** penalty
+    generator = Generator(decoder[0], new, stop=stop)
+    tokens, found = beam_search(generator, decoder[1], prompt, SYMBOLS**2, length_penalty=penalty)
+    best = sorted(scores, key=scores.get, reverse=True)[:5]
+    assert [tuple(row) for row in tokens[0, :5].tolist()] == best
+    np.testing.assert_allclose(found[0, :5], [scores[text] for text in best], rtol=1e-4)
+    alone, _ = beam_search(generator, decoder[1], PROMPTS, 1, LENGTHS)
+    greedy = generator(decoder[1], PROMPTS, lengths=LENGTHS)
+    np.testing.assert_array_equal(alone[:, 0], greedy)
+
+
+@pytest.mark.parametrize(
+    "prompts, lengths, message",
+    [
+        (np.zeros((1, 0), int), None, "prompts: .*must have a token at least"),
+        (np.full((1, 2), SYMBOLS), None, f"prompts: .*{SYMBOLS}"),
+        (np.full((1, 2), -1), None, "prompts: "),
+        (PROMPTS, np.array([4, 0, 1]), "lengths: .*must be from 1 to 4"),
+        (PROMPTS, np.array([4, 5, 1]), "lengths: .*must be from 1 to 4"),
+        (PROMPTS / 2, None, "prompts: "),
+    ],
+)
+def test_prompts_that_cannot_be_continued_are_refused(decoder, prompts, lengths, message):
+    with pytest.raises((ConfigError, ValueError), match=message):
+        Generator(decoder[0], 2)(decoder[1], prompts, lengths=lengths)
+
+
+def test_texts_longer_than_learned_positions_are_refused(decoder):
+    config = ModelConfig(layers=1, width=8, heads=2)
+    model = decoder[0].clone(config=config)
+    variables = model.init(jax.random.key(0), jnp.asarray(PROMPTS))
+    Generator(model, MOST - 3)(variables, PROMPTS)
+    with pytest.raises(ConfigError, match=f"4 tokens and 10 to come; .* end at {MOST}"):
+        Generator(model, MOST - 2)(variables, PROMPTS)
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}]
+)
+def test_samplings_that_cannot_be_are_refused(options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        Sampling(**options)
