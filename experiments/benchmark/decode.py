@@ -33,10 +33,10 @@ _BLOCK_BYTES = 2**30  # of cache that a block of steps reads, about
 _HEADINGS = ("cache of\nseparate", "arm", "bytes\na token", "tokens a\nsecond", "over\nseparate",
              "share of\nread floor")  # fmt: skip
 _CAPTION = """\
-Decoding by one layer of attention, {heads} heads of {head}, rotary, float32, {context} tokens in the
-cache of every row; tokens of all rows together. "Over separate" is the ratio of tokens a second.
-The floor is the time that a sum over as many bytes takes, in the same round ({rate} GB/s); no step
-can read its cache in less. Medians of {repeats} interleaved rounds, least and most below them."""
+Decoding by one layer of attention, {heads} heads of {head}, rotary, float32, {context} tokens in
+the cache of every row; tokens of all rows together. "Over separate" is the ratio of tokens a
+second. The floor is the time that a sum over as many bytes takes, in the same round ({rate} GB/s);
+no step can read its cache in less. Medians of {repeats} interleaved rounds."""
 
 
 def measure() -> Findings:

@@ -60,7 +60,7 @@ def _search(generator: Generator, beams: int, penalty: float, variables, prompts
             stay = jnp.where(jnp.arange(classes) == stop, 0.0, -jnp.inf)
             nats = jnp.where(state["ended"][..., None], stay, nats)
         totals = state["totals"][..., None] + nats
-        longer = state["lengths"] + ~state["ended"]
+        longer = state["lengths"] + (~state["ended"]).astype(jnp.int32)
         ranked = score(totals, longer[..., None].astype(jnp.float32)).reshape(batch, -1)
         _, chosen = jax.lax.top_k(ranked, beams)
         parent, token = chosen // classes, (chosen % classes).astype(jnp.int32)

@@ -117,7 +117,7 @@ class Generator:
 
     def checked(self, prompts: Any, lengths: Any) -> tuple[np.ndarray, np.ndarray]:
         """Prompts and their lengths, refused if the model cannot continue them."""
-        require_array("prompts", prompts, "B P", "int", {})
+        require_array("prompts", prompts, "B T", "int", {})
         if not prompts.size:
             raise ConfigError("prompts", shown(prompts), "must have a token at least")
         vocabulary = getattr(self.model.stem, "vocabulary", (self.model.classes,))
@@ -134,12 +134,16 @@ class Generator:
             raise ConfigError("prompts", given, f"the model's learned positions end at {most}")
         return np.asarray(prompts, np.int32), np.asarray(lengths, np.int32)
 
+    def slots(self, most: int) -> int:
+        """Those of the cache, for prompts of so many tokens."""
+        window, chunk = self.model.config.window, min(self.chunk or most, most)
+        return most + self.new if window is None else min(most + self.new, window + chunk - 1)
+
     def read(self, variables, prompts, lengths):
         """The cache with the prompts in it, and the logits of what follows each."""
         batch, most = prompts.shape
-        chunk, window = min(self.chunk or most, most), self.model.config.window
-        slots = most + self.new if window is None else min(most + self.new, window + chunk - 1)
-        cache = self.model.init_cache(batch, slots)
+        chunk = min(self.chunk or most, most)
+        cache = self.model.init_cache(batch, self.slots(most))
         logits = jnp.zeros((batch, self.model.classes))
         for start in range(0, most, chunk):
             part = prompts[:, start : start + chunk]

@@ -183,7 +183,7 @@ def test_a_window_needs_no_more_slots_than_it_is_long():
     for cuts, slots in (((1, 2, 3, 4), 3), ((2, 4), 4)):
         check(layer("K=V", window=3, **ROTARY), cuts, slots)
     module = layer("K=V", window=3)
-    with pytest.raises(ConfigError, match="cache: given 3 slots; a window of 3 and 2 .* need 4"):
+    with pytest.raises(ConfigError, match="cache: given '3 slots'; a window of 3 and 2 .* need 4"):
         check(module, (2, 4), 3)
 
 
@@ -205,9 +205,9 @@ def test_a_cache_that_does_not_fit_is_refused():
     module = layer("K=V")
     params, cache = drawn(module), module.init_cache(2, LENGTH, WIDTH)
     wrong = {
-        f"given {LENGTH - 1} slots; has no room for {LENGTH} tokens":
+        f"given '{LENGTH - 1} slots'; has no room for {LENGTH} tokens":
             module.init_cache(2, LENGTH - 1, WIDTH),
-        "given 1 rows; the tokens have 2 rows": module.init_cache(1, LENGTH, WIDTH),
+        "given '1 rows'; the tokens have 2 rows": module.init_cache(1, LENGTH, WIDTH),
         "the tokens need key": layer("Q=V").init_cache(2, LENGTH, WIDTH).replace(sources={}),
         "make one with init_cache": {"key": cache.sources["key"]},
     }  # fmt: skip
