@@ -116,7 +116,7 @@ class LanguageTask(Task):
 
 
 def cut(text: Any, held_out: tuple[str, ...], share: float) -> dict[str, Any]:
-    """A text, or a list of them, without its end, as `train`, and a share of its end for each name."""
+    """A text or a list of them: its beginning as `train`, a share of its end for each name."""
     size = int(len(text) * share)
     ends = [len(text) - n * size for n in range(len(held_out), -1, -1)]
     parts = zip([0, *ends], ends, strict=False)
