@@ -61,6 +61,7 @@ class ModelConfig:
     norm_position: Literal["pre", "post"] = "pre"  # of attention and MLP: pre, post
     norm_epsilon: float = 1e-6  # added to the variance that a norm divides by
     embedding_norm: bool = False  # a norm after stem and positions, as in BERT
+    tied_embedding: bool = False  # the embedding of tokens is the readout as well, without a bias
     dropout: float = 0.0  # share of what each block adds that is left out in training
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; parameters are float32
     implementation: Implementation = "auto"  # of attention: auto, einsum, xla, cudnn

@@ -3,7 +3,8 @@
     pre-norm:   stem -> + positions -> [x += f(norm(x)) for f = attention, mlp] -> norm -> readout
     post-norm:  stem -> + positions -> [x = norm(x + f(x)) for f = attention, mlp] -> readout
 
-With `embedding_norm` a norm follows the positions; an encoder of no classes has no readout.
+With `embedding_norm` a norm follows the positions; an encoder of no classes has no readout. With
+`tied_embedding` the readout is the stem's embedding (Press & Wolf 2017), of its first tokens.
 
 X, the tensor that ties speak of, is what attention receives: additive positions included and, under
 pre-norm, after the norm. Parameters are float32; the layers compute in the config's `dtype`.
@@ -27,9 +28,10 @@ from qkv_jax.config import (
 from qkv_jax.model.blocks import BLOCKS, attention_of, normed
 from qkv_jax.model.cache import Cache
 from qkv_jax.model.config import ModelConfig
-from qkv_jax.model.linear import Dense
+from qkv_jax.model.linear import Dense, on_rows
 from qkv_jax.model.masks import places_within, visible
 from qkv_jax.model.positions import AddPositions
+from qkv_jax.model.stems import TokenStem
 
 Readout = Literal["token", "class"]
 
@@ -64,7 +66,18 @@ class Encoder(nn.Module):
         require_kinds(self, Encoder)
         arguments.whole("classes", self.classes)
         require_positive(self, "max_length")
+        if self.classes and self.config.tied_embedding:
+            self._check_embedding()
         super().__post_init__()
+
+    def _check_embedding(self) -> None:
+        stem = self.stem
+        if not isinstance(stem, TokenStem) or len(stem.vocabulary) > 1:
+            allowed = "needs inputs that are tokens of one field"
+            raise ConfigError("tied_embedding", True, allowed)
+        if self.classes > stem.vocabulary[0]:
+            allowed = f"{self.classes} classes, and {stem.vocabulary[0]} tokens that are embedded"
+            raise ConfigError("tied_embedding", True, allowed)
 
     @nn.compact
     def __call__(
@@ -124,7 +137,9 @@ class Encoder(nn.Module):
         x = x[:, 0] if self.readout == "class" else x
         if config.norm_position == "pre":
             x = normed(config, "norm", x)
-        if self.classes:
+        if self.classes and config.tied_embedding:
+            x = on_rows(x, self.stem.table[: self.classes].T.astype(x.dtype))
+        elif self.classes:
             x = Dense(self.classes, dtype=x.dtype, name="readout")(x)
         x = x.astype(jnp.float32)  # the loss is not to be rounded
         if cache is None:

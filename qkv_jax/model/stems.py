@@ -44,6 +44,11 @@ class TokenStem(nn.Module):
         ]
         return sum(fields)
 
+    @property
+    def table(self) -> Float[Array, "V D"]:
+        """The embedding of the first field, once the module was called."""
+        return self.variables["params"]["field_0"]["embedding"]
+
 
 class PatchStem(nn.Module):
     """Cuts images into square patches, projects them, and puts a learned class token in front."""

@@ -5,9 +5,17 @@ from typing import Any
 
 from qkv_jax.config import ConfigError, build, nearest
 from qkv_jax.tasks.base import REGISTRY, Batch, Data, Outcome, Task, register
-from qkv_jax.tasks.generated import listops, recall, relation, retrieval, sequences  # noqa: F401  (they register themselves)
+from qkv_jax.tasks.generated import (  # noqa: F401  (they register themselves)
+    induction,
+    listops,
+    mqar,
+    recall,
+    relation,
+    retrieval,
+    sequences,
+)
 from qkv_jax.tasks.images import published, task  # noqa: F401  (they register themselves)
-from qkv_jax.tasks.text import classification, masked  # noqa: F401  (they register themselves)
+from qkv_jax.tasks.text import causal, classification, masked  # noqa: F401  (they register themselves)
 
 # Kinds that were, and what says the same now.
 _GONE = {

@@ -209,6 +209,10 @@ class Task(abc.ABC):
         """Numbers of other methods on the same splits, worked out from the loaded data."""
         return ()
 
+    def also(self, value: float, data: Data) -> dict[str, float]:
+        """A value of the outcome in other units, by name, such as bits per byte."""
+        return {}
+
     def breakdown(self, test: Batch) -> Breakdown | None:
         """By what the test examples are told apart in reports, if by anything."""
         return None
@@ -245,9 +249,7 @@ class Task(abc.ABC):
     def encoder(self, config: ModelConfig) -> Encoder:
         """The model that fits this task."""
         stem = self.stem(config.width)
-        return Encoder(
-            config, stem, self.classes, self.max_length, self.readout, self.is_causal
-        )
+        return Encoder(config, stem, self.classes, self.max_length, self.readout, self.is_causal)
 
 
 REGISTRY: dict[str, type[Task]] = {}

@@ -112,7 +112,7 @@ def test_a_fingerprint_tells_data_apart_and_not_where_they_lie(kind, source, tmp
     assert set(found["splits"]) == {"train", "validation", "test"}
     for name, split in data.held_out.items():
         assert found["splits"][name]["rows"] == len(split["targets"])
-    if kind not in ("masked_bytes", "masked_tokens"):
+    if kind in ("idx", "images", "text_classification", "causal_characters"):
         assert len(found["classes"]) == task.classes
     shutil.copytree(tmp_path / "here", tmp_path / "copy")
     moved = {source: str(tmp_path / "copy" / pathlib.Path(task.sources()[0]).name)}
@@ -134,7 +134,7 @@ def test_generated_and_packaged_data_have_fingerprints(tmp_path):
     assert names == ["mnist_5k.csv.gz"] and len(make_task("masked_bytes", {}).sources()) == 42
 
 
-@pytest.mark.parametrize("kind", ["idx", "text_classification", "masked_bytes"])
+@pytest.mark.parametrize("kind", ["idx", "text_classification", "masked_bytes", "causal_bytes"])
 def test_streamed_data_have_fingerprints(kind, tmp_path):
     """Nothing is read into memory for it: the files say what the training split is."""
     source = "folder" if kind == "idx" else "files"
@@ -157,8 +157,10 @@ def test_every_kind_states_what_chance_is(kind):
 @every_kind
 def test_every_kind_with_files_states_what_chance_is(kind, source, tmp_path):
     outcome = make_task(kind, written(kind, source, tmp_path)).outcome
-    chance = {"images": 1 / 3, "masked_bytes": np.log(256), "masked_tokens": np.log(257)}
-    assert np.isclose(outcome.chance, chance.get(kind, 1 / 2))
+    chance = {"images": 1 / 3, "causal_characters": np.log(5)}
+    of_symbols = {"bytes": np.log(256), "tokens": np.log(257)}
+    expected = chance.get(kind, of_symbols.get(kind.partition("_")[2], 1 / 2))
+    assert np.isclose(outcome.chance, expected)
 
 
 # --- files that cannot be
@@ -173,7 +175,7 @@ DAMAGES = {
     "noise": lambda file: file.write_bytes(bytes(range(256)) * 3),
 }
 # Bytes may be anything and as few as a window needs, so that noise is a text.
-FINE = {("masked_bytes", "noise"), ("masked_tokens", "noise")}
+FINE = {(f"{how}_{what}", "noise") for how in ("masked", "causal") for what in ("bytes", "tokens")}
 
 
 @every_kind
@@ -198,7 +200,9 @@ def test_damaged_files_are_refused_by_name(kind, source, damage, tmp_path):
         make_task(kind, options).load()
 
 
-@pytest.mark.parametrize("kind", ["text_classification", "masked_bytes", "masked_tokens"])
+@pytest.mark.parametrize(
+    "kind", ["text_classification", "masked_bytes", "masked_tokens", "causal_bytes"]
+)
 @pytest.mark.parametrize("spelling", ["same", "relative", "link", "home"])
 def test_the_same_file_twice_is_refused(kind, spelling, tmp_path, monkeypatch):
     """However it is spelled: training would be the test set."""
@@ -231,6 +235,7 @@ WRONG = {
     int: (-(2**63), -1, 0, 2**31, 2**70, True, 1.5, "x", None),
     float: (float("nan"), float("inf"), -1.0, 0.0, 1e300, "x", None, True),
     str: ("", "nonsense", "\0", "x" * 5000, "~nobody/x", "\ud800", 1, None),
+    bool: ("x", "true", 1, 0.0, None),
     tuple: ((), ("",), ("nope",), (1,), "nope", None, ("\0",), ("a", "a"), ("~nobody/x",)),
 }
 
@@ -251,7 +256,7 @@ def test_options_are_right_or_refused(kind, tmp_path, monkeypatch):
     for field in dataclasses.fields(REGISTRY[kind]):
         hint = typing.get_origin(hints[field.name]) or hints[field.name]
         for value in WRONG[str if hint is typing.Literal else hint]:
-            if kind.startswith("masked") and value == ():
+            if kind.startswith(("masked", "causal")) and value == ():
                 continue  # the works of Shakespeare, which other tests read
             try:
                 task = make_task(kind, base | {field.name: value})

@@ -33,6 +33,8 @@ CASES = {
     "place": ("retrieval", PLACE),
     "place_either": ("retrieval", PLACE | {"by": "place_either"}),
     "content": ("retrieval", PLACE | {"by": "content"}),
+    "induction": ("induction", {"length": 8, "symbols": 6}),
+    "special": ("induction", {"length": 8, "symbols": 5, "trigger": "special"}),
 }
 
 
@@ -93,6 +95,10 @@ def answer_content(_task, tokens, places):
     return [tokens[sum(pair) - p][0] for pair, p in zip(twins, places, strict=True)]
 
 
+def answer_induction(_task, tokens, places):
+    return [tokens[tokens.index(tokens[place]) + 1] for place in places]
+
+
 ORACLES = {
     "copy": lambda _task, tokens: tokens,
     "reverse": lambda _task, tokens: tokens[::-1],
@@ -107,6 +113,8 @@ ORACLES = {
     "place": answer_place,
     "place_either": answer_place_either,
     "content": answer_content,
+    "induction": answer_induction,
+    "special": answer_induction,
 }
 
 
@@ -140,6 +148,10 @@ def free_symbols(task, batch):
         ], 5
     if kind == "Retrieval":
         return inputs[:, :, 0], task.symbols
+    if kind == "Induction":  # of the others, counted from the trigger on
+        number = 5
+        return [[(x - row[-1] - 1) % task.symbols if task.trigger == "drawn" else x
+                 for x in row if x != row[-1]] for row in inputs.tolist()], number  # fmt: skip
     if kind == "Recall" and task.form == "joint":
         return inputs[:, : task.pairs, 1], task.values
     if kind == "Recall":

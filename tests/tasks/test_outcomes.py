@@ -5,7 +5,7 @@ import pytest
 
 from qkv_jax.config import ConfigError
 from qkv_jax.tasks import REGISTRY, Outcome, make_task
-from qkv_jax.tasks.text.masked import read_bytes
+from qkv_jax.tasks.text.files import read_bytes
 
 NEEDS_FILES = {"idx", "images", "text_classification"}
 

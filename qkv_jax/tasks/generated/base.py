@@ -18,7 +18,7 @@ from qkv_jax.config import ConfigError, require_positive, settle
 from qkv_jax.tasks.base import Batch, Data, Outcome, Task, keys_schedule
 
 Split = Literal["train", "validation", "test"]
-_EVAL_KEYS = {"validation": 1, "test": 2}  # of all seeds and arms
+_KEYS = {"validation": 1, "test": 2, "train": 3}  # of what all seeds and arms have in common
 
 
 def split_residues(key: PRNGKeyArray, size: int, symbols: int, split: Split) -> Int[Array, " B"]:
@@ -89,11 +89,14 @@ class Generated(Task):
         raise NotImplementedError
 
     def load(self) -> Data:
-        draw = lambda split, size: _draw(self, jax.random.key(_EVAL_KEYS[split]), size, split)
         return Data(
-            validation=draw("validation", self.validation_examples),
-            test=draw("test", self.test_examples),
+            validation=self.fixed("validation", self.validation_examples),
+            test=self.fixed("test", self.test_examples),
         )
+
+    def fixed(self, split: Split, size: int) -> Batch:
+        """Examples that all seeds and arms have in common."""
+        return _draw(self, jax.random.key(_KEYS[split]), size, split)
 
     def schedule(self, train, key, first, steps, batch_size):
         # All batches at once: drawn one by one in the loop, they cost a third of a small step.

@@ -95,6 +95,8 @@ def attention_cases():
         },
         of=masks.visible,
     )  # fmt: skip
+    yield Case(traced(masks.places_within), {"documents": PLACES}, {"documents": WRONG_PLACES},
+               of=masks.places_within)  # fmt: skip
 
 
 @functools.cache
@@ -174,11 +176,12 @@ def encoder_cases():
     stem = stems.TokenStem((7,), D)
     yield Case(
         started(encoder.Encoder, TOKENS),
-        {"config": SMALL, "stem": stem, "classes": 5, "max_length": T, "readout": "class"},
+        {"config": SMALL, "stem": stem, "classes": 5, "max_length": T, "readout": "class",
+         "is_causal": True},
         {
             "config": [None, {"width": D}, "small"], "stem": [None, "tokens", 3],
             "classes": [-1, 2.0, True, "5", None], "max_length": [*NO_COUNT, T - 1],
-            "readout": ["tokens", "", 3, None],
+            "readout": ["tokens", "", 3, None], "is_causal": NO_FLAG,
         },
         of=encoder.Encoder,
         also=("learned positions",),
@@ -187,7 +190,7 @@ def encoder_cases():
     yield Case(
         traced(functools.partial(module.apply, variables)),
         {"inputs": TOKENS, "valid": np.ones((B, T), bool), "read": TOKENS[:, :2] % T,
-         "places": PLACES, "train": False},
+         "documents": TOKENS, "places": PLACES, "train": False},
         {
             "inputs": [*NO_ARRAY, TOKENS[0], TOKENS / 2, TOKENS > 0, TOKENS - 1, TOKENS + 1,
                        np.stack([TOKENS] * 2, -1), TOKENS[:, :0]],
@@ -195,6 +198,7 @@ def encoder_cases():
                         np.ones((B, 1, 1, T), bool), np.ones(T, bool)],
             "read": [*NO_ARRAY[1:], TOKENS / 7, np.full((B, 1), T), np.full((B, 1), -1),
                      np.zeros((2, 1), int), np.zeros(B, int)],
+            "documents": [*WRONG_PLACES[1:], np.ones((B, T + 1), int)],
             "places": [*WRONG_PLACES[1:], PLACES + 1, PLACES - 1], "train": NO_FLAG,
         },
         of=module.__call__,

@@ -77,6 +77,7 @@ def config_cases():
             "frozen": ["key", ("kee",), (3,), None], "output_projection": flag, "use_bias": flag,
             "mlp": word, "mlp_width": maybe, "norm": word, "norm_position": word,
             "norm_epsilon": [0, -1e-6, float("nan"), "1e-6", None, True], "embedding_norm": flag,
+            "tied_embedding": flag, "window": maybe,
             "dropout": [-0.1, 1.0, 1, float("nan"), "0.1", None, True],
             "dtype": [*word, "float16", jnp.float32], "implementation": [*NO_WORD, "cudnn"],
             "remat": word, "scan_layers": flag,

@@ -70,6 +70,14 @@ def masked_set(place, variant):
     return {"dataset": save(place / "set", {"text": [text]}), "length": options["length"]}
 
 
+def causal_set(place, variant):
+    """Documents, some of them longer than a window."""
+    masked_files(place, variant)
+    text = (place / "t.txt").read_text()
+    rows = [text[50 * i : 50 * i + 3 + i] for i in range(40)]
+    return {"dataset": save(place / "set", {"text": rows}), "length": 8}
+
+
 KINDS = {
     ("idx", "folder"): idx,
     ("images", "dataset"): images,
@@ -79,6 +87,12 @@ KINDS = {
     ("masked_bytes", "dataset"): masked_set,
     ("masked_tokens", "files"): lambda *given: masked_files(*given) | {"vocabulary": 257},
     ("masked_tokens", "dataset"): lambda *given: masked_set(*given) | {"vocabulary": 257},
+    ("causal_bytes", "files"): masked_files,
+    ("causal_bytes", "dataset"): causal_set,
+    ("causal_tokens", "files"): lambda *given: masked_files(*given) | {"vocabulary": 257},
+    ("causal_tokens", "dataset"): lambda *given: causal_set(*given) | {"vocabulary": 257},
+    ("causal_characters", "files"): masked_files,
+    ("causal_characters", "dataset"): causal_set,
 }
 every_kind = pytest.mark.parametrize(("kind", "source"), KINDS)
 
