@@ -95,6 +95,26 @@ class CausalBytes(LanguageTask):
         """How many bytes each symbol stands for."""
         return np.ones(self.classes)
 
+    def encode(self, prompt: str) -> np.ndarray:
+        """A text as the model reads it, with the begin-of-text symbol where rows have one.
+
+        Raises:
+          ConfigError: for a text with symbols that no training text has.
+        """
+        symbols = self._spelled(prompt)
+        if not len(symbols) or (symbols >= self.classes).any():
+            allowed = f"must be of {self.symbol}s that training texts have"
+            raise ConfigError("prompt", prompt, allowed)
+        begin = [self.classes] if self.dataset else []
+        return np.concatenate([np.array(begin, np.int32), symbols.astype(np.int32)])
+
+    def decode(self, symbols: np.ndarray) -> bytes:
+        """The text that symbols stand for; UTF-8, perhaps with a sign cut in two at its ends."""
+        return np.asarray(symbols, np.uint8).tobytes()
+
+    def _spelled(self, text: str) -> np.ndarray:
+        return self.of_text(text)
+
     # --- splits
 
     def load(self) -> Data:
@@ -315,7 +335,14 @@ class CausalTokens(CausalBytes):
         return _encoded(self, self.stamp())[0]
 
     def symbol_bytes(self):
-        return _encoded(self, self.stamp())[1]
+        decode = _encoded(self, self.stamp())[1].decode
+        return np.array([len(decode(np.array([token]))) for token in range(self.vocabulary)])
+
+    def _spelled(self, text):
+        return _encoded(self, self.stamp())[1].encode(text.encode())
+
+    def decode(self, symbols):
+        return _encoded(self, self.stamp())[1].decode(np.asarray(symbols))
 
 
 @register("causal_characters")
@@ -360,19 +387,23 @@ class CausalCharacters(CausalBytes):
     def symbol_bytes(self):
         return np.array([len(character.encode()) for character in self.characters])
 
+    def _spelled(self, text):
+        places = [self.characters.find(character) for character in text]
+        return np.array([self.classes if place < 0 else place for place in places])
+
+    def decode(self, symbols):
+        return "".join(self.characters[symbol] for symbol in np.asarray(symbols)).encode()
+
 
 @functools.lru_cache(maxsize=1)
-def _encoded(task: CausalTokens, changed: Stamp) -> tuple[Texts, np.ndarray]:
-    """The tokens of a task's texts, and the bytes of each token: seconds of work, asked for by
-    checks, runs and streams."""
+def _encoded(task: CausalTokens, changed: Stamp) -> tuple[Texts, Any]:
+    """The tokens of a task's texts, and what made them: seconds of work, asked for by checks, runs
+    and streams."""
     texts = task.texts()
     train = (text.tobytes() for text in texts["train"])
     tokenizer = make_tokenizer("bpe", task.vocabulary, train)
     encode = lambda text: tokenizer.encode(text.tobytes())
-    lengths = [len(tokenizer.decode(np.array([token]))) for token in range(task.vocabulary)]
-    return {name: [encode(text) for text in some] for name, some in texts.items()}, np.array(
-        lengths
-    )
+    return {name: [encode(text) for text in some] for name, some in texts.items()}, tokenizer
 
 
 @functools.lru_cache(maxsize=4)  # a task asks for its classes all the time
