@@ -255,6 +255,9 @@ class MultiHeadAttention(nn.Module):
         head_dim = self.head_dim or width // self.num_heads
         if self.positions == "rotary" and head_dim % 2:
             raise ValueError(f"rotary positions need an even head width, not {head_dim}")
+        dims = self.rotary_dims
+        if dims is not None and (arguments.whole("rotary_dims", dims, 0, head_dim) % 2):
+            raise ConfigError("rotary_dims", dims, "must be even")
         if not self.output_projection and self.num_heads * head_dim != width:
             raise ValueError(
                 f"without an output projection heads x head width must be the width {width}, "

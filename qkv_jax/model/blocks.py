@@ -95,7 +95,7 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
         config = self.config
         attention = attention_of(config, self.tie, "attention")
-        mlp = MLPS[config.mlp](config.hidden, name="mlp")
+        mlp = None if config.mlp == "none" else MLPS[config.mlp](config.hidden, name="mlp")
         drop = nn.Dropout(config.dropout, deterministic=not train)
 
         def attend(x):
@@ -105,7 +105,7 @@ class Block(nn.Module):
             out, cache = attention(x, cache=cache, valid=valid)
             return out
 
-        for part in (attend, mlp):
+        for part in (attend, mlp) if mlp else (attend,):
             name = "mlp_norm" if part is mlp else "attention_norm"
             if config.norm_position == "pre":
                 x = x + drop(part(normed(config, name, x)))

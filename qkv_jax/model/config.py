@@ -54,8 +54,8 @@ class ModelConfig:
     frozen: tuple[str, ...] = ()  # of "query", "key", "value"
     output_projection: bool = True  # W_O, after the heads are joined
     use_bias: bool = False  # in the projections of attention
-    # gelu (its tanh approximation), gelu_exact, relu, swiglu
-    mlp: Literal["gelu", "gelu_exact", "relu", "swiglu"] = "gelu"
+    # gelu (its tanh approximation), gelu_exact, relu, swiglu; none: blocks of attention alone
+    mlp: Literal["gelu", "gelu_exact", "relu", "swiglu", "none"] = "gelu"
     mlp_width: int | None = None  # 4 * width; with swiglu two thirds of that (Shazeer 2020)
     norm: Literal["layer", "rms"] = "layer"  # layer, rms
     norm_position: Literal["pre", "post"] = "pre"  # of attention and MLP: pre, post

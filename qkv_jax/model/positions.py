@@ -68,7 +68,8 @@ def rotate(
         require_array("places", places, axes, "int", {"B": x.shape[0], "T": x.shape[-3]})
     places = places[(None,) * (x.ndim - 2 - places.ndim)]
     if dims is not None:
-        arguments.whole("dims", dims, 0, x.shape[-1])
+        if arguments.whole("dims", dims, 0, x.shape[-1]) % 2:
+            raise ConfigError("dims", dims, "must be even")
         if dims < x.shape[-1]:
             return jnp.concatenate([_turned(x[..., :dims], places), x[..., dims:]], axis=-1)
     return _turned(x, places)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from qkv_jax.config import ConfigError
 from qkv_jax.model.blocks import Block, attention_of
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks import Task
@@ -77,7 +78,12 @@ def match(
     Returns:
       the widened trainer (the same one, if it is no cheaper) and the relative difference left,
       which one unit of MLP width bounds.
+
+    Raises:
+      ConfigError: for blocks without an MLP.
     """
+    if trainer.model_config.mlp == "none":
+        raise ConfigError("match", what, "widens the MLP, and model.mlp is 'none'")
     cost = {"params": non_embedding_params, "flops": _layer_flops}[what]
     width = trainer.model_config.hidden
     widen = lambda units: dataclasses.replace(

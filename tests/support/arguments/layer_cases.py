@@ -37,6 +37,7 @@ X, CONTEXT = drawn(B, T, D), drawn(B, S, D)
 WRONG_KEYS = [*NO_ARRAY, KEY[0], KEY[:2], KEY[..., :2], KEY[:, :0], np.ones((B, S, 3, H)),
               KEY.astype(jnp.bfloat16), KEY.astype(jnp.float16), KEY > 0,
               KEY.astype(int)]  # fmt: skip
+WRONG_VALUES = WRONG_KEYS[:7] + WRONG_KEYS[8:]  # whose width is their own
 WRONG_QUERIES = [*NO_ARRAY, QUERY[0], QUERY[:2], QUERY[:, :, :0], QUERY[..., :2],
                  QUERY.astype(jnp.bfloat16), QUERY.astype(jnp.float16), QUERY.astype(int),
                  QUERY.astype(complex)]  # fmt: skip
@@ -60,7 +61,7 @@ def attention_cases():
         {**heads, "value": VALUE, **some, "implementation": "xla"},
         {
             "query": WRONG_QUERIES, "key": WRONG_KEYS, **SCORES, "implementation": NO_WORD,
-            "value": [*WRONG_KEYS, VALUE[:, :2], drawn(B, S, N, H)],
+            "value": [*WRONG_VALUES, VALUE[:, :2], drawn(B, S, N, H)],
         },
         of=dot_product.attend,
     )  # fmt: skip
@@ -118,7 +119,8 @@ def module_cases():
             "adapters": {"key": "head"}, "latent_dim": None, "positions": "rotary",
             "positions_2d": True, "qk_norm": True, "diagonal_mask": True, "scale": 0.3,
             "frozen": ("key",), "output_projection": True, "use_bias": True,
-            "implementation": "xla", "scheme": "tied",
+            "implementation": "xla", "scheme": "tied", "rotary_dims": 2, "window": 2,
+            "latent_kind": "learned",
         },
         {
             "num_heads": NO_COUNT, "tie": ["K=Z", "", 3, None, ["K=V"], "K=V*2"],
@@ -131,7 +133,8 @@ def module_cases():
             "frozen": ["key", ("kee",), 3, None, ("value",), (3,)],
             "output_projection": NO_FLAG, "use_bias": NO_FLAG,
             "implementation": [*NO_WORD, "cudnn"],
-            "scheme": [*NO_WORD, "no.such", int],
+            "scheme": [*NO_WORD, "no.such", int], "rotary_dims": [-2, 3, 64, "2", 2.0, True],
+            "window": [*NO_COUNT[:5], [2]], "latent_kind": NO_WORD,
         },
         of=attention.MultiHeadAttention,
         also=("key/value heads", "not a tie", "cuDNN", "heads x head", "rotary", "width"),
@@ -141,23 +144,39 @@ def module_cases():
     yield Case(
         traced(functools.partial(module.apply, variables)),
         {"x": X, "context": CONTEXT, "bias": bias, "mask": mask, "is_causal": False,
-         "decode": False, "places": PLACES, "key_places": KEY_PLACES},
+         "places": PLACES, "key_places": KEY_PLACES},
         {
             "x": [*NO_ARRAY, X[0], X[:2], X.astype(int), X.astype(jnp.float16),
                   X.astype(jnp.bfloat16), X[:, None]],
             "context": [*NO_ARRAY[1:], CONTEXT[0], CONTEXT[:2], CONTEXT.astype(jnp.bfloat16),
                         CONTEXT.astype(int), CONTEXT[:, :0]],
             "bias": WRONG_BIASES, "mask": WRONG_MASKS, "is_causal": NO_FLAG,
-            "decode": [*NO_FLAG, True], "places": [*WRONG_PLACES[1:], np.ones((2, T), int)],
+            "places": [*WRONG_PLACES[1:], np.ones((2, T), int)],
             "key_places": [*WRONG_PLACES[1:], PLACES],
         },
         of=module.__call__,
-        also=("key", "places"),  # made of the context; with decode
+        also=("key", "places"),  # made of the context
+        free=("cache", "valid"),
+    )  # fmt: skip
+    cache = module.init_cache(B, T, D)
+    yield Case(
+        traced(functools.partial(module.apply, variables)),
+        {"x": X, "cache": cache, "valid": np.ones((B, T), bool), "is_causal": True},
+        {
+            "x": [X[:2], X[..., :2]],
+            "cache": [3, "x", cache.sources, module.init_cache(2, T, D), cache.replace(sources={}),
+                      attention.MultiHeadAttention(N, "K=V").init_cache(B, T, D)],
+            "valid": [*NO_ARRAY[1:], np.ones((B, T)), np.ones(T, bool), np.ones((B, T + 1), bool)],
+            "context": [CONTEXT], "places": [PLACES], "is_causal": NO_FLAG,
+        },
+        of=module.__call__,
+        also=("key", "value", "width"),
+        free=("key_places", "bias", "mask"),
     )  # fmt: skip
     yield Case(
         module.init_cache,
-        {"batch": B, "length": T, "width": D, "dtype": jnp.bfloat16},
-        {"batch": NO_COUNT, "length": NO_COUNT, "width": [*NO_COUNT, 5],
+        {"batch": B, "slots": T, "width": D, "dtype": jnp.bfloat16},
+        {"batch": NO_COUNT, "slots": NO_COUNT, "width": [*NO_COUNT, 5],
          "dtype": [jnp.float16, int, "int8"]},
     )  # fmt: skip
 
@@ -202,6 +221,25 @@ def encoder_cases():
             "places": [*WRONG_PLACES[1:], PLACES + 1, PLACES - 1], "train": NO_FLAG,
         },
         of=module.__call__,
+        free=("cache",),
+    )  # fmt: skip
+    causal = module.clone(is_causal=True)
+    cache = causal.init_cache(B, T)
+    yield Case(
+        traced(functools.partial(causal.apply, variables)),
+        {"inputs": TOKENS, "cache": cache, "valid": np.ones((B, T), bool)},
+        {
+            "inputs": [TOKENS[:2]], "valid": [np.ones((B, T))],
+            "cache": [3, "x", cache.sources, cache.replace(sources={}), causal.init_cache(2, T)],
+            "documents": [TOKENS], "places": [PLACES],
+        },
+        of=module.__call__,
+        free=("read", "train"),
+    )  # fmt: skip
+    yield Case(
+        causal.init_cache,
+        {"batch": B, "slots": T, "dtype": jnp.bfloat16},
+        {"batch": NO_COUNT, "slots": NO_COUNT, "dtype": [jnp.float16, int, "int8"]},
     )  # fmt: skip
     yield Case(
         started(stems.TokenStem, TOKENS),
@@ -233,8 +271,8 @@ def position_cases():
                of=positions.sinusoidal)  # fmt: skip
     yield Case(
         traced(positions.rotate),
-        {"x": QUERY, "places": PLACES},
-        {"x": [*NO_ARRAY, QUERY[0, 0], QUERY[..., :3]],
+        {"x": QUERY, "places": PLACES, "dims": 2},
+        {"x": [*NO_ARRAY, QUERY[0, 0], QUERY[..., :3]], "dims": [-2, 3, H + 2, "2", 2.0, True],
          "places": [*WRONG_PLACES[1:], PLACES[:, :2]]},
         of=positions.rotate,
     )  # fmt: skip
