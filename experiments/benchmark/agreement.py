@@ -38,7 +38,8 @@ Products in full precision (`jax.default_matmul_precision("{precision}")`). `att
 the gradients of queries, keys, values and bias against einsum in float32 at the same numbers,
 {length} tokens, {heads} heads that share {kv_heads} of keys and values, {width} wide; the largest
 difference in an array over its largest number. Population: losses of the first {steps} steps of
-{runs} runs trained at once, against each of them alone, relative. {left_out}"""
+{runs} runs of {size} (width/length/batch) trained at once, against each of them alone, relative.
+{left_out}"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +51,11 @@ class Check:
     worst: Callable[[], float]
 
 
-def measure(budget: Budget, length: int) -> Findings:
-    """All checks for which there is time, attention on so many tokens."""
+def measure(budget: Budget, length: int, size: Size) -> Findings:
+    """All checks for which there is time: attention on so many tokens, populations of a size."""
     rows, left_out = [], []
     with jax.default_matmul_precision(PRECISION):
-        for check in checks(length):
+        for check in checks(length, size):
             if budget.allows_another:
                 with budget.spending(), doing(f"gpu: {check.name}"):
                     rows.append(checked(check))
@@ -66,7 +67,7 @@ def measure(budget: Budget, length: int) -> Findings:
     ]
     caption = _CAPTION.format(
         precision=PRECISION, length=length, heads=_HEADS, kv_heads=_KV_HEADS, width=_HEAD_DIM,
-        steps=ours.CHECKED, runs=_RUNS,
+        steps=ours.CHECKED, runs=_RUNS, size=size,
         left_out=f"Left out for want of time: {'; '.join(left_out)}." if left_out else "",
     )  # fmt: skip
     return Findings("gpu_checks", "Checks", rows, _HEADINGS, cells, caption)
@@ -84,7 +85,7 @@ def checked(check: Check) -> dict[str, Any]:
             "reason": reason}  # fmt: skip
 
 
-def checks(length: int) -> Iterator[Check]:
+def checks(length: int, size: Size) -> Iterator[Check]:
     here = jax.default_backend()
     for dtype, allowed in _ALLOWED.items():
         for name in ("einsum", "xla", "cudnn"):
@@ -95,7 +96,7 @@ def checks(length: int) -> Iterator[Check]:
                 worst = functools.partial(_attention, name, dtype, case, length)
                 yield Check(f"attend by {name}, {dtype}: {case}", allowed, worst)
     for tie in _TIES:
-        worst = functools.partial(_population, tie)
+        worst = functools.partial(_population, tie, size)
         yield Check(f"population of {_RUNS} runs, {tie}", _OF_LOSSES, worst)
 
 
@@ -143,8 +144,8 @@ def _difference(found: jax.Array, expected: jax.Array) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-def _population(tie: str) -> float:
-    trainer = Size(32, 16, 32).trainer(3, ours.CHECKED, tie)
+def _population(tie: str, size: Size) -> float:
+    trainer = size.trainer(3, ours.CHECKED, tie)
     by_step = dataclasses.replace(trainer.train_config, report_every=1)
     trainer = dataclasses.replace(trainer, train_config=by_step)
     data, rate = trainer.task.load(), by_step.learning_rate

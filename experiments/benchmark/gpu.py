@@ -81,7 +81,7 @@ def _parts(tiny: bool) -> dict[str, Part]:
     length, side = (16, 256) if tiny else (256, 8192)
     first, second, third = _TINY_UNTIL if tiny else _UNTIL
     return {
-        "checks": Part(first, lambda budget: agreement.measure(budget, length)),
+        "checks": Part(first, lambda budget: agreement.measure(budget, length, sizes[0])),
         "packing": Part(second, lambda budget: packing.measure(budget, sizes, packings)),
         "large encoders": Part(third, lambda budget: utilisation.measure(budget, shapes, side)),
     }

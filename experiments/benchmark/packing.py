@@ -1,6 +1,7 @@
 """The table of `gpu` by which the default packing is chosen: how many runs a second, by how many
 are trained at once on a device."""
 
+import dataclasses
 import itertools
 import math
 import statistics
@@ -112,9 +113,9 @@ def _findings(rows: list[dict[str, Any]], left_out: list[tuple[Size, int]]) -> F
     for packing in packings:
         cells.append([str(packing), *(_cell(found.get(packing)) for found in by_size.values())])
     panels = {
-        f"{size}: run-steps a second": [
-            figures.Row("ours, one at a time", lone[size]),
-            *(figures.Row(f"ours, packing {p}", row["rate"]) for p, row in found.items()),
+        f"{size}: thousand run-steps a second": [
+            figures.Row("ours, one at a time", _thousands(lone[size])),
+            *(figures.Row(f"ours, {p} at once", _thousands(r["rate"])) for p, r in found.items()),
         ]
         for size, found in by_size.items()
         if not math.isnan(lone[size].median)
@@ -125,8 +126,12 @@ def _findings(rows: list[dict[str, Any]], left_out: list[tuple[Size, int]]) -> F
     return Findings(
         "gpu_packing", "Packing: run-steps a second", [_written(row) for row in rows],
         ("packing", *map(str, by_size)), cells, caption,
-        figures.ranges(panels, "run-steps a second") if panels else None,
+        figures.ranges(panels, "thousands") if panels else None,
     )  # fmt: skip
+
+
+def _thousands(spread: Spread) -> Spread:
+    return Spread(*(x / 1000 for x in dataclasses.astuple(spread)))
 
 
 def _cell(row: dict[str, Any] | None) -> str:

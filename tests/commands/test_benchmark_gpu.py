@@ -170,7 +170,8 @@ def test_a_check_that_does_not_hold_is_told_from_one_that_does():
 def test_attention_that_is_wrong_fails(monkeypatch):
     """The check sees a causal mask that is forgotten, and a value in each thousand that is off."""
     right = agreement.attend
-    check = next(c for c in agreement.checks(16) if c.name == "attend by xla, float32: causal")
+    checks = agreement.checks(16, Size(8, 6, 4))
+    check = next(c for c in checks if c.name == "attend by xla, float32: causal")
     wrongs = {
         "mask": lambda *, is_causal, **options: right(**options),
         "value": lambda *, value, **options: right(value=value * 1.001, **options),
