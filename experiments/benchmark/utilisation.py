@@ -144,10 +144,7 @@ def _measured(
             continue
         with budget.spending(), doing(f"gpu: {name}, {size}"):
             try:
-                means[name] = []
-                block = ours.alone(trainer, means[name])
-                block()  # compiled, and known to fit
-                sides[name] = block
+                sides[name], means[name] = _compiled(trainer)
             except Exception as error:
                 if not defects.out_of_memory(error):
                     raise
@@ -156,7 +153,7 @@ def _measured(
         with doing(f"gpu: {_TORCH}, {size}"):
             try:
                 with worker.limited(share * budget.left):
-                    sides[_TORCH] = worker.side(trainers[_SEPARATE], means[_SEPARATE][0])
+                    sides[_TORCH] = worker.side(trainers[_SEPARATE], means[_SEPARATE])
             except (WorkerError, ConfigError) as error:
                 peer.left_out(f"{size}: {error}")
                 left_out.append(f"{_TORCH}, {size} ({error})")
@@ -176,6 +173,14 @@ def _measured(
         row["speed"] = ratios(seconds[_TORCH], blocks) if _TORCH in seconds else Spread()
         rows.append(row)
     return rows, left_out
+
+
+def _compiled(trainer: Trainer) -> tuple[Side, float]:
+    """Our side, which is known to fit, and its mean loss in the first block."""
+    means: list[float] = []
+    block = ours.alone(trainer, means)
+    block()
+    return block, means[0]
 
 
 def products(side: int) -> Side:

@@ -5,12 +5,15 @@ import json
 import sys
 import types
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from configs import big
-from experiments.benchmark import agreement, packing, utilisation
+from experiments.benchmark import agreement, gpu, packing, utilisation
 from experiments.benchmark.budget import Budget
+from experiments.benchmark.publish import Findings
+from experiments.benchmark.sides import Spread
 from experiments.benchmark.sizes import Size
 from experiments.benchmark.workers import WorkerError, started
 from qkv_jax.training import costs
@@ -193,7 +196,68 @@ def test_differences_are_of_the_largest_number():
     assert agreement._difference(found, expected) == 0.5
 
 
+def test_encoders_without_room_are_said_and_the_others_measured(monkeypatch):
+    """As JAX says it of a GPU: K=V alone has room, and there is nothing to set PyTorch beside."""
+    compiled = utilisation._compiled
+
+    def full(trainer):
+        if trainer.model_config.tie == "separate":
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return compiled(trainer)
+
+    monkeypatch.setattr(utilisation, "_compiled", full)
+    monkeypatch.setattr(utilisation.options, "REPEATS", types.SimpleNamespace(value=3))
+    rows, left_out = utilisation._measured(Budget(600), utilisation.TINY[0], 16, object(), 0.5)
+    assert [row["side"] for row in rows] == ["ours, K=V"]
+    assert left_out == ["ours, separate, 13.8 k parameters (out of memory)"]
+
+
+def test_a_packing_without_room_ends_its_size_alone(monkeypatch):
+    def measured(size, packing, *_):
+        if packing * size.width > 32:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        asked.append((size.width, packing))
+        row = table._row(size, packing, 10)
+        return row | dict.fromkeys(("rate", "alone", "ratio"), Spread(2.0 * packing, 1.0, 9.0))
+
+    asked, table = [], packing
+    for flag in ("REPEATS", "STEPS"):
+        monkeypatch.setattr(table.options, flag, types.SimpleNamespace(value=10))
+    monkeypatch.setattr(table, "_measured", measured)
+    monkeypatch.setattr(table.ours, "alone", lambda trainer: None)
+    sizes = Size(8, 6, 4), Size(16, 6, 4)
+    found = table.measure(Budget(600), sizes, (1, 2, 4, 8))
+    assert asked == [(8, 1), (16, 1), (8, 4), (8, 2), (16, 2)]
+    notes = {(row["width"], row["packing"]): row["note"] for row in found.rows}
+    assert {place for place, note in notes.items() if note} == {(16, 4), (8, 8), (16, 8)}
+    assert found.cells[3] == ["4", "8\nx 8.0", "out of memory"]
+    assert "one for all of them is 2, with 71 % of the best" in found.caption
+
+
 # --- what is left behind
+
+
+def test_a_part_that_fails_takes_no_other_with_it(monkeypatch, tmp_path, capsys):
+    """Its error is raised when all else is measured and written; without an error, a check that
+    does not pass is the exit code."""
+    monkeypatch.setattr(gpu.publish.options, "OUT", types.SimpleNamespace(value=tmp_path))
+    row = {"check": "some", "worst": 1.0, "passes": False}
+    parts = {
+        "packing": gpu.Part(60, lambda budget: 1 / 0),
+        "large encoders": gpu.Part(0, lambda budget: None),
+        "checks": gpu.Part(60, lambda budget: Findings("checks", "T", [row], "a", ["b"], "Said.")),
+    }
+    monkeypatch.setattr(gpu, "_parts", lambda tiny: parts)
+    with pytest.raises(ZeroDivisionError):
+        gpu.main()
+    page = (tmp_path / "gpu.md").read_text()
+    assert "## Packing\n\nLeft out: it failed, ZeroDivisionError: division by zero." in page
+    assert "## Large encoders\n\nLeft out: no time is left." in page
+    assert "## T\n\n| a |\n| --- |\n| b |\n\nTried on a CPU at tiny sizes" in page
+    assert (tmp_path / "checks.csv").read_text() == "check,worst,passes\nsome,1.0,False\n"
+    parts.pop("packing")
+    assert gpu.main() == 1
+    assert "1 of 1 checks fail: some" in capsys.readouterr().err
 
 
 def test_every_table_is_printed_and_written(run, tables, place):
