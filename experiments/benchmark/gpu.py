@@ -25,7 +25,7 @@ _TINY_SIZES = (Size(8, 6, 4, layers=1), Size(16, 6, 4, layers=1))
 _SIZES = tuple(Size(width, 16, 32) for width in (64, 128, 32, 256))
 _PACKINGS, _TINY_PACKINGS = tuple(2**n for n in range(9)), (1, 4)
 # Seconds; what is under way by then may last another half minute.
-_UNTIL, _TINY_UNTIL = (70, 230, 430), (50, 90, 150)
+_UNTIL, _TINY_UNTIL = (70, 230, 430), (50, 110, 170)
 _TINY = "Tried on a CPU at tiny sizes: the numbers mean nothing. "
 
 
