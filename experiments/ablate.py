@@ -47,7 +47,8 @@ def main() -> None:
         launch.show_status(study, workdir)
         return
     study.check_platform(launch.platform())
-    study.check_data()
+    if not workdir.study_file.exists():  # else that was tried at its start
+        study.check_data()
     if stop_signal is None:
         estimate.print_plan(study)
         return

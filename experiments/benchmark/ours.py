@@ -19,7 +19,19 @@ def population(trainer: Trainer, packing: int | None) -> tuple[Side, int]:
     whole = Population(trainer, DeviceData(trainer.task.load()), packing)
     rate = trainer.train_config.learning_rate
     wave = whole.start([RunSpec(rate, seed) for seed in range(whole.wave_size)])
+    return _reports(whole, wave), whole.wave_size
 
+
+def copies(trainer: Trainer, packing: int) -> tuple[Side, int]:
+    """Likewise on the first device alone, of runs of one seed: as much work to train, and initial
+    values to be drawn but once."""
+    data = DeviceData(trainer.task.load(), jax.local_devices()[:1])
+    whole = Population(trainer, data, packing)
+    wave = whole.start([RunSpec(trainer.train_config.learning_rate, 0)])  # which fills it up
+    return _reports(whole, wave), whole.wave_size
+
+
+def _reports(whole: Population, wave: Any) -> Side:
     def block() -> float:
         # The state is donated: each block trains the wave on from where it was.
         nonlocal wave
@@ -28,11 +40,11 @@ def population(trainer: Trainer, packing: int | None) -> tuple[Side, int]:
         jax.block_until_ready((wave, metrics))
         return time.perf_counter() - start
 
-    return block, whole.wave_size
+    return block
 
 
-def alone(trainer: Trainer) -> Side:
-    """One report of one run, which every core may help with."""
+def alone(trainer: Trainer, means: list[float] | None = None) -> Side:
+    """One report of one run, which every core may help with; `means` is told its mean loss."""
     program = LoneProgram(trainer, trainer.task.load())
     state = jax.device_put(program.start(0))
 
@@ -41,7 +53,10 @@ def alone(trainer: Trainer) -> Side:
         start = time.perf_counter()
         state, metrics = program.advance(state, None)
         jax.block_until_ready((state, metrics))
-        return time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        if means is not None:
+            means.append(float(metrics["loss"]))
+        return seconds
 
     return block
 

@@ -7,6 +7,7 @@ initial parameters and batches, and its first losses must be ours, or nothing of
 import contextlib
 import json
 import pathlib
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from qkv_jax.training.state import rate_schedule
 from qkv_jax.training.step import Trainer
 
 _TOLERANCE = 1e-4  # of losses, relative: the order of sums differs, and steps make it grow
+OF_MEANS = 0.01  # of mean losses in bfloat16, which rounds differently where programs are cut
 KINDS = ("eager", "compiled")
 
 
@@ -129,14 +131,52 @@ def peer(python: str, *, together: bool) -> Iterator[Peer]:
         )
 
 
-def require_equal(side: str, losses: Sequence[float], expected: Sequence[float]) -> None:
+class Alone:
+    """One process on a device ("cuda", "cpu"), for large models: each of their layers compiled."""
+
+    def __init__(self, worker: Worker, file: pathlib.Path, device: str):
+        self._worker, self._file, self._device = worker, file, device
+        self.limited = worker.limited
+
+    def side(self, trainer: Trainer, loss: float) -> Side:
+        """Blocks of a trainer's reports, of which ours has this mean loss in the first.
+
+        Raises:
+          ConfigError: if PyTorch comes to another one.
+          WorkerError: if it comes to none.
+        """
+        steps = trainer.train_config.report_every
+        _write(trainer, self._file, self._device, steps)
+        self._worker.ask({"do": "load", "file": str(self._file)})
+        self._file.unlink()  # of gigabytes
+        losses = self._worker.ask({"do": "check", "kind": "layers"})["losses"]
+        require_equal("PyTorch", [statistics.fmean(losses)], [loss], OF_MEANS)
+        return _side([self._worker], "layers", steps)
+
+
+@contextlib.contextmanager
+def alone(python: str, device: str) -> Iterator[Alone]:
+    """PyTorch's one worker of all threads on a device."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "run.npz"
+        environment = _environment(cores(), False, file.parent)
+        with started(python, "torch_worker.py", cores(), environment) as worker:
+            yield Alone(worker, file, device)
+
+
+def require_equal(
+    side: str,
+    losses: Sequence[float],
+    expected: Sequence[float],
+    tolerance: float = _TOLERANCE,
+) -> None:
     """Refuses a side that trains something else.
 
     Raises:
       ConfigError: saying where it parts from ours.
     """
     for step, (theirs, our) in enumerate(zip(losses, expected, strict=True), 1):
-        if not abs(theirs - our) <= _TOLERANCE * abs(our):
+        if not abs(theirs - our) <= tolerance * abs(our):
             allowed = f"must be ours, {our:.6f}: it trains another model, its times are not shown"
             raise ConfigError(f"loss of step {step} of {side}", f"{theirs:.6f}", allowed)
 
@@ -160,7 +200,9 @@ def _environment(threads: int, spins: bool, folder: pathlib.Path) -> dict[str, s
     }
 
 
-def _write(trainer: Trainer, file: pathlib.Path) -> None:
+def _write(
+    trainer: Trainer, file: pathlib.Path, device: str = "cpu", checked: int = ours.CHECKED
+) -> None:
     """All that a worker needs of a run, in one file."""
     model, config = trainer.model_config, trainer.train_config
     batches = jax.device_get(ours.batches_of(trainer, config.report_every))
@@ -175,13 +217,15 @@ def _write(trainer: Trainer, file: pathlib.Path) -> None:
             "layers": model.layers,
             "heads": model.heads,
             "epsilon": model.norm_epsilon,
+            "dtype": model.dtype,
         },
+        "device": device,
         "betas": (config.beta1, config.beta2),
         "eps": 1e-8,  # Optax's
         "weight_decay": config.weight_decay,
         "clip_norm": config.clip_norm,
         "rates": rates.tolist(),
-        "checked": ours.CHECKED,
+        "checked": checked,
     }
     params = plain_flax.mapped(trainer.init_params(0))
     np.savez(file, setup=json.dumps(setup), **batches, **_renamed(params))

@@ -1,4 +1,6 @@
-"""What a benchmark leaves behind: a table on the terminal, a CSV, a figure, and a line of JSON."""
+"""What a benchmark leaves behind: a table on the terminal, a CSV, a figure, and a line of JSON;
+where it has several tables, one page of all of them as well.
+"""
 
 import contextlib
 import csv
@@ -36,6 +38,7 @@ class Findings:
       rows: a mapping per row of the CSV, all with the same keys.
       headings, cells: the table: a heading per column, a text per cell.
       caption: what the numbers are, precisely.
+      figure: of the numbers, if there is one.
       torch: the version of PyTorch that was one of the sides, if any was.
     """
 
@@ -45,21 +48,65 @@ class Findings:
     headings: Sequence[str]
     cells: Sequence[Sequence[str]]
     caption: str
-    figure: Figure
+    figure: Figure | None = None
     torch: str | None = None
 
 
 def publish(findings: Findings) -> None:
     """Writes the files, then prints the table and, as the last line, rows and machine as JSON."""
-    folder = pathlib.Path(options.OUT.value)
-    with with_filename(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    write(findings)
+    show(findings)
+    last = {
+        "benchmark": findings.name,
+        "rows": plain_rows(findings),
+        "machine": machine(findings.torch),
+    }
+    print(json.dumps(last, allow_nan=False))
+
+
+def write(findings: Findings) -> None:
+    """The CSV, and the figure if there is one."""
+    folder = _folder()
     text = io.StringIO()
     writer = csv.DictWriter(text, list(findings.rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_plain(row) for row in findings.rows)
+    writer.writerows(plain_rows(findings))
     write_whole(folder / f"{findings.name}.csv", text.getvalue())
-    style.save(findings.figure, folder / findings.name)
+    if findings.figure is not None:
+        style.save(findings.figure, folder / findings.name)
+
+
+def write_page(name: str, sections: Sequence[str]) -> None:
+    """NAME.md, of sections of Markdown."""
+    write_whole(_folder() / f"{name}.md", "\n\n".join(sections) + "\n")
+
+
+def _folder() -> pathlib.Path:
+    folder = pathlib.Path(options.OUT.value)
+    with with_filename(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def markdown(findings: Findings) -> str:
+    """A section: title, table and caption."""
+    lines = [
+        [" ".join(heading.split("\n")) for heading in findings.headings],
+        ["---"] * len(findings.headings),
+        *([_in_line(cell) for cell in row] for row in findings.cells),
+    ]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"## {findings.title}\n\n{table}\n\n{' '.join(findings.caption.split())}"
+
+
+def _in_line(cell: str) -> str:
+    """What is below the first line of a cell, in brackets behind it."""
+    first, _, below = cell.partition("\n")
+    return f"{first} ({below})" if below else first
+
+
+def show(findings: Findings) -> None:
+    """The table with its caption, on the terminal."""
     table = Table(
         title=findings.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
     )  # fmt: skip
@@ -70,12 +117,11 @@ def publish(findings: Findings) -> None:
     console = Console(width=_WIDTH, highlight=False)
     console.print(table)
     console.print(" ".join(findings.caption.split()), markup=False)
-    last = {
-        "benchmark": findings.name,
-        "rows": [_plain(row) for row in findings.rows],
-        "machine": machine(findings.torch),
-    }
-    print(json.dumps(last, allow_nan=False))
+
+
+def plain_rows(findings: Findings) -> list[dict[str, Any]]:
+    """The rows as they are written."""
+    return [_plain(row) for row in findings.rows]
 
 
 def machine(torch: str | None) -> dict[str, Any]:

@@ -4,8 +4,11 @@ It reads commands as lines of JSON and answers each with one, so that its blocks
 those of other sides; between commands it sleeps.
 
     {"do": "load", "file": ...}                       what peer.py wrote: sizes, parameters, batches
-    {"do": "check", "kind": "eager" | "compiled"}     the losses of the first steps
+    {"do": "check", "kind": "eager" | "compiled" | "layers"}   the losses of the first steps
     {"do": "steps", "kind": ..., "count": ...}        the seconds that so many steps took
+
+"layers" compiles each layer by itself, which for deep models takes a fraction of the time: they
+are alike, and compiled once. In bfloat16 parameters stay float32, and autocast rounds them.
 
 Run as `python -I torch_worker.py THREADS`.
 """
@@ -49,8 +52,9 @@ class Layer(nn.Module):
 class Encoder(nn.Module):
     """Tokens to logits."""
 
-    def __init__(self, symbols, length, width, layers, heads, epsilon):
+    def __init__(self, symbols, length, width, layers, heads, epsilon, dtype):
         super().__init__()
+        self.dtype = getattr(torch, dtype)
         self.embed = nn.Embedding(symbols, width)
         self.positions = nn.Parameter(torch.zeros(length, width))
         self.layers = nn.ModuleList(Layer(width, heads, epsilon) for _ in range(layers))
@@ -58,7 +62,7 @@ class Encoder(nn.Module):
         self.readout = nn.Linear(width, symbols)
 
     def forward(self, tokens):
-        x = self.embed(tokens) + self.positions
+        x = (self.embed(tokens) + self.positions).to(self.dtype)
         for layer in self.layers:
             x = layer(x)
         return self.readout(self.norm(x))
@@ -69,7 +73,7 @@ class Training:
 
     def __init__(self, setup, params, kind):
         self.setup = setup
-        self.model = Encoder(**setup["model"])
+        self.model = Encoder(**setup["model"]).to(setup["device"])
         copy_into(self.model, params)
         named = list(self.model.named_parameters())
         self.optimizer = torch.optim.AdamW(
@@ -90,10 +94,16 @@ class Training:
         self.loss = self.mean_loss
         if kind == "compiled":
             self.loss = torch.compile(self.mean_loss, dynamic=False)
+        elif kind == "layers":
+            for layer in self.model.layers:
+                layer.compile(dynamic=False)
         self.done = 0
 
     def mean_loss(self, inputs, targets):
-        return F.cross_entropy(self.model(inputs).flatten(0, 1), targets.flatten())
+        half = self.model.dtype != torch.float32
+        with torch.autocast(self.setup["device"], self.model.dtype, enabled=half):
+            logits = self.model(inputs)
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 
     def step(self, inputs, targets):
         rates = self.setup["rates"]
@@ -137,6 +147,9 @@ class Worker:
         inputs, targets = (
             torch.from_numpy(arrays.pop(name).astype(np.int64)) for name in ("inputs", "targets")
         )
+        if self.setup["device"] == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError(f"PyTorch {torch.__version__} finds no CUDA")
+        inputs, targets = (rows.to(self.setup["device"]) for rows in (inputs, targets))
         self.batches = list(zip(inputs, targets, strict=True))
         self.params, self.trainings = arrays, {}
         return {}
@@ -152,6 +165,8 @@ class Worker:
         start = time.perf_counter()
         for batch in itertools.islice(batches, count):
             training.step(*batch)
+        if self.setup["device"] == "cuda":
+            torch.cuda.synchronize()
         return {"seconds": time.perf_counter() - start}
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,13 +42,27 @@ class Worker:
         self.tell(question)
         return self.answer()
 
+    @contextlib.contextmanager
+    def limited(self, seconds: float) -> Iterator[None]:
+        """Ends the process if what is asked of it meanwhile takes longer, which is a WorkerError
+        then and whenever it is asked again."""
+        timer = threading.Timer(seconds, self._process.kill)
+        timer.start()
+        try:
+            yield
+        except WorkerError as error:
+            late = f"took longer than the {seconds:.0f} s that it had"
+            raise WorkerError(late if timer.finished.is_set() else error) from None
+        finally:
+            timer.cancel()
+
 
 @contextlib.contextmanager
 def started(
     python: str, script: str, argument: object, environment: Mapping[str, str] | None = None
 ) -> Iterator[Worker]:
     """A worker that runs a script beside this file; it ends with the block."""
-    file = pathlib.Path(__file__).with_name(script)
+    file = pathlib.Path(__file__).parent / script
     with subprocess.Popen(
         # Isolated: the modules beside the script are none of its own.
         [python, "-I", str(file), str(argument)],

@@ -14,7 +14,7 @@ from qkv_jax.tasks.base import equal_blocks
 
 # Replicas per device: on a CPU core one is fastest; accelerators have room for more.
 PACKING = {"cpu": 1, "gpu": 8, "tpu": 8}
-# Of batches that are kept for other waves, on all devices together.
+# Of what is kept for other waves, on all devices together.
 DRAWN_BYTES = 2**28
 
 
@@ -30,8 +30,8 @@ def wave_shape(
 
 
 class DeviceData:
-    """A task's data on every device of a population, and batches drawn from them: one copy for all
-    arms.
+    """A task's data on every device of a population, and what arms have in common beside them, such
+    as batches: one copy for all arms.
 
     Attributes:
       train: what the task's schedules and batches read.

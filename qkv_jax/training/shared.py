@@ -35,11 +35,17 @@ def program_of(trainer: Trainer) -> Trainer:
     )  # fmt: skip
     if not simple:
         return trainer
-    any_tie = dataclasses.replace(model, tie="separate")
-    whole = dataclasses.replace(trainer, model_config=any_tie)
+    whole = separate(trainer)
     if trainer.train_config.steps * costs.step_flops(whole) > LONG:
         return trainer
-    return dataclasses.replace(whole, model_config=dataclasses.replace(any_tie, scheme=_SCHEME))
+    any_tie = dataclasses.replace(whole.model_config, scheme=_SCHEME)
+    return dataclasses.replace(whole, model_config=any_tie)
+
+
+def separate(trainer: Trainer) -> Trainer:
+    """The same of the tie that has all projections. A tie's initial parameters are some of its."""
+    model = dataclasses.replace(trainer.model_config, tie="separate")
+    return dataclasses.replace(trainer, model_config=model)
 
 
 def widened(params: dict[str, Any], trainer: Trainer) -> dict[str, Any]:

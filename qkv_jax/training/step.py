@@ -70,7 +70,12 @@ class Trainer:
     ) -> TrainState:
         """The state before the first step."""
         _require_scalar("learning_rate", learning_rate, "real")
-        params = self.init_params(seed, salt)
+        return self.start(self.init_params(seed, salt), seed, learning_rate)
+
+    def start(
+        self, params: Any, seed: Array | int, learning_rate: Array | float
+    ) -> TrainState:
+        """The state before the first step from such parameters."""
         return TrainState(
             params=params,
             opt_state=self.optimizer.init(params),

@@ -25,20 +25,11 @@ from qkv_jax.training import shared
 from qkv_jax.training.costs import step_flops
 from tests.support import commands
 from tests.support.folders.command_place import BENCHMARK
+from tests.support.stand_ins import stand_in
 
 READY = commands.ROOT / ".venv-benchmark" / ".ready"
 TORCH = READY.with_name("bin") / "python"
 TINY = ("--sizes=8/6/4", "--steps=10", "--repeats=3")
-# Answers as torch_worker.py does; what it says of losses is put in.
-STAND_IN = """#!{python} -IS
-import json, sys
-if "-c" in sys.argv:
-    sys.exit(print("0.0"))
-for line in sys.stdin:
-    asked = json.loads(line)
-    answer = {{"check": {check}, "load": {{}}, "steps": {{"seconds": 1.0}}}}[asked["do"]]
-    print(json.dumps(answer), flush=True)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +42,6 @@ def command(place):
     """`command(*arguments)` gives exit code, stdout and stderr."""
     with commands.server(place) as run:
         yield lambda *arguments: run(BENCHMARK, *arguments)
-
-
-def stand_in(place, name, check):
-    file = place / name
-    file.write_text(STAND_IN.format(python=sys.executable, check=check))
-    file.chmod(0o755)
-    return f"--torch={file}"
 
 
 # --- what is counted

@@ -59,6 +59,19 @@ def test_twenty_steps_of_the_shared_program_are_those_of_the_tie(task, data, tie
         np.testing.assert_allclose(np.asarray(scores)[:32], done.scores, atol=1e-6)
 
 
+@pytest.mark.parametrize("salt", [0, 1])
+def test_runs_of_the_shared_program_start_where_the_tie_does(task, data, salt):
+    """To the bit, though what all ties have in common is drawn for the first of them alone."""
+    run = RunSpec(1e-3, seed=5, salt=salt)
+    for tie in ("copies", "K=V", "separate"):
+        trainer = trainer_of(task, tie)
+        wave = Population(trainer, data, packing=1).start([run]).params
+        mine = shared.narrowed(jax.tree.map(lambda leaf: leaf[0, 0], wave), trainer)
+        own = dict(trainer.init_params(run.seed, salt))
+        assert jax.tree.structure(mine) == jax.tree.structure(own)
+        jax.tree.map(np.testing.assert_array_equal, mine, own)
+
+
 def test_all_ties_are_compiled_once(task, data):
     populations = [Population(trainer_of(task, tie), data, packing=2) for tie in Tie.all()]
     assert len({id(each._programs) for each in populations}) == 1

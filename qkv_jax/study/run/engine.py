@@ -136,8 +136,8 @@ class Engine:
                 if (plan.name, found.name) not in surely:
                     self.progress.waves_total += wave_count(self.record, found.parts)
                 for part in found.parts:
-                    self.run_part(part)
-                    if part.kind.compares:
+                    trained = self.run_part(part)
+                    if trained and part.kind.compares:
                         self._write_time()
                         self._report(part, arm_finished=True)
             self.populations.clear()  # compiled programs and data of this task
@@ -146,15 +146,15 @@ class Engine:
         self.record = dataclasses.replace(self.record, complete=True)
         self.workdir.write_study(self.record)
 
-    def run_part(self, part: Part) -> None:
-        """Runs what is missing of one arm's share of a round; what the study writes as a whole is
-        left to the process that handed it out.
+    def run_part(self, part: Part) -> bool:
+        """Runs what is missing of one arm's share of a round, and says whether anything was; what
+        the study writes as a whole is left to the process that handed it out.
 
         Raises:
           Interrupted: as `run`.
         """
         plan, arm = self.study.find(part.task, part.arm)
-        data = self._on_devices(plan)
+        trained = False
         for keys in part.waves(self.record):
             self.stop_if_asked()  # where nothing is missing as well: there may be many of them
             wave = [RunSpec(rate, seed, arm.salt) for rate, seed in keys]
@@ -163,8 +163,9 @@ class Engine:
             folder = self.workdir.wave_folder(plan.name, arm, wave[0])
             with WaveSaves(folder, wave, self.stop_signal) as saves:
                 if missing:
+                    trained = True
                     self._report(part)
-                    finished = self._train(part, plan, arm, wave, data, saves)
+                    finished = self._train(part, plan, arm, wave, self._on_devices(plan), saves)
                     rows = [
                         run_row(plan, arm, part, run, done)
                         for run, done in zip(wave, finished, strict=True)
@@ -173,7 +174,9 @@ class Engine:
                     self._add(rows)
                 saves.remove()  # of a wave that was over as well, when the process died
             self.progress.waves_done += 1
-            self._report(part, wave_finished=bool(missing))
+            if missing:
+                self._report(part, wave_finished=True)
+        return trained
 
     def summary(self, task: str) -> pd.DataFrame:
         """The summary of what has been run so far of a task."""
@@ -203,6 +206,7 @@ class Engine:
                 for arm in entry.measured_arms if plan.name in entry.tasks else ():
                     wanted.setdefault(arm, []).append(entry.measure)
         done = evaluations(self._in_force(plan.name), self.runs)
+        self._on_devices(plan)
         rows = []
         for arm in (arm for arm in plan.arms if arm.name in wanted):
             mine = done[plan.name, arm.name]
@@ -241,7 +245,10 @@ class Engine:
         return self._loaded[2]
 
     def _describe_data(self, plan: TaskPlan) -> None:
-        """Writes down what a task says of its data for the report."""
+        """Writes down what a task says of its data for the report, if that is not there yet."""
+        known = self.record.tasks[plan.name].references is not None
+        if known and len(self.runs) and (self.runs["task"] == plan.name).any():
+            return
         self._on_devices(plan)
         data = self._loaded[1]
         self.workdir.write_breakdown(plan.name, read_breakdown(plan.task, data, plan.name))
