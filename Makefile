@@ -12,8 +12,8 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 # `make ablation CONFIG=configs/full.py WORKDIR=runs/full ARGS=--plan`
 CONFIG  ?= configs/quick.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
-# What is measured (population, train, attention, study, gpu), and the PyTorch beside which it is:
-# that has an environment of its own.
+# What is measured (population, train, attention, study, decode, gpu), and the PyTorch beside which
+# it is: that has an environment of its own.
 BENCHMARK ?= population
 TORCH     ?= torch==2.13.0+cpu
 PEER      := .venv-benchmark

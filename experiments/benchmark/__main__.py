@@ -5,6 +5,7 @@ in plain Flax, and in PyTorch at its best; and the share of the floor that matri
 `train`: one run alone that may use every core, beside the same others.
 `attention`: the step time of tied arms against `separate`, beside the ratio of their FLOPs.
 `study`: where the time of a study goes, from an empty folder and when it is started again.
+`decode`: tokens a second of each way to keep keys and values, beside the floor that reading sets.
 `gpu`: in eight minutes on a GPU, whether what is fast there is right, which packing of populations
 is the fastest, and which share of the peak large encoders reach; three tables, in gpu.md as well.
 
@@ -16,7 +17,7 @@ JSON. PyTorch is never a dependency: it is run by the Python that `--torch` name
 import functools
 from collections.abc import Callable
 
-from experiments.benchmark import attention, gpu, population, study, train
+from experiments.benchmark import attention, decode, gpu, population, study, train
 from experiments.benchmark.publish import Findings, publish
 from experiments.cli import entry
 
@@ -30,6 +31,7 @@ MAINS = {
     "train": functools.partial(main, train.measure),
     "attention": functools.partial(main, attention.measure),
     "study": functools.partial(main, study.measure),
+    "decode": functools.partial(main, decode.measure),
     "gpu": gpu.main,
 }
 

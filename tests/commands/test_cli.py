@@ -197,7 +197,7 @@ def test_a_broken_config_file_is_named_with_the_line(name, message, refused, pla
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        ([], "benchmark: given ''; allowed: population, train, attention, study, gpu"),
+        ([], "benchmark: given ''; allowed: population, train, attention, study, decode, gpu"),
         (["populaton"], "benchmark: given 'populaton'; allowed: population, train, attention, "
                         "study, gpu"),
         (["population", "--steps=5"], "--steps: given '5'; allowed: integer >= 10"),
