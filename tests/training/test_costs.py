@@ -92,6 +92,7 @@ COMPILED = {
     "latent": {"tie": "separate", "latent_dim": 64, "norm_position": "post"},
     "masked_bytes": {"kind": "masked_bytes", "tie": "Q=K=V"},
     "mnist5k": {"kind": "mnist5k", "tie": "separate"},
+    "causal": {"kind": "causal_bytes", "tie": "K=V", "tied_embedding": True},
 }
 
 

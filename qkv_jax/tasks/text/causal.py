@@ -37,6 +37,7 @@ from qkv_jax.tasks.text.plain_text import read_text
 from qkv_jax.tasks.text.texts import LanguageTask, Texts, cut, lacking
 from qkv_jax.tasks.text.tokenizers import check_vocabulary, make_tokenizer
 
+_MOST = 2**31 - 1  # places that 32 bits count
 _COUNTED = 2**24  # training symbols that the references look at
 
 
@@ -132,7 +133,7 @@ class CausalBytes(LanguageTask):
             fits = sum(array.nbytes for array in rows.values()) <= self.device_limit_bytes
             return rows if fits else None
         texts = self._long_enough(texts)
-        if sum(text.nbytes for text in texts) > self.device_limit_bytes:
+        if sum(text.nbytes for text in texts) > min(self.device_limit_bytes, _MOST):
             return None
         ends = np.cumsum([len(text) - self.length for text in texts]).astype(np.int32)
         return {"text": np.concatenate(texts), "ends": ends}
@@ -150,7 +151,7 @@ class CausalBytes(LanguageTask):
             raise self.too_short(split, f" ({100 * self.share:g} % of the text)")
         windows = []
         for text in texts:
-            count = (len(text) - 1) // self.length
+            count = max(0, (len(text) - 1) // self.length)
             starts = np.linspace(0, len(text) - self.window, count).astype(int)
             windows += [text[start : start + self.window] for start in starts]
             windows += [text] if count < 1 < len(text) else []
@@ -169,7 +170,7 @@ class CausalBytes(LanguageTask):
             whole = np.append(mark, text)
             parts += [whole[i : i + self.window] for i in range(0, len(text), self.length)]
         if not parts:
-            raise ConfigError("dataset", self.dataset, f"the {split} split has no text to guess")
+            raise self.refused(f"the {split} split has no text to guess")
         rows = best_fit([len(part) for part in parts], self.window)
         if wanted is not None and wanted < len(rows):
             rows = [rows[i] for i in np.linspace(0, len(rows) - 1, wanted).astype(int)]
@@ -229,7 +230,8 @@ class CausalBytes(LanguageTask):
             targets = jnp.where(documents[:, 1:] == documents[:, :-1], targets, self.classes)
             batch["documents"] = documents[:, :-1]
         asked = self._asked(targets).sum(1).astype(jnp.float32)
-        return batch | {"targets": targets, "weights": asked / jnp.maximum(asked.mean(), 1)}
+        mean = asked.mean()
+        return batch | {"targets": targets, "weights": asked / jnp.where(mean > 0, mean, 1)}
 
     def _asked(self, targets: Any) -> Any:
         return targets < self.classes
@@ -412,12 +414,14 @@ def _numbered(task: CausalCharacters, changed: Stamp) -> tuple[Texts, str]:
     texts = task.texts()
     known = np.unique(np.concatenate([np.zeros(0, np.uint32), *texts["train"]]))
     if len(known) < 2:
-        field, given = ("dataset", task.dataset) if task.dataset else ("files", task.files)
-        raise ConfigError(field, given, "the training split has fewer than two characters")
+        raise task.refused("the training split has fewer than two characters")
     highest = max(int(text.max(initial=0)) for some in texts.values() for text in some)
     numbers = np.full(highest + 1, len(known), smallest_dtype(len(known)))
     numbers[known] = np.arange(len(known))
     spelled = {name: [numbers[text] for text in some] for name, some in texts.items()}
+    for name, some in spelled.items():
+        if not any((text < len(known)).any() for text in some):
+            raise task.refused(f"the {name} split has no character of the training split")
     return spelled, "".join(map(chr, known))
 
 

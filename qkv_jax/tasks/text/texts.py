@@ -104,10 +104,13 @@ class LanguageTask(Task):
     def too_short(self, split: str, share: str = "") -> ConfigError:
         """The refusal of a split that holds no window."""
         wanted = f"must hold at least one sequence of {self.window} {self.symbol}s"
-        allowed = f"too short: the {split} split{share} {wanted}"
+        return self.refused(f"too short: the {split} split{share} {wanted}")
+
+    def refused(self, what: str) -> ConfigError:
+        """The refusal of the texts that the config names."""
         if self.dataset:
-            return ConfigError("dataset", self.dataset, allowed)
-        return ConfigError("files", ", ".join(self.files), allowed)
+            return ConfigError("dataset", self.dataset, what)
+        return ConfigError("files", ", ".join(self.files), what)
 
     def shortage(self, split: str, found: int, what: str) -> tuple[str, ...]:
         """What is to be said where a split has fewer examples than the config asks for."""
