@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Int
 
@@ -97,6 +98,6 @@ class Cache:
                 allowed = f"a window of {window} and {count} new tokens need {window + count - 1}"
                 raise ConfigError("cache", f"{self.slots} slots", allowed)
         elif not isinstance(self.lengths, jax.core.Tracer):
-            end = int(self.lengths.max()) + count
+            end = int(np.asarray(self.lengths).max()) + count
             if end > self.slots:
                 raise ConfigError("cache", f"{self.slots} slots", f"has no room for {end} tokens")

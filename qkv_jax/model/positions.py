@@ -146,7 +146,7 @@ class AddPositions(nn.Module):
             if places is None:
                 return x + table[None, :length].astype(x.dtype)
             require_below("places", places, self.max_length)
-            return x + table[places].astype(x.dtype)
+            return x + jnp.asarray(table)[places].astype(x.dtype)  # saved tables are NumPy's
         return x
 
 

@@ -209,7 +209,6 @@ def test_a_cache_that_does_not_fit_is_refused():
             module.init_cache(2, LENGTH - 1, WIDTH),
         "given '1 rows'; the tokens have 2 rows": module.init_cache(1, LENGTH, WIDTH),
         "the tokens need key": layer("Q=V").init_cache(2, LENGTH, WIDTH).replace(sources={}),
-        "make one with init_cache": {"key": cache.sources["key"]},
     }  # fmt: skip
     for message, other in wrong.items():
         with pytest.raises(ConfigError, match=f"cache: .*{message}"):
