@@ -1,11 +1,13 @@
 """Multi-head attention: a scheme's queries, keys and values, the scores' scale, bias and mask, and
 the output projection."""
 
+import functools
 from collections.abc import Mapping
 from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from qkv_jax import arguments
@@ -148,21 +150,24 @@ class MultiHeadAttention(nn.Module):
         self._check_places(sizes, places, key_places, context, cache)
         scheme = self.make_scheme(x.shape[-1])
         nn.share_scope(self, scheme)  # `query/kernel` lives here, not in a level of its own
-        own = jnp.arange(x.shape[1])[None]
+        own = np.arange(x.shape[1])[None]
         counted = places is None
         if counted:
             places = own if cache is None else cache.lengths[:, None] + own
         if key_places is None:
-            key_places = places if context is None else jnp.arange(context.shape[1])[None]
-        projected = scheme.project(x, context, key_places)
+            key_places = places if context is None else np.arange(context.shape[1])[None]
+        projected = scheme.keep(scheme.project(x, context), key_places)
         filled = None
         if cache is not None:
             cache, slots = cache.add(projected.kept, valid, self.window)
             # The cache may be of another number format, the arithmetic is that of the tokens.
-            kept = {name: array.astype(x.dtype) for name, array in cache.sources.items()}
+            read = lambda array: array.astype(x.dtype).swapaxes(1, 2)
+            kept = {name: read(array) for name, array in cache.sources.items()}
             projected = projected._replace(kept=kept)
             key_places, filled, own, is_causal = *slots, True
         qkv = scheme.roles(projected, places, key_places)
+        finish = functools.partial(scheme.finish, qkv=qkv, places=places)
+        places, key_places, own = map(jnp.asarray, (places, key_places, own))
         # Here too, before the mask is joined with others.
         check_scores(sizes | {"S": key_places.shape[1]}, bias, mask, is_causal, None)
         hide_self = self.diagonal_mask and context is None
@@ -179,7 +184,7 @@ class MultiHeadAttention(nn.Module):
             self._sow(x=x, attention_weights=weights, **qkv._asdict(), **options)
         else:
             heads = attend(*qkv, implementation=self.implementation, **options)
-        heads = scheme.finish(heads, qkv, places, own if context is None else None)
+        heads = finish(heads, own=own if context is None else None)
         out = self._joined(heads, x.shape[-1])
         return out if cache is None else (out, cache)
 

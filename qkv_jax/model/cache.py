@@ -25,7 +25,7 @@ class Slots(NamedTuple):
       own: the slot of each new token.
     """
 
-    places: Int[Array, "B S"]
+    places: Int[Array | np.ndarray, "#B S"]
     filled: Bool[Array, "B S"]
     own: Int[Array, "B T"]
 
@@ -35,7 +35,9 @@ class Cache:
     """The sources of keys and values of the tokens so far.
 
     Attributes:
-      sources: arrays [B, S, heads, width] by name; for a whole model a dict of those by layer.
+      sources: arrays [B, heads, S, width] by name; for a whole model a dict of them by layer. Heads
+        come first since a head's tokens are read together: otherwise XLA on CPUs copies them all,
+        which takes eight times as long as reading them.
       lengths: the number of tokens of each row.
     """
 
@@ -45,13 +47,13 @@ class Cache:
     @classmethod
     def empty(cls, shapes: Any, batch: int, slots: int, dtype: Any) -> "Cache":
         """`shapes` are those of `Scheme.cache_shapes`: heads and width by source."""
-        made = lambda shape: jnp.zeros((batch, slots, *shape), dtype)
+        made = lambda shape: jnp.zeros((batch, shape[0], slots, shape[1]), dtype)
         sources = jax.tree.map(made, shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
         return cls(sources, jnp.zeros(batch, jnp.int32))
 
     @property
     def slots(self) -> int:
-        return jax.tree.leaves(self.sources)[0].shape[1]
+        return jax.tree.leaves(self.sources)[0].shape[2]
 
     @property
     def nbytes(self) -> int:
@@ -76,7 +78,8 @@ class Cache:
         """
         for name, array in new.items():
             old = self.sources.get(name)
-            if old is None or (old.shape[0], *old.shape[2:]) != (len(array), *array.shape[2:]):
+            rows, _, heads, width = array.shape
+            if old is None or (old.shape[:2], old.shape[3]) != ((rows, heads), width):
                 allowed = f"the tokens need {name} {shown(array)}; make one with init_cache"
                 raise ConfigError("cache", shown(old), allowed)
         count = next(iter(new.values())).shape[1]
@@ -85,11 +88,13 @@ class Cache:
         own = (self.lengths[:, None] + offsets) % self.slots
         written = own if valid is None else jnp.where(valid, own, self.slots)
         rows = jnp.arange(len(self.lengths))[:, None]
-        put = lambda old, array: old.at[rows, written].set(array.astype(old.dtype), mode="drop")
+        put = lambda old, new: old.at[rows, :, written].set(new.astype(old.dtype), mode="drop")
         sources = {name: put(self.sources[name], array) for name, array in new.items()}
         lengths = self.lengths + (count if valid is None else valid.sum(1, dtype=jnp.int32))
-        last = lengths[:, None] - 1
-        places = last - (last - jnp.arange(self.slots)[None]) % self.slots
+        here, last = np.arange(self.slots)[None], lengths[:, None] - 1
+        if window is None:
+            return Cache(sources, lengths), Slots(here, here <= last, own)
+        places = last - (last - here) % self.slots
         return Cache(sources, lengths), Slots(places, places >= 0, own)
 
     def _check_room(self, count: int, window: int | None) -> None:

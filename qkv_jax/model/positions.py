@@ -46,7 +46,7 @@ def sinusoidal(length: int, width: int) -> Float[Array, "T D"]:
 
 def rotate(
     x: Float[Array, "*B T N H"],
-    places: Int[Array, "*#B T"] | None = None,
+    places: Int[Array | np.ndarray, "*#B T"] | None = None,
     dims: int | None = None,
 ) -> Float[Array, "*B T N H"]:
     """Rotary positions (Su et al. 2021, eq. 34): turns each pair of coordinates by an angle
@@ -62,7 +62,7 @@ def rotate(
         allowed = "must be [..., T, N, H], the head width H even"
         raise ConfigError("x", x, allowed)
     if places is None:
-        places = jnp.arange(x.shape[-3])
+        places = np.arange(x.shape[-3])
     else:
         axes = "#B T" if x.ndim == 4 else "T"
         require_array("places", places, axes, "int", {"B": x.shape[0], "T": x.shape[-3]})
@@ -76,10 +76,13 @@ def rotate(
 
 
 def _turned(
-    x: Float[Array, "*B T N H"], places: Int[Array, "*#B T"]
+    x: Float[Array, "*B T N H"], places: Int[Array | np.ndarray, "*#B T"]
 ) -> Float[Array, "*B T N H"]:
     angles = _angles(places, x.shape[-1] // 2)[..., None, :]
-    cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
+    # Of places that are known while a program is traced these are constants. XLA would work them
+    # out anew for every row and head, which takes ten times as long as reading a cache.
+    of = np if isinstance(angles, np.ndarray) else jnp
+    cos, sin = (jnp.asarray(turn(angles), x.dtype) for turn in (of.cos, of.sin))
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
@@ -230,6 +233,7 @@ def _waves(places: Int[Array, "*B T"], width: int) -> Float[Array, "*B T D"]:
     return jnp.pad(table, [(0, 0)] * places.ndim + [(0, width % 2)])
 
 
-def _angles(places: Int[Array, "*B T"], pairs: int) -> Float[Array, "*B T pairs"]:
-    frequencies = _BASE ** (-jnp.arange(pairs) / max(pairs, 1))
-    return places[..., None].astype(frequencies.dtype) * frequencies[(None,) * places.ndim]
+def _angles(places: Array | np.ndarray, pairs: int) -> Array | np.ndarray:
+    """[*B, T, pairs], of NumPy if the places are."""
+    frequencies = np.float32(_BASE) ** (-np.arange(pairs, dtype=np.float32) / max(pairs, 1))
+    return places[..., None].astype(np.float32) * frequencies[(None,) * places.ndim]

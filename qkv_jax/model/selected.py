@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from qkv_jax.model.linear import on_rows
 from qkv_jax.model.projections import Projected
@@ -50,10 +50,7 @@ class Selected(Scheme):
             self.query_norm, self.key_norm = nn.RMSNorm(), nn.RMSNorm()
 
     def project(
-        self,
-        x: Float[Array, "B T D"],
-        context: Float[Array, "B S E"] | None = None,
-        places: Int[Array, "#B S"] | None = None,
+        self, x: Float[Array, "B T D"], context: Float[Array, "B S E"] | None = None
     ) -> Projected:
         if context is not None:
             raise ValueError("this scheme is for self-attention")

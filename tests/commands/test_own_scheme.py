@@ -34,8 +34,8 @@ class Halved(Scheme):
         super().setup()
         self.factor = self.param("factor", jax.nn.initializers.ones, (self.head_dim // 2,))
 
-    def project(self, x, context=None, places=None):
-        query, kept = super().project(x, context, places)
+    def project(self, x, context=None):
+        query, kept = super().project(x, context)
         return Projected(query, {name: a[..., : self.head_dim // 2] for name, a in kept.items()})
 
     def heads(self, projected):

@@ -133,7 +133,7 @@ def test_presets_are_their_tie_and_adapters(preset):
 def test_an_adapted_key_is_not_cached():
     """K=V stays half a cache under Gao's adapter: it acts on reading."""
     module = layer("K=V", adapters={"key": "head"}, positions="rotary", qk_norm=True)
-    check_decoding(module, cached={"key": (2, LENGTH + 1, HEADS, HEAD_DIM)})
+    check_decoding(module, cached={"key": (2, HEADS, LENGTH + 1, HEAD_DIM)})
 
 
 def test_one_from_outside(unchecked):
@@ -175,7 +175,7 @@ def test_a_latent_source_is_a_separate_layer_of_low_rank(tie):
 @pytest.mark.parametrize("tie", ["separate", "K=V"])
 def test_the_cache_holds_the_latent_alone(tie):
     module = layer(tie, latent_dim=3, positions="rotary", num_kv_heads=1)
-    check_decoding(module, cached={"latent": (2, LENGTH + 1, 1, 3)})
+    check_decoding(module, cached={"latent": (2, 1, LENGTH + 1, 3)})
 
 
 def test_a_latent_source_is_frozen_with_all_that_reads_it():

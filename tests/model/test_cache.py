@@ -157,7 +157,7 @@ def test_the_cache_holds_each_source_of_keys_and_values_once(tie):
     assert set(cache.sources) == {parsed.source("K"), parsed.source("V")}
     for source, stored in cache.sources.items():
         flat = X if source == "X" else X @ params[source]["kernel"].reshape(WIDTH, WIDTH)
-        np.testing.assert_allclose(stored.reshape(X.shape), flat, atol=1e-6)
+        np.testing.assert_allclose(stored.swapaxes(1, 2).reshape(X.shape), flat, atol=1e-6)
     assert cache.lengths.tolist() == [LENGTH, LENGTH]
 
 

@@ -1,6 +1,7 @@
 """Schemes: all that makes queries, keys and values of X, and heads of the values.
 
-    project: X -> Projected        each source once; `kept` is what a cache stores
+    project: X -> Projected        each source once
+    keep:    Projected -> Projected  the same as a cache stores it
     heads:   Projected -> QKV      sources handed out as the tie says, through their adapters
     roles:   Projected -> QKV      the same, with norm and rotation: what the scores see
     finish:  heads, QKV -> heads   what becomes of the weighted sums of values
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from qkv_jax.arrays import require_array
@@ -35,6 +37,7 @@ from qkv_jax.model.projections import (
 from qkv_jax.tie import Tie
 
 LatentKind = Literal["learned", "frozen", "slice"]
+Places = Int[Array | np.ndarray, "_ T"]  # of B rows or of all; NumPy's are known while traced
 SCHEMES: dict[str, type["Scheme"]] = {}
 
 
@@ -136,16 +139,10 @@ class Scheme(nn.Module):
         """
 
     def project(
-        self,
-        x: Float[Array, "B T D"],
-        context: Float[Array, "B S E"] | None = None,
-        places: Int[Array, "#B S"] | None = None,
+        self, x: Float[Array, "B T D"], context: Float[Array, "B S E"] | None = None
     ) -> Projected:
         """Each source once. Under cross-attention keys and values read `context`; a matrix that
         they share with the queries is then applied to both, and only the matrix is shared.
-
-        Args:
-          places: of the tokens of keys and values, for schemes that keep them rotated.
 
         Raises:
           ValueError: where X itself is a role and D differs from heads * H, or where a matrix is
@@ -181,26 +178,46 @@ class Scheme(nn.Module):
             heads[role] = getattr(self, f"{role}_adapter")(heads[role])
         return QKV(**heads)
 
+    def keep(self, projected: Projected, places: Places | None = None) -> Projected:
+        """With what a cache stores of keys and values, `places` being theirs. A key whose source
+        the values do not read is kept as the scores see it, rotated; else the source is, and norm,
+        adapters and rotation come whenever it is read."""
+        if not self._keeps_keys():
+            return projected
+        key = self._seen("key", self.heads(projected).key, places)
+        return projected._replace(kept=projected.kept | {self.tie.source("K"): key})
+
+    def _keeps_keys(self) -> bool:
+        alone = self.tie.source("K") != self.tie.source("V") and not self.latent_dim
+        return alone and self.positions == "rotary" and type(self).heads is Scheme.heads
+
+    def _seen(self, role: str, heads: Array, places: Places | None) -> Array:
+        """Queries or keys with norm and rotation."""
+        if self.qk_norm:
+            heads = normed(getattr(self, f"{role}_norm"), heads)
+        if self.positions == "rotary":
+            heads = rotate(heads, places, self.rotary_dims)
+        return heads
+
     def roles(
         self,
         projected: Projected,
-        places: Int[Array, "#B T"] | None = None,
-        key_places: Int[Array, "#B S"] | None = None,
+        places: Places | None = None,
+        key_places: Places | None = None,
     ) -> QKV:
-        """What the scores see; places count from 0 by default."""
+        """What the scores see, of what `keep` gave; places count from 0 by default."""
         query, key, value = self.heads(projected)
-        if self.qk_norm:
-            query, key = normed(self.query_norm, query), normed(self.key_norm, key)
-        if self.positions == "rotary":
-            query = rotate(query, places, self.rotary_dims)
-            key = rotate(key, key_places, self.rotary_dims)
-        return QKV(query, key, value)
+        if self._keeps_keys():
+            key = projected.kept[self.tie.source("K")]
+        else:
+            key = self._seen("key", key, key_places)
+        return QKV(self._seen("query", query, places), key, value)
 
     def finish(
         self,
         heads: Float[Array, "B T N H"],
         qkv: QKV,
-        places: Int[Array, "#B T"],
+        places: Places,
         own: Int[Array, "#B T"] | None,
     ) -> Float[Array, "B T N H"]:
         """What becomes of the weighted sums of values: they are the output as they are.
@@ -232,7 +249,7 @@ class Scheme(nn.Module):
         return per_query_head(found, self.num_heads)
 
     def __call__(self, x, context=None) -> QKV:
-        return self.roles(self.project(x, context))
+        return self.roles(self.keep(self.project(x, context)))
 
     def _source(self, name: str, x: Float[Array, "B L D"]) -> Float[Array, "B L heads H"]:
         if name == LATENT and self.latent_kind == "slice":

@@ -40,16 +40,19 @@ class GroupedTied(Scheme):
         super().setup()
         self.rotary = HeadProjection(1, self.head_dim // 2)
 
-    def project(self, x, context=None, places=None):
+    def project(self, x, context=None):
         projected = super().project(x, context)
         rotary = self.rotary(x if context is None else context)
+        return projected._replace(kept=projected.kept | {ROTARY: rotary})
+
+    def keep(self, projected, places=None):
+        rotary = rotate(projected.kept[ROTARY], places)
         return projected._replace(kept=projected.kept | {ROTARY: rotary})
 
     def roles(self, projected, places=None, key_places=None):
         query, key, value = self.heads(projected)
         half = self.head_dim // 2
-        shared = rotate(projected.kept[ROTARY], key_places)
-        shared = jnp.broadcast_to(shared, (*key.shape[:-1], half))
+        shared = jnp.broadcast_to(projected.kept[ROTARY], (*key.shape[:-1], half))
         turned = rotate(query[..., half:], places)
         query = jnp.concatenate([query[..., :half], turned], -1)
         return QKV(query, jnp.concatenate([key[..., :half], shared], -1), value)

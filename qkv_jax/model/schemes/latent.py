@@ -19,11 +19,11 @@ class MultiHeadLatent(Scheme):
         c = norm(X W_latent),   k_n = [c W_key,n ; R X W_rotary],   v_n = c W_value,n,
         q_n = [X W_query,n ; R X W_query_rotary,n]        (sections 2.1.2, 2.1.3, 3.1.2)
 
-    A cache stores c and X W_rotary: R + P numbers a token. The latent may be learned, frozen or a
+    A cache stores c and R X W_rotary: R + P numbers a token. The latent may be learned, frozen or a
     slice of X, the tie `separate` or K=V. Queries are not compressed.
 
     Where few queries read many latents, as in decoding, W_key is applied to the queries instead and
-    W_value to the weighted sums: one head of keys, [c ; rotary], and of values, c.
+    W_value to the weighted sums: one head, [c ; rotary], is key and value.
     """
 
     @classmethod
@@ -43,25 +43,30 @@ class MultiHeadLatent(Scheme):
         self.rotary = HeadProjection(1, self.rotary_dims)
         self.query_rotary = HeadProjection(self.num_heads, self.rotary_dims)
 
-    def project(self, x, context=None, places=None):
+    def project(self, x, context=None):
         query, kept = super().project(x, context)
         query = jnp.concatenate([query, self.query_rotary(x)], -1)
         rotary = self.rotary(x if context is None else context)
         return Projected(query, {LATENT: normed(self.latent_norm, kept[LATENT]), ROTARY: rotary})
+
+    def keep(self, projected, places=None):
+        """One tensor of both, so that it can be read as it lies."""
+        rotary = rotate(projected.kept[ROTARY], places)
+        both = jnp.concatenate([projected.kept[LATENT], rotary], -1)
+        return projected._replace(kept={LATENT: both})
 
     @property
     def score_dim(self):
         return self.head_dim + self.rotary_dims
 
     def roles(self, projected, places=None, key_places=None):
-        rotary = rotate(projected.kept[ROTARY], key_places)
+        both = projected.kept[LATENT]
         plain, turned = jnp.split(projected.query, [self.head_dim], -1)
-        latent = projected.kept[LATENT]
-        if self._absorbs(plain.shape[1], latent.shape[1]):
+        if self._absorbs(plain.shape[1], both.shape[1]):
             query = jnp.einsum("btnh,rnh->btnr", plain, self._kernel("K").astype(plain.dtype))
-            query = jnp.concatenate([query, rotate(turned, places)], -1)
-            return QKV(query, jnp.concatenate([latent, rotary], -1), latent)
-        qkv = self.heads(projected._replace(query=plain))
+            return QKV(jnp.concatenate([query, rotate(turned, places)], -1), both, both)
+        latent, rotary = jnp.split(both, [self.latent_dim], -1)
+        qkv = self.heads(Projected(plain, {LATENT: latent}))
         shared = jnp.broadcast_to(rotary, (*qkv.key.shape[:-1], self.rotary_dims))
         query = jnp.concatenate([qkv.query, rotate(turned, places)], -1)
         return QKV(query, jnp.concatenate([qkv.key, shared], -1), qkv.value)
@@ -69,7 +74,8 @@ class MultiHeadLatent(Scheme):
     def finish(self, heads, qkv, places, own):
         if not self._absorbs(heads.shape[1], qkv.key.shape[1]):
             return heads
-        return jnp.einsum("btnr,rnh->btnh", heads, self._kernel("V").astype(heads.dtype))
+        latent = heads[..., : self.latent_dim]
+        return jnp.einsum("btnr,rnh->btnh", latent, self._kernel("V").astype(heads.dtype))
 
     @nn.nowrap
     def _absorbs(self, queries: int, keys: int) -> bool:
@@ -84,4 +90,4 @@ class MultiHeadLatent(Scheme):
 
     @nn.nowrap
     def cache_shapes(self):
-        return super().cache_shapes() | {ROTARY: (1, self.rotary_dims)}
+        return {LATENT: (1, self.latent_dim + self.rotary_dims)}

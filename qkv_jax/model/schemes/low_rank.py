@@ -54,7 +54,7 @@ class LowRankHeads(Scheme):
         if self.qk_norm:
             self.query_norm, self.key_norm = nn.RMSNorm(), nn.RMSNorm()
 
-    def project(self, x, context=None, places=None):
+    def project(self, x, context=None):
         read = x if context is None else context
         query, kept = self._source(self.tie.source("Q"), x), {}
         for source in kept_sources(self.tie):

@@ -2,8 +2,8 @@
 
 from qkv_jax.config import ConfigError
 from qkv_jax.model.positions import rotate
-from qkv_jax.model.projections import QKV, Projected
-from qkv_jax.model.schemes.base import Scheme, normed, register_scheme
+from qkv_jax.model.projections import QKV
+from qkv_jax.model.schemes.base import Scheme, register_scheme
 
 
 @register_scheme("rotated")
@@ -31,18 +31,13 @@ class Rotated(Scheme):
             given = dict(config.adapters.items())
             raise ConfigError("adapters", given, "keys are the values under scheme 'rotated'")
 
-    def project(self, x, context=None, places=None):
-        query, kept = super().project(x, context)
-        ((source, key),) = kept.items()
-        if self.qk_norm:
-            key = normed(self.key_norm, key)
-        return Projected(query, {source: rotate(key, places, self.rotary_dims)})
+    def keep(self, projected, places=None):
+        ((source, key),) = projected.kept.items()
+        return projected._replace(kept={source: self._seen("key", key, places)})
 
     def roles(self, projected, places=None, key_places=None):
         query, key, value = self.heads(projected)
-        if self.qk_norm:
-            query = normed(self.query_norm, query)
-        return QKV(rotate(query, places, self.rotary_dims), key, value)
+        return QKV(self._seen("query", query, places), key, value)
 
     def finish(self, heads, qkv, places, own):
         return rotate(heads, -places, self.rotary_dims)
