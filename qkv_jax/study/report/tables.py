@@ -54,9 +54,16 @@ def _plan(row) -> str:
     return wording.seeds_to_decide(row)
 
 
+def _more_steps(rows) -> list[str]:
+    """The head of the column of what differences are worth in steps, if any is known."""
+    any_known = any(row.get("more_steps") is not None for row in rows.values())
+    return ["more steps [95 %]"] * any_known
+
+
 def _mean_table(task: TaskRecord, rows) -> dict:
     digits = wording.decimals(task.outcome.margin)
     timed = task.outcome.threshold is not None  # then seeds can solve the task, if not decide it
+    more = _more_steps(rows)
 
     def cells(row):
         solved = [f"{row.get('n_solved', 0):.0f} of {_seeds(row)}", wording.steps_to_solve(row)]
@@ -64,20 +71,21 @@ def _mean_table(task: TaskRecord, rows) -> dict:
             _rate(row),
             formats.bracket(row, "mean", "ci_low", "ci_high", digits),
             formats.bracket(row, "delta", "delta_low", "delta_high", digits, signed=True),
+            *(wording.more_steps(row) for _ in more),
             wording.p_value(row.get("p_adjusted")), wording.p_value(row.get("p_equivalence")),
             *(solved if timed else [_seeds(row)]), _plan(row),
         ]  # fmt: skip
 
     head = [
-        "rate", f"mean {task.outcome.metric} [95 %]", "difference [95 %]", "p (adjusted)",
-        "p (equivalence)", *(["seeds solved", "steps to solve"] if timed else ["seeds"]),
-        "seeds to decide",
+        "rate", f"mean {task.outcome.metric} [95 %]", "difference [95 %]", *more,
+        "p (adjusted)", "p (equivalence)",
+        *(["seeds solved", "steps to solve"] if timed else ["seeds"]), "seeds to decide",
     ]  # fmt: skip
     return {"head": head, "rows": _rows(rows, cells)}
 
 
 def _solve_table(task: TaskRecord, rows) -> dict:
-    digits = wording.decimals(task.outcome.margin)
+    digits, more = wording.decimals(task.outcome.margin), _more_steps(rows)
 
     def cells(row):
         get = row.get
@@ -90,11 +98,12 @@ def _solve_table(task: TaskRecord, rows) -> dict:
             steps += f" [{', '.join(ends)}]"
         mean = formats.number(get("mean"), digits)
         p = wording.p_value(get("p_adjusted"))
-        return [_rate(row), share, steps, mean, p, _seeds(row), _plan(row)]
+        taken = [wording.more_steps(row) for _ in more]
+        return [_rate(row), share, steps, *taken, mean, p, _seeds(row), _plan(row)]
 
     head = [
-        "rate", "seeds solved [95 %]", "steps to solve [95 %]", f"mean {task.outcome.metric}",
-        "p (adjusted)", "seeds", "seeds to decide",
+        "rate", "seeds solved [95 %]", "steps to solve [95 %]", *more,
+        f"mean {task.outcome.metric}", "p (adjusted)", "seeds", "seeds to decide",
     ]  # fmt: skip
     return {"head": head, "rows": _rows(rows, cells)}
 
@@ -151,7 +160,7 @@ def _cost_table(baseline: str, rows) -> dict | None:
         "params": "parameters",
         "attention_params": "in attention",
         "flops_per_token": "FLOPs per token",
-        "kv_cache_bytes_per_token": "KV cache, bytes per token",
+        "kv_cache_bytes_per_token": "state bytes per token",
     }
     shown = [c for c in columns if any(row.get(c) is not None for row in rows.values())]
     timed = any(row.get("step_time_ratio") is not None for row in rows.values())

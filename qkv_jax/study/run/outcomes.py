@@ -54,7 +54,8 @@ def write_tables(workdir: Workdir, pause: Pause = lambda: None) -> Outcome:
     if runs.empty:
         raise ConfigError("workdir", str(workdir.path), "no run of the study there has ended yet")
     examples = _examples(workdir, record, pause)
-    summary = summary_of(workdir, record, runs, pause)
+    costs = _costs(workdir, record, runs)
+    summary = summarise(record, runs, costs, examples, points=_points(workdir, pause))
     workdir.write("summary.csv", summary.to_csv(index=False))
     pause()
     if families(record):
@@ -89,7 +90,8 @@ def summary_of(
     runs: pd.DataFrame,
     pause: Pause = lambda: None,
 ) -> pd.DataFrame:
-    """The summary of what has been run so far.
+    """The summary of what has been run so far, but for `more_steps`: reading all curves again
+    after every wave would take longer than some waves.
 
     Args: record: with the margins that are in force.
     """
@@ -104,6 +106,16 @@ def _examples(workdir: Workdir, record: StudyRecord, pause: Pause) -> Callable:
         pause()
         arm = record.baseline if record.protocol == "race" and arm == record.placebo else arm
         return workdir.examples(task, arm, learning_rate, seeds)
+
+    return find
+
+
+def _points(workdir: Workdir, pause: Pause) -> Callable:
+    """As `_examples`, the points of curves."""
+
+    def find(task: str, arm: str, learning_rate: float, seed: int) -> Any:
+        pause()
+        return workdir.points(task, arm, learning_rate, seed)
 
     return find
 
