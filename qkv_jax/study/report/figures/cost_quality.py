@@ -187,5 +187,5 @@ def _aside(column, rows, span) -> list[float]:
     for bunch in bunches:
         lanes = min(len(bunch), _LANES)
         for turn, number in enumerate(bunch):
-            found[number] = 0.025 * span * (turn % lanes - (lanes - 1) / 2)
+            found[number] = 0.032 * span * (turn % lanes - (lanes - 1) / 2)
     return found
