@@ -60,7 +60,7 @@ def _more_steps(record: StudyRecord, results: wording.Results) -> list[str]:
         "cent more steps the arm takes for the value that the worse of the two ends with. It took "
         "all its steps for that; when the better one was there, its own learning curve says (mean "
         "validation score over the seeds at the best rate, the best so far, linear between "
-        "reports in the logarithm of the step). Beyond the curve: at its first report already. "
+        "reports in the logarithm of the step). “Beyond” the curve: at its first report already. "
         "Runs that failed count with the failure value throughout. Intervals are Student's, of "
         "whole curves, as of independent runs, and with no p-value: verdicts are on the test "
         "score. Where learning rates decay, a curve understates what a run of so many steps would "

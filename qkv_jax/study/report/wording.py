@@ -99,7 +99,7 @@ def steps_to_solve(row) -> str:
 def more_steps(row) -> str:
     """"+37 % [+21, +60]": what the difference is worth in steps; "" where that is not known.
 
-    Beyond the curve there is a bound at most: "beyond the curve (> +400 %)".
+    Beyond the curve there is a bound at most: "beyond (> +400 %)".
     """
     value, low, high = (row.get(f"more_steps{end}") for end in ("", "_low", "_high"))
     if value is None:
@@ -107,7 +107,7 @@ def more_steps(row) -> str:
     if _beyond(value):
         sign, bound = (">", low) if value > 0 else ("<", high)
         said = f" ({sign} {number(bound, 0, signed=True)} %)"
-        return "beyond the curve" + said * (bound is not None and not _beyond(bound))
+        return "beyond" + said * (bound is not None and not _beyond(bound))
     text = f"{number(value, 0, signed=True)} %"
     if low is None or high is None:
         return text

@@ -194,9 +194,9 @@ def test_steps_are_put_into_words():
     assert say() == "" and say(12.3) == "+12 %" and say(-7.7, -20.0, 4.2) == "−8 % [−20, +4]"
     assert say(1240.0, 300.0, np.inf) == "+1,240 % [+300, beyond]"
     assert say(-60.0, -100.0, -10.0) == "−60 % [beyond, −10]"
-    assert say(np.inf, 400.0, np.inf) == "beyond the curve (> +400 %)"
-    assert say(-100.0, -100.0, -80.0) == "beyond the curve (< −80 %)"
-    assert say(np.inf) == say(-100.0, -100.0, -100.0) == "beyond the curve"
+    assert say(np.inf, 400.0, np.inf) == "beyond (> +400 %)"
+    assert say(-100.0, -100.0, -80.0) == "beyond (< −80 %)"
+    assert say(np.inf) == say(-100.0, -100.0, -100.0) == "beyond"
 
 
 def test_a_study_without_curves_has_a_report_without_steps(tmp_path):

@@ -61,7 +61,7 @@ def state_quality(record: StudyRecord, results: wording.Results, tasks):
     gaps = {arm: abs(np.mean([d for d in found if d is not None] or [0.0]))
             for arm, found in deltas.items()}  # fmt: skip
     styles = _styles(record, arms, gaps)
-    columns = min(_COLUMNS, len(lines))
+    columns = 2 if len(lines) == 4 else min(_COLUMNS, len(lines))
     figure, shown = _grid(len(lines), columns, _label_room(styles))
     costs = [r[STATE] for n in tasks for r in results[n].values() if r.get(STATE) is not None]
     place = log_places(costs)
@@ -69,13 +69,18 @@ def state_quality(record: StudyRecord, results: wording.Results, tasks):
         for arm, line in found.items():
             line.x = [place(x) for x in line.x]
             _draw(axes, line, styles[arm])
-        axes.set_xlim(place(min(costs)) - 0.3, place(max(costs)) + 0.3)
+        right = place(max(costs)) + 0.3
+        axes.set_xlim(place(min(costs)) - 0.3, right)
         log_ticks(axes, costs)
         axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.grid(axis="both")
         axes.set_title(title, loc="left", pad=5)
         if number % columns == columns - 1 or number == len(lines) - 1:
             _name_ends(axes, found, styles)
+            for arm, line in found.items():  # ties that need less state end before the panel does
+                if not styles[arm].get("bare"):
+                    axes.plot((line.x[-1], right), [line.heights[-1, 0]] * 2, color=style.LINE,
+                              lw=0.7, zorder=0)  # fmt: skip
     figure.supxlabel("state (bytes per token, log scale)", fontsize=9, y=0.01)
     figure.supylabel(test_label(record.tasks[tasks[0]]), fontsize=9, x=0.005)
     _verdict_key(figure, {title: {arm: (line,) for arm, line in found.items()}
