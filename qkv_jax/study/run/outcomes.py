@@ -54,8 +54,7 @@ def write_tables(workdir: Workdir, pause: Pause = lambda: None) -> Outcome:
     if runs.empty:
         raise ConfigError("workdir", str(workdir.path), "no run of the study there has ended yet")
     examples = _examples(workdir, record, pause)
-    costs = _costs(workdir, record, runs)
-    summary = summarise(record, runs, costs, examples, points=_points(workdir, pause))
+    summary = summary_of(workdir, record, runs, pause, _points(workdir, pause))
     workdir.write("summary.csv", summary.to_csv(index=False))
     pause()
     if families(record):
@@ -89,13 +88,17 @@ def summary_of(
     record: StudyRecord,
     runs: pd.DataFrame,
     pause: Pause = lambda: None,
+    points: Callable | None = None,
 ) -> pd.DataFrame:
-    """The summary of what has been run so far, but for `more_steps`: reading all curves again
-    after every wave would take longer than some waves.
+    """The summary of what has been run so far.
 
-    Args: record: with the margins that are in force.
+    Args:
+      record: with the margins that are in force.
+      points: of learning curves, for `more_steps`. While a study runs there are none: to read all
+        curves again after every wave would take longer than some waves.
     """
-    return summarise(record, runs, _costs(workdir, record, runs), _examples(workdir, record, pause))
+    costs, examples = _costs(workdir, record, runs), _examples(workdir, record, pause)
+    return summarise(record, runs, costs, examples, points=points)
 
 
 def _examples(workdir: Workdir, record: StudyRecord, pause: Pause) -> Callable:
