@@ -139,7 +139,7 @@ def finish(folder: pathlib.Path) -> dict[str, float]:
     found["runs"] = len(runs)
     lap("merge")
     costs = json.loads((folder / "costs.json").read_text())
-    summary = summarise(record, runs, costs, workdir.examples)
+    summary = summarise(record, runs, costs, workdir.examples, points=workdir.points)
     workdir.write("summary.csv", summary.to_csv(index=False))
     workdir.write("families.csv", family_table(record, runs).to_csv(index=False))
     named = {task: Breakdown("distance", GROUPS.tolist()) for task in record.tasks}

@@ -18,6 +18,7 @@ from qkv_jax.study.protocol import inference, verdicts
 from qkv_jax.study.protocol.comparison import DECIDED, Design, Tuning, compare_means, compare_solved
 from qkv_jax.study.protocol.evaluated import Standing, evaluations, standings
 from qkv_jax.study.protocol.margins import is_narrow
+from qkv_jax.study.protocol.measured_curves import MeasuredCurves, Points
 from qkv_jax.study.protocol.race_summary import compare_race, narrow
 from qkv_jax.study.protocol.verdicts import Note, Notes, What
 from qkv_jax.study.record import StudyRecord
@@ -26,6 +27,7 @@ COSTS = (
     "params", "attention_params", "flops_per_token", "kv_cache_bytes_per_token", "step_time_ratio",
 )  # fmt: skip
 NOISE = "step_time_noise"
+MORE_STEPS = "more_steps", "more_steps_low", "more_steps_high"
 COLUMNS = (
     "task", "arm", "tie", "baseline", "learning_rate", "edge", "n", "n_diverged", "n_solved",
     "solve_low", "solve_high", "steps_to_solve", "mean", "ci_low", "ci_high", "delta", "delta_low",
@@ -33,7 +35,7 @@ COLUMNS = (
     "p_value", "delta_low_simultaneous", "delta_high_simultaneous", "seeds_to_decide",
     "sampling_error", "steps_to_solve_low", "steps_to_solve_high", "n_failed", "look", "alpha_look",
     "note", NOISE, "decided_at", "correlation", "runs", "live_rates", "n_live", "n_collapsed",
-    "collapsed_low", "collapsed_high", "p_collapsed",
+    "collapsed_low", "collapsed_high", "p_collapsed", *MORE_STEPS,
 )  # fmt: skip
 
 
@@ -43,6 +45,7 @@ def summarise(
     costs: dict | None = None,
     examples: Callable[..., np.ndarray | None] | None = None,
     standing: dict[str, Standing] | None = None,
+    points: Points | None = None,
 ) -> pd.DataFrame:
     """One row per task and arm: outcome, difference from the baseline, verdict, cost.
 
@@ -55,6 +58,7 @@ def summarise(
       costs: {task: {arm: {...}}}, merged in; NaN where absent.
       examples: (task, arm, rate, seeds) -> test scores [seeds, examples], or None.
       standing: of the races, if that is known.
+      points: of the runs' learning curves; without them `more_steps` is NaN.
 
     Returns: DataFrame with `COLUMNS`, rows in the order of the study. `sd` is that of the scores;
       `ci_*`, `delta_*`, `solve_*` are plain 95 % intervals, `delta_*_simultaneous` hold for all
@@ -70,17 +74,21 @@ def summarise(
       it holds at best rates, for all arms and all looks together. `runs` counts all of an arm's.
       `correlation` is what arms were taken to share with the baseline at the same seed, see
       `pooled_correlation`. `step_time_noise` is how far the placebo's `step_time_ratio` is from
-      the 1 that it must be. `verdict` is a `Verdict` and `note` `Notes`.
+      the 1 that it must be. `more_steps` is in per cent, with its 95 % interval, see `MoreSteps`.
+      `verdict` is a `Verdict` and `note` `Notes`.
     """
     standing = standings(record, runs) if standing is None else standing
     table = evaluations(record, runs, standing)
     spent = runs.groupby(["task", "arm"]).size() if len(runs) else {}
+    curves = None if points is None else MeasuredCurves(record, runs, points)
     rows = []
     for name, task in record.tasks.items():
         found = {arm: table[name, arm] for arm in task.arms}
         own = _summarise_task(record, name, found, standing.get(name), costs, examples)
+        taken = {} if curves is None else curves.more_steps(name, found)
         for row in own:
             row["runs"] = int(spent.get((name, row["arm"]), 0))
+            row |= zip(MORE_STEPS, taken.get(row["arm"], ()), strict=False)
         rows += own
     return pd.DataFrame(rows, columns=COLUMNS)
 

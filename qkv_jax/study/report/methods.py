@@ -39,13 +39,34 @@ def protocol(record: StudyRecord, runs, results: wording.Results) -> list[str]:
         "new data or another rate." + _sampling(record, results)
     )
     lines += _failed(record, runs)
+    lines += _more_steps(record, results)
     lines.append(
-        "Costs. Parameters, FLOPs and cache are counted from the model; step time, where shown, "
-        f"was measured on this machine as a ratio to {base}'s."
+        "Costs. Parameters, FLOPs and state are counted from the model. State bytes are what must "
+        "be kept of each token to decode on: keys and values of all layers, or what they are made "
+        f"from. Step time, where shown, was measured on this machine as a ratio to {base}'s."
         + " ± is by how much that of the placebo, which is the same program, was off."
         * (record.protocol == "fixed")
     )
     return lines
+
+
+def _more_steps(record: StudyRecord, results: wording.Results) -> list[str]:
+    """What "more steps" says, if any arm has such a number."""
+    rows = (row for name in record.tasks for row in results[name].values())
+    if not any(row.get("more_steps") is not None for row in rows):
+        return []
+    return [
+        f"More steps. What a difference to {record.baseline} is worth in training: how many per "
+        "cent more steps the arm takes for the value that the worse of the two ends with. It took "
+        "all its steps for that; when the better one was there, its own learning curve says (mean "
+        "validation score over the seeds at the best rate, the best so far, linear between "
+        "reports in the logarithm of the step). “Beyond” the curve: at its first report already. "
+        "Runs that failed count with the failure value throughout. Intervals are Student's, of "
+        "whole curves, as of independent runs, and with no p-value: verdicts are on the test "
+        "score. Where learning rates decay, a curve understates what a run of so many steps would "
+        "have come to, so these numbers are too near to zero: lower bounds of how many steps more, "
+        "or fewer."
+    ]
 
 
 def _fixed(record: StudyRecord, runs, results: wording.Results) -> list[str]:

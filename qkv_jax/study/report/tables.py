@@ -50,13 +50,23 @@ def _rate(row) -> str:
     return wording.rate(row.get("learning_rate")) + edge
 
 
-def _plan(row) -> str:
-    return wording.seeds_to_decide(row)
+def _where_known(rows, head, text) -> list[tuple]:
+    """The column of a text about each row, [(head, text)]; none where no row has any."""
+    return [(head, text)] if any(map(text, rows.values())) else []
+
+
+def _more_steps(rows) -> list[tuple]:
+    return _where_known(rows, "more steps [95 %]", wording.more_steps)
+
+
+def _plan(rows) -> list[tuple]:
+    return _where_known(rows, "seeds to decide", wording.seeds_to_decide)
 
 
 def _mean_table(task: TaskRecord, rows) -> dict:
     digits = wording.decimals(task.outcome.margin)
     timed = task.outcome.threshold is not None  # then seeds can solve the task, if not decide it
+    more, plan = _more_steps(rows), _plan(rows)
 
     def cells(row):
         solved = [f"{row.get('n_solved', 0):.0f} of {_seeds(row)}", wording.steps_to_solve(row)]
@@ -64,20 +74,23 @@ def _mean_table(task: TaskRecord, rows) -> dict:
             _rate(row),
             formats.bracket(row, "mean", "ci_low", "ci_high", digits),
             formats.bracket(row, "delta", "delta_low", "delta_high", digits, signed=True),
+            *(text(row) for _, text in more),
             wording.p_value(row.get("p_adjusted")), wording.p_value(row.get("p_equivalence")),
-            *(solved if timed else [_seeds(row)]), _plan(row),
+            *(solved if timed else [_seeds(row)]), *(text(row) for _, text in plan),
         ]  # fmt: skip
 
     head = [
-        "rate", f"mean {task.outcome.metric} [95 %]", "difference [95 %]", "p (adjusted)",
-        "p (equivalence)", *(["seeds solved", "steps to solve"] if timed else ["seeds"]),
-        "seeds to decide",
+        "rate", f"mean {task.outcome.metric} [95 %]", "difference [95 %]",
+        *(head for head, _ in more),
+        "p (adjusted)", "p (equivalence)",
+        *(["seeds solved", "steps to solve"] if timed else ["seeds"]), *(head for head, _ in plan),
     ]  # fmt: skip
     return {"head": head, "rows": _rows(rows, cells)}
 
 
 def _solve_table(task: TaskRecord, rows) -> dict:
     digits = wording.decimals(task.outcome.margin)
+    more, plan = _more_steps(rows), _plan(rows)
 
     def cells(row):
         get = row.get
@@ -90,11 +103,13 @@ def _solve_table(task: TaskRecord, rows) -> dict:
             steps += f" [{', '.join(ends)}]"
         mean = formats.number(get("mean"), digits)
         p = wording.p_value(get("p_adjusted"))
-        return [_rate(row), share, steps, mean, p, _seeds(row), _plan(row)]
+        taken, needed = ([text(row) for _, text in column] for column in (more, plan))
+        return [_rate(row), share, steps, *taken, mean, p, _seeds(row), *needed]
 
     head = [
-        "rate", "seeds solved [95 %]", "steps to solve [95 %]", f"mean {task.outcome.metric}",
-        "p (adjusted)", "seeds", "seeds to decide",
+        "rate", "seeds solved [95 %]", "steps to solve [95 %]",
+        *(head for head, _ in more), f"mean {task.outcome.metric}", "p (adjusted)", "seeds",
+        *(head for head, _ in plan),
     ]  # fmt: skip
     return {"head": head, "rows": _rows(rows, cells)}
 
@@ -151,7 +166,7 @@ def _cost_table(baseline: str, rows) -> dict | None:
         "params": "parameters",
         "attention_params": "in attention",
         "flops_per_token": "FLOPs per token",
-        "kv_cache_bytes_per_token": "KV cache, bytes per token",
+        "kv_cache_bytes_per_token": "state bytes per token",
     }
     shown = [c for c in columns if any(row.get(c) is not None for row in rows.values())]
     timed = any(row.get("step_time_ratio") is not None for row in rows.values())

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from qkv_jax.output.formats import MISSING, PENDING, integer, known
+from qkv_jax.output.formats import MISSING, PENDING, integer, known, number
 from qkv_jax.study.protocol import verdicts
 from qkv_jax.study.record import Change, StudyRecord, TaskRecord
 
@@ -94,6 +94,29 @@ def steps_to_solve(row) -> str:
     steps = integer(row.get("steps_to_solve"))
     unsolved = known(row.get("steps_to_solve")) and row.get("n_solved", 0) < row.get("n", 0)
     return f"≥{steps}" if unsolved else steps
+
+
+def more_steps(row) -> str:
+    """"+37 % [+21, +60]": what the difference is worth in steps; "" where that is not known.
+
+    Beyond the curve there is a bound at most: "beyond (> +400 %)".
+    """
+    value, low, high = (row.get(f"more_steps{end}") for end in ("", "_low", "_high"))
+    if value is None:
+        return ""
+    if _beyond(value):
+        sign, bound = (">", low) if value > 0 else ("<", high)
+        said = f" ({sign} {number(bound, 0, signed=True)} %)"
+        return "beyond" + said * (bound is not None and not _beyond(bound))
+    text = f"{number(value, 0, signed=True)} %"
+    if low is None or high is None:
+        return text
+    low, high = ("beyond" if _beyond(end) else number(end, 0, signed=True) for end in (low, high))
+    return f"{text} [{low}, {high}]"
+
+
+def _beyond(more: float) -> bool:
+    return math.isinf(more) or more <= -100
 
 
 def places(record: StudyRecord, tasks: Sequence[str]) -> list[str]:

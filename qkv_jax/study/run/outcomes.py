@@ -54,7 +54,7 @@ def write_tables(workdir: Workdir, pause: Pause = lambda: None) -> Outcome:
     if runs.empty:
         raise ConfigError("workdir", str(workdir.path), "no run of the study there has ended yet")
     examples = _examples(workdir, record, pause)
-    summary = summary_of(workdir, record, runs, pause)
+    summary = summary_of(workdir, record, runs, pause, _points(workdir, pause))
     workdir.write("summary.csv", summary.to_csv(index=False))
     pause()
     if families(record):
@@ -88,12 +88,17 @@ def summary_of(
     record: StudyRecord,
     runs: pd.DataFrame,
     pause: Pause = lambda: None,
+    points: Callable | None = None,
 ) -> pd.DataFrame:
     """The summary of what has been run so far.
 
-    Args: record: with the margins that are in force.
+    Args:
+      record: with the margins that are in force.
+      points: of learning curves, for `more_steps`. While a study runs there are none: to read all
+        curves again after every wave would take longer than some waves.
     """
-    return summarise(record, runs, _costs(workdir, record, runs), _examples(workdir, record, pause))
+    costs, examples = _costs(workdir, record, runs), _examples(workdir, record, pause)
+    return summarise(record, runs, costs, examples, points=points)
 
 
 def _examples(workdir: Workdir, record: StudyRecord, pause: Pause) -> Callable:
@@ -104,6 +109,16 @@ def _examples(workdir: Workdir, record: StudyRecord, pause: Pause) -> Callable:
         pause()
         arm = record.baseline if record.protocol == "race" and arm == record.placebo else arm
         return workdir.examples(task, arm, learning_rate, seeds)
+
+    return find
+
+
+def _points(workdir: Workdir, pause: Pause) -> Callable:
+    """As `_examples`, the points of curves."""
+
+    def find(task: str, arm: str, learning_rate: float, seed: int) -> Any:
+        pause()
+        return workdir.points(task, arm, learning_rate, seed)
 
     return find
 

@@ -4,7 +4,9 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from qkv_jax.config import ConfigError
 
@@ -34,6 +36,18 @@ def _numbers(texts: pd.Series) -> pd.Series:
         return texts.map(int).astype(int)
     except ValueError:
         return texts.map(lambda text: float(text or "nan")).astype(float)
+
+
+def read_points(file: pathlib.Path, most: int) -> Float[np.ndarray, "2 P"]:
+    """Steps and values of a curve; of a longer one so many reports, evenly in the logarithm of
+    their number. A summary of thousands of curves has no time for every line of them."""
+    head, *lines = file.read_text(encoding="utf-8").splitlines()
+    if len(lines) > most:
+        kept = np.unique(np.geomspace(1, len(lines), most).round().astype(int))
+        lines = [lines[number - 1] for number in kept]
+    places = [head.split(",").index(name) for name in ("step", "value")]
+    rows = [line.split(",") for line in lines]
+    return np.array([[float(row[place] or "nan") for row in rows] for place in places])
 
 
 def read_checked(file: pathlib.Path) -> pd.DataFrame:

@@ -48,7 +48,7 @@ from qkv_jax.study.plan import Arm
 from qkv_jax.study.record import FORMAT, Accepted, StudyRecord, TaskRecord
 from qkv_jax.study.resolved import changes, refuse_changes
 from qkv_jax.study.run.rows import append_runs, read_parts
-from qkv_jax.study.run.tables import read_checked, read_file, read_table
+from qkv_jax.study.run.tables import read_checked, read_file, read_points, read_table
 from qkv_jax.tasks.base import Breakdown
 from qkv_jax.tasks.fingerprint import check_same_data
 from qkv_jax.training.population import RunResult, RunSpec
@@ -60,6 +60,7 @@ _ASKED = (
 )  # fmt: skip
 BRANCH_SCORES = ("validation", "test")
 _BUDGET = ("max_runs", "max_minutes")
+_MOST_POINTS = 100  # of a curve that numbers are read off
 
 
 class Workdir:
@@ -237,8 +238,18 @@ class Workdir:
 
     def curve(self, task: str, arm: str, learning_rate: float, seed: int) -> pd.DataFrame | None:
         """step, train_loss, value; None if the run has no curve."""
-        file = self.path / "curves" / task / arm / f"{_run_name(learning_rate, seed)}.csv"
+        file = self._curve(task, arm, learning_rate, seed)
         return read_file(file, read_table) if file.exists() else None
+
+    def points(self, task: str, arm: str, learning_rate: float, seed: int) -> np.ndarray | None:
+        """[2, P] steps and values of a curve, a long one thinned; None if the run has none."""
+        file = self._curve(task, arm, learning_rate, seed)
+        if not file.exists():
+            return None
+        return read_file(file, lambda file: read_points(file, _MOST_POINTS))
+
+    def _curve(self, task: str, arm: str, learning_rate: float, seed: int) -> pathlib.Path:
+        return self.path / "curves" / task / arm / f"{_run_name(learning_rate, seed)}.csv"
 
     def branch(self, task: str, arm: str, learning_rate: float, seed: int) -> dict | None:
         """{validation, test} of the copy of a run that branched off; None if it has none."""

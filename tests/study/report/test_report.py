@@ -11,11 +11,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from qkv_jax.output import formats
+from qkv_jax.output import formats, style
 from qkv_jax.output.html import markdown
-from qkv_jax.study.protocol.summary import summarise
+from qkv_jax.study.protocol.summary import MORE_STEPS, summarise
 from qkv_jax.study.report import sentences, wording
-from qkv_jax.study.report.figures.cost_quality import non_dominated
+from qkv_jax.study.report.figures.cost_quality import (
+    STATE,
+    _aside,
+    cost_quality,
+    log_places,
+    log_ticks,
+    non_dominated,
+)
 from qkv_jax.study.report.figures.lattice import ROWS, covering_pairs, lattice_nodes
 from qkv_jax.study.report.terminal import console_table
 from qkv_jax.tie import Tie
@@ -166,6 +173,38 @@ def test_odd_names_are_escaped(full):
     assert not re.search(r"(?<!\\)\$", md.split("## Environment")[0])
 
 
+def test_differences_are_said_in_steps_as_well_in_every_table_of_results(full):
+    folder, text, summary, _ = full
+    md = (folder / "report.md").read_text(encoding="utf-8")
+    heads = [line for line in md.splitlines() if line.startswith("| arm | verdict | rate |")]
+    assert len([head for head in heads if "| more steps \\[95 %\\] |" in head]) == 3
+    known = summary[summary["more_steps"].notna()]
+    assert len(known) == len(summary) - 3  # all but the baselines
+    assert 0 < np.isinf(known["more_steps"]).sum() < len(known)
+    page = Page(text).text
+    for said in known.to_dict("records"):
+        assert markdown(wording.more_steps(said)) in md and wording.more_steps(said) in page
+    assert "lower bounds of how many steps more" in page
+
+
+def test_steps_are_put_into_words():
+    def say(*values):
+        return wording.more_steps(dict(zip(MORE_STEPS, values, strict=False)))
+
+    assert say() == "" and say(12.3) == "+12 %" and say(-7.7, -20.0, 4.2) == "−8 % [−20, +4]"
+    assert say(1240.0, 300.0, np.inf) == "+1,240 % [+300, beyond]"
+    assert say(-60.0, -100.0, -10.0) == "−60 % [beyond, −10]"
+    assert say(np.inf, 400.0, np.inf) == "beyond (> +400 %)"
+    assert say(-100.0, -100.0, -80.0) == "beyond (< −80 %)"
+    assert say(np.inf) == say(-100.0, -100.0, -100.0) == "beyond"
+
+
+def test_a_study_without_curves_has_a_report_without_steps(tmp_path):
+    record, runs, costs, _ = make_study(tasks=("text", "recall"))
+    text, _, _ = report(tmp_path, record, runs, costs, lambda *run: None)
+    assert "more steps" not in text.lower()
+
+
 def test_a_banner_stands_on_an_unfinished_study_only(full, tmp_path):
     record, runs, costs, curve = make_study(tasks=("digits",))
     half = runs[runs.seed.isin(record.tune_seeds) | (runs.arm < "Q")]
@@ -244,6 +283,49 @@ def test_nothing_dominates_the_arms_on_the_front():
     points = [(1, 3.0, "a"), (1, 2.0, "b"), (2, 2.0, "c"), (3, 1.0, "d"), (3, 1.5, "e")]
     assert non_dominated(points, higher_is_better=False) == ["b", "d"]
     assert non_dominated(points, higher_is_better=True) == ["a"]
+
+
+@pytest.mark.parametrize("costs, positions", [
+    ((128, 256, 512, 256), (7, 8, 9, 8)),
+    ((0, 64, 256), (4.5, 6, 8)),  # what has no state has a place of its own
+    ((0, 0), (-1.5, -1.5)),
+])  # fmt: skip
+def test_state_lies_on_a_scale_of_powers_of_two(costs, positions):
+    assert tuple(map(log_places(costs), costs)) == positions
+    axes = style.new_figure(1.0, 1.0).add_axes((0, 0, 1, 1))
+    log_ticks(axes, costs)
+    ticks = axes.xaxis.get_major_locator().locs
+    assert sorted(set(positions)) == sorted(ticks)
+    many = range(3, 40)
+    log_ticks(axes, many)
+    labels = [axes.xaxis.get_major_formatter()(x) for x in axes.xaxis.get_major_locator().locs]
+    assert labels == ["4", "8", "16", "32"]
+
+
+def test_state_has_a_panel_where_arms_differ_in_it():
+    record, runs, costs, _ = make_study(tasks=("text",))
+    label = "state (bytes per token, log scale)"
+
+    def panels(costs):
+        results = wording.all_rows(record, summarise(record, runs, costs))
+        figure = cost_quality(record, results, "text")
+        return [axes.get_xlabel() for axes in figure.axes]
+
+    assert panels(costs) == [label, "parameters"]
+    for size in (0, 256):
+        same = {arm: found | {STATE: size} for arm, found in costs["text"].items()}
+        assert panels({"text": same}) == ["parameters"]
+    some = {arm: found | {STATE: 64 * (arm != "K=V")} for arm, found in costs["text"].items()}
+    assert panels({"text": some}) == [label, "parameters"]
+
+
+def test_only_points_whose_intervals_overlap_stand_aside():
+    rows = {arm: {"ci_low": y - 1, "ci_high": y + 1} for arm, y in zip("abcd", (0, 1, 5, 5.5),
+                                                                    strict=True)}  # fmt: skip
+    rows |= {"e": {}}
+    column = [(8, 0, "a"), (8, 1, "b"), (8, 5, "c"), (9, 5.5, "d"), (8, 9, "e")]
+    left, right, *others = _aside(column, rows, 1.0)
+    assert left == -right < 0 and others == [0, 0, 0]
 
 
 @pytest.mark.parametrize("width", [80, 100])

@@ -3,6 +3,7 @@
 import io
 import re
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -11,8 +12,10 @@ from qkv_jax.study.protocol import grids
 from qkv_jax.study.protocol.evaluated import seed_scores
 from qkv_jax.study.protocol.summary import summarise
 from qkv_jax.study.report import headlines, wording
+from qkv_jax.study.report.figures.cost_quality import STATE
 from qkv_jax.study.report.figures.heat import heat_columns
 from qkv_jax.study.report.figures.lines import by_group, scaling, scaling_by_arm
+from qkv_jax.study.report.figures.state import state_axes, state_quality
 from qkv_jax.study.report.grids import family_findings
 from qkv_jax.study.report.terminal import console_table
 from qkv_jax.tasks.base import Reference
@@ -143,6 +146,55 @@ def test_many_arms_have_a_panel_each():
     figure = scaling(record, results, scores, tasks, "model.width")
     assert len(figure.axes[1].texts) == len(style.LINES)
     assert figure.axes[0].get_xscale() == "log"
+
+
+def with_states(record, costs, each=lambda axes: axes["model.width"]):
+    """Costs whose state is that of the ties, for every cell times what it says of its axes."""
+    return {
+        name: {arm: found | {STATE: found[STATE] * each(record.tasks[name].axes)}
+               for arm, found in costs[name].items()}
+        for name in record.tasks
+    }  # fmt: skip
+
+
+def test_the_cells_of_a_tie_are_joined_over_what_changes_their_state():
+    """Widths along the line, lengths by panels; the placebo, which is the baseline, is left out."""
+    axes = {"model.width": WIDTHS, "options.length": (8, 16)}
+    record, runs, costs, _, _ = make_family(axes, arms=("K=V", "copies"))
+    results = wording.all_rows(record, summarise(record, runs, with_states(record, costs)))
+    tasks = list(record.tasks)
+    assert state_axes(record, results, tasks) == ["model.width"]
+    figure = state_quality(record, results, tasks)
+    assert [axes.get_title("left") for axes in figure.axes] == ["length = 8", "length = 16"]
+    for axes, length in zip(figure.axes, (8, 16), strict=True):
+        lines = [line for line in axes.lines if line.get_linewidth() > 1]
+        lines = [line for line in lines if line.get_linestyle() != "None"]
+        assert len(lines) == 3
+        cells = [name for name in tasks if record.tasks[name].axes["options.length"] == length]
+        for line, arm in zip(lines, ("separate", "K=V", "copies"), strict=True):
+            rows = [results[name][arm] for name in cells]
+            assert np.allclose(2.0 ** line.get_xdata(), [row[STATE] for row in rows])
+            assert np.allclose(line.get_ydata(), [row["mean"] for row in rows])
+
+
+def test_no_line_is_drawn_where_no_axis_changes_the_state(grid):
+    """Not over an axis of the task either, though its cells differ in state."""
+    folder, _, summary, record, _ = grid
+    results = wording.all_rows(record, summary)
+    assert state_quality(record, results, list(record.tasks)) is None
+    assert not (folder / "figures/state-plays.svg").exists()
+    record, runs, costs, _, _ = make_family({"options.length": (8, 16)}, arms=("K=V",))
+    states = with_states(record, costs, lambda axes: axes["options.length"])
+    results = wording.all_rows(record, summarise(record, runs, states))
+    assert state_quality(record, results, list(record.tasks)) is None
+
+
+def test_a_grid_of_widths_has_its_figure_of_state_in_the_report(tmp_path):
+    record, runs, costs, curve, _ = make_family({"model.width": WIDTHS}, arms=("K=V", "Q=K"))
+    report(tmp_path, record, runs, with_states(record, costs), curve)
+    assert (tmp_path / "figures/state-plays.svg").exists()
+    md = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "the points of an arm, joined, differ in width." in md
 
 
 def test_heat_tables_fold_what_does_not_fit():

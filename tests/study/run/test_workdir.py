@@ -25,7 +25,7 @@ from qkv_jax.study.run import outcomes
 from qkv_jax.study.run.engine import Engine
 from qkv_jax.study.run.rows import append_runs, read_runs
 from qkv_jax.study.run.tables import read_table
-from qkv_jax.study.run.workdir import Workdir
+from qkv_jax.study.run.workdir import _MOST_POINTS, Workdir
 from tests.study.test_names import VALUES
 from tests.support.studies import made_population
 
@@ -320,3 +320,29 @@ def test_the_plan_says_what_to_know_of_the_data_and_of_arms_that_are_one(monkeyp
     out = capsys.readouterr().out
     assert "one: 12 % of the test texts are in training\n" in out
     assert "one: arm 'twin' is the program of 'separate'\n" in out
+
+
+@pytest.mark.parametrize("reports", [1, 5, _MOST_POINTS, 3000])
+def test_points_are_those_of_the_curve_and_few_of_a_long_one(tmp_path, reports):
+    """To the bit, from the first report to the last, and no number where there is none."""
+    workdir, rng = Workdir(tmp_path), np.random.default_rng(reports)
+    curve = pd.DataFrame({"step": 10 * np.arange(1, reports + 1), "train_loss": rng.random(reports),
+                          "value": rng.random(reports)})  # fmt: skip
+    curve.loc[curve.index[1:2], "value"] = np.nan
+    assert workdir.points("task", "arm", 3e-3, 1) is None
+    workdir.write("curves/task/arm/lr0.003_seed1.csv", curve.to_csv(index=False))
+    steps, values = workdir.points("task", "arm", 3e-3, 1)
+    whole = workdir.curve("task", "arm", 3e-3, 1).set_index("step")["value"]
+    assert len(steps) <= _MOST_POINTS and (np.diff(steps) > 0).all()
+    assert (steps[0], steps[-1]) == (10, 10 * reports)
+    assert np.array_equal(values, whole.loc[steps.astype(int)], equal_nan=True)
+    if reports <= _MOST_POINTS:
+        assert len(steps) == reports
+
+
+@pytest.mark.parametrize("text", ["", "step,train_loss\n1,2\n", "step,train_loss,value\n1,2\n"])
+def test_points_of_a_damaged_curve_name_the_file(tmp_path, text):
+    workdir = Workdir(tmp_path)
+    workdir.write("curves/task/arm/lr0.003_seed1.csv", text)
+    with pytest.raises(ConfigError, match="lr0.003_seed1.csv.*a damaged file"):
+        workdir.points("task", "arm", 3e-3, 1)

@@ -29,9 +29,19 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
+def points_of(curve):
+    """Curves as a summary takes them."""
+
+    def points(*run):
+        found = curve(*run)
+        return None if found is None else found[["step", "value"]].to_numpy(float).T
+
+    return points
+
+
 def report(folder, record, runs, costs, curve, **changes):
     record = dataclasses.replace(record, **changes)
-    summary = summarise(record, runs, costs)
+    summary = summarise(record, runs, costs, points=points_of(curve))
     path = write_report(folder, record, runs, summary, curve, dpi=40)
     return path.read_text(encoding="utf-8"), summary, record
 

@@ -14,6 +14,7 @@ from qkv_jax.study.report.figures.forest import forest, solving
 from qkv_jax.study.report.figures.heat import heat, heat_columns
 from qkv_jax.study.report.figures.lattice import lattice, lattice_tasks
 from qkv_jax.study.report.figures.lines import by_group, scaling, scaling_by_arm
+from qkv_jax.study.report.figures.state import state_axes, state_quality
 
 MOST_NAMED = len(LINES) + 1  # arms beside the baseline, placebo included, in one panel
 
@@ -70,8 +71,10 @@ def draw_task(folder, record: StudyRecord, runs, results, task, curve, table, dp
     draw = functools.partial(learning_curves, record, results, name, curve)
     wanted.append(("learning-curves", draw, caption))
     caption = (
-        "Cost against quality. Filled and joined: arms that no other beats in one without being "
-        "worse in the other, by the measured means; whether a difference is real, the marks say."
+        "Quality against cost, with 95 % intervals: state is what must be kept of each token to "
+        f"decode on; dashed: {base}. Filled and joined: arms that no other beats in one without "
+        "being worse in the other, by the measured means; whether a difference is real, the marks "
+        "say. Where intervals at one cost overlap, they stand side by side."
     )
     draw = functools.partial(cost_quality, record, results, name)
     wanted.append(("cost", draw, caption))
@@ -126,6 +129,13 @@ def draw_family(folder, record: StudyRecord, results, scores, family, dpi) -> li
             )  # fmt: skip
             figure = scaling_by_arm(record, results, scores, tasks, field, by)
             pictures.append((f"arms-{named[field]}", figure, caption))
+    sizes = [named[field] for field in state_axes(record, results, tasks)]
+    if sizes:
+        caption = (
+            "Test score against the bytes of state that must be kept of each token to decode on, "
+            f"95 % intervals; the points of an arm, joined, differ in {formats.join(sizes)}."
+        )
+        pictures.append(("state", state_quality(record, results, tasks), caption))
     if len(numeric) < len(values):
         caption = f"Differences to {base} by {formats.join(list(named.values()))}"
         averaged = any(len(cells) > 1 for cells in heat_columns(record, tasks).values())
