@@ -9,7 +9,7 @@ from qkv_jax.config import ConfigError
 from qkv_jax.model.attention import MultiHeadAttention
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.encoder import Encoder
-from qkv_jax.model.positions import POSITIONS
+from qkv_jax.model.positions import POSITIONS, rotate
 from qkv_jax.model.stems import TokenStem
 from qkv_jax.tie import Tie
 from tests.support.attention_layers import GROUPED, HEADS, LENGTH, WIDTH, X, layer
@@ -150,14 +150,17 @@ def test_tying_keys_and_values_halves_the_cache(kv_heads):
 
 @pytest.mark.parametrize("tie", TIES)
 def test_the_cache_holds_each_source_of_keys_and_values_once(tie):
-    """What is stored is what was projected, before rotation."""
+    """What was projected, before rotation where values read it, and as the scores see it else."""
     module, parsed = layer(tie, positions="rotary"), Tie.parse(tie)
     params = drawn(module)
     _, cache = module.apply({"params": params}, X, cache=module.init_cache(2, LENGTH, WIDTH))
     assert set(cache.sources) == {parsed.source("K"), parsed.source("V")}
     for source, stored in cache.sources.items():
         flat = X if source == "X" else X @ params[source]["kernel"].reshape(WIDTH, WIDTH)
-        np.testing.assert_allclose(stored.swapaxes(1, 2).reshape(X.shape), flat, atol=1e-6)
+        heads = flat.reshape(2, LENGTH, HEADS, -1)
+        key_alone = source == parsed.source("K") != parsed.source("V")
+        expected = rotate(heads) if key_alone else heads
+        np.testing.assert_allclose(stored.swapaxes(1, 2), expected, atol=1e-6)
     assert cache.lengths.tolist() == [LENGTH, LENGTH]
 
 
