@@ -169,10 +169,13 @@ def test_induction_asks_for_what_followed_the_trigger(trigger):
 def test_induction_that_cannot_be_is_refused():
     for options, line in [
         ({"length": 2}, "length: given 2; must be at least 3"),
-        ({"symbols": 3}, "symbols: given 3; must be at least 4, to tell splits apart by the other"),
+        (
+            {"symbols": 3, "trigger": "drawn"},
+            "symbols: given 3; must be at least 4, to tell splits apart by the other",
+        ),
         ({"trigger": "x"}, "trigger: given 'x'; allowed: drawn, special"),
     ]:
         with pytest.raises(ConfigError) as refusal:
             make_task("induction", options)
         assert str(refusal.value).startswith(f"task.options.{line}")
-    make_task("induction", {"length": 3, "symbols": 3, "trigger": "special"}).load()
+    make_task("induction", {"length": 3, "symbols": 3}).load()

@@ -33,8 +33,8 @@ CASES = {
     "place": ("retrieval", PLACE),
     "place_either": ("retrieval", PLACE | {"by": "place_either"}),
     "content": ("retrieval", PLACE | {"by": "content"}),
-    "induction": ("induction", {"length": 8, "symbols": 6}),
-    "special": ("induction", {"length": 8, "symbols": 5, "trigger": "special"}),
+    "induction": ("induction", {"length": 8, "symbols": 6, "trigger": "drawn"}),
+    "special": ("induction", {"length": 8, "symbols": 5}),
 }
 
 

@@ -24,14 +24,15 @@ class Induction(FixedLength):
     The form is that of Fu et al. 2023 (H3, arXiv 2212.14052): one question, at the end of 30 tokens
     of a vocabulary of 20. There the trigger is a token of its own, the same in all examples, which
     a model may learn by heart: `special`. `drawn` makes it another symbol in each example, to be
-    told from the last token.
+    told from the last token; that takes far longer to learn (two layers of width 64 and one head:
+    400 steps of 64 examples solve the one, after 1500 the other was right in 15 %).
     """
 
     title = "Induction"
     description = "Say which symbol followed the last one when it stood in the sequence before."
     is_causal = True
 
-    trigger: Trigger = "drawn"
+    trigger: Trigger = "special"
     length: int = 30
     symbols: int = 20
     test_examples: int = 4096  # one answer per example: fewer leave too large a paired error
