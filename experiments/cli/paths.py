@@ -38,4 +38,6 @@ class PathParser(flags.ArgumentParser):
 
 def path_flag(name: str, default: str | None, about: str) -> flags.FlagHolder:
     """Defines a flag whose value is a path."""
-    return flags.DEFINE(PathParser(), name, default, about, serializer=flags.ArgumentSerializer())
+    words = flags.ArgumentSerializer()
+    # Commands may have flags of one name; a process that imports both, as in tests, is neither.
+    return flags.DEFINE(PathParser(), name, default, about, serializer=words, allow_override=True)

@@ -126,7 +126,8 @@ def option_sets():
         if hint is bool:
             words[name] = (False, True)
     yield from ({}, *OPTIONS.values())
-    yield from ({name: word} for name, allowed in words.items() for word in allowed)
+    needs = {"latent_kind": {"latent_dim": 4}}
+    yield from ({name: word, **needs.get(name, {})} for name in words for word in words[name])
     yield from ({"tie": "Q=K", "adapters": {"query": f"{name}:1" if name == "lowrank" else name}}
                 for name in ADAPTERS)  # fmt: skip
     yield {"latent_dim": 4, "use_bias": True}

@@ -37,7 +37,7 @@ from qkv_jax.model.projections import (
 from qkv_jax.tie import Tie
 
 LatentKind = Literal["learned", "frozen", "slice"]
-Places = Int[Array | np.ndarray, "_ T"]  # of B rows or of all; NumPy's are known while traced
+Places = Int[Array | np.ndarray, "_ _"]  # of B rows or of all; NumPy's are known while traced
 SCHEMES: dict[str, type["Scheme"]] = {}
 
 
