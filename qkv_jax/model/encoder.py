@@ -131,7 +131,9 @@ class Encoder(nn.Module):
                 name = f"layer_{layer}"
                 block = BLOCKS[config.remat](config, tie, self.is_causal, name=name)
                 own = None if cache is None else cache.replace(sources=cache.sources[name])
-                x, kept[name] = block(x, mask, train, places, own, valid)
+                x = block(x, mask, train, places, own, valid)
+                if cache is not None:
+                    x, kept[name] = x
         if read is not None:
             x = jnp.take_along_axis(x, read[:, :, None], axis=1)
         x = x[:, 0] if self.readout == "class" else x
@@ -185,7 +187,7 @@ class Encoder(nn.Module):
         def layer(x, own):
             params, key = own
             rngs = None if key is None else {"dropout": key}
-            return block.apply({"params": params}, x, mask, train, places, rngs=rngs)[0], None
+            return block.apply({"params": params}, x, mask, train, places, rngs=rngs), None
 
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
         return jax.lax.scan(layer, x, (stacked, keys))[0]

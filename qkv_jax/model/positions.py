@@ -29,7 +29,7 @@ POSITIONS: tuple[str, ...] = get_args(Positions)
 # Adam move them: at unit size masked bytes of Shakespeare stayed at the unigram loss, 3.2 nats.
 EMBEDDING_STD = 0.02
 
-_BASE = 10_000.0
+BASE = 10_000.0  # of the wavelengths (Vaswani et al. 2017; Su et al. 2021)
 _BUCKETS, _MAX_DISTANCE = 32, 128  # of T5
 _CHANNELS_2D = 10  # of the KV-Transformer
 
@@ -48,6 +48,7 @@ def rotate(
     x: Float[Array, "*B T N H"],
     places: Int[Array, "*#B T"] | None = None,
     dims: int | None = None,
+    base: float = BASE,
 ) -> Float[Array, "*B T N H"]:
     """Rotary positions (Su et al. 2021, eq. 34): turns each pair of coordinates by an angle
     proportional to its place, so that scores depend on the distance between tokens only.
@@ -57,6 +58,7 @@ def rotate(
       places: of each token, [B or 1, T], or [T] for an x without B; 0 .. T-1 by default.
       dims: turns the first so many coordinates only, an even number (Black et al. 2022, GPT-NeoX);
         all by default.
+      base: the slowest pair turns by one radian in nearly so many places.
     """
     if getattr(x, "ndim", 0) < 3 or x.shape[-1] % 2:
         allowed = "must be [..., T, N, H], the head width H even"
@@ -70,14 +72,14 @@ def rotate(
     if dims is not None:
         arguments.whole("dims", dims, 0, x.shape[-1])
         if dims < x.shape[-1]:
-            return jnp.concatenate([_turned(x[..., :dims], places), x[..., dims:]], axis=-1)
-    return _turned(x, places)
+            return jnp.concatenate([_turned(x[..., :dims], places, base), x[..., dims:]], axis=-1)
+    return _turned(x, places, base)
 
 
 def _turned(
-    x: Float[Array, "*B T N H"], places: Int[Array, "*#B T"]
+    x: Float[Array, "*B T N H"], places: Int[Array, "*#B T"], base: float
 ) -> Float[Array, "*B T N H"]:
-    angles = _angles(places, x.shape[-1] // 2)[..., None, :]
+    angles = _angles(places, x.shape[-1] // 2, base)[..., None, :]
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -218,7 +220,7 @@ class Positions2D(nn.Module):
 
 def _interleaved(places: Int[Array, " T"], channels: int) -> Float[Array, "T C"]:
     """Sine, cosine, sine, ... of ever longer waves; `channels` may be odd."""
-    waves = _BASE ** (-2 * (jnp.arange(channels) // 2) / channels)
+    waves = BASE ** (-2 * (jnp.arange(channels) // 2) / channels)
     angles = places[:, None].astype(waves.dtype) * waves[None, :]
     return jnp.where(jnp.arange(channels)[None] % 2 == 0, jnp.sin(angles), jnp.cos(angles))
 
@@ -229,6 +231,8 @@ def _waves(places: Int[Array, "*B T"], width: int) -> Float[Array, "*B T D"]:
     return jnp.pad(table, [(0, 0)] * places.ndim + [(0, width % 2)])
 
 
-def _angles(places: Int[Array, "*B T"], pairs: int) -> Float[Array, "*B T pairs"]:
-    frequencies = _BASE ** (-jnp.arange(pairs) / max(pairs, 1))
+def _angles(
+    places: Int[Array, "*B T"], pairs: int, base: float = BASE
+) -> Float[Array, "*B T pairs"]:
+    frequencies = base ** (-jnp.arange(pairs) / max(pairs, 1))
     return places[..., None].astype(frequencies.dtype) * frequencies[(None,) * places.ndim]

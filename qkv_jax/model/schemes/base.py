@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from qkv_jax.arrays import require_array
 from qkv_jax.config import ConfigError, registers, require_kinds, require_positive
 from qkv_jax.model.adapters import Adapters
-from qkv_jax.model.positions import Positions, rotate
+from qkv_jax.model.positions import BASE, Positions, rotate
 from qkv_jax.model.projections import (
     LATENT,
     QKV,
@@ -90,6 +90,7 @@ class Scheme(nn.Module):
       qk_norm: RMS norm of each query and key over H, with a learned scale for each of the two,
         before positions (Henry et al. 2020, Dehghani et al. 2023).
       rotary_dims: how many coordinates of a head `rotary` turns; all by default.
+      rotary_base: see `positions.rotate`.
     """
 
     num_heads: int
@@ -104,6 +105,7 @@ class Scheme(nn.Module):
     qk_norm: bool = False
     rotary_dims: int | None = None
     latent_kind: LatentKind = "learned"
+    rotary_base: float = BASE
 
     def __post_init__(self):
         require_kinds(self, Scheme)
@@ -192,9 +194,16 @@ class Scheme(nn.Module):
         if self.qk_norm:
             query, key = normed(self.query_norm, query), normed(self.key_norm, key)
         if self.positions == "rotary":
-            query = rotate(query, places, self.rotary_dims)
-            key = rotate(key, key_places, self.rotary_dims)
+            query = self.rotated(query, places)
+            key = self.rotated(key, key_places)
         return QKV(query, key, value)
+
+    @nn.nowrap
+    def rotated(
+        self, x: Float[Array, "B T N H"], places: Int[Array, "#B T"] | None = None
+    ) -> Float[Array, "B T N H"]:
+        """Queries or keys, turned by their places as the config says."""
+        return rotate(x, places, self.rotary_dims, self.rotary_base)
 
     def finish(
         self,

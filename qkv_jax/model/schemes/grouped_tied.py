@@ -48,9 +48,9 @@ class GroupedTied(Scheme):
     def roles(self, projected, places=None, key_places=None):
         query, key, value = self.heads(projected)
         half = self.head_dim // 2
-        shared = rotate(projected.kept[ROTARY], key_places)
+        shared = rotate(projected.kept[ROTARY], key_places, base=self.rotary_base)
         shared = jnp.broadcast_to(shared, (*key.shape[:-1], half))
-        turned = rotate(query[..., half:], places)
+        turned = rotate(query[..., half:], places, base=self.rotary_base)
         query = jnp.concatenate([query[..., :half], turned], -1)
         return QKV(query, jnp.concatenate([key[..., :half], shared], -1), value)
 

@@ -54,16 +54,17 @@ class MultiHeadLatent(Scheme):
         return self.head_dim + self.rotary_dims
 
     def roles(self, projected, places=None, key_places=None):
-        rotary = rotate(projected.kept[ROTARY], key_places)
+        rotary = rotate(projected.kept[ROTARY], key_places, base=self.rotary_base)
         plain, turned = jnp.split(projected.query, [self.head_dim], -1)
+        turned = rotate(turned, places, base=self.rotary_base)
         latent = projected.kept[LATENT]
         if self._absorbs(plain.shape[1], latent.shape[1]):
             query = jnp.einsum("btnh,rnh->btnr", plain, self._kernel("K").astype(plain.dtype))
-            query = jnp.concatenate([query, rotate(turned, places)], -1)
+            query = jnp.concatenate([query, turned], -1)
             return QKV(query, jnp.concatenate([latent, rotary], -1), latent)
         qkv = self.heads(projected._replace(query=plain))
         shared = jnp.broadcast_to(rotary, (*qkv.key.shape[:-1], self.rotary_dims))
-        query = jnp.concatenate([qkv.query, rotate(turned, places)], -1)
+        query = jnp.concatenate([qkv.query, turned], -1)
         return QKV(query, jnp.concatenate([qkv.key, shared], -1), qkv.value)
 
     def finish(self, heads, qkv, places, own):

@@ -1,7 +1,6 @@
 """`rotated`: a cache of rotated keys that are values as well (DeepSeek-V4, 2026)."""
 
 from qkv_jax.config import ConfigError
-from qkv_jax.model.positions import rotate
 from qkv_jax.model.projections import QKV, Projected
 from qkv_jax.model.schemes.base import Scheme, normed, register_scheme
 
@@ -36,13 +35,13 @@ class Rotated(Scheme):
         ((source, key),) = kept.items()
         if self.qk_norm:
             key = normed(self.key_norm, key)
-        return Projected(query, {source: rotate(key, places, self.rotary_dims)})
+        return Projected(query, {source: self.rotated(key, places)})
 
     def roles(self, projected, places=None, key_places=None):
         query, key, value = self.heads(projected)
         if self.qk_norm:
             query = normed(self.query_norm, query)
-        return QKV(rotate(query, places, self.rotary_dims), key, value)
+        return QKV(self.rotated(query, places), key, value)
 
     def finish(self, heads, qkv, places, own):
-        return rotate(heads, -places, self.rotary_dims)
+        return self.rotated(heads, -places)
