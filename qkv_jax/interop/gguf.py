@@ -130,11 +130,12 @@ def _config(
 
 def _renamed(file: pathlib.Path, name: str) -> str:
     """The name of a tensor in a Hugging Face folder."""
-    parts = name.split(".")
-    if len(parts) == 2 and parts[0] in _OUTER:
-        return f"{_OUTER[parts[0]]}.{parts[1]}"
-    if len(parts) == 4 and parts[0] == "blk" and parts[2] in _INNER:
-        return f"model.layers.{parts[1]}.{_INNER[parts[2]]}.{parts[3]}"
+    *parts, end = name.split(".")
+    if end in ("weight", "bias"):
+        if len(parts) == 1 and parts[0] in _OUTER:
+            return f"{_OUTER[parts[0]]}.{end}"
+        if len(parts) == 3 and parts[0] == "blk" and parts[2] in _INNER:
+            return f"model.layers.{parts[1]}.{_INNER[parts[2]]}.{end}"
     raise _refusal(file, f"has a tensor {name}, which is not understood")
 
 

@@ -170,8 +170,8 @@ class Encoder(nn.Module):
             raise ValueError("cache: is for causal models that read out every token")
         if documents is not None or places is not None:
             raise ValueError("cache: holds one text a row, and counts places itself")
-        layers = [f"layer_{layer}" for layer in range(self.config.layers)]
-        if not isinstance(cache, Cache) or [*cache.sources] != layers:
+        layers = {f"layer_{layer}" for layer in range(self.config.layers)}
+        if not isinstance(cache, Cache) or {*cache.sources} != layers:
             raise ConfigError("cache", shown(cache), "make one with init_cache")
 
     def _scan(self, x: Float[Array, "B T D"], mask, train: bool, places) -> Float[Array, "B T D"]:

@@ -56,8 +56,9 @@ class EditedModel(NamedTuple):
       layers, moments: the matrices of every layer, and the moments of its inputs.
       has_control: whether the original can be trained on as well. What is distilled from it has
         nothing to teach it: Adam would only blow up the rounding of a gradient of zero.
-      length: of the longest sequences: how far tokens that see each other are apart.
       note: how far the texts suit a pretrained model, in a sentence.
+      length: of the longest sequences, which says how far tokens that see each other are apart; by
+        default all that the encoder takes.
     """
 
     name: str
@@ -69,8 +70,8 @@ class EditedModel(NamedTuple):
     layers: tuple[Layer, ...]
     moments: tuple[InputMoments, ...]
     has_control: bool
-    length: int
     note: str = ""
+    length: int | None = None
 
     def edits(self, tie: Tie, method: str, numbers: Sequence[int]) -> dict[int, Layer]:
         """The layers of those numbers under the tie."""
@@ -82,7 +83,8 @@ class EditedModel(NamedTuple):
         arguments.word("method", method, METHODS)
         check(self.encoder, arguments.instance("tie", tie, Tie), (method,))
         rotary = config.positions == "rotary"
-        sizes = (self.length, config.head_width, config.rotary_base, self.encoder.is_causal)
+        length = self.encoder.max_length if self.length is None else self.length
+        sizes = (length, config.head_width, config.rotary_base, self.encoder.is_causal)
         turns = Turns.of(*sizes) if rotary else None
         whole = {"kv_heads": config.kv_heads, "turns": turns}
         return {n: impose(self.layers[n], tie, method, self.moments[n], **whole) for n in numbers}
@@ -150,7 +152,6 @@ def model_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> E
         f"{folder} at step {step}, {trainer.task.title.lower()}", encoder, variables,
         (Metric(f"test {outcome.metric}", outcome.higher_is_better),), measure, train_on,
         layer_weights(encoder, variables), _moments(encoder, variables, batches), has_control=True,
-        length=encoder.max_length,
     )  # fmt: skip
 
 
@@ -187,7 +188,7 @@ def model_of_pretrained(
         return EditedModel(
             name, encoder, variables, metrics, measure, _trained(taught, learning_rate),
             layer_weights(encoder, variables), _moments(encoder, variables, subject.batches),
-            has_control=True, length=length, note=held_out.note,
+            has_control=True, note=held_out.note, length=length,
         )  # fmt: skip
     targets = [_hidden(encoder, variables, batch) for batch in held_out.batches]
 
@@ -211,7 +212,7 @@ def model_of_pretrained(
         name, encoder, variables,
         (Metric("change of hidden states", False), Metric("cosine of embeddings", True)), measure,
         train_on, layer_weights(encoder, variables), _moments(encoder, variables, subject.batches),
-        has_control=False, length=length, note=held_out.note,
+        has_control=False, note=held_out.note, length=length,
     )  # fmt: skip
 
 

@@ -40,7 +40,8 @@ def surprise(encoder: Encoder, params, inputs, valid, target, seen) -> tuple[Arr
     one before them, and how many they are."""
     logits = encoder.apply(params, inputs, valid)[:, :-1]
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, target[:, 1:])
-    return jnp.mean(nats, where=seen[:, 1:]), seen[:, 1:].sum()
+    count = seen[:, 1:].sum()
+    return jnp.sum(nats, where=seen[:, 1:]) / jnp.maximum(count, 1).astype(nats.dtype), count
 
 
 class Distillation:

@@ -84,8 +84,9 @@ def spanning(
 ) -> tuple[Float[np.ndarray, "A H"], Float[np.ndarray, "B H"]]:
     """P for a role that the values share, and the matrix that faces it in the scores.
 
-    The role is that of the keys; for queries, give the rotations `back()`. Alternating least squares from P = the role's own matrix, at which scores lose nothing: no round
-    adds to the error.
+    The role is that of the keys; for queries, give the rotations `back()`. Alternating least
+    squares from P = the role's own matrix, at which scores lose nothing: no round adds to the
+    error.
     """
     of_scores = 1 / max(turns.size(other, shared), 1e-300)
     of_outputs = 1 / max(np.sum(np.square(moved)), 1e-300)

@@ -1,4 +1,5 @@
-"""Writes pretrained.json, decoders.json and minilm.json: numbers of the transformers library, for comparison.
+"""Writes pretrained.json, decoders.json and minilm.json: numbers of the transformers library, for
+comparison.
 
     python tests/golden/make_pretrained.py [folder of all-MiniLM-L6-v2]
 

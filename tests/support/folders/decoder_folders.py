@@ -27,6 +27,7 @@ CONFIGS = {
         "tie_word_embeddings": False, "num_key_value_heads": 6, "head_dim": None,
         "rope_parameters": {"rope_theta": 9.0, "rope_type": "default"},
     },
+    "llama, eleven layers": LLAMA | {"num_hidden_layers": 11},
     "llama, biases": LLAMA | {"attention_bias": True, "mlp_bias": True},
 }  # fmt: skip
 
