@@ -51,11 +51,11 @@ def convert(file: pathlib.Path, folder: pathlib.Path) -> str | None:
     config = _config(file, fields, tensors)
     found = {}
     for name, array in tensors.items():
-        heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
-        part = name.split(".")[-2]
-        if part in heads:
-            array = _unpermuted(array, config[heads[part]])
-        found[_renamed(file, name)] = np.ascontiguousarray(array)
+        renamed = _renamed(file, name)
+        for part, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
+            if f".{part}." in renamed:
+                array = _unpermuted(array, config[heads])
+        found[renamed] = np.ascontiguousarray(array)
     tokenizer, lack = _tokenizer(fields)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "model.safetensors", safetensors.numpy.save(found, {"format": "pt"}))

@@ -78,6 +78,7 @@ def config_cases():
             "mlp": word, "mlp_width": maybe, "norm": word, "norm_position": word,
             "norm_epsilon": [0, -1e-6, float("nan"), "1e-6", None, True], "embedding_norm": flag,
             "tied_embedding": flag, "window": maybe,
+            "rotary_base": [0, -1.0, float("nan"), float("inf"), "1e4", None, True],
             "dropout": [-0.1, 1.0, 1, float("nan"), "0.1", None, True],
             "dtype": [*word, "float16", jnp.float32], "implementation": [*NO_WORD, "cudnn"],
             "remat": word, "scan_layers": flag,
