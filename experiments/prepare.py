@@ -1,10 +1,13 @@
-"""Makes data files out of what a package or a site publishes:
+"""Makes data files, and folders of models, out of what a package or a site publishes:
 
     python -m experiments.prepare reviews --sdist=vaderSentiment-3.3.2.tar.gz --out=data/reviews.tsv
+    python -m experiments.prepare gguf --gguf=SmolLM2-135M-Instruct.Q4_1.gguf --out=data/smollm2
 
 `reviews`: the movie-review snippets of Hutto & Gilbert (2014), rated by people from -4 to 4 and
 here labelled by the sign of their mean rating, without those at zero. `make reviews` fetches the
 source distribution of vaderSentiment (MIT licence), in which they lie, and runs this.
+
+`gguf`: a GGUF file of the llama architecture as a Hugging Face folder, see `qkv_jax.interop.gguf`.
 """
 
 import io
@@ -19,7 +22,10 @@ from qkv_jax.config import ConfigError
 from qkv_jax.runtime.files import write_whole
 
 _SDIST = path_flag("sdist", None, "The source distribution of vaderSentiment, .tar.gz.")
-_OUT = path_flag("out", "data/reviews.tsv", "The file to write.")
+_GGUF = path_flag("gguf", None, "A GGUF file.")
+_OUT = path_flag("out", None, "The file to write, by default data/reviews.tsv; of a model, the "
+                              "folder.")  # fmt: skip
+_REVIEWS = "data/reviews.tsv"
 
 _INNER = "additional_resources/hutto_ICWSM_2014.tar.gz"
 _SNIPPETS = "movieReviewSnippets_GroundTruth.txt"
@@ -47,14 +53,28 @@ def reviews() -> None:
             raise ConfigError("--sdist", _SDIST.value, allowed) from None
         if sign:
             rows.append((name, "positive" if sign > 0 else "negative", text.strip()))
-    out = pathlib.Path(_OUT.value)
+    out = pathlib.Path(_OUT.value or _REVIEWS)
     lines = ["\t".join(row) for row in [("id", "label", "text"), *rows]]
     text = ("\n".join(lines) + "\n").encode()
     if out.exists() and (not out.is_file() or out.read_bytes() != text):
-        raise ConfigError("--out", _OUT.value, "is there already, and something else; name another")
+        raise ConfigError("--out", str(out), "is there already, and something else; name another")
     write_whole(out, text)
     positive = sum(label == "positive" for _, label, _ in rows)
     print(f"{out}: {len(rows)} snippets, {positive} positive and {len(rows) - positive} negative")
+
+
+def gguf() -> None:
+    """config.json, model.safetensors and, if it can be made, tokenizer.json."""
+    for flag, what in ((_GGUF, "name a GGUF file"), (_OUT, "name the folder to write")):
+        if not flag.value:
+            raise ConfigError(f"--{flag.name}", flag.value, what)
+
+    from qkv_jax.interop.gguf import convert
+
+    lack = convert(pathlib.Path(_GGUF.value), pathlib.Path(_OUT.value))
+    print(f"{_OUT.value}: config.json, model.safetensors" + ", tokenizer.json" * (lack is None))
+    if lack is not None:
+        print(f"no tokenizer.json: {lack}")
 
 
 def member(archive: bytes, ending: str, name: str) -> bytes:
@@ -74,4 +94,4 @@ def member(archive: bytes, ending: str, name: str) -> bytes:
 
 
 if __name__ == "__main__":
-    entry.enter_one("data set", {"reviews": reviews})
+    entry.enter_one("data set", {"reviews": reviews, "gguf": gguf})

@@ -5,6 +5,7 @@ itself. Padded queries get numbers as well; `real_queries` takes the others.
 import numpy as np
 from jaxtyping import Bool, Float, Real
 
+from qkv_jax import arguments
 from qkv_jax.arrays import require_array
 from qkv_jax.config import ConfigError
 
@@ -31,12 +32,16 @@ def diagonal(weights: Real[np.ndarray, "B N T T"]) -> Float[np.ndarray, "B N T"]
     return np.float64(np.einsum("bntt->bnt", weights))
 
 
-def uniform(valid: Bool[np.ndarray, "B S"]) -> Float[np.ndarray, "B 1 S S"]:
-    """Equal weights on every real key: what looks at nothing in particular."""
+def uniform(
+    valid: Bool[np.ndarray, "B S"], is_causal: bool = False
+) -> Float[np.ndarray, "B 1 S S"]:
+    """Equal weights on every real key that a query sees: what looks at nothing in particular."""
     require_array("valid", valid, "B S", "bool", {})
-    real = np.float64(valid)
-    rows = real / np.maximum(real.sum(-1, keepdims=True), 1)
-    return np.broadcast_to(rows[:, None, None, :], (len(rows), 1, rows.shape[1], rows.shape[1]))
+    arguments.truth("is_causal", is_causal)
+    length = valid.shape[1]
+    seen = np.tri(length) if is_causal else np.ones((length, length))
+    real = np.float64(valid)[:, None, None, :] * seen
+    return real / np.maximum(real.sum(-1, keepdims=True), 1)
 
 
 def real_queries(

@@ -5,11 +5,11 @@
     last = pretrained.encoder.apply(pretrained.variables, inputs, valid)       # [B, T, D]
     vectors = sentence_embeddings(pretrained, texts)                           # [B, D]
 
-Families: BERT (MiniLM too), RoBERTa (XLM-RoBERTa and CamemBERT too), DistilBERT and ViT. A tensor
-is used, or named in `left_out` because an encoder has no use for it, or the folder is refused;
-every parameter comes from the files, or is a bias that the model does not have: zeros. The fields
-of the JSON files beside the weights are followed, known to change no numbers, or refused, see
-`fields`.
+Families: BERT (MiniLM too), RoBERTa (XLM-RoBERTa and CamemBERT too), DistilBERT and ViT; and the
+decoders GPT-2 and Llama (SmolLM2 too), which read out logits of the next token. A tensor is used,
+or named in `left_out` because the model has no use for it, or the folder is refused; every
+parameter comes from the files, or is a bias that the model does not have: zeros. The fields of the
+JSON files beside the weights are followed, known to change no numbers, or refused, see `fields`.
 """
 
 import dataclasses
@@ -44,11 +44,11 @@ _ADAPTER = "adapter_config.json"  # of PEFT, which the library loads over the we
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A pretrained encoder.
+    """A pretrained encoder, or a decoder.
 
     Attributes:
       encoder: ours, without readout: `encoder.apply(variables, inputs, valid)` is the last
-        hidden state [B, T, D].
+        hidden state [B, T, D]. A decoder has one: logits [B, T, V] of the token that comes next.
       variables: {"params": tree} with the ordinary paths, float32.
       tokenizer: of texts; None for images and where the folder has no tokenizer.json.
       config: what config.json says.
@@ -168,9 +168,11 @@ def sentence_embeddings(
     """
     pretrained = arguments.instance("pretrained", pretrained, Pretrained)
     recipe, reader = read_recipe(pretrained.folder), pretrained.reader
-    if str(pretrained.config.get("architectures")).count("ForCausalLM"):
-        given = pretrained.config["architectures"]
+    given = pretrained.config.get("architectures")
+    if str(given).count("ForCausalLM"):
         raise ConfigError("config.json architectures", given, "its last token would be taken")
+    if pretrained.encoder.is_causal:
+        raise ConfigError("config.json model_type", pretrained.kind, "is a decoder: no embeddings")
     if recipe.lower:
         pretrained = dataclasses.replace(pretrained, tokenizer=reader.lowered())
     if max_length is None:
@@ -230,7 +232,7 @@ def _fill(plan: layouts.Plan, tensors: dict[str, np.ndarray]) -> tuple[dict, tup
         if plain in given:
             raise ConfigError(f"tensor {name}", given[plain], "two names for one tensor")
         given[plain] = name
-    tree, filled, used = _shapes(plan), {}, []
+    tree, filled, used = _shapes(plan), {}, {}
     for path, shape in tree.items():
         tensor, layout = plan.places[path]
         if tensor is None:
@@ -238,19 +240,20 @@ def _fill(plan: layouts.Plan, tensors: dict[str, np.ndarray]) -> tuple[dict, tup
             continue
         if tensor not in given:
             raise _missing(tensor, path, tensors)
-        name, expected = given.pop(tensor), layout.stored(shape)
+        name, expected = given[tensor], layout.stored(shape)
         if tensors[name].shape != expected:
             what = f"must have the shape {expected}, by config.json"
             raise ConfigError(f"tensor {name}", tensors[name].shape, what)
         filled[path] = layout.convert(as_float32(name, tensors[name]), shape)
-        used.append(name)
+        used[tensor] = name  # which may hold several leaves
     # Where the encoder's tensors bear its prefix, what does not is a head of somebody's own.
-    prefixed = all(name.startswith(plan.prefix) for name in used)
-    for plain, name in given.items():
+    prefixed = all(name.startswith(plan.prefix) for name in used.values())
+    over = {plain: name for plain, name in given.items() if plain not in used}
+    for plain, name in over.items():
         outside = prefixed and not name.startswith(plan.prefix)
         if not (outside or plan.is_unneeded(plain)):
             raise ConfigError(f"tensor {name}", tensors[name].shape, "is not understood")
-    return _nested(filled), (*sorted(given.values()), *plan.skipped)
+    return _nested(filled), (*sorted(over.values()), *plan.skipped)
 
 
 def _missing(tensor: str, path: str, tensors: Iterable[str]) -> ConfigError:

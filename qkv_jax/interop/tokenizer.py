@@ -38,7 +38,7 @@ class TextTokenizer:
     """
 
     def __init__(
-        self, tokenizer: Any, pad: int, fields: int, max_length: int, pad_counts: bool,
+        self, tokenizer: Any, pad: int | None, fields: int, max_length: int, pad_counts: bool,
         options: Options, unknown: int | None,
     ):  # fmt: skip
         self._tokenizer, self._pad, self._fields = tokenizer, pad, fields
@@ -104,7 +104,7 @@ class TextTokenizer:
         lengths = np.array([len(row) for row in tokens])
         longest = int(lengths.max())
         length = longest if length is None else arguments.whole("length", length, longest)
-        ids = np.full((len(tokens), length), self._pad, np.int32)
+        ids = np.full((len(tokens), length), self._pad or 0, np.int32)
         for row, some in zip(ids, tokens, strict=True):
             row[: len(some)] = some
         valid = np.arange(length)[None, :] < lengths[:, None]
@@ -158,13 +158,18 @@ class TextTokenizer:
 
 
 def read_tokenizer(
-    folder: pathlib.Path, vocabulary: int, pad: int, fields: int, max_length: int, pad_counts: bool
+    folder: pathlib.Path,
+    vocabulary: int,
+    pad: int | None,
+    fields: int,
+    max_length: int,
+    pad_counts: bool,
 ) -> TextTokenizer | None:
     """The tokenizer of a folder, or None where it has no tokenizer.json.
 
     Args:
       vocabulary: rows of the model's table of tokens.
-      pad: the number of the padding token.
+      pad: the number of the padding token; None where any token may fill up, as in decoders.
       fields: of a token: 2 with token types, else 1.
       max_length, pad_counts: as in `TextTokenizer` and `layouts.Plan`.
 
@@ -195,15 +200,19 @@ def read_tokenizer(
     if model.get("dropout"):
         allowed = "draws tokens at random; understood: null"
         raise ConfigError("tokenizer.json dropout", model["dropout"], allowed)
-    known, token = tokenizer.get_added_tokens_decoder(), tokenizer.id_to_token(pad)
-    declared = (parts["padding"] or {}).get("pad_token")
-    if not (pad in known and known[pad].special or token in ("[PAD]", "<pad>", declared)):
-        what = f"does not match: token {pad} is {token!r}, for the model the padding"
-        raise refusal(path, what)
+    if pad is not None:
+        _check_pad(path, tokenizer, pad, (parts["padding"] or {}).get("pad_token"))
     options = read_options(folder, tokenizer, parts)
     word = model.get("unk_token")
     unknown = model.get("unk_id") if word is None else tokenizer.token_to_id(word)
     return TextTokenizer(tokenizer, pad, fields, max_length, pad_counts, options, unknown)
+
+
+def _check_pad(path: pathlib.Path, tokenizer: Any, pad: int, declared: str | None) -> None:
+    known, token = tokenizer.get_added_tokens_decoder(), tokenizer.id_to_token(pad)
+    if not (pad in known and known[pad].special or token in ("[PAD]", "<pad>", declared)):
+        what = f"does not match: token {pad} is {token!r}, for the model the padding"
+        raise refusal(path, what)
 
 
 def listed(texts: Any) -> list[str]:

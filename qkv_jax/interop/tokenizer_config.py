@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from qkv_jax import arguments
 from qkv_jax.config import ConfigError
 from qkv_jax.interop.fields import check_fields, words
 from qkv_jax.interop.tensors import read_json
@@ -21,14 +22,16 @@ _OVERRIDES = {
     "add_prefix_space": ("ByteLevel", "add_prefix_space"),
 }
 _ENDS = {"cls_token": 0, "sep_token": -1}  # where each stands in what is read
-_READ = {"model_max_length", "truncation_side", "added_tokens_decoder", *_OVERRIDES, *_ENDS}
+# Whether a token that another field names stands at the beginning or the end.
+_ADDED = {"add_bos_token": ("bos_token", 0), "add_eos_token": ("eos_token", -1)}
+_READ = {
+    "model_max_length", "truncation_side", "added_tokens_decoder", *_OVERRIDES, *_ENDS, *_ADDED
+}  # fmt: skip
 _FIXED = {
     "padding_side": "right",
     "do_basic_tokenize": True,
     "split_special_tokens": False,
     "auto_map": {},  # code of the folder's own
-    "add_bos_token": True,
-    "add_eos_token": True,
 }
 # Names, special tokens by other names, what decoding and calls with arguments of their own read.
 _HARMLESS = words("""
@@ -108,6 +111,15 @@ def _check_ends(values: Mapping[str, Any], tokenizer: Any) -> None:
             where = "ends" if place else "begins"
             found = repr(real[place]) if real else "no special token"
             raise _odds(field, token, f"a text {where} with {found}")
+    for field, (name, place) in _ADDED.items():
+        given, token = values.get(field), values.get(name)
+        arguments.truth(f"{_NAME} {field}", True if given is None else given)
+        token = token.get("content") if isinstance(token, dict) else token
+        if given is False and real and token in (None, real[place]):
+            where = "ends" if place else "begins"
+            raise _odds(field, given, f"a text {where} with {real[place]!r}")
+        if given and not real:
+            raise _odds(field, given, "a text has no special token")
 
 
 def _length(values: Mapping[str, Any]) -> int | None:

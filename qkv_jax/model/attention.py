@@ -32,6 +32,7 @@ from qkv_jax.model.dot_product import (
 )
 from qkv_jax.model.masks import visible
 from qkv_jax.model.positions import (
+    BASE,
     Positions,
     Positions2D,
     RelativeBias,
@@ -68,6 +69,7 @@ class MultiHeadAttention(nn.Module):
         (leaves `query_norm`, `key_norm`), before positions (Henry et al. 2020, Dehghani et al.
         2023).
       rotary_dims: of each head, that `rotary` turns; all by default.
+      rotary_base: see `positions.rotate`.
       window: in self-attention hides keys that many places away, or more, see `visible`.
       diagonal_mask: in self-attention hides each token from itself, see `visible`.
       scale: `sqrt` is 1 / sqrt(H); a number; or `learned_per_head`, which starts at 1 / sqrt(H)
@@ -102,10 +104,12 @@ class MultiHeadAttention(nn.Module):
     use_bias: bool = False
     implementation: Implementation = "auto"
     scheme: str | type = "tied"
+    rotary_base: float = BASE
 
     def __post_init__(self):
         require_kinds(self, MultiHeadAttention)
         require_positive(self, "num_heads", "num_kv_heads", "head_dim", "latent_dim", "window")
+        require_positive(self, "rotary_base")
         scheme_class(self.scheme)
         require_positive(self, *(() if isinstance(self.scale, str) else ("scale",)))
         super().__post_init__()
@@ -210,6 +214,7 @@ class MultiHeadAttention(nn.Module):
             self.qk_norm,
             self.rotary_dims,
             self.latent_kind,
+            self.rotary_base,
         )
 
     @nn.nowrap

@@ -69,6 +69,7 @@ def attention_of(config: ModelConfig, tie: Tie, name: str | None = None) -> Mult
         positions_2d=config.positions_2d,
         qk_norm=config.qk_norm,
         rotary_dims=config.rotary_dims,
+        rotary_base=config.rotary_base,
         window=config.window,
         diagonal_mask=config.diagonal_mask,
         scale=config.scale,
@@ -92,7 +93,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "B T D"], mask, train: bool, places=None, cache=None, valid=None
-    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+    ) -> Float[Array, "B T D"] | tuple[Float[Array, "B T D"], Cache]:
         config = self.config
         attention = attention_of(config, self.tie, "attention")
         mlp = None if config.mlp == "none" else MLPS[config.mlp](config.hidden, name="mlp")
@@ -111,7 +112,7 @@ class Block(nn.Module):
                 x = x + drop(part(normed(config, name, x)))
             else:
                 x = normed(config, name, x + drop(part(x)))
-        return x, cache
+        return x if cache is None else (x, cache)
 
 
 # By what a block leaves for the backward pass to compute again; parameters are the same.

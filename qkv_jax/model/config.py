@@ -14,7 +14,7 @@ from qkv_jax.config import (
 )
 from qkv_jax.model.adapters import PRESETS, Adapters
 from qkv_jax.model.dot_product import Implementation, unsupported
-from qkv_jax.model.positions import Positions
+from qkv_jax.model.positions import BASE, Positions
 from qkv_jax.model.projections import LATENT, check_scheme
 from qkv_jax.model.schemes import scheme_class
 from qkv_jax.model.schemes.base import LatentKind
@@ -48,6 +48,7 @@ class ModelConfig:
     positions_2d: bool = False  # the "2D positional" term of the KV-Transformer
     qk_norm: bool = False  # a norm of each head's queries and keys
     rotary_dims: int | None = None  # of each head, that rotary positions turn; all
+    rotary_base: float = BASE  # of the wavelengths of rotary positions, theta in Llama
     window: int | None = None  # keys that many places away, or more, are hidden; none are
     diagonal_mask: bool = False  # no token sees itself, unless it sees nothing else
     scale: float | str = "sqrt"  # "sqrt", "learned_per_head" or a number
@@ -76,7 +77,7 @@ class ModelConfig:
         settle(self)
         sizes = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "latent_dim")
         require_positive(self, "window")
-        require_positive(self, *sizes, "norm_epsilon")
+        require_positive(self, *sizes, "norm_epsilon", "rotary_base")
         require_32_bits(self)
         if self.layers > _MOST_LAYERS:
             raise ConfigError("layers", self.layers, f"must be at most {_MOST_LAYERS}")

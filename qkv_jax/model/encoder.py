@@ -131,7 +131,9 @@ class Encoder(nn.Module):
                 name = f"layer_{layer}"
                 block = BLOCKS[config.remat](config, tie, self.is_causal, name=name)
                 own = None if cache is None else cache.replace(sources=cache.sources[name])
-                x, kept[name] = block(x, mask, train, places, own, valid)
+                x = block(x, mask, train, places, own, valid)
+                if cache is not None:
+                    x, kept[name] = x
         if read is not None:
             x = jnp.take_along_axis(x, read[:, :, None], axis=1)
         x = x[:, 0] if self.readout == "class" else x
@@ -168,8 +170,8 @@ class Encoder(nn.Module):
             raise ValueError("cache: is for causal models that read out every token")
         if documents is not None or places is not None:
             raise ValueError("cache: holds one text a row, and counts places itself")
-        layers = [f"layer_{layer}" for layer in range(self.config.layers)]
-        if not isinstance(cache, Cache) or [*cache.sources] != layers:
+        layers = {f"layer_{layer}" for layer in range(self.config.layers)}
+        if not isinstance(cache, Cache) or {*cache.sources} != layers:
             raise ConfigError("cache", shown(cache), "make one with init_cache")
 
     def _scan(self, x: Float[Array, "B T D"], mask, train: bool, places) -> Float[Array, "B T D"]:
@@ -185,7 +187,7 @@ class Encoder(nn.Module):
         def layer(x, own):
             params, key = own
             rngs = None if key is None else {"dropout": key}
-            return block.apply({"params": params}, x, mask, train, places, rngs=rngs)[0], None
+            return block.apply({"params": params}, x, mask, train, places, rngs=rngs), None
 
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
         return jax.lax.scan(layer, x, (stacked, keys))[0]

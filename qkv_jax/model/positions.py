@@ -29,7 +29,7 @@ POSITIONS: tuple[str, ...] = get_args(Positions)
 # Adam move them: at unit size masked bytes of Shakespeare stayed at the unigram loss, 3.2 nats.
 EMBEDDING_STD = 0.02
 
-_BASE = 10_000.0
+BASE = 10_000.0  # of the wavelengths (Vaswani et al. 2017; Su et al. 2021)
 _BUCKETS, _MAX_DISTANCE = 32, 128  # of T5
 _CHANNELS_2D = 10  # of the KV-Transformer
 
@@ -48,6 +48,7 @@ def rotate(
     x: Float[Array, "*B T N H"],
     places: Int[Array | np.ndarray, "*#B T"] | None = None,
     dims: int | None = None,
+    base: float = BASE,
 ) -> Float[Array, "*B T N H"]:
     """Rotary positions (Su et al. 2021, eq. 34): turns each pair of coordinates by an angle
     proportional to its place, so that scores depend on the distance between tokens only.
@@ -57,6 +58,7 @@ def rotate(
       places: of each token, [B or 1, T], or [T] for an x without B; 0 .. T-1 by default.
       dims: turns the first so many coordinates only, an even number (Black et al. 2022, GPT-NeoX);
         all by default.
+      base: the slowest pair turns by one radian in nearly so many places.
     """
     if getattr(x, "ndim", 0) < 3 or x.shape[-1] % 2:
         allowed = "must be [..., T, N, H], the head width H even"
@@ -71,14 +73,14 @@ def rotate(
         if arguments.whole("dims", dims, 0, x.shape[-1]) % 2:
             raise ConfigError("dims", dims, "must be even")
         if dims < x.shape[-1]:
-            return jnp.concatenate([_turned(x[..., :dims], places), x[..., dims:]], axis=-1)
-    return _turned(x, places)
+            return jnp.concatenate([_turned(x[..., :dims], places, base), x[..., dims:]], axis=-1)
+    return _turned(x, places, base)
 
 
 def _turned(
-    x: Float[Array, "*B T N H"], places: Int[Array | np.ndarray, "*#B T"]
+    x: Float[Array, "*B T N H"], places: Int[Array | np.ndarray, "*#B T"], base: float
 ) -> Float[Array, "*B T N H"]:
-    angles = _angles(places, x.shape[-1] // 2)[..., None, :]
+    angles = _angles(places, x.shape[-1] // 2, base)[..., None, :]
     # Of places that are known while a program is traced these are constants. XLA would work them
     # out anew for every row and head, which takes ten times as long as reading a cache.
     of = np if isinstance(angles, np.ndarray) else jnp
@@ -222,7 +224,7 @@ class Positions2D(nn.Module):
 
 def _interleaved(places: Int[Array, " T"], channels: int) -> Float[Array, "T C"]:
     """Sine, cosine, sine, ... of ever longer waves; `channels` may be odd."""
-    waves = _BASE ** (-2 * (jnp.arange(channels) // 2) / channels)
+    waves = BASE ** (-2 * (jnp.arange(channels) // 2) / channels)
     angles = places[:, None].astype(waves.dtype) * waves[None, :]
     return jnp.where(jnp.arange(channels)[None] % 2 == 0, jnp.sin(angles), jnp.cos(angles))
 
@@ -233,7 +235,7 @@ def _waves(places: Int[Array, "*B T"], width: int) -> Float[Array, "*B T D"]:
     return jnp.pad(table, [(0, 0)] * places.ndim + [(0, width % 2)])
 
 
-def _angles(places: Array | np.ndarray, pairs: int) -> Array | np.ndarray:
+def _angles(places: Array | np.ndarray, pairs: int, base: float = BASE) -> Array | np.ndarray:
     """[*B, T, pairs], of NumPy if the places are."""
-    frequencies = np.float32(_BASE) ** (-np.arange(pairs, dtype=np.float32) / max(pairs, 1))
+    frequencies = np.float32(base) ** (-np.arange(pairs, dtype=np.float32) / max(pairs, 1))
     return places[..., None].astype(np.float32) * frequencies[(None,) * places.ndim]

@@ -3,7 +3,8 @@
 A `EditedModel` is a model with a way to measure it and a way to train it on: a run of
 `experiments.train` is measured by its task's test metric and trained on its task; a pretrained
 model by how far its last hidden states and its sentence embeddings move from what they were, and
-trained to give back the original's hidden states (distillation) on other texts.
+trained to give back the original's hidden states (distillation) on other texts; a pretrained
+decoder by how well it foretells the next token, which it is trained on as well.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from qkv_jax import arguments
 from qkv_jax.analysis.layers import Layer, layer_weights
 from qkv_jax.config import ConfigError
 from qkv_jax.model.encoder import Encoder
-from qkv_jax.surgery.distillation import Distillation, apply
+from qkv_jax.surgery.distillation import Distillation, NextToken, apply
 from qkv_jax.surgery.fit import InputMoments
 from qkv_jax.surgery.impose import METHODS, check, impose, spread, tied
 from qkv_jax.surgery.rotary import Turns
@@ -56,6 +57,8 @@ class EditedModel(NamedTuple):
       has_control: whether the original can be trained on as well. What is distilled from it has
         nothing to teach it: Adam would only blow up the rounding of a gradient of zero.
       note: how far the texts suit a pretrained model, in a sentence.
+      length: of the longest sequences, which says how far tokens that see each other are apart; by
+        default all that the encoder takes.
     """
 
     name: str
@@ -68,6 +71,7 @@ class EditedModel(NamedTuple):
     moments: tuple[InputMoments, ...]
     has_control: bool
     note: str = ""
+    length: int | None = None
 
     def edits(self, tie: Tie, method: str, numbers: Sequence[int]) -> dict[int, Layer]:
         """The layers of those numbers under the tie."""
@@ -79,7 +83,9 @@ class EditedModel(NamedTuple):
         arguments.word("method", method, METHODS)
         check(self.encoder, arguments.instance("tie", tie, Tie), (method,))
         rotary = config.positions == "rotary"
-        turns = Turns.of(self.encoder.max_length, config.head_width) if rotary else None
+        length = self.encoder.max_length if self.length is None else self.length
+        sizes = (length, config.head_width, config.rotary_base, self.encoder.is_causal)
+        turns = Turns.of(*sizes) if rotary else None
         whole = {"kv_heads": config.kv_heads, "turns": turns}
         return {n: impose(self.layers[n], tie, method, self.moments[n], **whole) for n in numbers}
 
@@ -153,8 +159,8 @@ def model_of_pretrained(
     folder: pathlib.Path, texts: Mapping[str, str], learning_rate: float | None,
     allow_unknown: bool = False,
 ) -> EditedModel:  # fmt: skip
-    """A pretrained model of texts. Every other text is for measuring; the rest are for the moments
-    and for training.
+    """A pretrained model of texts, encoder or decoder. Every other text is for measuring; the rest
+    are for the moments and for training.
 
     Args:
       learning_rate: of further training; None chooses one, see `distillation`.
@@ -171,6 +177,19 @@ def model_of_pretrained(
     ours, others = ({n: texts[n] for n in names[start::2]} for start in (0, 1))
     subject, held_out = (of_pretrained(folder, some, 0, allow_unknown) for some in (ours, others))
     encoder, variables = subject.encoder, subject.variables
+    length = max(batch.inputs.shape[1] for batch in subject.batches)
+    name = f"{subject.name}, {len(others)} held-out texts"
+    if encoder.is_causal:
+        metrics = (Metric("loss, nats per token", False),)
+        _check_pairs(held_out.batches)
+        _check_pairs(subject.batches)
+        taught = NextToken(subject.batches)
+        measure = lambda changed, params: (NextToken(held_out.batches).mean(changed, params),)
+        return EditedModel(
+            name, encoder, variables, metrics, measure, _trained(taught, learning_rate),
+            layer_weights(encoder, variables), _moments(encoder, variables, subject.batches),
+            has_control=True, note=held_out.note, length=length,
+        )  # fmt: skip
     targets = [_hidden(encoder, variables, batch) for batch in held_out.batches]
 
     def measure(changed: Encoder, params: Variables) -> tuple[float, ...]:
@@ -186,18 +205,32 @@ def model_of_pretrained(
         return float(np.sqrt(gone / size)), float(np.concatenate(cosines).mean())
 
     def train_on(changed: Encoder, params: Variables, steps: int) -> tuple[Variables, float]:
-        distillation = Distillation(encoder, variables, subject.batches)
-        if learning_rate is not None:
-            every = [np.ones(len(batch.inputs), bool) for batch in subject.batches]
-            return distillation.train(changed, params, steps, learning_rate, every), learning_rate
-        return distillation.train_at_best_rate(changed, params, steps)
+        taught = Distillation(encoder, variables, subject.batches)
+        return _trained(taught, learning_rate)(changed, params, steps)
 
     return EditedModel(
-        f"{subject.name}, {len(others)} held-out texts", encoder, variables,
+        name, encoder, variables,
         (Metric("change of hidden states", False), Metric("cosine of embeddings", True)), measure,
         train_on, layer_weights(encoder, variables), _moments(encoder, variables, subject.batches),
-        has_control=False, note=held_out.note,
+        has_control=False, note=held_out.note, length=length,
     )  # fmt: skip
+
+
+def _trained(taught: Distillation, learning_rate: float | None) -> Callable:
+    """`EditedModel.train_on` at that rate, or at the best of a few."""
+
+    def train_on(changed: Encoder, params: Variables, steps: int) -> tuple[Variables, float]:
+        if learning_rate is None:
+            return taught.train_at_best_rate(changed, params, steps)
+        return taught.train(changed, params, steps, learning_rate), learning_rate
+
+    return train_on
+
+
+def _check_pairs(batches: Sequence[InputBatch]) -> None:
+    if not any(np.asarray(batch.valid)[:, 1:].any() for batch in batches):
+        allowed = "must be of two tokens at least, of which the second can be foretold"
+        raise ConfigError("texts", f"{len(batches)} batches", allowed)
 
 
 def _check_rate(rate: float) -> None:

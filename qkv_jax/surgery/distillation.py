@@ -1,4 +1,5 @@
-"""A tied model taught to give back the hidden states of a pretrained original (Hinton et al. 2015).
+"""A tied model taught to give back the hidden states of a pretrained original (Hinton et al. 2015);
+a decoder, to foretell the next token of some texts.
 
 Weights that were trained to their end bear smaller steps than a layer that was changed needs to
 recover, and which is the case depends on the model: MiniLM under K=V goes from a cosine of 0.969 to
@@ -8,7 +9,7 @@ that is nearest to the original on the others is kept; those that it is measured
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,43 +26,73 @@ _FIFTH = 5
 Rows = Sequence[Bool[np.ndarray, " B"]]  # of each batch
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def distance(encoder: Encoder, params, inputs, valid, target, seen) -> tuple[Array, Array]:
+    """The mean square distance to the target where tokens are seen, and how many they are."""
+    now = encoder.apply(params, inputs, valid)
+    mean = jnp.mean(jnp.square(now - target), where=seen[:, :, None])
+    return mean, seen.sum()
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def surprise(encoder: Encoder, params, inputs, valid, target, seen) -> tuple[Array, Array]:
+    """The cross-entropy of the next token in nats, a mean over the tokens that are seen and have
+    one before them, and how many they are."""
+    logits = encoder.apply(params, inputs, valid)[:, :-1]
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, target[:, 1:])
+    count = seen[:, 1:].sum()
+    return jnp.sum(nats, where=seen[:, 1:]) / jnp.maximum(count, 1).astype(nats.dtype), count
+
+
 class Distillation:
     """The original's hidden states on some texts, as what is to be learned."""
+
+    loss = staticmethod(distance)
 
     def __init__(self, encoder: Encoder, variables: dict[str, Any], batches: Sequence[InputBatch]):
         self._inputs = batches
         self._wanted = [apply(encoder, variables, batch.inputs, batch.valid) for batch in batches]
 
     def train(
-        self, encoder: Encoder, params: dict[str, Any], steps: int, rate: float, rows: Rows
+        self,
+        encoder: Encoder,
+        params: dict[str, Any],
+        steps: int,
+        rate: float,
+        rows: Rows | None = None,
     ) -> dict[str, Any]:
-        """The parameters after some steps on these rows of the texts, at a rate that decays."""
+        """The parameters after some steps on these rows of the texts (all by default), at a rate
+        that decays."""
         state = _optimizer(rate, steps).init(params)
         order = np.random.default_rng(0)
+        if rows is None:
+            rows = [np.ones(len(batch.inputs), bool) for batch in self._inputs]
         batches = list(self._batches(rows))
         for _ in range(steps):
             batch = batches[order.integers(len(batches))]
-            params, state = _step(encoder, steps, rate, params, state, *batch)
+            params, state = _step(self.loss, encoder, steps, rate, params, state, *batch)
         return params
 
     def train_at_best_rate(
         self, encoder: Encoder, params: dict[str, Any], steps: int
     ) -> tuple[dict[str, Any], float]:
-        """The parameters that are nearest to the original on a fifth of the texts, after training
-        on the others at each of `RATES`; and their rate."""
+        """The parameters that have learned most, by a fifth of the texts, after training on the
+        others at each of `RATES`; and their rate."""
         held_out = [np.minimum(np.arange(len(f.inputs)), f.count - 1) % _FIFTH == 1
                     for f in self._inputs]  # fmt: skip
         others = [~rows for rows in held_out]
         found = {rate: self.train(encoder, params, steps, rate, others) for rate in RATES}
         # A rate at which training diverged is the last to be taken.
-        far = {rate: np.nan_to_num(self._distance(encoder, trained, held_out), nan=np.inf)
+        far = {rate: np.nan_to_num(self.mean(encoder, trained, held_out), nan=np.inf)
                for rate, trained in found.items()}  # fmt: skip
         best = min(far, key=far.get)
         return found[best], best
 
-    def _distance(self, encoder: Encoder, params: dict[str, Any], rows: Rows) -> float:
-        """The mean square over the tokens of those rows."""
-        found = np.array([_distance(encoder, params, *batch) for batch in self._batches(rows)])
+    def mean(self, encoder: Encoder, params: dict[str, Any], rows: Rows | None = None) -> float:
+        """The mean loss over the tokens of those rows, by default those that are meant."""
+        if rows is None:
+            rows = [np.arange(len(batch.inputs)) < batch.count for batch in self._inputs]
+        found = np.array([self.loss(encoder, params, *batch) for batch in self._batches(rows)])
         return float(np.average(found[:, 0], weights=found[:, 1]))
 
     def _batches(self, rows: Rows):
@@ -69,6 +100,15 @@ class Distillation:
             if some.any():
                 seen = batch.valid & jnp.asarray(some)[:, None]
                 yield batch.inputs, batch.valid, wanted, seen
+
+
+class NextToken(Distillation):
+    """Some texts themselves as what is to be learned: each token by those before it."""
+
+    loss = staticmethod(surprise)
+
+    def __init__(self, batches: Sequence[InputBatch]):
+        self._inputs, self._wanted = batches, [batch.inputs for batch in batches]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -82,17 +122,9 @@ def _optimizer(rate, steps: int) -> optax.GradientTransformation:
 
 
 # The rate is traced, so that all rates share a program.
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _step(encoder: Encoder, steps: int, rate, params, state, *batch):
-    loss = lambda params: _distance(encoder, params, *batch)[0]
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _step(of: Callable, encoder: Encoder, steps: int, rate, params, state, *batch):
+    loss = lambda params: of(encoder, params, *batch)[0]
     with jax.numpy_dtype_promotion("standard"):  # Optax calculates with numbers of steps
         updates, state = _optimizer(rate, steps).update(jax.grad(loss)(params), state, params)
     return optax.apply_updates(params, updates), state
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _distance(encoder: Encoder, params, inputs, valid, target, seen) -> tuple[Array, Array]:
-    """The mean square distance to the target where tokens are seen, and how many they are."""
-    now = encoder.apply(params, inputs, valid)
-    mean = jnp.mean(jnp.square(now - target), where=seen[:, :, None])
-    return mean, seen.sum()

@@ -85,7 +85,7 @@ def fit_head(head: Head, given: Float[np.ndarray, "G D1 H"], tie: Tie, moments: 
         query, key = (
             fixed_q if roles["Q"] == "X" else
             _facing(query, key, fixed, turns) if roles["K"] == "X" else query,
-            fixed if roles["K"] == "X" else _facing(key, query, fixed_q, turns),
+            fixed if roles["K"] == "X" else _facing(key, query, fixed_q, turns and turns.back()),
         )  # fmt: skip
     elif shared("Q", "K"):
         values = moved if shared("K", "V") else None
@@ -93,7 +93,7 @@ def fit_head(head: Head, given: Float[np.ndarray, "G D1 H"], tie: Tie, moments: 
     elif shared("K", "V"):
         key, query = _spanning(key, query, moved, turns)
     elif shared("Q", "V"):
-        query, key = _spanning(query, key, moved, turns)
+        query, key = _spanning(query, key, moved, turns and turns.back())
     for role, matrix in (("Q", query), ("K", key), ("X", fixed)):
         if roles["V"] == (role if role == "X" else roles[role]):
             value = matrix

@@ -39,7 +39,7 @@ def check(encoder: Encoder, tie: Tie, methods: tuple[str, ...]) -> None:
         raise ConfigError("method", methods, "must be a list of methods")
     heads, width = config.heads, config.width
     given = str(tie)
-    for field in ("adapters", "latent_dim", "qk_norm"):
+    for field in ("adapters", "latent_dim", "qk_norm", "rotary_dims"):
         if getattr(config, field) not in (Adapters(), None, False):
             raise ConfigError("model", f"{field} = {getattr(config, field)}", "surgery knows none")
     try:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from qkv_jax.model.positions import rotate
+from qkv_jax.model.positions import BASE, rotate
 
 _ROUNDS = 100  # of alternation; it stops where a round gains less than a millionth
 _RIDGE = 1e-9  # of the mean of a Gram matrix's diagonal
@@ -23,31 +23,46 @@ class Turns(NamedTuple):
     """The rotations between two places of a sequence, each pair of places counted once.
 
     With R_o = diag(c) + J diag(s), the mean of R_o A R_o' is A * C + (J A J') * S: the terms in
-    c s' cancel, for o and -o are equally frequent.
+    c s' cancel, for o and -o are equally frequent. Where no token sees those after it, one of the
+    two is: then (A J') * X + (J A) * X' is added, X the mean of c s'.
     """
 
     cosines: Float[np.ndarray, "H H"]
     sines: Float[np.ndarray, "H H"]
+    crossed: Float[np.ndarray, "H H"] | None = None
 
     @classmethod
-    def of(cls, length: int, head_dim: int) -> "Turns":
+    def of(cls, length: int, head_dim: int, base: float = BASE, is_causal: bool = False) -> "Turns":
         """Of sequences of that length under `positions.rotate`."""
-        unit = np.repeat([1.0, 0.0], head_dim // 2)
-        turned = np.asarray(rotate(jnp.tile(jnp.float32(unit), (length, 1, 1))), np.float64)[:, 0]
+        unit = jnp.float32(np.repeat([1.0, 0.0], head_dim // 2))
+        turned = rotate(jnp.tile(unit, (length, 1, 1)), base=base)
+        turned = np.asarray(turned, np.float64)[:, 0]
         cos, sin = np.split(turned, 2, axis=1)
         count = np.where(np.arange(length) == 0, 1.0, 2.0) * (length - np.arange(length))
-        mean = lambda part: np.tile((part * (count / count.sum())[:, None]).T @ part, (2, 2))
-        return cls(mean(cos), mean(sin))
+        if is_causal:
+            count = np.float64(length - np.arange(length))
+        mean = lambda one, other: np.tile((one * (count / count.sum())[:, None]).T @ other, (2, 2))
+        # The key is the earlier one, so that it is turned back against the query.
+        return cls(mean(cos, cos), mean(sin, sin), -mean(cos, sin) if is_causal else None)
+
+    def back(self) -> "Turns":
+        """The rotations R_o', from keys to queries."""
+        return self if self.crossed is None else self._replace(crossed=-self.crossed)
 
     def mean(self, inner: Float[np.ndarray, "H H"]) -> Float[np.ndarray, "H H"]:
-        """Of R_o A R_o', which is that of R_o' A R_o as well."""
+        """Of R_o A R_o'."""
         half = len(inner) // 2
         sign = np.repeat([-1.0, 1.0], half)
-        crossed = np.roll(inner, (half, half), axis=(0, 1)) * sign[:, None] * sign
-        return inner * self.cosines + crossed * self.sines
+        both = np.roll(inner, (half, half), axis=(0, 1)) * sign[:, None] * sign
+        found = inner * self.cosines + both * self.sines
+        if self.crossed is None:
+            return found
+        right = np.roll(inner, half, axis=1) * sign
+        left = np.roll(inner, half, axis=0) * sign[:, None]
+        return found + right * self.crossed + left * self.crossed.T
 
     def size(self, one: Float[np.ndarray, "A H"], other: Float[np.ndarray, "B H"]) -> float:
-        """The mean of ||one R_o other'||^2."""
+        """The mean of ||one R_o other'||^2; `one` is on the side of the queries."""
         return float(np.sum((one.T @ one) * self.mean(other.T @ other)))
 
 
@@ -69,10 +84,11 @@ def spanning(
 ) -> tuple[Float[np.ndarray, "A H"], Float[np.ndarray, "B H"]]:
     """P for a role that the values share, and the matrix that faces it in the scores.
 
-    Alternating least squares from P = the role's own matrix, at which scores lose nothing: no round
-    adds to the error.
+    The role is that of the keys; for queries, give the rotations `back()`. Alternating least
+    squares from P = the role's own matrix, at which scores lose nothing: no round adds to the
+    error.
     """
-    of_scores = 1 / max(turns.size(shared, other), 1e-300)
+    of_scores = 1 / max(turns.size(other, shared), 1e-300)
     of_outputs = 1 / max(np.sum(np.square(moved)), 1e-300)
     found, before = shared, np.inf
     for _ in range(_ROUNDS):
@@ -84,8 +100,8 @@ def spanning(
             break
         best, before = (found, faces), lost
         found = _solved(
-            of_scores * shared @ turns.mean(other.T @ faces) + of_outputs * moved @ out.T,
-            of_scores * turns.mean(faces.T @ faces) + of_outputs * out @ out.T,
+            of_scores * shared @ turns.back().mean(other.T @ faces) + of_outputs * moved @ out.T,
+            of_scores * turns.back().mean(faces.T @ faces) + of_outputs * out @ out.T,
         )
     return best
 
@@ -107,7 +123,7 @@ def balanced(
 def _error(key, query, found, faces, turns: Turns) -> float:
     """The mean of ||faces R_o found' - query R_o key'||^2."""
     cross = np.sum((faces.T @ query) * turns.mean(found.T @ key))
-    return turns.size(found, faces) - 2 * float(cross) + turns.size(key, query)
+    return turns.size(faces, found) - 2 * float(cross) + turns.size(query, key)
 
 
 def _solved(right, gram):

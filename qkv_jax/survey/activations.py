@@ -45,11 +45,13 @@ class Activations(NamedTuple):
 
 
 def batch_size(encoder: Encoder, length: int, most: int = 32) -> int:
-    """How many inputs at a time, so that the attention weights of all layers fit."""
+    """How many inputs at a time, so that the attention weights of all layers fit, and logits."""
     config = arguments.instance("encoder", encoder, Encoder).config
+    outputs = 0 if encoder.readout == "class" else encoder.classes
     arguments.whole("length", length, 1)
     arguments.whole("most", most, 1)
-    return int(np.clip(2**25 // (config.layers * config.heads * length**2), 1, most))
+    weights = 2**25 // (config.layers * config.heads * length**2)
+    return int(np.clip(min(weights, 2**24 // max(1, outputs * length)), 1, most))
 
 
 def gather(
@@ -74,7 +76,7 @@ def gather(
             valid = np.ones((batch.count, length), bool)
         else:
             valid = np.asarray(batch.valid)[some]
-        even = attention_maps.uniform(valid)
+        even = attention_maps.uniform(valid, encoder.is_causal)
         for name, figure in FIGURES.items():
             equal[name].append(attention_maps.real_queries(figure(even), valid))
         for layer, found in enumerate(probed):

@@ -143,7 +143,7 @@ def _block_flops(model: ModelConfig, tie: Tie, length: int) -> float:
     block = Block(model, tie)
     x = jax.ShapeDtypeStruct((1, length, model.width), model.dtype)
     init = lambda x: block.init(jax.random.key(0), x, None, train=False)
-    run = lambda variables, x: block.apply(variables, x, None, train=False)[0]
+    run = lambda variables, x: block.apply(variables, x, None, train=False)
     return matrix_flops(jax.make_jaxpr(run)(jax.eval_shape(init, x), x).jaxpr) / length
 
 

@@ -12,6 +12,8 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 def test_attention_in_closed_form():
     valid = np.array([[True, True, True, True], [True, True, False, False]])
+    causal = attention_maps.uniform(valid, is_causal=True)[0, 0]
+    assert np.allclose(causal.sum(-1), 1) and (np.triu(causal, 1) == 0).all()
     even = attention_maps.uniform(valid)
     own = np.broadcast_to(np.eye(4), (2, 1, 4, 4))
     real = lambda rows: attention_maps.real_queries(rows, valid)[:, 0]

@@ -30,6 +30,8 @@ EXCEPTIONS = {
     "--status": "needs that study of Slurm's: likewise",
     "experiments.analyze --run": "its ten figures, as with --study; test_survey_command.py",
     "experiments.analyze --pretrained": "likewise",
+    "smollm2": "downloads 93 MB; test_decoders.py, test_gguf.py and test_decoder_surgery.py have "
+               "small ones",
     "experiments.benchmark": "takes a minute at sizes of its own",
     "configs/big.py:1b --workdir": "needs eight accelerators",
     "#SBATCH": "needs Slurm: tests/study/cluster/test_slurm.py submits it",

@@ -1,4 +1,5 @@
-"""Writes pretrained.json and minilm.json: numbers of the transformers library, for comparison.
+"""Writes pretrained.json, decoders.json and minilm.json: numbers of the transformers library, for
+comparison.
 
     python tests/golden/make_pretrained.py [folder of all-MiniLM-L6-v2]
 
@@ -17,6 +18,7 @@ import transformers
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
+from tests.support.folders import decoder_folders  # noqa: E402
 from tests.support.folders import pretrained_folders as folders  # noqa: E402
 
 SENTENCES = [
@@ -60,6 +62,18 @@ def tiny(config):
     return [rounded(state[:2, :5, :2]) for state in found]
 
 
+def decoder(config):
+    """Logits of the first tokens of two rows."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = decoder_folders.write(place, config, tokenizer=False)
+        options = {"attn_implementation": "eager"}
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+    tokens, _ = decoder_folders.token_inputs(config)
+    with torch.no_grad():
+        found = model(input_ids=torch.tensor(tokens)).logits
+    return rounded(found[:2, :5, :4])
+
+
 def minilm(folder):
     model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -90,5 +104,6 @@ def write(name, numbers):
 
 if __name__ == "__main__":
     write("pretrained", {kind: tiny(config) for kind, config in folders.CONFIGS.items()})
+    write("decoders", {name: decoder(c) for name, c in decoder_folders.CONFIGS.items()})
     if len(sys.argv) > 1:
         write("minilm", minilm(sys.argv[1]))

@@ -13,7 +13,7 @@ from tests.support.folders import pretrained_folders as folders
 from tests.support.folders.pretrained_parts import one_line, refused, shard, write_index
 
 CONFIG_REFUSALS = [
-    ({"model_type": "gpt2"}, "config.json model_type: given 'gpt2'; a decoder, which"),
+    ({"model_type": "gpt2"}, "config.json hidden_size: given 12; is not a known field"),
     ({"model_type": "t5"}, "given 't5'; understood: bert, roberta, distilbert, vit"),
     ({"model_type": None}, "config.json model_type: given None"),
     ({"model_type": ["bert"]}, "config.json model_type: given ['bert']"),

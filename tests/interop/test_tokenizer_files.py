@@ -99,7 +99,7 @@ AGREE = {
     "do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True,
     "cls_token": "[CLS]", "sep_token": {"content": "[SEP]"}, "added_tokens_decoder": {"0": ADDED},
     "model_max_length": 1000000000000000019884624838656, "truncation_side": "right",
-    "add_prefix_space": True,
+    "add_prefix_space": True, "add_bos_token": True, "add_eos_token": True,
 }  # fmt: skip
 ODDS = [
     ({"do_lower_case": False}, "do_lower_case: given False; is at odds with tokenizer.json: "
@@ -110,6 +110,9 @@ ODDS = [
                            "with '[CLS]'"),
     ({"sep_token": "[PAD]"}, "sep_token: given '[PAD]'; is at odds with tokenizer.json: a text "
                              "ends with '[SEP]'"),
+    ({"add_bos_token": "?"}, "add_bos_token: given '?'; must be true or false"),
+    ({"add_eos_token": False}, "add_eos_token: given False; is at odds with tokenizer.json: a text "
+                               "ends with '[SEP]'"),
     ({"added_tokens_decoder": {"19": ADDED}}, "added_tokens_decoder: given {'19': "),
     ({"added_tokens_decoder": {"0": ADDED | {"lstrip": True}}}, "added_tokens_decoder: given"),
     ({"added_tokens_decoder": {"0": {}}}, "added_tokens_decoder: given"),

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qkv_jax.model.positions import EMBEDDING_STD, AddPositions, rotate, sinusoidal
+from qkv_jax.config import ConfigError
+from qkv_jax.model.attention import MultiHeadAttention
+from qkv_jax.model.positions import BASE, EMBEDDING_STD, AddPositions, rotate, sinusoidal
 from tests.support.untied import draw
 
 
@@ -22,16 +24,35 @@ def test_sinusoidal_positions_are_the_published_ones(width):
     assert not table[:, 2 * pairs :].any()
 
 
+@pytest.mark.parametrize("base", [BASE, 50.0])
 @pytest.mark.parametrize("width", [2, 6])
-def test_rotary_positions_multiply_by_a_complex_phase(width):
-    """(x_i + j x_(i + H/2)) exp(j t / 10000^(i / pairs)), for every head and token."""
+def test_rotary_positions_multiply_by_a_complex_phase(width, base):
+    """(x_i + j x_(i + H/2)) exp(j t / base^(i / pairs)), for every head and token."""
     x, pairs = draw(0, 2, 5, 3, width), width // 2
-    turned = np.asarray(rotate(x))
+    turned = np.asarray(rotate(x) if base == BASE else rotate(x, base=base))
     numbers = np.asarray(x[..., :pairs]) + 1j * np.asarray(x[..., pairs:])
-    angles = np.arange(5)[:, None, None] / 10_000 ** (np.arange(pairs) / pairs)
+    angles = np.arange(5)[:, None, None] / base ** (np.arange(pairs) / pairs)
     numbers = numbers * np.exp(1j * angles)
     expected = np.concatenate([numbers.real, numbers.imag], -1)
     np.testing.assert_allclose(turned, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("tie, options", [
+    ("separate", {}), ("K=V", {"scheme": "rotated", "rotary_dims": 4}),
+    ("K=V", {"scheme": "grouped_tied"}),
+    ("separate", {"scheme": "mla", "latent_dim": 3, "rotary_dims": 4}),
+])  # fmt: skip
+def test_every_scheme_turns_by_the_base_of_the_config(tie, options):
+    """10000 where none is given; another one gives other numbers, from the third token on those
+    that the slower pairs of coordinates make."""
+    attention = MultiHeadAttention(2, tie, head_dim=8, positions="rotary", **options)
+    x = draw(0, 1, 6, 16)
+    variables = attention.init(jax.random.key(0), x)
+    run = lambda base: np.asarray(attention.clone(rotary_base=base).apply(variables, x))
+    np.testing.assert_array_equal(run(10_000.0), attention.apply(variables, x))
+    assert np.abs(run(3.0) - run(10_000.0)).max() > 1e-3
+    with pytest.raises(ConfigError, match="rotary_base: given 0.0; must be a finite number"):
+        attention.clone(rotary_base=0.0)
 
 
 def test_rotation_keeps_lengths_and_leaves_the_first_token():

@@ -148,6 +148,26 @@ def test_turns_are_the_mean_over_all_pairs_of_places():
     assert TURNS.size(query, key) == pytest.approx(expected, rel=1e-5)
 
 
+def test_turns_of_a_causal_model_are_those_of_keys_that_are_seen():
+    """As above over the keys that are no later than the query, at another base; and the mean of
+    R_o A R_o' itself, from queries to keys and back."""
+    rng = np.random.default_rng(0)
+    query, key = rng.normal(size=(2, 3, H))
+    turns, seen = rotary.Turns.of(6, H, 20.0, is_causal=True), np.tri(6, dtype=bool)
+    turn = lambda m: np.asarray(rotate(jnp.tile(jnp.float32(m), (6, 1, 1)), base=20.0))
+    scores = np.einsum("iah,jbh->ijab", turn(query), turn(key))
+    expected = np.square(scores).sum((2, 3))[seen].mean()
+    assert turns.size(query, key) == pytest.approx(expected, rel=1e-5)
+    assert turns.back().size(key, query) == pytest.approx(expected, rel=1e-5)
+    assert abs(turns.size(key, query) / expected - 1) > 0.01
+    inner = rng.normal(size=(H, H))
+    one = turn(np.eye(H))  # [place, unit vector, H]: row vectors, as queries and keys are
+    pairs = [one[i] @ one[j].T for i in range(6) for j in range(i + 1)]
+    for found, some in ((turns, pairs), (turns.back(), [pair.T for pair in pairs])):
+        mean = np.mean([pair @ inner @ pair.T for pair in some], 0)
+        np.testing.assert_allclose(found.mean(inner), mean, atol=1e-5)
+
+
 @pytest.mark.parametrize("tie", ["K=V", "Q=V"])
 def test_values_tied_to_what_is_rotated_lose_less_than_with_its_matrix_as_it_is(tie):
     """In another basis the values cost nothing; else alternation improves on where it starts."""
@@ -160,13 +180,28 @@ def test_values_tied_to_what_is_rotated_lose_less_than_with_its_matrix_as_it_is(
     )
     assert damage(impose(same, tie, "fit", moments(), turns=TURNS), same, rotate) < 5e-3
 
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("role", ["key", "query"])
+def test_no_small_step_leads_away_from_what_is_fitted_through_rotations(causal, role):
+    """Of the matrix that values share, be it that of keys or of queries, and of the one it faces;
+    in a causal model over the keys that are seen."""
     key, query, moved = np.random.default_rng(1).normal(size=(3, D, H))
-    found, faces = rotary.spanning(key, query, moved, TURNS)
+    turns = rotary.Turns.of(6, H, is_causal=causal)
+    turns = turns if role == "key" else turns.back()
+    found, faces = rotary.spanning(key, query, moved, turns)
+    seen = np.tri(6) if causal else np.ones((6, 6))
 
     def lost(found, faces):
         out = np.linalg.lstsq(found, moved, rcond=None)[0]
         turned = lambda m: np.asarray(rotate(jnp.tile(jnp.float32(m), (6, 1, 1))))
-        scores = lambda q, k: np.einsum("iah,jbh->ijab", turned(q), turned(k))
+
+        def scores(own, shared):
+            of = (own, shared) if role == "key" else (shared, own)
+            apart = np.einsum("iah,jbh->ijab", *map(turned, of))
+            apart = apart if role == "key" else apart.swapaxes(2, 3)
+            return apart * seen[:, :, None, None]
+
         share = np.sum((scores(faces, found) - scores(query, key)) ** 2)
         share /= np.sum(scores(query, key) ** 2)
         return share + np.sum((found @ out - moved) ** 2) / np.sum(moved**2)

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 from qkv_jax.arrays import require_array
 from qkv_jax.config import ConfigError, registers, require_kinds, require_positive
 from qkv_jax.model.adapters import Adapters
-from qkv_jax.model.positions import Positions, rotate
+from qkv_jax.model.positions import BASE, Positions, rotate
 from qkv_jax.model.projections import (
     LATENT,
     QKV,
@@ -93,6 +93,7 @@ class Scheme(nn.Module):
       qk_norm: RMS norm of each query and key over H, with a learned scale for each of the two,
         before positions (Henry et al. 2020, Dehghani et al. 2023).
       rotary_dims: how many coordinates of a head `rotary` turns; all by default.
+      rotary_base: see `positions.rotate`.
     """
 
     num_heads: int
@@ -107,6 +108,7 @@ class Scheme(nn.Module):
     qk_norm: bool = False
     rotary_dims: int | None = None
     latent_kind: LatentKind = "learned"
+    rotary_base: float = BASE
 
     def __post_init__(self):
         require_kinds(self, Scheme)
@@ -195,9 +197,7 @@ class Scheme(nn.Module):
         """Queries or keys with norm and rotation."""
         if self.qk_norm:
             heads = normed(getattr(self, f"{role}_norm"), heads)
-        if self.positions == "rotary":
-            heads = rotate(heads, places, self.rotary_dims)
-        return heads
+        return self.rotated(heads, places) if self.positions == "rotary" else heads
 
     def roles(
         self,
@@ -212,6 +212,13 @@ class Scheme(nn.Module):
         else:
             key = self._seen("key", key, key_places)
         return QKV(self._seen("query", query, places), key, value)
+
+    @nn.nowrap
+    def rotated(
+        self, x: Float[Array, "B T N H"], places: Places | None = None
+    ) -> Float[Array, "B T N H"]:
+        """Queries or keys, turned by their places as the config says."""
+        return rotate(x, places, self.rotary_dims, self.rotary_base)
 
     def finish(
         self,

@@ -46,14 +46,14 @@ class GroupedTied(Scheme):
         return projected._replace(kept=projected.kept | {ROTARY: rotary})
 
     def keep(self, projected, places=None):
-        rotary = rotate(projected.kept[ROTARY], places)
+        rotary = rotate(projected.kept[ROTARY], places, base=self.rotary_base)
         return projected._replace(kept=projected.kept | {ROTARY: rotary})
 
     def roles(self, projected, places=None, key_places=None):
         query, key, value = self.heads(projected)
         half = self.head_dim // 2
         shared = jnp.broadcast_to(projected.kept[ROTARY], (*key.shape[:-1], half))
-        turned = rotate(query[..., half:], places)
+        turned = rotate(query[..., half:], places, base=self.rotary_base)
         query = jnp.concatenate([query[..., :half], turned], -1)
         return QKV(query, jnp.concatenate([key[..., :half], shared], -1), value)
 

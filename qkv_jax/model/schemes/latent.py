@@ -51,7 +51,7 @@ class MultiHeadLatent(Scheme):
 
     def keep(self, projected, places=None):
         """One tensor of both, so that it can be read as it lies."""
-        rotary = rotate(projected.kept[ROTARY], places)
+        rotary = rotate(projected.kept[ROTARY], places, base=self.rotary_base)
         both = jnp.concatenate([projected.kept[LATENT], rotary], -1)
         return projected._replace(kept={LATENT: both})
 
@@ -62,13 +62,14 @@ class MultiHeadLatent(Scheme):
     def roles(self, projected, places=None, key_places=None):
         both = projected.kept[LATENT]
         plain, turned = jnp.split(projected.query, [self.head_dim], -1)
+        turned = rotate(turned, places, base=self.rotary_base)
         if self._absorbs(plain.shape[1], both.shape[1]):
             query = jnp.einsum("btnh,rnh->btnr", plain, self._kernel("K").astype(plain.dtype))
-            return QKV(jnp.concatenate([query, rotate(turned, places)], -1), both, both)
+            return QKV(jnp.concatenate([query, turned], -1), both, both)
         latent, rotary = jnp.split(both, [self.latent_dim], -1)
         qkv = self.heads(Projected(plain, {LATENT: latent}))
         shared = jnp.broadcast_to(rotary, (*qkv.key.shape[:-1], self.rotary_dims))
-        query = jnp.concatenate([qkv.query, rotate(turned, places)], -1)
+        query = jnp.concatenate([qkv.query, turned], -1)
         return QKV(query, jnp.concatenate([qkv.key, shared], -1), qkv.value)
 
     def finish(self, heads, qkv, places, own):

@@ -1,7 +1,6 @@
 """`rotated`: a cache of rotated keys that are values as well (DeepSeek-V4, 2026)."""
 
 from qkv_jax.config import ConfigError
-from qkv_jax.model.positions import rotate
 from qkv_jax.model.projections import QKV
 from qkv_jax.model.schemes.base import Scheme, register_scheme
 
@@ -40,4 +39,4 @@ class Rotated(Scheme):
         return QKV(self._seen("query", query, places), key, value)
 
     def finish(self, heads, qkv, places, own):
-        return rotate(heads, -places, self.rotary_dims)
+        return self.rotated(heads, -places)

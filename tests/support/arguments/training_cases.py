@@ -79,6 +79,7 @@ def config_cases():
             "norm_epsilon": [0, -1e-6, float("nan"), "1e-6", None, True], "embedding_norm": flag,
             "tied_embedding": flag, "window": maybe, "rotary_dims": [*maybe[1:], 3, 64],
             "latent_kind": [*NO_WORD, "slice"],
+            "rotary_base": [0, -1.0, float("nan"), float("inf"), "1e4", None, True],
             "dropout": [-0.1, 1.0, 1, float("nan"), "0.1", None, True],
             "dtype": [*word, "float16", jnp.float32], "implementation": [*NO_WORD, "cudnn"],
             "remat": word, "scan_layers": flag,
