@@ -120,7 +120,7 @@ def module_cases():
             "positions_2d": True, "qk_norm": True, "diagonal_mask": True, "scale": 0.3,
             "frozen": ("key",), "output_projection": True, "use_bias": True,
             "implementation": "xla", "scheme": "tied", "rotary_dims": 2, "window": 2,
-            "latent_kind": "learned",
+            "latent_kind": "learned", "rotary_base": 1e5,
         },
         {
             "num_heads": NO_COUNT, "tie": ["K=Z", "", 3, None, ["K=V"], "K=V*2"],
@@ -135,6 +135,7 @@ def module_cases():
             "implementation": [*NO_WORD, "cudnn"],
             "scheme": [*NO_WORD, "no.such", int], "rotary_dims": [-2, 3, 64, "2", 2.0, True],
             "window": [*NO_COUNT[:5], [2]], "latent_kind": NO_WORD,
+            "rotary_base": [*NO_NUMBER, 0, -1.0],
         },
         of=attention.MultiHeadAttention,
         also=("key/value heads", "not a tie", "cuDNN", "heads x head", "rotary", "width"),
@@ -271,10 +272,10 @@ def position_cases():
                of=positions.sinusoidal)  # fmt: skip
     yield Case(
         traced(positions.rotate),
-        {"x": QUERY, "places": PLACES, "dims": 2},
+        {"x": QUERY, "places": PLACES, "dims": 2, "base": 1e5},
         {"x": [*NO_ARRAY, QUERY[0, 0], QUERY[..., :3]], "dims": [-2, 3, H + 2, "2", 2.0, True],
          "places": [*WRONG_PLACES[1:], PLACES[:, :2]]},
-        of=positions.rotate,
+        of=positions.rotate, free=("base",),
     )  # fmt: skip
     yield Case(traced(positions.relative_buckets), {"offsets": np.ones((T, S), int)},
                {"offsets": [*NO_ARRAY, np.ones((T, S)), places]},
