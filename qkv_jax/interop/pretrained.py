@@ -144,9 +144,8 @@ def hidden_states(
     wanted = lambda module, _: isinstance(module, Block) or module.name == first
     options = {"capture_intermediates": wanted, "mutable": "intermediates"}
     _, collected = encoder.apply(pretrained.variables, inputs, valid, **options)
-    found = {name: seen["__call__"][0] for name, seen in collected["intermediates"].items()}
-    layers = (f"layer_{i}" for i in range(encoder.config.layers))
-    return (found[first], *(found[layer][0] for layer in layers))  # of blocks, without their cache
+    names = (first, *(f"layer_{i}" for i in range(encoder.config.layers)))
+    return tuple(collected["intermediates"][name]["__call__"][0] for name in names)
 
 
 def sentence_embeddings(

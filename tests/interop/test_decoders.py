@@ -65,7 +65,7 @@ def test_decoding_by_cache_gives_the_same_logits(models, name):
     expected = oracle.logits(config, folders.tensors(config), tokens)
     cache, found = model.encoder.init_cache(3, 9), []
     groups = config.get("num_key_value_heads") or config["n_head"]
-    assert all(leaf.shape[2] == groups for leaf in jax.tree.leaves(cache.sources))
+    assert all(leaf.shape[1] == groups for leaf in jax.tree.leaves(cache.sources))
     step = jax.jit(lambda some, cache: model.encoder.apply(model.variables, some, cache=cache))
     for part in np.split(tokens.astype(np.int32), [3, *range(4, 9)], axis=1):
         logits, cache = step(part, cache)

@@ -8,6 +8,7 @@ from tests.support.arguments.layer_cases import SMALL, TOKENS, X, small_encoder
 from tests.support.arguments.values import (
     NO_ARRAY,
     NO_COUNT,
+    NO_FLAG,
     NO_NUMBER,
     RNG,
     B,
@@ -74,7 +75,8 @@ def map_cases():
     yield Case(attention_maps.diagonal, {"weights": weights},
                {"weights": [*wrong, weights[..., 1:]]})  # fmt: skip
     no_valid = [*NO_ARRAY, np.ones((B, T)), valid[0], valid[:, None, None]]
-    yield Case(attention_maps.uniform, {"valid": valid}, {"valid": no_valid})
+    yield Case(attention_maps.uniform, {"valid": valid, "is_causal": True},
+               {"valid": no_valid, "is_causal": NO_FLAG})  # fmt: skip
     rows = drawn(B, N, T)
     yield Case(
         attention_maps.real_queries,

@@ -164,15 +164,15 @@ def module_cases():
         traced(functools.partial(module.apply, variables)),
         {"x": X, "cache": cache, "valid": np.ones((B, T), bool), "is_causal": True},
         {
-            "x": [X[:2], X[..., :2]],
+            "x": [X[:2]],
             "cache": [3, "x", cache.sources, module.init_cache(2, T, D), cache.replace(sources={}),
                       attention.MultiHeadAttention(N, "K=V").init_cache(B, T, D)],
             "valid": [*NO_ARRAY[1:], np.ones((B, T)), np.ones(T, bool), np.ones((B, T + 1), bool)],
-            "context": [CONTEXT], "places": [PLACES], "is_causal": NO_FLAG,
+            "context": [CONTEXT], "places": [PLACES],
         },
         of=module.__call__,
         also=("key", "value", "width"),
-        free=("key_places", "bias", "mask"),
+        free=("key_places", "bias", "mask", "is_causal"),
     )  # fmt: skip
     yield Case(
         module.init_cache,
