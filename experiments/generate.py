@@ -10,6 +10,7 @@ together; its bytes are said at the end.
 """
 
 import codecs
+import itertools
 import pathlib
 import sys
 import time
@@ -62,8 +63,10 @@ def main() -> None:
             print(_PROMPT.value + task.decode(text).decode(errors="replace"), flush=True)
         return
     started, spelled = time.monotonic(), codecs.getincrementaldecoder("utf-8")("replace")
+    stream = generator.stream(variables, prompt[None], _SEED.value)
+    first = next(stream)  # refuses what cannot be, before anything is printed
     sys.stdout.write(_PROMPT.value)
-    for token in generator.stream(variables, prompt[None], _SEED.value):
+    for token in itertools.chain([first], stream):
         sys.stdout.write(spelled.decode(task.decode(token)))
         sys.stdout.flush()
     print(spelled.decode(b"", final=True))
