@@ -47,13 +47,18 @@ def get_config() -> ConfigDict:
                 },
                 "recall": {
                     "kind": "mqar",
+                    # Wider heads and no MLP: with four heads of 16, or an MLP, `separate` still
+                    # guesses among the values that it sees after these steps.
+                    "model": {"heads": 2, "mlp": "none"},
+                    "arms": tuple(name for name in ARMS if name != "2 heads"),
                     "options": {
                         "length": 32, "pairs": 4, "vocabulary": 64, "train_examples": 0,
-                        "margin": 0.02,
+                        "outcome_kind": "mean",
                     },
-                    "learning_rates": (1e-3, 3e-3, 1e-2),
-                    "train": {"steps": 1000, "report_every": 100, "batch_size": 32},
+                    "learning_rates": (3e-3, 1e-2),
+                    "train": {"steps": 1500},
                 },
             },
+            "study": {"max_seeds": 8},
         }
     )  # fmt: skip

@@ -19,9 +19,20 @@ OPTIONS = {
     "Q=K, low rank": {"tie": "Q=K", "adapters": {"query": "lowrank:2"}},
     "latent": {"latent_dim": 4},
     "latent, K=V": {"tie": "K=V", "latent_dim": 4},
+    "latent, frozen": {"latent_dim": 4, "latent_kind": "frozen"},
+    "latent, a slice": {"latent_dim": 4, "latent_kind": "slice"},
+    "latent, rotary apart": {
+        "scheme": "mla", "latent_dim": 4, "positions": "rotary", "rotary_dims": 2,
+    },
+    "grouped tied": {"tie": "K=V", "scheme": "grouped_tied", "positions": "rotary"},
+    "shared, low rank": {"scheme": "low_rank", "kv_heads": 1, "latent_dim": 4},
+    "K=V, rotated": {"tie": "K=V", "scheme": "rotated", "positions": "rotary"},
+    "Q=K, exclusive": {"tie": "Q=K", "scheme": "exclusive"},
     "grouped": {"kv_heads": 1},
     "sinusoidal": {"positions": "sinusoidal"},
     "rotary": {"positions": "rotary"},
+    "rotary, in part": {"positions": "rotary", "rotary_dims": 2, "rotary_base": 100.0},
+    "window": {"window": 4},
     "relative": {"positions": "relative"},
     "ALiBi": {"positions": "alibi"},
     "no positions": {"positions": "none"},
@@ -32,11 +43,13 @@ OPTIONS = {
     "post-norm": {"norm_position": "post"},
     "RMS norm": {"norm": "rms"},
     "SwiGLU": {"mlp": "swiglu"},
+    "no MLP": {"mlp": "none"},
+    "tied embedding": {"tied_embedding": True},
     "bfloat16": {"dtype": "bfloat16"},
     "learned scale": {"scale": "learned_per_head"},
     "no output projection": {"output_projection": False},
     "frozen Q, K": {"frozen": ("query", "key")},
-}
+}  # fmt: skip
 
 
 def get_config() -> ConfigDict:

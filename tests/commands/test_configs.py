@@ -102,6 +102,14 @@ TOGETHER = {
     "D": {"tie": "K=V", "latent_dim": 4, "positions": "sinusoidal", "dtype": "bfloat16"},
     "E": {"tie": "Q=K", "adapters": {"query": "lowrank:2"}, "positions": "none",
           "positions_2d": True},
+    "F": {"tie": "K=V", "scheme": "rotated", "positions": "rotary", "rotary_dims": 2,
+          "rotary_base": 100.0, "window": 4, "tied_embedding": True},
+    "G": {"scheme": "mla", "latent_dim": 4, "positions": "rotary", "rotary_dims": 2},
+    "H": {"tie": "K=V", "scheme": "grouped_tied", "positions": "rotary"},
+    "I": {"scheme": "low_rank", "kv_heads": 1, "latent_dim": 4},
+    "J": {"tie": "Q=K", "scheme": "exclusive", "mlp": "none"},
+    "K": {"latent_dim": 4, "latent_kind": "slice"},
+    "L": {"latent_dim": 4, "latent_kind": "frozen"},
 }  # fmt: skip
 
 

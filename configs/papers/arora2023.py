@@ -1,0 +1,56 @@
+"""Arora et al. 2023 (Zoology, arXiv 2312.04927): multi-query recall, attention's point of figure 2.
+
+    python -m experiments.ablate --config=configs/papers/arora2023.py --workdir=runs/zoology
+    python -m experiments.ablate --config=configs/papers/arora2023.py:small --workdir=runs/recall
+
+Around that point, which is `separate` with one head, stand the classic ties with 1, 2 and 4 heads;
+the report draws accuracy against bytes of state a token, the figure that Zoology's readers know.
+As theirs: two layers of width 64 without MLP, learned positions, tied embedding, 8192 tokens, 64
+places, 4 pairs, 100,000 examples, batches of 512. Ours: 20 epochs, a linear decay after a warm-up,
+validation examples other than the test's. They choose one of four rates by the test split, of one
+seed; here every arm is tuned on validation.
+
+`small`: 64 tokens, 32 places, fresh examples in batches of 64, for two CPU cores.
+"""
+
+from ml_collections import ConfigDict
+
+from qkv_jax.config_files import choose, tree
+from qkv_jax.study.plan import tie_arms
+
+SIZES = {
+    "full": {
+        "options": {},
+        "learning_rates": (4.6e-4, 2.2e-3, 1e-2),
+        "train": {"batch_size": 512, "steps": 3900, "report_every": 195},
+    },
+    "small": {
+        "options": {"length": 32, "vocabulary": 64, "train_examples": 0},
+        "learning_rates": (3e-3, 1e-2),
+        "train": {"batch_size": 64, "steps": 2000, "report_every": 200},
+    },
+}
+# Of a public rerun of their code at this point, 20 epochs, one seed, stopped on its test split.
+PUBLISHED = {"rerun, 20 epochs, 1 head": {"separate": 0.9917}}
+
+
+def get_config(size: str = "full") -> ConfigDict:
+    of_size = choose(SIZES, size)
+    return tree(
+        {
+            "name": f"arora2023-{size}",
+            "arms": tie_arms("separate", "Q=K", "K=V", "Q=K=V", "copies"),
+            "model": {"mlp": "none", "tied_embedding": True},
+            "train": of_size["train"],
+            "tasks": {
+                "recall": {
+                    "kind": "mqar",
+                    "options": {"outcome_kind": "mean", **of_size["options"]},
+                    "axes": {"model": {"heads": (1, 2, 4)}},
+                    "learning_rates": of_size["learning_rates"],
+                    "published": PUBLISHED if size == "full" else {},
+                }
+            },
+            "study": {"max_seeds": 6},
+        }
+    )

@@ -1,0 +1,53 @@
+"""Gao & Xu 2026 (Keyless attention, arXiv 2606.21848) and the collapse of its heads on recall.
+
+    python -m experiments.ablate --config=configs/papers/gao2026.py --workdir=runs/keyless
+
+Keyless attention has no key: softmax(X W_Q W_R (X W_V)^T) X W_V, that is K=V with a matrix W_R a
+head. Kayyam et al.'s repository reports that on associative recall (two layers, width 128) it stays
+at 0.34 to 0.37 with four heads, over three seeds, where it has 1.000 with one head and `separate`
+0.9995; W_R was drawn with a deviation of 0.02, at one learning rate. Is that what the function can
+express, or where it starts? Here W_R starts at that deviation, at 1/sqrt(H) and at the identity,
+every arm at rates of its own, beside plain K=V, which was not run there.
+
+Deviations: width 64, multi-query recall with fresh examples, learned positions, no MLP.
+"""
+
+from ml_collections import ConfigDict
+
+from qkv_jax.config_files import tree
+
+ARMS = {
+    "separate": {},
+    "K=V": {"tie": "K=V"},
+    "keyless, 0.02": {"tie": "K=V", "adapters": {"key": "head:0.02"}},
+    "keyless, 0.25": {"tie": "K=V", "adapters": {"key": "head:0.25"}},
+    "keyless, identity": {"preset": "gao"},
+}
+PUBLISHED = {
+    "1": {"separate": 0.9995, "keyless, 0.02": 1.0},
+    "4": {"separate": 0.9995, "keyless, 0.02": 0.355},  # 0.34 to 0.37
+}
+
+
+def get_config() -> ConfigDict:
+    return tree(
+        {
+            "name": "gao2026",
+            "arms": {name: {"model": model} for name, model in ARMS.items()},
+            "model": {"mlp": "none", "tied_embedding": True},
+            "train": {"batch_size": 64, "steps": 2000, "report_every": 200},
+            "tasks": {
+                f"{heads} heads": {
+                    "kind": "mqar",
+                    "options": {
+                        "length": 32, "vocabulary": 64, "train_examples": 0, "outcome_kind": "mean",
+                    },
+                    "model": {"heads": int(heads)},
+                    "learning_rates": (3e-3, 1e-2),
+                    "published": {"Kayyam et al.'s repository": numbers},
+                }
+                for heads, numbers in PUBLISHED.items()
+            },
+            "study": {"max_seeds": 6},
+        }
+    )  # fmt: skip

@@ -1,0 +1,43 @@
+"""Karpathy 2022, nanoGPT: Shakespeare by characters, its settings for a CPU, with the classic ties.
+
+    python -m experiments.ablate --config=configs/papers/karpathy2022.py --workdir=runs/nanogpt
+    python -m experiments.ablate --config=configs/papers/karpathy2022.py --workdir=runs/tiny \\
+        --config.tasks.characters.options.files="('input.txt',)"
+
+Published: 1.88 nats a character after 2000 steps, of tiny-shakespeare. Four layers, four heads,
+width 128, 64 characters, batches of 12, no dropout, no biases, tied embedding. Without a file the
+text is that of the package `shakespeare`, another edition and five times as long: the two numbers
+are then of two texts. The second command reads nanoGPT's own file, of which the training text is
+then the same. Deviations: the rate falls to zero instead of a tenth; the score is that of the
+last step on the last 5 % of each file, theirs the best of several on the last 10 %.
+"""
+
+from ml_collections import ConfigDict
+
+from qkv_jax.config_files import tree
+from qkv_jax.study.plan import tie_arms
+
+
+def get_config() -> ConfigDict:
+    return tree(
+        {
+            "name": "karpathy2022",
+            "arms": tie_arms("separate", "Q=K", "K=V", "Q=K=V"),
+            "model": {
+                "layers": 4, "width": 128, "mlp": "gelu_exact", "norm_epsilon": 1e-5,
+                "tied_embedding": True,
+            },
+            "train": {
+                "batch_size": 12, "steps": 2000, "report_every": 200, "decay": "cosine",
+                "warmup": 0.05, "weight_decay": 0.1, "beta2": 0.99,
+            },
+            "tasks": {
+                "characters": {
+                    "kind": "causal_characters",
+                    "learning_rates": (1e-3, 3e-3),
+                    "published": {"nanoGPT, tiny-shakespeare": {"separate": 1.88}},
+                }
+            },
+            "study": {"max_seeds": 4},
+        }
+    )  # fmt: skip

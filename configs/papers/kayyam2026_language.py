@@ -1,0 +1,50 @@
+"""Kayyam, Madan Gopal and Lewis 2026 (arXiv 2606.04032): the language models, scaled down.
+
+    python -m experiments.ablate --config=configs/papers/kayyam2026_language.py --workdir=runs/kv
+
+They trained 300 million parameters (20 layers, width 1024, 16 heads, learned positions, dropout
+0.1) on SlimPajama, one seed, all arms at one rate, and report perplexity that counts padding among
+the tokens; its logarithms stand beside our losses, nats a token. Ours are byte pairs of
+Shakespeare, two layers of width 64, eight heads, so that GQA has two heads of keys and values, a
+quarter of them, as theirs has. Compare signs and order, and K=V with MQA: which is the cheaper way
+to less cache?
+"""
+
+import math
+
+from ml_collections import ConfigDict
+
+from qkv_jax.config_files import tree
+
+ARMS = {
+    "separate": {},
+    "K=V": {"tie": "K=V"},
+    "Q=K": {"tie": "Q=K"},
+    "Q=K=V": {"tie": "Q=K=V"},
+    "GQA": {"kv_heads": 2},
+    "MQA": {"kv_heads": 1},
+    "GQA, K=V": {"tie": "K=V", "kv_heads": 2},
+    "MQA, K=V": {"tie": "K=V", "kv_heads": 1},
+}
+PERPLEXITY = (5.11, 5.27, 5.36, 6.41, 5.15, 5.19, 5.32, 5.36)
+LOSS = {name: round(math.log(value), 3) for name, value in zip(ARMS, PERPLEXITY, strict=True)}
+
+
+def get_config() -> ConfigDict:
+    return tree(
+        {
+            "name": "kayyam2026-language",
+            "arms": {name: {"model": model} for name, model in ARMS.items()},
+            "model": {"heads": 8, "dropout": 0.1, "tied_embedding": True},
+            "train": {"batch_size": 16, "steps": 800, "report_every": 80, "decay": "cosine"},
+            "tasks": {
+                "shakespeare": {
+                    "kind": "causal_tokens",
+                    "options": {"vocabulary": 512, "test_examples": 1024},
+                    "learning_rates": (3e-3, 1e-2),
+                    "published": {"Kayyam et al. 2026, 300M, other text": LOSS},
+                }
+            },
+            "study": {"max_seeds": 12},
+        }
+    )
