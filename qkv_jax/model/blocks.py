@@ -1,10 +1,12 @@
-"""A block of the encoder, attention and MLP, and how it is recomputed."""
+"""A block of the encoder, attention and MLP, and how it is recomputed; in the decoder of an
+encoder-decoder with cross-attention between them."""
 
 import functools
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from qkv_jax.model.attention import MultiHeadAttention
 from qkv_jax.model.cache import Cache
@@ -81,17 +83,38 @@ def attention_of(config: ModelConfig, tie: Tie, name: str | None = None) -> Mult
     )
 
 
+class Context(NamedTuple):
+    """What cross-attention reads.
+
+    Attributes:
+      tokens: [B, S, D]; or the sources of their keys and values, of one layer or by layer.
+      mask: true at tokens, False at padding; all are tokens by default.
+    """
+
+    tokens: Any
+    mask: Bool[Array, "B 1 1 S"] | None = None
+
+
 class Block(nn.Module):
     """One layer under one tie. With the layer's cache it takes the tokens that come next, and
-    returns the cache with them in it; see `MultiHeadAttention`."""
+    returns the cache with them in it; see `MultiHeadAttention`. With a `cross_tie` it reads a
+    context as well."""
 
     config: ModelConfig
     tie: Tie
     is_causal: bool = False
+    cross_tie: Tie | None = None
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], mask, train: bool, places=None, cache=None, valid=None
+        self,
+        x: Float[Array, "B T D"],
+        mask,
+        train: bool,
+        places=None,
+        cache=None,
+        valid=None,
+        context: Context | None = None,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
         config = self.config
         attention = attention_of(config, self.tie, "attention")
@@ -105,8 +128,13 @@ class Block(nn.Module):
             out, cache = attention(x, cache=cache, valid=valid)
             return out
 
-        for part in (attend, mlp):
-            name = "mlp_norm" if part is mlp else "attention_norm"
+        parts = {"attention": attend, "mlp": mlp}
+        if self.cross_tie is not None:
+            reader = attention_of(config.cross, self.cross_tie, "cross_attention")
+            cross = lambda x: reader(x, context.tokens, mask=context.mask)
+            parts = {"attention": attend, "cross_attention": cross, "mlp": mlp}
+        for name, part in parts.items():
+            name = f"{name}_norm"
             if config.norm_position == "pre":
                 x = x + drop(part(normed(config, name, x)))
             else:

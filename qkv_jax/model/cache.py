@@ -36,10 +36,13 @@ class Cache:
     Attributes:
       sources: arrays [B, S, heads, width] by name; for a whole model a dict of those by layer.
       lengths: the number of tokens of each row.
+      context: of a whole model with cross-attention, what that reads (`blocks.Context`), its
+        sources by layer; of one size however many tokens come.
     """
 
     sources: Any
     lengths: Any  # [B]; trees of other leaves are of this class as well
+    context: Any = None
 
     @classmethod
     def empty(cls, shapes: Any, batch: int, slots: int, dtype: Any) -> "Cache":
@@ -56,6 +59,11 @@ class Cache:
     def nbytes(self) -> int:
         """What the sources take."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self.sources))
+
+    @property
+    def context_nbytes(self) -> int:
+        """What the context takes, which does not grow with the text."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.context))
 
     def add(
         self,
