@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from qkv_jax.config import ConfigError, require_positive, require_range, settle
 from qkv_jax.model.stems import TokenStem
@@ -130,7 +130,7 @@ class Translation(Task):
             raise ConfigError("source", text, "must have a symbol at least")
         return np.append(tokens[: self.length], self.end)[: self.length].astype(np.int32)
 
-    def decode(self, tokens: Int[np.ndarray, " T"]) -> str:
+    def decode(self, tokens: Integer[np.ndarray, " T"]) -> str:
         """The sentence up to its end."""
         tokens = np.asarray(tokens)
         stops = np.flatnonzero(tokens >= self.end)
