@@ -11,6 +11,7 @@ import pytest
 
 from qkv_jax.config import ConfigError
 from qkv_jax.model.config import ModelConfig
+from qkv_jax.study.arms import same_programs
 from qkv_jax.study.plan import Study
 from qkv_jax.tasks import make_task
 from qkv_jax.tasks.text import bleu
@@ -304,6 +305,9 @@ def test_a_study_is_traced_before_anything_is_trained(table):
     Study(study(table)).check_data()
     evidence = {"words": {"task": "words", "arm": "shared", "expect": "above",
                           "measure": "antisymmetry", "null": 0.1}}  # fmt: skip
+    written = study(table)["arms"] | {"written": {"model": {"cross_tie": "separate"}}}
+    planned = Study(study(table) | {"arms": written}).tasks[0]
+    assert same_programs(planned.arms) == {"written": "separate"}
     claims = {"one": {"text": "One.", "evidence": evidence}}
     with pytest.raises(ConfigError, match="models with cross-attention are not measured"):
         Study(study(table) | {"claims": claims})
