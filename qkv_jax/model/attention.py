@@ -118,7 +118,7 @@ class MultiHeadAttention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        context: Float[Array, "B S E"] | None = None,
+        context: Float[Array, "B S E"] | dict[str, Array] | None = None,
         *,
         places: Int[Array, "#B T"] | None = None,
         key_places: Int[Array, "#B S"] | None = None,
@@ -131,6 +131,8 @@ class MultiHeadAttention(nn.Module):
         """Self-attention over `x`, or cross-attention from `x` to `context`.
 
         Args:
+          context: tokens, or the sources of their keys and values as the scheme's `project` keeps
+            them, where many queries come one after another.
           places: of the tokens of `x`, 0 .. T-1 by default. Positions, causal order and diagonal
             mask go by them.
           key_places: of the tokens of `context`, 0 .. S-1 by default.
@@ -146,7 +148,10 @@ class MultiHeadAttention(nn.Module):
         sizes: dict[str, int] = {"N": self.num_heads}
         require_array("x", x, "B T D", "float", sizes)
         check_format("x", x)
-        if context is not None:
+        known = isinstance(context, dict)
+        if known:
+            self._check_known(sizes, context, x.shape[-1])
+        elif context is not None:
             require_array("context", context, "B S E", "float", sizes)
             if context.dtype != x.dtype:
                 raise ValueError(f"context: given {shown(context)}; must be {x.dtype} as x is")
@@ -159,8 +164,12 @@ class MultiHeadAttention(nn.Module):
         if counted:
             places = own if cache is None else cache.lengths[:, None] + own
         if key_places is None:
-            key_places = places if context is None else np.arange(context.shape[1])[None]
-        projected = scheme.keep(scheme.project(x, context), key_places)
+            key_places = places if context is None else np.arange(sizes["S"])[None]
+        projected = scheme.project(x, None if known else context)
+        if known:
+            kept = {name: array.astype(x.dtype) for name, array in context.items()}
+            projected = projected._replace(kept=kept)
+        projected = scheme.keep(projected, key_places)
         filled = None
         if cache is not None:
             cache, slots = cache.add(projected.kept, valid, self.window)
@@ -230,6 +239,18 @@ class MultiHeadAttention(nn.Module):
         if str(jnp.dtype(dtype)) not in FORMATS:
             raise ConfigError("dtype", dtype, f"allowed: {', '.join(FORMATS)}")
         return Cache.empty(self.make_scheme(width).cache_shapes(), batch, slots, dtype)
+
+    @nn.nowrap
+    def _check_known(self, sizes, context, width: int) -> None:
+        """Refuses sources that are not those of this layer; notes the batch and the length."""
+        shapes = self.make_scheme(width).cache_shapes()
+        if {*context} != {*shapes}:
+            allowed = f"this layer keeps the sources {', '.join(shapes)}"
+            raise ConfigError("context", [*context], allowed)
+        for name, (heads, features) in shapes.items():
+            own = sizes | {"heads": heads, "H": features}
+            require_array(f"context.{name}", context[name], "B S heads H", "float", own)
+            sizes["S"] = own["S"]
 
     @nn.nowrap
     def _check_cache(self, sizes, cache, context, valid) -> None:

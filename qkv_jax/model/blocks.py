@@ -1,10 +1,12 @@
-"""A block of the encoder, attention and MLP, and how it is recomputed."""
+"""A block of the encoder, attention and MLP, and how it is recomputed; in the decoder of an
+encoder-decoder with cross-attention between them."""
 
 import functools
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from qkv_jax.model.attention import MultiHeadAttention
 from qkv_jax.model.cache import Cache
@@ -82,17 +84,38 @@ def attention_of(config: ModelConfig, tie: Tie, name: str | None = None) -> Mult
     )
 
 
+class Context(NamedTuple):
+    """What cross-attention reads.
+
+    Attributes:
+      tokens: [B, S, D]; or the sources of their keys and values, of one layer or by layer.
+      mask: true at tokens, False at padding; all are tokens by default.
+    """
+
+    tokens: Any
+    mask: Bool[Array, "B 1 1 S"] | None = None
+
+
 class Block(nn.Module):
     """One layer under one tie. With the layer's cache it takes the tokens that come next, and
-    returns the cache with them in it; see `MultiHeadAttention`."""
+    returns the cache with them in it; see `MultiHeadAttention`. With a `cross_tie` it reads a
+    context as well."""
 
     config: ModelConfig
     tie: Tie
     is_causal: bool = False
+    cross_tie: Tie | None = None
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], mask, train: bool, places=None, cache=None, valid=None
+        self,
+        x: Float[Array, "B T D"],
+        mask,
+        train: bool,
+        places=None,
+        cache=None,
+        valid=None,
+        context: Context | None = None,
     ) -> Float[Array, "B T D"] | tuple[Float[Array, "B T D"], Cache]:
         config = self.config
         attention = attention_of(config, self.tie, "attention")
@@ -106,8 +129,12 @@ class Block(nn.Module):
             out, cache = attention(x, cache=cache, valid=valid)
             return out
 
-        for part in (attend, mlp) if mlp else (attend,):
-            name = "mlp_norm" if part is mlp else "attention_norm"
+        parts = {"attention": attend}
+        if self.cross_tie is not None:
+            reader = attention_of(config.cross, self.cross_tie, "cross_attention")
+            parts["cross_attention"] = lambda x: reader(x, context.tokens, mask=context.mask)
+        for name, part in (parts | ({"mlp": mlp} if mlp else {})).items():
+            name = f"{name}_norm"
             if config.norm_position == "pre":
                 x = x + drop(part(normed(config, name, x)))
             else:

@@ -15,7 +15,12 @@ from qkv_jax.tasks.generated import (  # noqa: F401  (they register themselves)
     sequences,
 )
 from qkv_jax.tasks.images import published, task  # noqa: F401  (they register themselves)
-from qkv_jax.tasks.text import causal, classification, masked  # noqa: F401  (they register themselves)
+from qkv_jax.tasks.text import (  # noqa: F401  (they register themselves)
+    causal,
+    classification,
+    masked,
+    translation,
+)
 
 # Kinds that were, and what says the same now.
 _GONE = {

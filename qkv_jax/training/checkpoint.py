@@ -23,7 +23,7 @@ from orbax.checkpoint import checkpoint_managers as ocp_managers
 from qkv_jax import arguments
 from qkv_jax.config import ConfigError, build
 from qkv_jax.model.config import ModelConfig
-from qkv_jax.model.encoder import Encoder
+from qkv_jax.model.seq2seq import Model
 from qkv_jax.runtime import quiet
 from qkv_jax.runtime.distributed import any_process, is_primary
 from qkv_jax.tasks import make_task
@@ -289,7 +289,7 @@ def run_trainer(folder: pathlib.Path) -> Trainer:
     raise ConfigError("run", str(folder), f"its config.json is damaged: {damage}")
 
 
-def load_run(workdir: str | os.PathLike, step: int | None = None) -> tuple[Encoder, dict]:
+def load_run(workdir: str | os.PathLike, step: int | None = None) -> tuple[Model, dict]:
     """The model of a run of `experiments.train`: `encoder.apply(variables, inputs)`.
 
     Args:

@@ -69,7 +69,8 @@ def config_cases():
         ModelConfig,
         {"width": 16, "heads": 2},
         {
-            "tie": NO_TIE, "preset": ["goa", 3, None], "adapters": [3, "head", None, {"k": "head"}],
+            "tie": NO_TIE, "cross_tie": ["K=Z", "K=V*3", 3, None],
+            "preset": ["goa", 3, None], "adapters": [3, "head", None, {"k": "head"}],
             "layers": count, "width": [*count, 15], "heads": [*count, 3], "kv_heads": [*maybe, 3],
             "head_dim": maybe, "latent_dim": maybe, "positions": NO_WORD, "positions_2d": flag,
             "qk_norm": flag, "diagonal_mask": flag,
