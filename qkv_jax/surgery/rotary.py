@@ -88,6 +88,9 @@ def spanning(
     squares from P = the role's own matrix, at which scores lose nothing: no round adds to the
     error.
     """
+    # Outputs turned as a whole cost the same: of those of many query heads, H columns are left.
+    axes, sizes, _ = np.linalg.svd(moved, full_matrices=False)
+    moved = (axes * sizes)[:, sizes > 1e-12 * sizes[0]]
     of_scores = 1 / max(turns.size(other, shared), 1e-300)
     of_outputs = 1 / max(np.sum(np.square(moved)), 1e-300)
     found, before = shared, np.inf
