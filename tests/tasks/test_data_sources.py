@@ -37,7 +37,7 @@ def test_every_kind_that_reads_what_a_config_names_is_here():
         (kind, field.name)
         for kind, task in REGISTRY.items()
         for field in dataclasses.fields(task)
-        if field.name in SOURCES
+        if field.name in SOURCES and field.type is not int  # such as a number of pairs
     }
     assert known == set(KINDS)
 

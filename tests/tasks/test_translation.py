@@ -274,7 +274,7 @@ def test_every_parameter_has_a_rule_on_a_mesh(rules, table):
     """Cross-attention is cut as attention is."""
     made = trainer(translation(table), positions="learned")
     params = jax.eval_shape(lambda: made.init_params(0))
-    found = partition(parse_rules(rules), params, {"data": 1, "fsdp": 2, "tensor": 2})
+    found = partition(parse_rules(rules), params, {"data": 1, "fsdp": 2, "tensor": 1})
     for half in ("encoder", "decoder"):
         assert found[half]["positions"]["embedding"] is not None
     layer = found["decoder"]["layer_0"]
@@ -304,7 +304,7 @@ def study(table):
 def test_a_study_is_traced_before_anything_is_trained(table):
     Study(study(table)).check_data()
     evidence = {"words": {"task": "words", "arm": "shared", "expect": "above",
-                          "measure": "antisymmetry", "null": 0.1}}  # fmt: skip
+                          "measure": "antisymmetry", "null": 0.1, "margin": 0.1}}  # fmt: skip
     written = study(table)["arms"] | {"written": {"model": {"cross_tie": "separate"}}}
     planned = Study(study(table) | {"arms": written}).tasks[0]
     assert same_programs(planned.arms) == {"written": "separate"}
