@@ -7,6 +7,8 @@ and looks up values by keys (multi-query recall, fresh examples). Beside the cla
 exact ways to keep one tensor for keys and values under rotary positions, fewer key/value heads,
 which save cache as K=V does, and XSA, which takes the own value from an output. The report draws
 quality against bytes of state a token.
+
+On two CPU cores 39 minutes by `--plan`, 360 runs; on a GPU, by the arithmetic in the README, one.
 """
 
 from ml_collections import ConfigDict
@@ -33,7 +35,7 @@ def get_config() -> ConfigDict:
             "name": "decoders",
             "arms": {name: {"model": model} for name, model in ARMS.items()},
             "model": {
-                "layers": 2, "width": 64, "heads": 4, "positions": "rotary", "norm": "rms",
+                "width": 64, "heads": 4, "positions": "rotary", "norm": "rms",
                 "mlp": "swiglu", "tied_embedding": True,
             },
             "tasks": {

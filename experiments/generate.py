@@ -12,6 +12,7 @@ together; its bytes are said at the end. BLEU is printed with sacrebleu's signat
 """
 
 import codecs
+import itertools
 import pathlib
 import sys
 import time
@@ -96,8 +97,10 @@ def _continue(folder: pathlib.Path, task: Any) -> None:
             print(_PROMPT.value + task.decode(text).decode(errors="replace"), flush=True)
         return
     started, spelled = time.monotonic(), codecs.getincrementaldecoder("utf-8")("replace")
+    stream = generator.stream(variables, prompt[None], _SEED.value)
+    first = next(stream)  # refuses what cannot be, before anything is printed
     sys.stdout.write(_PROMPT.value)
-    for token in generator.stream(variables, prompt[None], _SEED.value):
+    for token in itertools.chain([first], stream):
         sys.stdout.write(spelled.decode(task.decode(token)))
         sys.stdout.flush()
     print(spelled.decode(b"", final=True))

@@ -36,7 +36,7 @@ _CAPTION = """\
 Decoding by one layer of attention, {heads} heads of {head}, rotary, float32, {context} tokens in
 the cache of every row; tokens of all rows together. "Over separate" is the ratio of tokens a
 second. The floor is the time that a sum over as many bytes takes, in the same round ({rate} GB/s);
-no step can read its cache in less. Medians of {repeats} interleaved rounds."""
+a product may read a little faster. Medians of {repeats} interleaved rounds."""
 
 
 def measure() -> Findings:

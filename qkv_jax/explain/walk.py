@@ -129,8 +129,10 @@ def walk_through(
     if length > len(probes["x"]) or valid is None and length < len(probes["x"]):
         allowed = f"must be a label for each of the {len(probes['x'])} tokens"
         raise ConfigError("tokens", length, allowed)
-    x, query, key = (probes[role][:length] for role in ("x", "query", "key"))
-    key = key.repeat(config.heads // key.shape[1], axis=1)
+    x, query = (probes[role][:length] for role in ("x", "query"))
+    # As they are read: what turns keys may turn values as well.
+    whole = lambda heads: heads[:length].repeat(config.heads // heads.shape[1], axis=1)
+    key, value = whole(probes["key"]), whole(probes["value"])
     project = lambda kernel, bias: np.einsum("td,dnh->tnh", x, kernel) + bias
     projected = QKV(*map(project, matrices[1:4], matrices[5:8]))
 
@@ -141,8 +143,8 @@ def walk_through(
     scores = np.einsum("tnh,snh->nts", query, key)
     scaled = scale[:, None, None] * scores + (0.0 if bias is None else bias)
     weights = softmax(scaled if hidden is None else np.where(hidden, -np.inf, scaled))
-    mixed = np.einsum("nts,snh->tnh", weights, projected.value)
-    qkv = QKV(query, key, projected.value)
+    mixed = np.einsum("nts,snh->tnh", weights, value)
+    qkv = QKV(query, key, value)
     finished = _finished(config, tie, params, mixed, qkv)
     heads = mixed if finished is None else finished
     output = np.einsum("tnh,nhd->td", heads, matrices.out) + matrices.out_bias

@@ -21,8 +21,8 @@ class Projected(NamedTuple):
 
     Attributes:
       query: the source of the queries.
-      kept: the sources of keys and values by name: what a cache stores. Heads and widths may differ
-        between them, and between them and the queries.
+      kept: the sources of keys and values by name, of which `Scheme.keep` makes what a cache
+        stores. Heads and widths may differ between them, and between them and the queries.
     """
 
     query: Float[Array, "B T N H"]

@@ -17,6 +17,7 @@ from qkv_jax.tasks.generated import (  # noqa: F401  (they register themselves)
 from qkv_jax.tasks.images import published, task  # noqa: F401  (they register themselves)
 from qkv_jax.tasks.text import (  # noqa: F401  (they register themselves)
     causal,
+    causal_symbols,
     classification,
     masked,
     translation,

@@ -199,7 +199,7 @@ def test_a_broken_config_file_is_named_with_the_line(name, message, refused, pla
     [
         ([], "benchmark: given ''; allowed: population, train, attention, study, decode, gpu"),
         (["populaton"], "benchmark: given 'populaton'; allowed: population, train, attention, "
-                        "study, gpu"),
+                        "study, decode, gpu"),
         (["population", "--steps=5"], "--steps: given '5'; allowed: integer >= 10"),
         (["population", "--steps=x"], "--steps: given 'x'; allowed: integer >= 10"),
         (["population", "more"], "command line: given 'more'; flags look like --name=value"),

@@ -21,7 +21,8 @@ def run(tmp_path_factory):
         kinds = {"bytes": "causal_bytes", "characters": "causal_characters",
                  "pairs": "causal_tokens", "masked": "masked_bytes"}  # fmt: skip
         for name, kind in kinds.items():
-            options = [f"--config.task.kind={kind}", "--config.task.options.files=('text.txt',)",
+            options = [f"--config={commands.ROOT / 'configs' / 'train.py'}",
+                       f"--config.task.kind={kind}", "--config.task.options.files=('text.txt',)",
                        "--config.task.options.length=8"]  # fmt: skip
             if name == "pairs":
                 options.append("--config.task.options.vocabulary=260")

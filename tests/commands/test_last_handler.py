@@ -221,6 +221,7 @@ def test_a_hang_up_that_is_to_be_ignored_is(command):
 NO_PATHS = {  # flags whose texts name no file
     "task", "arm", "text", "tie", "positions", "steps", "part", "method", "layers", "compile_only",
     "coordinator", "slurm_partition", "slurm_account", "slurm_setup", "slurm_option", "config",
+    "prompt",
 }  # fmt: skip
 LIST_FLAGS = """
 import experiments.cli.entry as entry
@@ -322,7 +323,8 @@ def test_none_can_be_given_where_a_field_is_optional(command):
     for given, line in [
         ("model.width=None", "model.width: given 'None'; must be a whole number"),
         ("model.mlp=None",
-         "model.mlp: given 'None'; allowed: gelu, gelu_exact, relu, swiglu"),
+         "model.mlp: given 'None'; did you mean 'none'? allowed: gelu, gelu_exact, relu, swiglu, "
+         "none"),
         ("seed=None", "seed: given 'None'; must be a whole number"),
     ]:  # fmt: skip
         assert command(*run, f"--config.{given}") == [2, "", f"error: {line}\n"]

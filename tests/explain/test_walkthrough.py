@@ -78,6 +78,12 @@ OPTIONS = {
     "grouped": {"kv_heads": 2, "tie": "K=V"},
     "no output projection": {"output_projection": False, "tie": "V=X"},
     "post-norm": {"norm_position": "post", "norm": "rms"},
+    "a slice of X": {"latent_dim": 3, "latent_kind": "slice"},
+    "half rotated": {"positions": "rotary", "rotary_dims": 2, "heads": 2, "rotary_base": 100.0},
+    "rotated": {"tie": "K=V", "positions": "rotary", "scheme": "rotated"},
+    "grouped tied": {"tie": "K=V", "positions": "rotary", "scheme": "grouped_tied", "heads": 2},
+    "low rank": {"scheme": "low_rank", "kv_heads": 1, "latent_dim": 2},
+    "exclusive": {"tie": "Q=K", "scheme": "exclusive"},
 }
 
 
@@ -89,7 +95,8 @@ def test_every_option_of_a_model_is_walked_as_it_computes(options):
     for layer in (0, 1):
         walk = walked_digits(model, "31415", layer=layer)
         assert walk.error < 1e-5
-        assert len(explained(walk).steps) == 8 + bool(walk.between)
+        extra = bool(walk.between) + (walk.finished is not None)
+        assert len(explained(walk).steps) == 8 + extra
 
 
 @pytest.mark.parametrize("end", ["weights", "output"])

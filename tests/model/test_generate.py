@@ -110,10 +110,12 @@ def test_the_cache_of_a_step_is_written_in_place(decoder):
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(cache.sources))
 
 
-@pytest.mark.parametrize("penalty, stop", [(0.0, None), (0.0, 2), (1.0, 2)])
-def test_a_beam_of_all_texts_finds_the_likeliest(decoder, penalty, stop):
-    """Against the scores of every continuation; a beam of one is greedy."""
+@pytest.mark.parametrize("penalty, stops", [(0.0, False), (0.0, True), (1.0, True)])
+def test_a_beam_of_all_texts_finds_the_likeliest(decoder, penalty, stops):
+    """Against the scores of every continuation, also where the likeliest first token ends a text;
+    a beam of one is greedy."""
     new, prompt = 3, PROMPTS[:1]
+    stop = int(Generator(decoder[0], 1)(decoder[1], prompt)[0, 0]) if stops else None
     scores = {}
     for text in itertools.product(range(SYMBOLS), repeat=new):
         ends = text.index(stop) + 1 if stop in text else new

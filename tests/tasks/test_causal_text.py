@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.tasks import make_task
-from qkv_jax.tasks.text.causal import best_fit
+from qkv_jax.tasks.text.packing import best_fit
 from qkv_jax.training.state import TrainConfig, model_inputs
 from qkv_jax.training.step import Trainer
 from tests.support.folders.data_writers import save

@@ -243,7 +243,7 @@ class Scheme(nn.Module):
 
     @nn.nowrap
     def cache_shapes(self) -> dict[str, tuple[int, int]]:
-        """Heads and width a token of each source that `project` keeps."""
+        """Heads and width a token of each tensor that `keep` gives a cache."""
         heads = (1, self.latent_dim) if self.latent_dim else (self.num_kv_heads, self.head_dim)
         return dict.fromkeys(kept_sources(self.tie, self.latent_dim), heads)
 

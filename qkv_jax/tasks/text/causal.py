@@ -1,5 +1,5 @@
 """Causal language modelling: every symbol of a text from those before it. Shakespeare's works, any
-files, or a Hugging Face data set; on bytes, characters, or byte pairs learned from training texts.
+files, or a Hugging Face data set; here on bytes, on other symbols in `causal_symbols`.
 
 A file is long: its windows hold one symbol more than the model reads, so that the first is given
 and each of the others asked for, as in nanoGPT. A row of a data set is a document of its own: it
@@ -9,10 +9,8 @@ stands for begin-of-text, for padding and for what training texts do not have: i
 for.
 """
 
-import bisect
 import dataclasses
-import functools
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +29,9 @@ from qkv_jax.tasks.base import (
     keys_schedule,
     register,
 )
-from qkv_jax.tasks.sources import Stamp
 from qkv_jax.tasks.streaming import ArrayRows, BatchStream, WindowRows
-from qkv_jax.tasks.text.plain_text import read_text
+from qkv_jax.tasks.text.packing import best_fit, smallest_dtype
 from qkv_jax.tasks.text.texts import LanguageTask, Texts, cut, lacking
-from qkv_jax.tasks.text.tokenizers import check_vocabulary, make_tokenizer
 
 _MOST = 2**31 - 1  # places that 32 bits count
 _COUNTED = 2**24  # training symbols that the references look at
@@ -311,144 +307,6 @@ class CausalBytes(LanguageTask):
             if len(text) >= self.window:
                 seen |= overlap.occurring(windows, np.asarray(text))
         return overlap.sentence(name, "windows", int(seen.sum()), len(windows))
-
-
-@register("causal_tokens")
-@dataclasses.dataclass(frozen=True)
-class CausalTokens(CausalBytes):
-    """Causal language modelling on byte pairs learned from the training split alone; lengths count
-    tokens and the loss is in nats per token: of two vocabularies only bits per byte compare."""
-
-    title = "Causal tokens"
-    description = "Guess each token (a byte pair) of a text from the tokens before it."
-    symbol = "token"
-
-    vocabulary: int = 1024
-
-    def __post_init__(self):
-        check_vocabulary("bpe", self.vocabulary)
-        super().__post_init__()
-
-    @property
-    def classes(self):
-        return self.vocabulary
-
-    def symbols(self):
-        return _encoded(self, self.stamp())[0]
-
-    def symbol_bytes(self):
-        decode = _encoded(self, self.stamp())[1].decode
-        return np.array([len(decode(np.array([token]))) for token in range(self.vocabulary)])
-
-    def _spelled(self, text):
-        return _encoded(self, self.stamp())[1].encode(text.encode())
-
-    def decode(self, symbols):
-        return _encoded(self, self.stamp())[1].decode(np.asarray(symbols))
-
-
-@register("causal_characters")
-@dataclasses.dataclass(frozen=True)
-class CausalCharacters(CausalBytes):
-    """Causal language modelling on the characters of the training split, in the order of Unicode;
-    loss in nats per character. What held-out texts have beside them is read as one unknown symbol
-    and not asked for. On tiny-shakespeare, a file of the user's, the training text is nanoGPT's,
-    whose validation text is here cut into validation and test."""
-
-    title = "Causal characters"
-    description = "Guess each character of a text from the characters before it."
-    symbol = "character"
-
-    encoding: Literal["utf-8"] = "utf-8"
-
-    @property
-    def characters(self) -> str:
-        """Those of the training split, in order."""
-        return _numbered(self, self.stamp())[1]
-
-    @property
-    def classes(self):
-        return len(self.characters)
-
-    def fingerprint(self, data):
-        return super().fingerprint(data) | {"classes": list(self.characters)}
-
-    def read(self, path):
-        text = read_text(path, "files")
-        if len(text) < self.window:
-            what = f"holds {len(text)} characters; a sequence needs {self.window}"
-            raise ConfigError("files", str(path), what if text else "is empty")
-        return self.of_text(text)
-
-    def of_text(self, text):
-        return np.frombuffer(text.encode("utf-32-le"), np.uint32)
-
-    def symbols(self):
-        return _numbered(self, self.stamp())[0]
-
-    def symbol_bytes(self):
-        return np.array([len(character.encode()) for character in self.characters])
-
-    def _spelled(self, text):
-        places = [self.characters.find(character) for character in text]
-        return np.array([self.classes if place < 0 else place for place in places])
-
-    def decode(self, symbols):
-        return "".join(self.characters[symbol] for symbol in np.asarray(symbols)).encode()
-
-
-@functools.lru_cache(maxsize=1)
-def _encoded(task: CausalTokens, changed: Stamp) -> tuple[Texts, Any]:
-    """The tokens of a task's texts, and what made them: seconds of work, asked for by checks, runs
-    and streams."""
-    texts = task.texts()
-    train = (text.tobytes() for text in texts["train"])
-    tokenizer = make_tokenizer("bpe", task.vocabulary, train)
-    encode = lambda text: tokenizer.encode(text.tobytes())
-    return {name: [encode(text) for text in some] for name, some in texts.items()}, tokenizer
-
-
-@functools.lru_cache(maxsize=4)  # a task asks for its classes all the time
-def _numbered(task: CausalCharacters, changed: Stamp) -> tuple[Texts, str]:
-    """The characters of a task's texts as numbers, and what these stand for."""
-    texts = task.texts()
-    known = np.unique(np.concatenate([np.zeros(0, np.uint32), *texts["train"]]))
-    if len(known) < 2:
-        raise task.refused("the training split has fewer than two characters")
-    highest = max(int(text.max(initial=0)) for some in texts.values() for text in some)
-    numbers = np.full(highest + 1, len(known), smallest_dtype(len(known)))
-    numbers[known] = np.arange(len(known))
-    spelled = {name: [numbers[text] for text in some] for name, some in texts.items()}
-    for name, some in spelled.items():
-        if not any((text < len(known)).any() for text in some):
-            raise task.refused(f"the {name} split has no character of the training split")
-    return spelled, "".join(map(chr, known))
-
-
-def best_fit(sizes: list[int], room: int) -> list[list[int]]:
-    """Which of some parts share a row of that room: the largest first, each into the row that it
-    fills best; in the order in which rows were begun.
-
-    None may be larger than the room.
-    """
-    rows: list[list[int]] = []
-    left: list[tuple[int, int]] = []  # room and number of the rows that are not full, ascending
-    for part in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        place = bisect.bisect_left(left, (sizes[part], 0))
-        if place < len(left):
-            free, row = left.pop(place)
-        else:
-            free, row = room, len(rows)
-            rows.append([])
-        rows[row].append(part)
-        if (free := free - sizes[part]) > 1:  # a document is two symbols at least
-            bisect.insort(left, (free, row))
-    return rows
-
-
-def smallest_dtype(most: int) -> type:
-    """The smallest kind of whole number that goes up to `most`."""
-    return next(t for t in (np.uint8, np.uint16, np.int32) if most <= np.iinfo(t).max)
 
 
 def _pairs(

@@ -113,7 +113,6 @@ def test_a_study_does_not_go_on_with_other_data(table, tmp_path, change):
     tries = [
         lambda: run(folder, values_of(table), checked=True),
         lambda: run(folder, values_of(table, seeds=5), checked=True),
-        lambda: run(folder, values_of(table)),
         lambda: run_part(Study(values_of(table)), folder, part, StopSignal()),
     ]
     for once in tries:

@@ -1,10 +1,10 @@
 """Small Hugging Face folders of decoders with random weights, written by hand: GPT-2 and Llama."""
 
-import json
 import pathlib
 
 import numpy as np
-from safetensors.numpy import save_file
+
+from tests.support.folders.pretrained_folders import drawn, save
 
 GPT2 = {
     "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": 23, "n_embd": 12,
@@ -86,23 +86,13 @@ def _llama_shapes(config):
 
 
 def tensors(config):
-    """Random tensors, large enough that no part of the model can be left out unseen."""
-    rng = np.random.default_rng(7)
     is_gain = lambda name: name.endswith("norm.weight") or ".ln_" in name and "bias" not in name
-    return {
-        name: (0.4 * rng.standard_normal(shape) + is_gain(name)).astype(np.float32)
-        for name, shape in sorted(shapes(config).items())
-    }
+    return drawn(shapes(config), is_gain)
 
 
 def write(folder, config, weights=None, tokenizer=True):
     """Writes config.json, model.safetensors and a tokenizer.json of letters."""
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    weights = tensors(config) if weights is None else weights
-    weights = {name: np.ascontiguousarray(array) for name, array in weights.items()}
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    folder = save(folder, config, tensors(config) if weights is None else weights)
     if tokenizer:
         write_tokenizer(folder)
     return folder

@@ -81,24 +81,34 @@ def shapes(config):
     return found
 
 
-def tensors(config):
-    """Random tensors, large enough that no part of the model can be left out unseen."""
+def drawn(shapes, is_gain):
+    """Random tensors, large enough that no part of the model can be left out unseen; gains are
+    about 1."""
     rng = np.random.default_rng(7)
-    is_gain = lambda name: "norm" in name.lower() and name.endswith("weight")
     return {
         name: (0.4 * rng.standard_normal(shape) + is_gain(name)).astype(np.float32)
-        for name, shape in sorted(shapes(config).items())
+        for name, shape in sorted(shapes.items())
     }
+
+
+def tensors(config):
+    is_gain = lambda name: "norm" in name.lower() and name.endswith("weight")
+    return drawn(shapes(config), is_gain)
+
+
+def save(folder, config, weights):
+    """Writes config.json and model.safetensors; returns the folder."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
 
 
 def write(folder, config, weights=None, tokenizer=True):
     """Writes config.json, model.safetensors and a tokenizer.json of whole words."""
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    weights = tensors(config) if weights is None else weights
-    weights = {name: np.ascontiguousarray(array) for name, array in weights.items()}
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    folder = save(folder, config, tensors(config) if weights is None else weights)
     if tokenizer and config["model_type"] != "vit":
         write_tokenizer(folder, config["model_type"] == "roberta")
     return folder
