@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
             },
             "model": {"layers": 2, "width": 128, "heads": 4, "tie": "separate", "cross_tie": ""},
             "train": {
-                "steps": 1200,
+                "steps": 500,
                 "report_every": 100,
                 "batch_size": 32,
                 "learning_rate": 3e-3,

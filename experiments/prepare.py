@@ -9,18 +9,18 @@ here labelled by the sign of their mean rating, without those at zero. `make rev
 source distribution of vaderSentiment (MIT licence), in which they lie, and runs this.
 
 `gguf`: a GGUF file of the llama architecture as a Hugging Face folder, see `qkv_jax.interop.gguf`.
-`verses`: the verses that two modules of the SWORD project have in common, side by side: the World
-English Bible and the Reina-Valera of 1909, both in the public domain, as the Debian packages
-sword-text-web and sword-text-sparv hold them. It needs the package `pysword`, and takes a minute.
+
+`verses`: the verses of the World English Bible beside those of the Reina-Valera of 1909, both in
+the public domain, from the modules of the SWORD project that Debian packages as sword-text-web and
+sword-text-sparv. It needs the package `pysword`.
 """
 
 import io
 import math
 import pathlib
+import re
 import tarfile
 import zlib
-
-from absl import flags
 
 from experiments.cli import entry
 from experiments.cli.paths import path_flag
@@ -30,12 +30,12 @@ from qkv_jax.runtime.files import write_whole
 _SDIST = path_flag("sdist", None, "The source distribution of vaderSentiment, .tar.gz.")
 _GGUF = path_flag("gguf", None, "A GGUF file.")
 _SWORD = path_flag("sword", None, "The folder of SWORD modules, with mods.d in it.")
-_MODULES = flags.DEFINE_list("modules", ["engWEB2015eb", "spaRV1909eb"], "Of source and target.")
 _OUT = path_flag("out", None, "The file to write, by default data/NAME.tsv; of a model, the "
                               "folder.")  # fmt: skip
 
 _INNER = "additional_resources/hutto_ICWSM_2014.tar.gz"
 _SNIPPETS = "movieReviewSnippets_GroundTruth.txt"
+_BIBLES = ("engWEB2015eb", "spaRV1909eb")
 
 
 def reviews() -> None:
@@ -77,37 +77,39 @@ def gguf() -> None:
     print(f"{_OUT.value}: config.json, model.safetensors" + ", tokenizer.json" * (lack is None))
     if lack is not None:
         print(f"no tokenizer.json: {lack}")
+
+
 def verses() -> None:
     """Two columns without a header: a verse and its translation."""
     if not _SWORD.value:
         raise ConfigError("--sword", None, "name the folder of SWORD modules")
-    if len(_MODULES.value) != 2:
-        raise ConfigError("--modules", _MODULES.value, "name two")
     try:
+        from pysword.cleaner import OSISCleaner
         from pysword.modules import SwordModules
     except ImportError:
-        raise ConfigError("--sword", _SWORD.value, "needs the package 'pysword'") from None
-    known = SwordModules(_SWORD.value)
-    found = known.parse_modules()
-    for name in _MODULES.value:
+        advice = "needs the package 'pysword': pip install pysword"
+        raise ConfigError("--sword", _SWORD.value, advice) from None
+    modules = SwordModules(_SWORD.value)
+    found = modules.parse_modules() if pathlib.Path(_SWORD.value, "mods.d").is_dir() else {}
+    for name in _BIBLES:
         if name not in found:
-            allowed = f"modules there: {', '.join(found) or 'none'}"
-            raise ConfigError("--modules", name, allowed)
-    bibles = [known.get_bible_from_module(name) for name in _MODULES.value]
+            allowed = f"has no module {name}; there: {', '.join(sorted(found)) or 'none'}"
+            raise ConfigError("--sword", _SWORD.value, allowed)
+    bibles = [modules.get_bible_from_module(name) for name in _BIBLES]
     chapters = [
-        {
-            (book.name, number): count
-            for books in bible.get_structure().get_books().values()
-            for book in books
-            for number, count in enumerate(book.chapter_lengths, 1)
-        }
+        {book.name: book.num_chapters for part in bible.get_structure().get_books().values()
+         for book in part}
         for bible in bibles
-    ]
+    ]  # fmt: skip
+    # A footnote may stand where the space between two words should.
+    between, cleaner = re.compile(r"</note>(?=(<[^>]*>)*\w)"), OSISCleaner()
+    plain = lambda text: " ".join(cleaner.clean(between.sub("</note> ", text)).split())
     rows = []
-    for (book, chapter), count in chapters[0].items():
-        for verse in range(1, min(count, chapters[1].get((book, chapter), 0)) + 1):
-            place = {"books": [book], "chapters": [chapter], "verses": [verse]}
-            rows.append(tuple(" ".join(bible.get(**place).split()) for bible in bibles))
+    for book in chapters[0]:
+        for chapter in range(1, min(each.get(book, 0) for each in chapters) + 1):
+            sides = (bible.get_iter(book, chapter, clean=False) for bible in bibles)
+            # Versifications differ: of a chapter the verses that both have.
+            rows += [tuple(map(plain, row)) for row in zip(*sides, strict=False)]
     rows = [row for row in rows if all(row)]
     print(f"{_write('verses', rows)}: {len(rows)} pairs of verses")
 

@@ -148,9 +148,9 @@ class MultiHeadAttention(nn.Module):
         sizes: dict[str, int] = {"N": self.num_heads}
         require_array("x", x, "B T D", "float", sizes)
         check_format("x", x)
-        known = isinstance(context, dict)
-        if known:
-            self._check_known(sizes, context, x.shape[-1])
+        is_kept = isinstance(context, dict)
+        if is_kept:
+            self._check_kept(sizes, context, x.shape[-1])
         elif context is not None:
             require_array("context", context, "B S E", "float", sizes)
             if context.dtype != x.dtype:
@@ -165,8 +165,8 @@ class MultiHeadAttention(nn.Module):
             places = own if cache is None else cache.lengths[:, None] + own
         if key_places is None:
             key_places = places if context is None else np.arange(sizes["S"])[None]
-        projected = scheme.project(x, None if known else context)
-        if known:
+        projected = scheme.project(x, None if is_kept else context)
+        if is_kept:
             kept = {name: array.astype(x.dtype) for name, array in context.items()}
             projected = projected._replace(kept=kept)
         projected = scheme.keep(projected, key_places)
@@ -241,7 +241,7 @@ class MultiHeadAttention(nn.Module):
         return Cache.empty(self.make_scheme(width).cache_shapes(), batch, slots, dtype)
 
     @nn.nowrap
-    def _check_known(self, sizes, context, width: int) -> None:
+    def _check_kept(self, sizes, context, width: int) -> None:
         """Refuses sources that are not those of this layer; notes the batch and the length."""
         shapes = self.make_scheme(width).cache_shapes()
         if {*context} != {*shapes}:

@@ -31,9 +31,11 @@ Match = Literal["none", "params", "flops"]
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Costs of one arm; a token is one position of the sequence that the encoder sees, and of an
-    encoder-decoder one of the target. Its source is among the FLOPs of the target's tokens, and
-    what cross-attention keeps of the source, which does not grow with the text, is in no cache."""
+    """Costs of one arm; a token is one position of the sequence that the encoder sees.
+
+    Of an encoder-decoder it is one of the target: its FLOPs include those for the source, its cache
+    bytes leave out what is kept of the source, which does not grow with the target.
+    """
 
     params: int
     attention_params: int
@@ -159,8 +161,9 @@ def _outer_flops(task: Task, width: int, changed: Stamp) -> float:
     model = ModelConfig(layers=1, width=width, heads=1, implementation="einsum")
     total = _whole_flops(task, model, changed)
     if isinstance(task.encoder(model), Seq2Seq):
-        two = _whole_flops(task, dataclasses.replace(model, layers=2), changed)
-        return 2 * total - two
+        # A second layer of each half costs what the first does.
+        two_layers = _whole_flops(task, dataclasses.replace(model, layers=2), changed)
+        return total - (two_layers - total)
     return total - _block_flops(model, model.ties[0], task.max_length)
 
 
