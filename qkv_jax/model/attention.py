@@ -3,7 +3,7 @@ the output projection."""
 
 import functools
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ from qkv_jax.model.positions import (
 from qkv_jax.model.projections import OutputProjection
 from qkv_jax.model.schemes import Scheme, scheme_class
 from qkv_jax.model.schemes.base import LatentKind
+from qkv_jax.model.value_residual import ValueResidual
 from qkv_jax.tie import Tie
 
 Scale = float | Literal["sqrt", "learned_per_head"]
@@ -77,6 +78,8 @@ class MultiHeadAttention(nn.Module):
       frozen: sources that stay as initialised.
       output_projection: whether the heads are mixed by W_O; otherwise they are laid side by side.
       use_bias: biases on all projections.
+      value_residual: mixes values with those of a first layer, see `ValueResidual`; values are then
+        returned as well, last.
       implementation: see `attend`.
 
     `apply(..., mutable="intermediates")` computes by einsum and collects, under `probes`, the
@@ -105,6 +108,7 @@ class MultiHeadAttention(nn.Module):
     implementation: Implementation = "auto"
     scheme: str | type = "tied"
     rotary_base: float = BASE
+    value_residual: bool = False
 
     def __post_init__(self):
         require_kinds(self, MultiHeadAttention)
@@ -127,7 +131,8 @@ class MultiHeadAttention(nn.Module):
         is_causal: bool = False,
         cache: Cache | None = None,
         valid: Bool[Array, "B T"] | None = None,
-    ) -> Float[Array, "B T D"] | tuple[Float[Array, "B T D"], Cache]:
+        first_values: Float[Array, "B S K H"] | None = None,
+    ) -> Float[Array, "B T D"] | tuple[Any, ...]:
         """Self-attention over `x`, or cross-attention from `x` to `context`.
 
         Args:
@@ -141,6 +146,7 @@ class MultiHeadAttention(nn.Module):
             places count from there, the order is causal, and what is returned is the output and
             the cache with them in it.
           valid: with a cache, true at tokens of `x`; what is not one stands behind them.
+          first_values: with `value_residual`, what the first layer returned; it takes none.
 
         Raises:
           ValueError: for combinations that cannot be, with the reason.
@@ -157,6 +163,8 @@ class MultiHeadAttention(nn.Module):
                 raise ValueError(f"context: given {shown(context)}; must be {x.dtype} as x is")
         self._check_cache(sizes, cache, context, valid)
         self._check_places(sizes, places, key_places, context, cache)
+        if first_values is not None and not (self.value_residual and context is None):
+            raise ValueError("first_values: are for self-attention with value_residual")
         scheme = self.make_scheme(x.shape[-1])
         nn.share_scope(self, scheme)  # `query/kernel` lives here, not in a level of its own
         own = np.arange(x.shape[1])[None]
@@ -179,6 +187,10 @@ class MultiHeadAttention(nn.Module):
             projected = projected._replace(kept=kept)
             key_places, filled, own, is_causal = *slots, True
         qkv = scheme.roles(projected, places, key_places)
+        if first_values is not None:
+            require_array("first_values", first_values, "B S K H", "float", {})
+            mixed = ValueResidual(name="value_residual")(qkv.value, first_values)
+            qkv = qkv._replace(value=mixed)
         finish = functools.partial(scheme.finish, qkv=qkv, places=places)
         places, key_places, own = map(jnp.asarray, (places, key_places, own))
         # Here too, before the mask is joined with others.
@@ -198,8 +210,10 @@ class MultiHeadAttention(nn.Module):
         else:
             heads = attend(*qkv, implementation=self.implementation, **options)
         heads = finish(heads, own=own if context is None else None)
-        out = self._joined(heads, x.shape[-1])
-        return out if cache is None else (out, cache)
+        made = [self._joined(heads, x.shape[-1])]
+        made += [cache] if cache is not None else []
+        made += [qkv.value] if self.value_residual else []
+        return tuple(made) if len(made) > 1 else made[0]
 
     def _joined(self, heads: Float[Array, "B T N H"], width: int) -> Float[Array, "B T D"]:
         if not self.output_projection:

@@ -80,6 +80,7 @@ def attention_of(config: ModelConfig, tie: Tie, name: str | None = None) -> Mult
         use_bias=config.use_bias,
         implementation=config.implementation,
         scheme=config.scheme,
+        value_residual=config.value_residual,
         name=name,
     )
 
@@ -97,9 +98,10 @@ class Context(NamedTuple):
 
 
 class Block(nn.Module):
-    """One layer under one tie. With the layer's cache it takes the tokens that come next, and
-    returns the cache with them in it; see `MultiHeadAttention`. With a `cross_tie` it reads a
-    context as well."""
+    """One layer under one tie, as `MultiHeadAttention` has it: with the layer's cache it takes the
+    tokens that come next. With a `cross_tie` it reads a context as well. Returns x, the cache with
+    those tokens in it and, under a value residual, the first layer's values; None for what is not.
+    """
 
     config: ModelConfig
     tie: Tie
@@ -116,17 +118,24 @@ class Block(nn.Module):
         cache=None,
         valid=None,
         context: Context | None = None,
-    ) -> Float[Array, "B T D"] | tuple[Float[Array, "B T D"], Cache]:
+        first_values=None,
+    ) -> tuple[Float[Array, "B T D"], Cache | None, Array | None]:
         config = self.config
         attention = attention_of(config, self.tie, "attention")
         mlp = None if config.mlp == "none" else MLPS[config.mlp](config.hidden, name="mlp")
         drop = nn.Dropout(config.dropout, deterministic=not train)
 
         def attend(x):
-            nonlocal cache
-            if cache is None:
-                return attention(x, mask=mask, places=places, is_causal=self.is_causal)
-            out, cache = attention(x, cache=cache, valid=valid)
+            nonlocal cache, first_values
+            given = {"mask": mask, "places": places, "is_causal": self.is_causal}
+            if cache is not None:
+                given = {"cache": cache, "valid": valid}
+            made = attention(x, first_values=first_values, **given)
+            out, *others = made if isinstance(made, tuple) else (made,)
+            if cache is not None:
+                cache = others.pop(0)
+            if others and first_values is None:
+                first_values = others[0]
             return out
 
         parts = {"attention": attend}
@@ -139,7 +148,7 @@ class Block(nn.Module):
                 x = x + drop(part(normed(config, name, x)))
             else:
                 x = normed(config, name, x + drop(part(x)))
-        return x if cache is None else (x, cache)
+        return x, cache, first_values
 
 
 # By what a block leaves for the backward pass to compute again; parameters are the same.

@@ -52,6 +52,7 @@ class ModelConfig:
     rotary_dims: int | None = None  # of each head, that rotary positions turn; all
     rotary_base: float = BASE  # of the wavelengths of rotary positions, theta in Llama
     window: int | None = None  # keys that many places away, or more, are hidden; none are
+    value_residual: bool = False  # values of the first layer mixed into those of later ones
     diagonal_mask: bool = False  # no token sees itself, unless it sees nothing else
     scale: float | str = "sqrt"  # "sqrt", "learned_per_head" or a number
     frozen: tuple[str, ...] = ()  # of "query", "key", "value"
@@ -110,6 +111,8 @@ class ModelConfig:
         scheme_class(self.scheme).check_config(self)
         self.check_platform(None)
         crossed = self.cross.ties if self.cross_tie else ties
+        if self.scan_layers and self.value_residual:
+            raise ConfigError("scan_layers", True, "value_residual sets the first layer apart")
         if self.scan_layers and len(set(ties)) + len(set(crossed)) > 2:
             given = self.tie if len(set(ties)) > 1 else self.cross_tie
             raise ConfigError("scan_layers", True, f"needs one tie for all layers, not {given}")
@@ -150,7 +153,7 @@ class ModelConfig:
         own = {
             "tie": self.cross_tie or self.tie, "cross_tie": "", "preset": "",
             "adapters": Adapters(**shared), "positions": "none", "positions_2d": False,
-            "rotary_dims": None, "window": None, "diagonal_mask": False,
+            "rotary_dims": None, "window": None, "diagonal_mask": False, "value_residual": False,
         }  # fmt: skip
         try:
             return dataclasses.replace(self, **own)

@@ -136,7 +136,7 @@ class Encoder(nn.Module):
             mask = visible(here, here, valid=valid, documents=pair)
         # Parameters are made, and probes read, layer by layer.
         by_layer = self.is_initializing() or self.is_mutable_collection("intermediates")
-        kept = {}
+        kept, values = {}, None
         if config.scan_layers and not by_layer and cache is None:
             x = self._scan(x, mask, train, places, context)
         else:
@@ -146,9 +146,8 @@ class Encoder(nn.Module):
                 if cache is not None:
                     own = cache.replace(sources=cache.sources[name])
                     seen = context and context._replace(tokens=context.tokens[name])
-                x = block(x, mask, train, places, own, valid, seen)
-                if cache is not None:
-                    x, kept[name] = x
+                given = (x, mask, train, places, own, valid, seen, values)
+                x, kept[name], values = block(*given)
         if read is not None:
             x = jnp.take_along_axis(x, read[:, :, None], axis=1)
         x = x[:, 0] if self.readout == "class" else x
@@ -212,7 +211,7 @@ class Encoder(nn.Module):
             params, key = own
             rngs = None if key is None else {"dropout": key}
             given = (x, mask, train, places, None, None, context)
-            return block.apply({"params": params}, *given, rngs=rngs), None
+            return block.apply({"params": params}, *given, rngs=rngs)[0], None
 
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
         return jax.lax.scan(layer, x, (stacked, keys))[0]

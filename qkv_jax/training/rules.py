@@ -24,7 +24,7 @@ WHOLE = "whole"
 
 _SMALL = (
     (r".*/(bias|scale|log_scale)", WHOLE),
-    (r".*_adapter/.*|.*/(relative|positions_2d)/.*", WHOLE),
+    (r".*_adapter/.*|.*/(relative|positions_2d|value_residual)/.*", WHOLE),
     (r"stem/class_token/embedding", WHOLE),
 )
 _STEMS = (

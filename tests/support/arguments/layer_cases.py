@@ -120,7 +120,7 @@ def module_cases():
             "positions_2d": True, "qk_norm": True, "diagonal_mask": True, "scale": 0.3,
             "frozen": ("key",), "output_projection": True, "use_bias": True,
             "implementation": "xla", "scheme": "tied", "rotary_dims": 2, "window": 2,
-            "latent_kind": "learned", "rotary_base": 1e5,
+            "latent_kind": "learned", "rotary_base": 1e5, "value_residual": True,
         },
         {
             "num_heads": NO_COUNT, "tie": ["K=Z", "", 3, None, ["K=V"], "K=V*2"],
@@ -135,7 +135,7 @@ def module_cases():
             "implementation": [*NO_WORD, "cudnn"],
             "scheme": [*NO_WORD, "no.such", int], "rotary_dims": [-2, 3, 64, "2", 2.0, True],
             "window": [*NO_COUNT[:5], [2]], "latent_kind": NO_WORD,
-            "rotary_base": [*NO_NUMBER, 0, -1.0],
+            "rotary_base": [*NO_NUMBER, 0, -1.0], "value_residual": NO_FLAG,
         },
         of=attention.MultiHeadAttention,
         also=("key/value heads", "not a tie", "cuDNN", "heads x head", "rotary", "width"),
