@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
             "name": "decoders",
             "arms": {name: {"model": model} for name, model in ARMS.items()},
             "model": {
-                "width": 64, "heads": 4, "positions": "rotary", "norm": "rms",
+                "positions": "rotary", "norm": "rms",
                 "mlp": "swiglu", "tied_embedding": True,
             },
             "tasks": {

@@ -73,6 +73,14 @@ def test_a_sentence_is_translated_and_bleu_counted(run):
     assert "on 6 test pairs, beam of 4" in run(*command[:2], "--bleu")[1]
 
 
+@pytest.mark.parametrize("name", ["analyze", "explain", "surgery"])
+def test_a_run_on_translation_is_not_looked_into(run, name):
+    """Those commands read the layers of one stack of self-attention."""
+    code, out, err = run(f"experiments.{name}", "--run=translation")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--run: given 'translation'; is of an encoder-decoder" in err
+
+
 @pytest.mark.parametrize(
     "flags, line",
     [

@@ -197,11 +197,11 @@ def encoder_cases():
     yield Case(
         started(encoder.Encoder, TOKENS),
         {"config": SMALL, "stem": stem, "classes": 5, "max_length": T, "readout": "class",
-         "is_causal": True},
+         "is_causal": True, "cross": False},
         {
             "config": [None, {"width": D}, "small"], "stem": [None, "tokens", 3],
             "classes": [-1, 2.0, True, "5", None], "max_length": [*NO_COUNT, T - 1],
-            "readout": ["tokens", "", 3, None], "is_causal": NO_FLAG,
+            "readout": ["tokens", "", 3, None], "is_causal": NO_FLAG, "cross": NO_FLAG,
         },
         of=encoder.Encoder,
         also=("learned positions",),
@@ -220,6 +220,7 @@ def encoder_cases():
                      np.zeros((2, 1), int), np.zeros(B, int)],
             "documents": [*WRONG_PLACES[1:], np.ones((B, T + 1), int)],
             "places": [*WRONG_PLACES[1:], PLACES + 1, PLACES - 1], "train": NO_FLAG,
+            "context": [3, X],  # which a model without cross-attention does not read
         },
         of=module.__call__,
         free=("cache",),
@@ -235,7 +236,7 @@ def encoder_cases():
             "documents": [TOKENS], "places": [PLACES],
         },
         of=module.__call__,
-        free=("read", "train"),
+        free=("read", "train", "context"),
     )  # fmt: skip
     yield Case(
         causal.init_cache,
