@@ -188,7 +188,8 @@ class MultiHeadAttention(nn.Module):
             key_places, filled, own, is_causal = *slots, True
         qkv = scheme.roles(projected, places, key_places)
         if first_values is not None:
-            require_array("first_values", first_values, "B S K H", "float", {})
+            sizes = dict(zip("BSKH", qkv.value.shape, strict=True))
+            require_array("first_values", first_values, "B S K H", "float", sizes)
             mixed = ValueResidual(name="value_residual")(qkv.value, first_values)
             qkv = qkv._replace(value=mixed)
         finish = functools.partial(scheme.finish, qkv=qkv, places=places)

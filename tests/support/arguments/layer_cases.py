@@ -157,7 +157,18 @@ def module_cases():
         },
         of=module.__call__,
         also=("key", "places"),  # made of the context
-        free=("cache", "valid"),
+        free=("cache", "valid", "first_values"),
+    )  # fmt: skip
+    residual = module.clone(value_residual=True)
+    first = drawn(B, T, N, D // N)
+    mixing = zeros(functools.partial(residual.init, first_values=first), jax.random.key(0), X)
+    yield Case(
+        traced(functools.partial(residual.apply, mixing)),
+        {"x": X, "first_values": first},
+        {"first_values": [*NO_ARRAY[1:], first[0], first[:, :1], first[:, :, :1], first > 0]},
+        of=module.__call__,
+        free=("x", "context", "places", "key_places", "bias", "mask", "is_causal", "cache",
+              "valid"),
     )  # fmt: skip
     cache = module.init_cache(B, T, D)
     yield Case(
@@ -168,7 +179,7 @@ def module_cases():
             "cache": [3, "x", cache.sources, module.init_cache(2, T, D), cache.replace(sources={}),
                       attention.MultiHeadAttention(N, "K=V").init_cache(B, T, D)],
             "valid": [*NO_ARRAY[1:], np.ones((B, T)), np.ones(T, bool), np.ones((B, T + 1), bool)],
-            "context": [CONTEXT], "places": [PLACES],
+            "context": [CONTEXT], "places": [PLACES], "first_values": [first],
         },
         of=module.__call__,
         also=("key", "value", "width"),
