@@ -4,9 +4,11 @@
     --tokens=200                      how many symbols to add
     --temperature=0.8 --top_k=40      how they are drawn; at temperature 0 the likeliest
     --beams=4                         beam search instead: the likeliest texts that it finds
+    --source="In the beginning"       of a run on translation: the translation that a beam finds
+    --bleu --examples=200             its BLEU on the first of its test pairs, by default on all
 
 The text is printed as it comes. Without a window, the cache is as long as prompt and tokens
-together; its bytes are said at the end.
+together; its bytes are said at the end. BLEU is printed with sacrebleu's signature.
 """
 
 import codecs
@@ -14,6 +16,7 @@ import itertools
 import pathlib
 import sys
 import time
+from typing import Any
 
 from absl import flags
 from rich.console import Console
@@ -34,23 +37,54 @@ _TOP_P = flags.DEFINE_float("top_p", None, "Only the likeliest that make up this
                             lower_bound=0.0, upper_bound=1.0)  # fmt: skip
 _SEED = flags.DEFINE_integer("seed", 0, "Of the draws.", lower_bound=0, upper_bound=2**32 - 1)
 _BEAMS = flags.DEFINE_integer("beams", None, "Beam search of that width.", lower_bound=1)
+_SOURCE = flags.DEFINE_string("source", None, "The sentence to translate.")
+_BLEU = flags.DEFINE_boolean("bleu", False, "BLEU of a run on translation.")
+_EXAMPLES = flags.DEFINE_integer("examples", None, "Test pairs of BLEU; by default all.",
+                                 lower_bound=1)  # fmt: skip
 
 
 def main() -> None:
     if _RUN.value is None:
         raise ConfigError("--run", None, "name the folder of a run")
-    if not _PROMPT.value:
-        raise ConfigError("--prompt", _PROMPT.value, "give a text to go on from")
+    translates = _BLEU.value or _SOURCE.value is not None
+    if not (_PROMPT.value or translates):
+        allowed = "give a text to go on from; of a run on translation --source or --bleu"
+        raise ConfigError("--prompt", _PROMPT.value, allowed)
+    if _PROMPT.value and translates:
+        raise ConfigError("--prompt", _PROMPT.value, "is not for a run on translation")
 
-    from qkv_jax.model.beam import beam_search
-    from qkv_jax.model.generate import Generator, Sampling
     from qkv_jax.tasks.text.causal import CausalBytes
-    from qkv_jax.training.checkpoint import load_run, run_trainer
+    from qkv_jax.tasks.text.translation import Translation
+    from qkv_jax.training.checkpoint import run_trainer
 
     folder = pathlib.Path(_RUN.value)
     task = run_trainer(folder).task
-    if not isinstance(task, CausalBytes):
-        raise ConfigError("--run", str(folder), f"is of the task {task.title!r}, which is no text")
+    wanted, what = (Translation, "translation") if translates else (CausalBytes, "text")
+    if not isinstance(task, wanted):
+        allowed = f"is of the task {task.title!r}, which is no {what}"
+        raise ConfigError("--run", str(folder), allowed)
+    (_translate if translates else _continue)(folder, task)
+
+
+def _translate(folder: pathlib.Path, task: Any) -> None:
+    from qkv_jax.tasks.text import bleu
+    from qkv_jax.training.checkpoint import load_run
+
+    model, variables = load_run(folder, _STEP.value)
+    beams = _BEAMS.value or bleu.BEAMS
+    if _SOURCE.value is not None:
+        print(bleu.translate(model, variables, task, [_SOURCE.value], beams)[0])
+    if _BLEU.value:
+        found = bleu.bleu(model, variables, task, _EXAMPLES.value, beams)
+        print(f"BLEU {found.score:.2f} on {found.sentences} test pairs, beam of {beams}")
+        print(found.signature)
+
+
+def _continue(folder: pathlib.Path, task: Any) -> None:
+    from qkv_jax.model.beam import beam_search
+    from qkv_jax.model.generate import Generator, Sampling
+    from qkv_jax.training.checkpoint import load_run
+
     prompt = task.encode(_PROMPT.value)
     model, variables = load_run(folder, _STEP.value)
     sampling = Sampling(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value)

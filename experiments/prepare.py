@@ -2,17 +2,23 @@
 
     python -m experiments.prepare reviews --sdist=vaderSentiment-3.3.2.tar.gz --out=data/reviews.tsv
     python -m experiments.prepare gguf --gguf=SmolLM2-135M-Instruct.Q4_1.gguf --out=data/smollm2
+    python -m experiments.prepare verses --sword=usr/share/sword --out=data/verses.tsv
 
 `reviews`: the movie-review snippets of Hutto & Gilbert (2014), rated by people from -4 to 4 and
 here labelled by the sign of their mean rating, without those at zero. `make reviews` fetches the
 source distribution of vaderSentiment (MIT licence), in which they lie, and runs this.
 
 `gguf`: a GGUF file of the llama architecture as a Hugging Face folder, see `qkv_jax.interop.gguf`.
+
+`verses`: the verses of the World English Bible beside those of the Reina-Valera of 1909, both in
+the public domain, from the modules of the SWORD project that Debian packages as sword-text-web and
+sword-text-sparv. It needs the package `pysword`.
 """
 
 import io
 import math
 import pathlib
+import re
 import tarfile
 import zlib
 
@@ -23,12 +29,13 @@ from qkv_jax.runtime.files import write_whole
 
 _SDIST = path_flag("sdist", None, "The source distribution of vaderSentiment, .tar.gz.")
 _GGUF = path_flag("gguf", None, "A GGUF file.")
-_OUT = path_flag("out", None, "The file to write, by default data/reviews.tsv; of a model, the "
+_SWORD = path_flag("sword", None, "The folder of SWORD modules, with mods.d in it.")
+_OUT = path_flag("out", None, "The file to write, by default data/NAME.tsv; of a model, the "
                               "folder.")  # fmt: skip
-_REVIEWS = "data/reviews.tsv"
 
 _INNER = "additional_resources/hutto_ICWSM_2014.tar.gz"
 _SNIPPETS = "movieReviewSnippets_GroundTruth.txt"
+_BIBLES = ("engWEB2015eb", "spaRV1909eb")
 
 
 def reviews() -> None:
@@ -53,12 +60,7 @@ def reviews() -> None:
             raise ConfigError("--sdist", _SDIST.value, allowed) from None
         if sign:
             rows.append((name, "positive" if sign > 0 else "negative", text.strip()))
-    out = pathlib.Path(_OUT.value or _REVIEWS)
-    lines = ["\t".join(row) for row in [("id", "label", "text"), *rows]]
-    text = ("\n".join(lines) + "\n").encode()
-    if out.exists() and (not out.is_file() or out.read_bytes() != text):
-        raise ConfigError("--out", str(out), "is there already, and something else; name another")
-    write_whole(out, text)
+    out = _write("reviews", [("id", "label", "text"), *rows])
     positive = sum(label == "positive" for _, label, _ in rows)
     print(f"{out}: {len(rows)} snippets, {positive} positive and {len(rows) - positive} negative")
 
@@ -75,6 +77,55 @@ def gguf() -> None:
     print(f"{_OUT.value}: config.json, model.safetensors" + ", tokenizer.json" * (lack is None))
     if lack is not None:
         print(f"no tokenizer.json: {lack}")
+
+
+def verses() -> None:
+    """Two columns without a header: a verse and its translation."""
+    if not _SWORD.value:
+        raise ConfigError("--sword", None, "name the folder of SWORD modules")
+    try:
+        from pysword.cleaner import OSISCleaner
+        from pysword.modules import SwordModules
+    except ImportError:
+        advice = "needs the package 'pysword': pip install pysword"
+        raise ConfigError("--sword", _SWORD.value, advice) from None
+    modules = SwordModules(_SWORD.value)
+    found = modules.parse_modules() if pathlib.Path(_SWORD.value, "mods.d").is_dir() else {}
+    for name in _BIBLES:
+        if name not in found:
+            allowed = f"has no module {name}; there: {', '.join(sorted(found)) or 'none'}"
+            raise ConfigError("--sword", _SWORD.value, allowed)
+    bibles = [modules.get_bible_from_module(name) for name in _BIBLES]
+    chapters = [
+        {book.name: book.num_chapters for part in bible.get_structure().get_books().values()
+         for book in part}
+        for bible in bibles
+    ]  # fmt: skip
+    # A footnote may stand where the space between two words should.
+    between, cleaner = re.compile(r"</note>(?=(<[^>]*>)*\w)"), OSISCleaner()
+    plain = lambda text: " ".join(cleaner.clean(between.sub("</note> ", text)).split())
+    rows = []
+    for book in chapters[0]:
+        for chapter in range(1, min(each.get(book, 0) for each in chapters) + 1):
+            sides = (bible.get_iter(book, chapter, clean=False) for bible in bibles)
+            # Versifications differ: of a chapter the verses that both have.
+            rows += [tuple(map(plain, row)) for row in zip(*sides, strict=False)]
+    rows = [row for row in rows if all(row)]
+    print(f"{_write('verses', rows)}: {len(rows)} pairs of verses")
+
+
+def _write(name: str, rows: list[tuple[str, ...]]) -> pathlib.Path:
+    """Columns separated by tabs, in a new file.
+
+    Raises:
+      ConfigError: `--out`, if there is another file.
+    """
+    out = pathlib.Path(_OUT.value or f"data/{name}.tsv")
+    text = ("\n".join(map("\t".join, rows)) + "\n").encode()
+    if out.exists() and (not out.is_file() or out.read_bytes() != text):
+        raise ConfigError("--out", str(out), "is there already, and something else; name another")
+    write_whole(out, text)
+    return out
 
 
 def member(archive: bytes, ending: str, name: str) -> bytes:
@@ -94,4 +145,4 @@ def member(archive: bytes, ending: str, name: str) -> bytes:
 
 
 if __name__ == "__main__":
-    entry.enter_one("data set", {"reviews": reviews, "gguf": gguf})
+    entry.enter_one("data set", {"reviews": reviews, "gguf": gguf, "verses": verses})

@@ -85,7 +85,7 @@ def run_walks(
     for step in steps:
         if arguments.whole("steps", step) not in known:
             raise ConfigError("steps", step, f"checkpoints there: {', '.join(map(str, known))}")
-    steps, task = steps or known[-1:], checkpoint.run_trainer(folder).task
+    steps, task = steps or known[-1:], checkpoint.encoder_trainer(folder).task
     chosen, what = _example_of(task, text, example)
     models = {s: checkpoint.load_run(folder, s) for s in {*steps, 0} & {*known}}
     config = models[steps[0]][0].config

@@ -175,11 +175,18 @@ def _favourites(walk: Trace) -> str:
 
 
 def of_mixed(walk: Trace) -> Shown:
-    """The weighted sums of values."""
+    """The weighted sums of values, with those where they are not read as they were projected."""
     panels, i = _heads(walk, "Z", walk.mixed), shown(walk)
+    lines = []
+    if not np.allclose(walk.value, walk.projected.value, atol=1e-5):
+        panels = _heads(walk, "V as read", walk.value) + panels
+        how = {"rotated": "turned by their places"}.get(walk.config.scheme, "as the scheme says")
+        if walk.config.value_residual:
+            how = "mixed with those of the first layer"
+        lines = [f"Values are read {how}."]
     parts = [f"{number(w)}·{subscripted('v', j)}" for j, w in enumerate(walk.weights[0, i][:TERMS])]
     more = " + …" if len(walk.tokens) > TERMS else ""
-    return panels, [f"{subscripted('z', i)} = {' + '.join(parts)}{more}  (head 1)"]
+    return panels, [*lines, f"{subscripted('z', i)} = {' + '.join(parts)}{more}  (head 1)"]
 
 
 def of_finished(walk: Trace) -> Shown:

@@ -45,7 +45,8 @@ class Trace(NamedTuple):
       scores: q_i . k_j.
       scale, bias: the scaled scores are `scale * scores + bias`; no bias is None.
       hidden: pairs that the diagonal mask hides; none is None.
-      mixed: the weighted sums of values.
+      value: values as they are read, which a scheme may turn, and a value residual mix.
+      mixed: their weighted sums.
       finished: what the scheme makes of those sums, if it does more; else None.
       output: what the layer returns.
       parameters: of the layer's attention.
@@ -69,6 +70,7 @@ class Trace(NamedTuple):
     hidden: Bool[np.ndarray, "T T"] | None
     scaled: Float[np.ndarray, "N T T"]
     weights: Float[np.ndarray, "N T T"]
+    value: Float[np.ndarray, "T N H"]
     mixed: Float[np.ndarray, "T N H"]
     finished: Float[np.ndarray, "T N H"] | None
     output: Float[np.ndarray, "T D"]
@@ -90,10 +92,6 @@ class Trace(NamedTuple):
     def heads(self) -> Float[np.ndarray, "T N H"]:
         """What W_O mixes."""
         return self.mixed if self.finished is None else self.finished
-
-    @property
-    def value(self) -> Float[np.ndarray, "T N H"]:
-        return self.projected.value
 
 
 def walk_through(
@@ -150,7 +148,7 @@ def walk_through(
     output = np.einsum("tnh,nhd->td", heads, matrices.out) + matrices.out_bias
     ends = (
         (weights, probes["attention_weights"][:, :length, :length]),
-        (output, of(attention["__call__"])[:length]),
+        (output, of(jax.tree.leaves(attention["__call__"]))[:length]),
     )
     return Trace(
         name=name,
@@ -170,6 +168,7 @@ def walk_through(
         hidden=hidden,
         scaled=scaled,
         weights=weights,
+        value=value,
         mixed=mixed,
         finished=finished,
         output=output,

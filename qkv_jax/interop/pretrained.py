@@ -145,7 +145,8 @@ def hidden_states(
     options = {"capture_intermediates": wanted, "mutable": "intermediates"}
     _, collected = encoder.apply(pretrained.variables, inputs, valid, **options)
     names = (first, *(f"layer_{i}" for i in range(encoder.config.layers)))
-    return tuple(collected["intermediates"][name]["__call__"][0] for name in names)
+    made = (collected["intermediates"][name]["__call__"] for name in names)
+    return tuple(jax.tree.leaves(outputs)[0] for outputs in made)  # a block returns more than x
 
 
 def sentence_embeddings(

@@ -3,7 +3,7 @@ the output projection."""
 
 import functools
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ from qkv_jax.model.positions import (
 from qkv_jax.model.projections import OutputProjection
 from qkv_jax.model.schemes import Scheme, scheme_class
 from qkv_jax.model.schemes.base import LatentKind
+from qkv_jax.model.value_residual import ValueResidual
 from qkv_jax.tie import Tie
 
 Scale = float | Literal["sqrt", "learned_per_head"]
@@ -77,6 +78,8 @@ class MultiHeadAttention(nn.Module):
       frozen: sources that stay as initialised.
       output_projection: whether the heads are mixed by W_O; otherwise they are laid side by side.
       use_bias: biases on all projections.
+      value_residual: mixes values with those of a first layer, see `ValueResidual`; values are then
+        returned as well, last.
       implementation: see `attend`.
 
     `apply(..., mutable="intermediates")` computes by einsum and collects, under `probes`, the
@@ -105,6 +108,7 @@ class MultiHeadAttention(nn.Module):
     implementation: Implementation = "auto"
     scheme: str | type = "tied"
     rotary_base: float = BASE
+    value_residual: bool = False
 
     def __post_init__(self):
         require_kinds(self, MultiHeadAttention)
@@ -118,7 +122,7 @@ class MultiHeadAttention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        context: Float[Array, "B S E"] | None = None,
+        context: Float[Array, "B S E"] | dict[str, Array] | None = None,
         *,
         places: Int[Array, "#B T"] | None = None,
         key_places: Int[Array, "#B S"] | None = None,
@@ -127,10 +131,13 @@ class MultiHeadAttention(nn.Module):
         is_causal: bool = False,
         cache: Cache | None = None,
         valid: Bool[Array, "B T"] | None = None,
-    ) -> Float[Array, "B T D"] | tuple[Float[Array, "B T D"], Cache]:
+        first_values: Float[Array, "B S K H"] | None = None,
+    ) -> Float[Array, "B T D"] | tuple[Any, ...]:
         """Self-attention over `x`, or cross-attention from `x` to `context`.
 
         Args:
+          context: tokens, or the sources of their keys and values as the scheme's `project` keeps
+            them, where many queries come one after another.
           places: of the tokens of `x`, 0 .. T-1 by default. Positions, causal order and diagonal
             mask go by them.
           key_places: of the tokens of `context`, 0 .. S-1 by default.
@@ -139,6 +146,7 @@ class MultiHeadAttention(nn.Module):
             places count from there, the order is causal, and what is returned is the output and
             the cache with them in it.
           valid: with a cache, true at tokens of `x`; what is not one stands behind them.
+          first_values: with `value_residual`, what the first layer returned; it takes none.
 
         Raises:
           ValueError: for combinations that cannot be, with the reason.
@@ -146,12 +154,17 @@ class MultiHeadAttention(nn.Module):
         sizes: dict[str, int] = {"N": self.num_heads}
         require_array("x", x, "B T D", "float", sizes)
         check_format("x", x)
-        if context is not None:
+        is_kept = isinstance(context, dict)
+        if is_kept:
+            self._check_kept(sizes, context, x.shape[-1])
+        elif context is not None:
             require_array("context", context, "B S E", "float", sizes)
             if context.dtype != x.dtype:
                 raise ValueError(f"context: given {shown(context)}; must be {x.dtype} as x is")
         self._check_cache(sizes, cache, context, valid)
         self._check_places(sizes, places, key_places, context, cache)
+        if first_values is not None and not (self.value_residual and context is None):
+            raise ValueError("first_values: are for self-attention with value_residual")
         scheme = self.make_scheme(x.shape[-1])
         nn.share_scope(self, scheme)  # `query/kernel` lives here, not in a level of its own
         own = np.arange(x.shape[1])[None]
@@ -159,8 +172,12 @@ class MultiHeadAttention(nn.Module):
         if counted:
             places = own if cache is None else cache.lengths[:, None] + own
         if key_places is None:
-            key_places = places if context is None else np.arange(context.shape[1])[None]
-        projected = scheme.keep(scheme.project(x, context), key_places)
+            key_places = places if context is None else np.arange(sizes["S"])[None]
+        projected = scheme.project(x, None if is_kept else context)
+        if is_kept:
+            kept = {name: array.astype(x.dtype) for name, array in context.items()}
+            projected = projected._replace(kept=kept)
+        projected = scheme.keep(projected, key_places)
         filled = None
         if cache is not None:
             cache, slots = cache.add(projected.kept, valid, self.window)
@@ -170,6 +187,11 @@ class MultiHeadAttention(nn.Module):
             projected = projected._replace(kept=kept)
             key_places, filled, own, is_causal = *slots, True
         qkv = scheme.roles(projected, places, key_places)
+        if first_values is not None:
+            sizes = dict(zip("BSKH", qkv.value.shape, strict=True))
+            require_array("first_values", first_values, "B S K H", "float", sizes)
+            mixed = ValueResidual(name="value_residual")(qkv.value, first_values)
+            qkv = qkv._replace(value=mixed)
         finish = functools.partial(scheme.finish, qkv=qkv, places=places)
         places, key_places, own = map(jnp.asarray, (places, key_places, own))
         # Here too, before the mask is joined with others.
@@ -189,8 +211,10 @@ class MultiHeadAttention(nn.Module):
         else:
             heads = attend(*qkv, implementation=self.implementation, **options)
         heads = finish(heads, own=own if context is None else None)
-        out = self._joined(heads, x.shape[-1])
-        return out if cache is None else (out, cache)
+        made = [self._joined(heads, x.shape[-1])]
+        made += [cache] if cache is not None else []
+        made += [qkv.value] if self.value_residual else []
+        return tuple(made) if len(made) > 1 else made[0]
 
     def _joined(self, heads: Float[Array, "B T N H"], width: int) -> Float[Array, "B T D"]:
         if not self.output_projection:
@@ -230,6 +254,18 @@ class MultiHeadAttention(nn.Module):
         if str(jnp.dtype(dtype)) not in FORMATS:
             raise ConfigError("dtype", dtype, f"allowed: {', '.join(FORMATS)}")
         return Cache.empty(self.make_scheme(width).cache_shapes(), batch, slots, dtype)
+
+    @nn.nowrap
+    def _check_kept(self, sizes, context, width: int) -> None:
+        """Refuses sources that are not those of this layer; notes the batch and the length."""
+        shapes = self.make_scheme(width).cache_shapes()
+        if {*context} != {*shapes}:
+            allowed = f"this layer keeps the sources {', '.join(shapes)}"
+            raise ConfigError("context", [*context], allowed)
+        for name, (heads, features) in shapes.items():
+            own = sizes | {"heads": heads, "H": features}
+            require_array(f"context.{name}", context[name], "B S heads H", "float", own)
+            sizes["S"] = own["S"]
 
     @nn.nowrap
     def _check_cache(self, sizes, cache, context, valid) -> None:

@@ -20,6 +20,7 @@ def beam_search(
     beams: int,
     lengths: Any = None,
     length_penalty: float = 0.0,
+    context: dict[str, Any] | None = None,
 ) -> tuple[Int[np.ndarray, "B beams new"], Float[np.ndarray, "B beams"]]:
     """The `beams` likeliest continuations of each prompt, best first, and their scores.
 
@@ -31,16 +32,16 @@ def beam_search(
     """
     beams = arguments.whole("beams", beams, 1)
     length_penalty = float(arguments.number("length_penalty", length_penalty))
-    prompts, lengths = generator.checked(prompts, lengths)
-    found = _search(generator, beams, length_penalty, variables, prompts, lengths)
+    given = generator.checked(prompts, lengths, context)
+    found = _search(generator, beams, length_penalty, variables, *given)
     return tuple(np.asarray(each) for each in found)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _search(generator: Generator, beams: int, penalty: float, variables, prompts, lengths):
+def _search(generator: Generator, beams: int, penalty: float, variables, prompts, lengths, context):
     batch, new, stop = len(prompts), generator.new, generator.stop
     classes = generator.model.classes
-    cache, logits = generator.read(variables, prompts, lengths)
+    cache, logits = generator.read(variables, prompts, lengths, context)
     cache = jax.tree.map(lambda leaf: leaf.repeat(beams, axis=0), cache)
     logits = logits.repeat(beams, axis=0)
     # The first step sees one beam: the others are copies of it.

@@ -1,10 +1,12 @@
-"""A block of the encoder, attention and MLP, and how it is recomputed."""
+"""A block of the encoder, attention and MLP, and how it is recomputed; in the decoder of an
+encoder-decoder with cross-attention between them."""
 
 import functools
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from qkv_jax.model.attention import MultiHeadAttention
 from qkv_jax.model.cache import Cache
@@ -78,41 +80,75 @@ def attention_of(config: ModelConfig, tie: Tie, name: str | None = None) -> Mult
         use_bias=config.use_bias,
         implementation=config.implementation,
         scheme=config.scheme,
+        value_residual=config.value_residual,
         name=name,
     )
 
 
+class Context(NamedTuple):
+    """What cross-attention reads.
+
+    Attributes:
+      tokens: [B, S, D]; or the sources of their keys and values, of one layer or by layer.
+      mask: true at tokens, False at padding; all are tokens by default.
+    """
+
+    tokens: Any
+    mask: Bool[Array, "B 1 1 S"] | None = None
+
+
 class Block(nn.Module):
-    """One layer under one tie. With the layer's cache it takes the tokens that come next, and
-    returns the cache with them in it; see `MultiHeadAttention`."""
+    """One layer under one tie, as `MultiHeadAttention` has it: with the layer's cache it takes the
+    tokens that come next. With a `cross_tie` it reads a context as well. Returns x, the cache with
+    those tokens in it and, under a value residual, the first layer's values; None for what is not.
+    """
 
     config: ModelConfig
     tie: Tie
     is_causal: bool = False
+    cross_tie: Tie | None = None
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], mask, train: bool, places=None, cache=None, valid=None
-    ) -> Float[Array, "B T D"] | tuple[Float[Array, "B T D"], Cache]:
+        self,
+        x: Float[Array, "B T D"],
+        mask,
+        train: bool,
+        places=None,
+        cache=None,
+        valid=None,
+        context: Context | None = None,
+        first_values=None,
+    ) -> tuple[Float[Array, "B T D"], Cache | None, Array | None]:
         config = self.config
         attention = attention_of(config, self.tie, "attention")
         mlp = None if config.mlp == "none" else MLPS[config.mlp](config.hidden, name="mlp")
         drop = nn.Dropout(config.dropout, deterministic=not train)
 
         def attend(x):
-            nonlocal cache
-            if cache is None:
-                return attention(x, mask=mask, places=places, is_causal=self.is_causal)
-            out, cache = attention(x, cache=cache, valid=valid)
+            nonlocal cache, first_values
+            given = {"mask": mask, "places": places, "is_causal": self.is_causal}
+            if cache is not None:
+                given = {"cache": cache, "valid": valid}
+            made = attention(x, first_values=first_values, **given)
+            out, *others = made if isinstance(made, tuple) else (made,)
+            if cache is not None:
+                cache = others.pop(0)
+            if others and first_values is None:
+                first_values = others[0]
             return out
 
-        for part in (attend, mlp) if mlp else (attend,):
-            name = "mlp_norm" if part is mlp else "attention_norm"
+        parts = {"attention": attend}
+        if self.cross_tie is not None:
+            reader = attention_of(config.cross, self.cross_tie, "cross_attention")
+            parts["cross_attention"] = lambda x: reader(x, context.tokens, mask=context.mask)
+        for name, part in (parts | ({"mlp": mlp} if mlp else {})).items():
+            name = f"{name}_norm"
             if config.norm_position == "pre":
                 x = x + drop(part(normed(config, name, x)))
             else:
                 x = normed(config, name, x + drop(part(x)))
-        return x if cache is None else (x, cache)
+        return x, cache, first_values
 
 
 # By what a block leaves for the backward pass to compute again; parameters are the same.

@@ -39,10 +39,13 @@ class Cache:
         come first since a head's tokens are read together: otherwise XLA on CPUs copies them all,
         which takes eight times as long as reading them.
       lengths: the number of tokens of each row.
+      context: of a whole model with cross-attention, what that reads (`blocks.Context`), its
+        sources by layer; of one size however many tokens come.
     """
 
     sources: Any
     lengths: Any  # [B]; trees of other leaves are of this class as well
+    context: Any = None
 
     @classmethod
     def empty(cls, shapes: Any, batch: int, slots: int, dtype: Any) -> "Cache":
@@ -59,6 +62,11 @@ class Cache:
     def nbytes(self) -> int:
         """What the sources take."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self.sources))
+
+    @property
+    def context_nbytes(self) -> int:
+        """What the context takes, which does not grow with the text."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.context))
 
     def add(
         self,

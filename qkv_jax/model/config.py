@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from typing import Literal
 
 from qkv_jax import arguments
@@ -34,6 +35,7 @@ class ModelConfig:
     """
 
     tie: str = "separate"  # a tie, or a schedule over layers such as "K=V*2|separate*4"
+    cross_tie: str = ""  # of cross-attention, where a task's model has it; that of the layer
     preset: str = ""  # a published tie with its adapters, in place of both: courtois, gao, kowsher
     scheme: str = "tied"  # or package.module.Class: a scheme of one's own, see schemes.py
     adapters: Adapters = Adapters()  # of query, key, value: "diag", "head", "lowrank:RANK"
@@ -50,6 +52,7 @@ class ModelConfig:
     rotary_dims: int | None = None  # of each head, that rotary positions turn; all
     rotary_base: float = BASE  # of the wavelengths of rotary positions, theta in Llama
     window: int | None = None  # keys that many places away, or more, are hidden; none are
+    value_residual: bool = False  # values of the first layer mixed into those of later ones
     diagonal_mask: bool = False  # no token sees itself, unless it sees nothing else
     scale: float | str = "sqrt"  # "sqrt", "learned_per_head" or a number
     frozen: tuple[str, ...] = ()  # of "query", "key", "value"
@@ -107,8 +110,12 @@ class ModelConfig:
         self._check_latent()
         scheme_class(self.scheme).check_config(self)
         self.check_platform(None)
-        if self.scan_layers and len(set(ties)) > 1:
-            raise ConfigError("scan_layers", True, f"needs one tie for all layers, not {self.tie}")
+        crossed = self.cross.ties if self.cross_tie else ties
+        if self.scan_layers and self.value_residual:
+            raise ConfigError("scan_layers", True, "value_residual sets the first layer apart")
+        if self.scan_layers and len(set(ties)) + len(set(crossed)) > 2:
+            given = self.tie if len(set(ties)) > 1 else self.cross_tie
+            raise ConfigError("scan_layers", True, f"needs one tie for all layers, not {given}")
 
     def check_platform(self, platform: str | None) -> None:
         """Refuses an implementation of attention that a platform (`cpu`, `gpu`, `tpu`; none: no
@@ -125,6 +132,35 @@ class ModelConfig:
     def ties(self) -> tuple[Tie, ...]:
         """One tie per layer, bottom up."""
         return parse_schedule(self.tie, self.layers)
+
+    @functools.cached_property
+    def cross(self) -> "ModelConfig":
+        """The same for cross-attention: under its own tie, without places, since those of two texts
+        have no order between them, and hence without what goes by them. T5 (Raffel et al. 2020) and
+        T5Gemma (2025) have it so.
+
+        Raises:
+          ConfigError: where it cannot be.
+        """
+        try:
+            ties = parse_schedule(self.cross_tie or self.tie, self.layers)
+        except TieError as error:
+            raise ConfigError("cross_tie", self.cross_tie, str(error)) from None
+        shared = {
+            role: spec for role, spec in self.adapters.items()
+            if any(Adapters(**{role: spec}).where_shared(tie).items() for tie in ties)
+        }  # fmt: skip
+        own = {
+            "tie": self.cross_tie or self.tie, "cross_tie": "", "preset": "",
+            "adapters": Adapters(**shared), "positions": "none", "positions_2d": False,
+            "rotary_dims": None, "window": None, "diagonal_mask": False, "value_residual": False,
+        }  # fmt: skip
+        try:
+            return dataclasses.replace(self, **own)
+        except ConfigError as error:
+            name = "cross_tie" if error.field == "tie" and self.cross_tie else error.field
+            allowed = f"{error.allowed}, in cross-attention, which has no places"
+            raise ConfigError(name, error.given, allowed) from None
 
     @property
     def frozen_leaves(self) -> tuple[str, ...]:

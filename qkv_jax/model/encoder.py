@@ -4,7 +4,8 @@
     post-norm:  stem -> + positions -> [x = norm(x + f(x)) for f = attention, mlp] -> readout
 
 With `embedding_norm` a norm follows the positions; an encoder of no classes has no readout. With
-`tied_embedding` the readout is the stem's embedding (Press & Wolf 2017), of its first tokens.
+`tied_embedding` the readout is the stem's embedding (Press & Wolf 2017), of its first tokens. Half
+of an encoder-decoder (`seq2seq.py`) has cross-attention between attention and MLP.
 
 X, the tensor that ties speak of, is what attention receives: additive positions included and, under
 pre-norm, after the norm. Parameters are float32; the layers compute in the config's `dtype`.
@@ -25,13 +26,14 @@ from qkv_jax.config import (
     require_positive,
     shown,
 )  # fmt: skip
-from qkv_jax.model.blocks import BLOCKS, attention_of, normed
+from qkv_jax.model.blocks import BLOCKS, Context, attention_of, normed
 from qkv_jax.model.cache import Cache
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.linear import Dense, on_rows
 from qkv_jax.model.masks import places_within, visible
 from qkv_jax.model.positions import AddPositions
 from qkv_jax.model.stems import TokenStem
+from qkv_jax.tie import Tie
 
 Readout = Literal["token", "class"]
 
@@ -48,6 +50,7 @@ class Encoder(nn.Module):
       readout: `token` gives logits [B, T, classes]; `class` reads the first token: [B, classes].
       is_causal: no token sees those after it; places, and what is seen, are those within each
         document where several are packed into one row.
+      cross: the layers have cross-attention, to the `context` of a call.
 
     The readout, of width D x classes, is often the dearest part of a small model: `read` [B, R]
     names the only places whose logits are wanted, as in masked language modelling.
@@ -59,11 +62,15 @@ class Encoder(nn.Module):
     max_length: int
     readout: Readout = "token"
     is_causal: bool = False
+    cross: bool = False
 
     def __post_init__(self):
         if not isinstance(self.config, ModelConfig):
             raise ConfigError("config", self.config, "must be a ModelConfig")
         require_kinds(self, Encoder)
+        if self.config.cross_tie and not self.cross:
+            allowed = "the model of this task has no cross-attention"
+            raise ConfigError("cross_tie", self.config.cross_tie, allowed)
         arguments.whole("classes", self.classes)
         require_positive(self, "max_length")
         if self.classes and self.config.tied_embedding:
@@ -89,6 +96,7 @@ class Encoder(nn.Module):
         *,
         documents: Int[Array, "B T"] | None = None,
         places: Int[Array, "#B T"] | None = None,
+        context: Context | None = None,
         train: bool = False,
     ) -> Float[Array, "B *T outputs"] | tuple[Float[Array, "B *T outputs"], Cache]:
         """With a `cache`, see `init_cache`, the inputs are the tokens that come next, those that
@@ -96,10 +104,15 @@ class Encoder(nn.Module):
 
         `valid` is true at real tokens; padding is hidden from every query. `documents` tells
         texts apart that are packed into one row: none sees another. `places` are those of the
-        stem's tokens, by default 0 .. T-1, anew in each document."""
+        stem's tokens, by default 0 .. T-1, anew in each document. The `context` of a model with
+        cross-attention is in the cache, where there is one."""
         arguments.truth("train", train)
         config = self.config
         self._check_cache(cache, documents, places)
+        if cache is not None:
+            context = cache.context
+        if self.cross != (context is not None):
+            raise ValueError("context: is what a model with cross-attention reads, and needs")
         if documents is not None and places is None:
             places = places_within(documents)
         if cache is not None:
@@ -123,17 +136,18 @@ class Encoder(nn.Module):
             mask = visible(here, here, valid=valid, documents=pair)
         # Parameters are made, and probes read, layer by layer.
         by_layer = self.is_initializing() or self.is_mutable_collection("intermediates")
-        kept = {}
+        kept, values = {}, None
         if config.scan_layers and not by_layer and cache is None:
-            x = self._scan(x, mask, train, places)
+            x = self._scan(x, mask, train, places, context)
         else:
-            for layer, tie in enumerate(config.ties):
-                name = f"layer_{layer}"
-                block = BLOCKS[config.remat](config, tie, self.is_causal, name=name)
-                own = None if cache is None else cache.replace(sources=cache.sources[name])
-                x = block(x, mask, train, places, own, valid)
+            for layer, ties in enumerate(self._ties):
+                name, own, seen = f"layer_{layer}", None, context
+                block = BLOCKS[config.remat](config, ties[0], self.is_causal, ties[1], name=name)
                 if cache is not None:
-                    x, kept[name] = x
+                    own = cache.replace(sources=cache.sources[name])
+                    seen = context and context._replace(tokens=context.tokens[name])
+                given = (x, mask, train, places, own, valid, seen, values)
+                x, kept[name], values = block(*given)
         if read is not None:
             x = jnp.take_along_axis(x, read[:, :, None], axis=1)
         x = x[:, 0] if self.readout == "class" else x
@@ -147,7 +161,14 @@ class Encoder(nn.Module):
         if cache is None:
             return x
         sources = {name: own.sources for name, own in kept.items()}
-        return x, Cache(sources, kept["layer_0"].lengths)
+        return x, cache.replace(sources=sources, lengths=kept["layer_0"].lengths)
+
+    @property
+    def _ties(self) -> list[tuple[Tie, Tie | None]]:
+        """Those of attention and of cross-attention of each layer."""
+        config = self.config
+        crossed = config.cross.ties if self.cross else [None] * config.layers
+        return [*zip(config.ties, crossed, strict=True)]
 
     @nn.nowrap
     def init_cache(self, batch: int, slots: int, dtype: Any = None) -> Cache:
@@ -174,10 +195,12 @@ class Encoder(nn.Module):
         if not isinstance(cache, Cache) or {*cache.sources} != layers:
             raise ConfigError("cache", shown(cache), "make one with init_cache")
 
-    def _scan(self, x: Float[Array, "B T D"], mask, train: bool, places) -> Float[Array, "B T D"]:
+    def _scan(
+        self, x: Float[Array, "B T D"], mask, train: bool, places, context
+    ) -> Float[Array, "B T D"]:
         """The layers as one loop over their parameters, stacked."""
-        config = self.config
-        block = BLOCKS[config.remat](config, config.ties[0], self.is_causal, parent=None)
+        config, (tie, cross_tie) = self.config, self._ties[0]
+        block = BLOCKS[config.remat](config, tie, self.is_causal, cross_tie, parent=None)
         params = self.variables["params"]
         layers = [params[f"layer_{layer}"] for layer in range(config.layers)]
         keys = None
@@ -187,7 +210,8 @@ class Encoder(nn.Module):
         def layer(x, own):
             params, key = own
             rngs = None if key is None else {"dropout": key}
-            return block.apply({"params": params}, x, mask, train, places, rngs=rngs), None
+            given = (x, mask, train, places, None, None, context)
+            return block.apply({"params": params}, *given, rngs=rngs)[0], None
 
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
         return jax.lax.scan(layer, x, (stacked, keys))[0]

@@ -14,7 +14,7 @@ from qkv_jax import arguments
 from qkv_jax.arrays import require_array, require_below
 from qkv_jax.config import ConfigError, require_positive, require_range, settle, shown
 from qkv_jax.model.cache import Cache
-from qkv_jax.model.encoder import Encoder
+from qkv_jax.model.seq2seq import Model, Seq2Seq
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,14 +68,15 @@ class Generator:
     """A causal model that continues prompts.
 
     Attributes:
-      model: see `Encoder`.
+      model: see `Encoder`; or an encoder-decoder, whose source is given as the `context` of a
+        call: its arguments `source` and `source_valid`.
       new: the number of tokens to add.
       sampling: how they are drawn.
       stop: a token after which a row has ended: it is repeated to the end.
       chunk: prompts are read so many tokens at a time; all at once by default.
     """
 
-    model: Encoder
+    model: Model
     new: int
     sampling: Sampling = GREEDY
     stop: int | None = None
@@ -90,7 +91,12 @@ class Generator:
             arguments.whole("stop", self.stop, 0, self.model.classes - 1)
 
     def __call__(
-        self, variables: Any, prompts: Any, seed: int = 0, lengths: Any = None
+        self,
+        variables: Any,
+        prompts: Any,
+        seed: int = 0,
+        lengths: Any = None,
+        context: dict[str, Any] | None = None,
     ) -> Int[np.ndarray, "B new"]:
         """The tokens that follow each prompt, in one compiled program.
 
@@ -101,22 +107,29 @@ class Generator:
         Raises:
           ConfigError: for prompts that are empty, of other tokens, or too long for the model.
         """
-        prompts, lengths = self.checked(prompts, lengths)
-        return np.asarray(_whole(self, variables, prompts, lengths, jax.random.key(seed)))
+        given = self.checked(prompts, lengths, context)
+        return np.asarray(_whole(self, variables, *given, jax.random.key(seed)))
 
     def stream(
-        self, variables: Any, prompts: Any, seed: int = 0, lengths: Any = None
+        self,
+        variables: Any,
+        prompts: Any,
+        seed: int = 0,
+        lengths: Any = None,
+        context: dict[str, Any] | None = None,
     ) -> Iterator[Int[np.ndarray, " B"]]:
         """The same, token by token as they come."""
-        prompts, lengths = self.checked(prompts, lengths)
-        state = _begun(self, variables, prompts, lengths, jax.random.key(seed))
+        given = self.checked(prompts, lengths, context)
+        state = _begun(self, variables, *given, jax.random.key(seed))
         for count in range(self.new):
             yield np.asarray(state[1])
             if count + 1 < self.new:
                 state = _next(self, variables, *state)
 
-    def checked(self, prompts: Any, lengths: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Prompts and their lengths, refused if the model cannot continue them."""
+    def checked(
+        self, prompts: Any, lengths: Any, context: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Prompts, their lengths and the context, refused if the model cannot continue them."""
         require_array("prompts", prompts, "B T", "int", {})
         if not prompts.size:
             raise ConfigError("prompts", shown(prompts), "must have a token at least")
@@ -132,18 +145,36 @@ class Generator:
         if limited and np.max(lengths) + self.new - 1 > most:
             given = f"{np.max(lengths)} tokens and {self.new} to come"
             raise ConfigError("prompts", given, f"the model's learned positions end at {most}")
-        return np.asarray(prompts, np.int32), np.asarray(lengths, np.int32)
+        context = self._checked_context(context or {}, len(prompts), vocabulary[0])
+        return np.asarray(prompts, np.int32), np.asarray(lengths, np.int32), context
+
+    def _checked_context(self, context: dict[str, Any], rows: int, symbols: int):
+        needs = isinstance(self.model, Seq2Seq)
+        if needs != ("source" in context) or not {*context} <= {"source", "source_valid"}:
+            allowed = "must have a source" if needs else "is for encoder-decoders"
+            raise ConfigError("context", [*context], allowed)
+        if not needs:
+            return {}
+        source = context["source"]
+        require_array("source", source, "B S", "int", {"B": rows})
+        require_below("source", jnp.asarray(source), symbols)
+        most, limited = self.model.max_length, self.model.config.positions == "learned"
+        if limited and source.shape[1] > most:
+            allowed = f"the model's learned positions end at {most}"
+            raise ConfigError("source", f"{source.shape[1]} tokens", allowed)
+        return {name: np.asarray(array) for name, array in context.items()}
 
     def slots(self, most: int) -> int:
         """Those of the cache, for prompts of so many tokens."""
         window, chunk = self.model.config.window, min(self.chunk or most, most)
         return most + self.new if window is None else min(most + self.new, window + chunk - 1)
 
-    def read(self, variables, prompts, lengths):
+    def read(self, variables, prompts, lengths, context=None):
         """The cache with the prompts in it, and the logits of what follows each."""
         batch, most = prompts.shape
         chunk = min(self.chunk or most, most)
-        cache = self.model.init_cache(batch, self.slots(most))
+        source = {"variables": variables, **context} if context else {}
+        cache = self.model.init_cache(batch, self.slots(most), **source)
         logits = jnp.zeros((batch, self.model.classes))
         for start in range(0, most, chunk):
             part = prompts[:, start : start + chunk]
@@ -154,10 +185,10 @@ class Generator:
             logits = jnp.where(here[:, None], found[:, 0], logits)
         return cache, logits
 
-    def begin(self, variables, prompts, lengths, key):
+    def begin(self, variables, prompts, lengths, context, key):
         """The cache with the prompts in it, the first token of each row, the key for the next, and
         whether a row has ended."""
-        cache, logits = self.read(variables, prompts, lengths)
+        cache, logits = self.read(variables, prompts, lengths, context)
         return self._drawn(cache, logits, key, jnp.zeros(len(prompts), bool))
 
     def extend(self, variables, cache, token, key, ended):
@@ -175,8 +206,8 @@ class Generator:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _whole(generator: Generator, variables, prompts, lengths, key) -> Int[Array, "B new"]:
-    state = generator.begin(variables, prompts, lengths, key)
+def _whole(generator: Generator, variables, prompts, lengths, context, key) -> Int[Array, "B new"]:
+    state = generator.begin(variables, prompts, lengths, context, key)
     fill = 0 if generator.stop is None else generator.stop
     tokens = jnp.full((len(prompts), generator.new), fill).at[:, 0].set(state[1])
 
@@ -193,8 +224,8 @@ def _whole(generator: Generator, variables, prompts, lengths, key) -> Int[Array,
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _begun(generator: Generator, variables, prompts, lengths, key):
-    return generator.begin(variables, prompts, lengths, key)
+def _begun(generator: Generator, variables, prompts, lengths, context, key):
+    return generator.begin(variables, prompts, lengths, context, key)
 
 
 # The cache is the caller's no more: it is written in place.

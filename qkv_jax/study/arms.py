@@ -43,6 +43,7 @@ def same_programs(arms: tuple[Arm, ...]) -> dict[str, str]:
         model, train = arm.trainer.model_config, arm.trainer.train_config
         filled = {
             "preset": "", "tie": model.ties, "kv_heads": model.kv_heads or model.heads,
+            "cross_tie": model.cross.ties if model.cross_tie else model.ties,
             "head_dim": model.head_width, "mlp_width": model.hidden,
             "scale": "sqrt" if model.scale == model.head_width**-0.5 else model.scale,
             "frozen": tuple(sorted({*model.frozen})),

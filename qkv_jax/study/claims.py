@@ -170,6 +170,9 @@ def _check(entry: Evidence, tasks, baseline: str, where: str) -> None:
             arm = getattr(entry, side) or baseline
             if arm not in arms:
                 raise ConfigError(f"{where}.{side}", arm, f"{given} has: {', '.join(arms)}")
+        if entry.measure and task.is_seq2seq:
+            allowed = "models with cross-attention are not measured"
+            raise ConfigError(f"{where}.{field}", given, allowed)
         if not entry.measure and task.outcome.kind != "mean":
             raise ConfigError(f"{where}.{field}", given, "its outcome must be 'mean', not 'solve'")
     rival = entry.against if entry.measure else entry.against or baseline

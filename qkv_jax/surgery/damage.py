@@ -121,7 +121,7 @@ def model_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> E
     _check_rate(learning_rate)
     step = checkpoint.run_steps(folder)[-1]
     encoder, variables = checkpoint.load_run(folder, step)
-    trainer = checkpoint.run_trainer(folder)
+    trainer = checkpoint.encoder_trainer(folder)
     data, outcome = trainer.task.load(), trainer.task.outcome
     batches, _ = task_batches(encoder, trainer.task, EXAMPLES)
 

@@ -61,7 +61,7 @@ def of_run(folder: pathlib.Path, step: int | None, most: int) -> Subject:
     step = known[-1] if step is None else step
     if step not in known:
         raise ConfigError("step", step, f"checkpoints there: {', '.join(map(str, known))}")
-    task = checkpoint.run_trainer(folder).task
+    task = checkpoint.encoder_trainer(folder).task
     models = {s: checkpoint.load_run(folder, s) for s in known if s <= step}
     encoder, variables = models[step]
     past = {s: layer_weights(*model) for s, model in models.items()} if len(models) > 1 else {}

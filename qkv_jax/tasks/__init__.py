@@ -20,6 +20,7 @@ from qkv_jax.tasks.text import (  # noqa: F401  (they register themselves)
     causal_symbols,
     classification,
     masked,
+    translation,
 )
 
 # Kinds that were, and what says the same now.

@@ -21,13 +21,15 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 from qkv_jax.config import ConfigError, registers, require_positive
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.encoder import Encoder
+from qkv_jax.model.seq2seq import Model, Seq2Seq
 from qkv_jax.tasks import fingerprint
 from qkv_jax.tasks.sources import Stamp, stamp
 from qkv_jax.tasks.streaming import BatchStream
 
 # A batch is a dict of arrays: `inputs` and `targets`; optionally `valid` [B, T], true at real
 # tokens, `documents` [B, T], which tells texts apart that are packed into one row, and `read`
-# [B, R], the places whose outputs are wanted (all, if absent).
+# [B, R], the places whose outputs are wanted (all, if absent); for an encoder-decoder `source`
+# [B, S] and `source_valid`, `inputs` being what its decoder reads.
 Batch = dict[str, Array]
 HeldOut = Literal["validation", "test"]
 EVAL_BLOCK = 256  # examples per call of evaluate, so that long sequences fit
@@ -139,6 +141,7 @@ class Task(abc.ABC):
     description: ClassVar[str]
     readout: ClassVar[str] = "token"
     is_causal: ClassVar[bool] = False  # whether no token may see those after it
+    is_seq2seq: ClassVar[bool] = False  # whether a source is read into a target: an encoder-decoder
 
     @property
     @abc.abstractmethod
@@ -246,9 +249,11 @@ class Task(abc.ABC):
         them. Such as which share of the test examples is in training as well."""
         return ()
 
-    def encoder(self, config: ModelConfig) -> Encoder:
+    def encoder(self, config: ModelConfig) -> Model:
         """The model that fits this task."""
         stem = self.stem(config.width)
+        if self.is_seq2seq:
+            return Seq2Seq(config, stem, self.classes, self.max_length)
         return Encoder(config, stem, self.classes, self.max_length, self.readout, self.is_causal)
 
 

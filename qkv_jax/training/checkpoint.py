@@ -24,6 +24,7 @@ from qkv_jax import arguments
 from qkv_jax.config import ConfigError, build
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.encoder import Encoder
+from qkv_jax.model.seq2seq import Model
 from qkv_jax.runtime import quiet
 from qkv_jax.runtime.distributed import any_process, is_primary
 from qkv_jax.tasks import make_task
@@ -289,7 +290,20 @@ def run_trainer(folder: pathlib.Path) -> Trainer:
     raise ConfigError("run", str(folder), f"its config.json is damaged: {damage}")
 
 
-def load_run(workdir: str | os.PathLike, step: int | None = None) -> tuple[Encoder, dict]:
+def encoder_trainer(folder: pathlib.Path) -> Trainer:
+    """The same, for those who look into the layers of an `Encoder`.
+
+    Raises:
+      ConfigError: `run`, for a run of an encoder-decoder as well.
+    """
+    trainer = run_trainer(folder)
+    if not isinstance(trainer.model, Encoder):
+        what = "is of an encoder-decoder, and models with cross-attention are not measured"
+        raise ConfigError("run", str(folder), what)
+    return trainer
+
+
+def load_run(workdir: str | os.PathLike, step: int | None = None) -> tuple[Model, dict]:
     """The model of a run of `experiments.train`: `encoder.apply(variables, inputs)`.
 
     Args:

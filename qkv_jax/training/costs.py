@@ -19,6 +19,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from qkv_jax.config import ConfigError
 from qkv_jax.model.blocks import Block, attention_of
 from qkv_jax.model.config import ModelConfig
+from qkv_jax.model.seq2seq import Seq2Seq
 from qkv_jax.tasks import Task
 from qkv_jax.tasks.sources import Stamp
 from qkv_jax.tie import Tie
@@ -30,7 +31,11 @@ Match = Literal["none", "params", "flops"]
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Costs of one arm; a token is one position of the sequence that the encoder sees."""
+    """Costs of one arm; a token is one position of the sequence that the encoder sees.
+
+    Of an encoder-decoder it is one of the target: its FLOPs include those for the source, its cache
+    bytes leave out what is kept of the source, which does not grow with the target.
+    """
 
     params: int
     attention_params: int
@@ -41,8 +46,8 @@ class Costs:
 def measure(trainer: Trainer) -> Costs:
     """The costs of a trainer's model on its task's sequences."""
     model, tree = trainer.model_config, _shapes(trainer, trainer.task.stamp())
-    layers = [tree[f"layer_{i}"] for i in range(model.layers)]
-    attention = sum(_count(layer.get("attention", {})) for layer in layers)  # copies may have none
+    parts = ("attention", "cross_attention")  # copies may have none
+    attention = sum(_count(layer.get(p, {})) for layer in _layers(trainer) for p in parts)
     return Costs(
         params=_count(tree),
         attention_params=attention,
@@ -66,8 +71,7 @@ def step_flops(trainer: Trainer) -> float:
 
 def non_embedding_params(trainer: Trainer) -> int:
     """Parameters of the layers: what matching goes by."""
-    tree = _shapes(trainer, trainer.task.stamp())
-    return sum(_count(tree[f"layer_{i}"]) for i in range(trainer.model_config.layers))
+    return sum(map(_count, _layers(trainer)))
 
 
 def match(
@@ -134,6 +138,9 @@ def _layer_flops(trainer: Trainer) -> float:
     """Forward FLOPs per token of the layers alone."""
     # Kernels would hide their products from the count.
     model = dataclasses.replace(trainer.model_config, implementation="einsum")
+    task, changed = trainer.task, trainer.task.stamp()
+    if isinstance(trainer.model, Seq2Seq):
+        return _whole_flops(task, model, changed) - _outer_flops(task, model.width, changed)
     return sum(_block_flops(model, tie, trainer.task.max_length) for tie in model.ties)
 
 
@@ -152,11 +159,31 @@ def _outer_flops(task: Task, width: int, changed: Stamp) -> float:
     """FLOPs per token of what surrounds the layers: stem and readout. Files may say how many
     classes there are, so the stamp of them is part of the key."""
     model = ModelConfig(layers=1, width=width, heads=1, implementation="einsum")
-    encoder, example = task.encoder(model), model_inputs(task.example())
-    variables = jax.eval_shape(lambda: encoder.init(jax.random.key(0), **example))
-    run = lambda variables: encoder.apply(variables, **example)
-    total = matrix_flops(jax.make_jaxpr(run)(variables).jaxpr) / task.max_length
+    total = _whole_flops(task, model, changed)
+    if isinstance(task.encoder(model), Seq2Seq):
+        # A second layer of each half costs what the first does.
+        two_layers = _whole_flops(task, dataclasses.replace(model, layers=2), changed)
+        return total - (two_layers - total)
     return total - _block_flops(model, model.ties[0], task.max_length)
+
+
+@functools.lru_cache(maxsize=1024)
+def _whole_flops(task: Task, model: ModelConfig, changed: Stamp) -> float:
+    """FLOPs per token of a whole model."""
+    module, example = task.encoder(model), model_inputs(task.example())
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), **example))
+    run = lambda variables: module.apply(variables, **example)
+    return matrix_flops(jax.make_jaxpr(run)(variables).jaxpr) / task.max_length
+
+
+def _layers(trainer: Trainer) -> list[Any]:
+    """The parameters of every layer, of both halves of an encoder-decoder."""
+    tree = _shapes(trainer, trainer.task.stamp())
+    halves = [tree]
+    if isinstance(trainer.model, Seq2Seq):
+        halves = [tree["encoder"], tree["decoder"]]
+    names = [f"layer_{layer}" for layer in range(trainer.model_config.layers)]
+    return [half[name] for half in halves for name in names]
 
 
 @functools.lru_cache(maxsize=1024)

@@ -24,12 +24,12 @@ WHOLE = "whole"
 
 _SMALL = (
     (r".*/(bias|scale|log_scale)", WHOLE),
-    (r".*_adapter/.*|.*/(relative|positions_2d)/.*", WHOLE),
+    (r".*_adapter/.*|.*/(relative|positions_2d|value_residual)/.*", WHOLE),
     (r"stem/class_token/embedding", WHOLE),
 )
 _STEMS = (
     (r"stem/(tokens/)?field_\d+/embedding", (None, "tensor")),
-    (r"positions/embedding", (None, "tensor")),
+    (r"(encoder/|decoder/)?positions/embedding", (None, "tensor")),
     (r"stem/patch/kernel", (None, "tensor")),
 )
 
@@ -40,23 +40,23 @@ _STEMS = (
 RULE_SETS = {
     "megatron": (
         *_SMALL,
-        (r".*/attention/latent/kernel", ("fsdp", None, None)),
-        (r".*/attention/(query|key|value)/kernel", ("fsdp", "tensor", None)),
-        (r".*/attention/out/kernel", ("tensor", None, "fsdp")),
+        (r".*/(cross_)?attention/latent/kernel", ("fsdp", None, None)),
+        (r".*/(cross_)?attention/(query|key|value)/kernel", ("fsdp", "tensor", None)),
+        (r".*/(cross_)?attention/out/kernel", ("tensor", None, "fsdp")),
         (r".*/mlp/(up|gate)/kernel", ("fsdp", "tensor")),
         (r".*/mlp/down/kernel", ("tensor", "fsdp")),
         *_STEMS,
-        (r"readout/kernel", ("fsdp", "tensor")),
+        (r"(decoder/)?readout/kernel", ("fsdp", "tensor")),
     ),
     "inner": (
         *_SMALL,
-        (r".*/attention/latent/kernel", ("fsdp", None, None)),
-        (r".*/attention/(query|key|value)/kernel", (None, "tensor", "fsdp")),
-        (r".*/attention/out/kernel", ("tensor", "fsdp", None)),
+        (r".*/(cross_)?attention/latent/kernel", ("fsdp", None, None)),
+        (r".*/(cross_)?attention/(query|key|value)/kernel", (None, "tensor", "fsdp")),
+        (r".*/(cross_)?attention/out/kernel", ("tensor", "fsdp", None)),
         (r".*/mlp/(up|gate)/kernel", (None, ("tensor", "fsdp"))),
         (r".*/mlp/down/kernel", (("tensor", "fsdp"), None)),
         *_STEMS,
-        (r"readout/kernel", ("fsdp", "tensor")),
+        (r"(decoder/)?readout/kernel", ("fsdp", "tensor")),
     ),
     "replicated": ((r".*", WHOLE),),
 }

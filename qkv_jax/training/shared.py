@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from qkv_jax.model.encoder import Encoder
 from qkv_jax.model.selected import SELECTION, Selected, selection
 from qkv_jax.tie import SOURCE_NAMES
 from qkv_jax.training import costs
@@ -33,7 +34,7 @@ def program_of(trainer: Trainer) -> Trainer:
         and not model.latent_dim and not model.use_bias and not model.preset
         and model.kv_heads in (None, model.heads) and model.heads * model.head_width == model.width
     )  # fmt: skip
-    if not simple:
+    if not simple or not isinstance(trainer.model, Encoder):  # `Selected` has no cross-attention
         return trainer
     whole = separate(trainer)
     if trainer.train_config.steps * costs.step_flops(whole) > LONG:

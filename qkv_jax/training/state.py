@@ -101,7 +101,7 @@ def purpose_key(seed: Integer[Array, ""] | int, purpose: Purpose) -> PRNGKeyArra
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode()))
 
 
-MODEL_INPUTS = ("inputs", "valid", "documents", "read")
+MODEL_INPUTS = ("inputs", "valid", "documents", "read", "source", "source_valid")
 
 
 def model_inputs(batch: dict) -> dict:
@@ -137,7 +137,8 @@ def decay_mask(params: Any, frozen: tuple[str, ...]) -> Any:
 
     def decays(path, _leaf) -> bool:
         names = [entry.key for entry in path]
-        is_frozen = len(names) > 2 and names[-3] == "attention" and names[-2] in frozen
+        of_attention = len(names) > 2 and names[-3] in ("attention", "cross_attention")
+        is_frozen = of_attention and names[-2] in frozen
         return names[-1] == "kernel" and not is_frozen
 
     return jax.tree_util.tree_map_with_path(decays, params)

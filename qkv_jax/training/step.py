@@ -14,7 +14,7 @@ from qkv_jax import arguments
 from qkv_jax.arrays import require_array
 from qkv_jax.config import ConfigError, settle, shown
 from qkv_jax.model.config import ModelConfig
-from qkv_jax.model.encoder import Encoder
+from qkv_jax.model.seq2seq import Model
 from qkv_jax.tasks import Batch, Task
 from qkv_jax.training.state import (
     OptimizerLayout,
@@ -58,7 +58,7 @@ class Trainer:
             raise error.under("model") from None
 
     @functools.cached_property
-    def model(self) -> Encoder:
+    def model(self) -> Model:
         return self.task.encoder(self.model_config)
 
     @functools.cached_property

@@ -8,7 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
-from configs import big, depth, scaling, train
+from configs import big, depth, scaling, train, translation
 from configs.options import OPTIONS, get_config
 from configs.papers import courtois2024, kayyam2026
 from qkv_jax.study.plan import Study
@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted(
     str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
     for path in (ROOT / "configs").rglob("*.py")
-    if path.name not in ("__init__.py", "train.py", "big.py")
+    if path.name not in ("__init__.py", "train.py", "big.py", "translation.py")
 )
 
 
@@ -59,7 +59,7 @@ def test_every_big_run_is_a_run_of_the_size_that_its_name_says(size):
 
 
 def test_single_runs_say_their_command():
-    for module in (train, big):
+    for module in (train, big, translation):
         file = module.__name__.replace(".", "/")
         assert f"python -m experiments.train --config={file}.py" in module.__doc__
     assert all(f"configs/big.py:{size} " in big.__doc__ for size in ("1b", "7b"))

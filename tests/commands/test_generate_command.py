@@ -1,4 +1,6 @@
-"""`experiments.generate`: a trained run goes on with a prompt."""
+"""`experiments.generate`: a trained run goes on with a prompt, or translates."""
+
+import re
 
 import pytest
 
@@ -10,22 +12,28 @@ SMALL = (
 )  # fmt: skip
 TEXT = "To be, or not to be: that is the question. " * 60
 PROMPT = "To be"
+OF_TEXT = {"files": "('text.txt',)", "length": 8}
+RUNS = {
+    "bytes": ("causal_bytes", OF_TEXT),
+    "characters": ("causal_characters", OF_TEXT),
+    "pairs": ("causal_tokens", OF_TEXT | {"vocabulary": 260}),
+    "masked": ("masked_bytes", OF_TEXT),
+    "translation": ("translation", {"pairs": "pairs.tsv", "tokenizer": "bytes", "length": 12,
+                                    "validation_examples": 4, "test_examples": 6}),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Commands in a folder with a run for each kind of causal text, and one of another task."""
+    """Commands in a folder with these runs."""
     folder = tmp_path_factory.mktemp("generate")
     (folder / "text.txt").write_text(TEXT)
+    (folder / "pairs.tsv").write_text("".join(f"text {i}\tTEXT {i}\n" for i in range(40)))
     with commands.server(folder) as run:
-        kinds = {"bytes": "causal_bytes", "characters": "causal_characters",
-                 "pairs": "causal_tokens", "masked": "masked_bytes"}  # fmt: skip
-        for name, kind in kinds.items():
+        for name, (kind, given) in RUNS.items():
             options = [f"--config={commands.ROOT / 'configs' / 'train.py'}",
-                       f"--config.task.kind={kind}", "--config.task.options.files=('text.txt',)",
-                       "--config.task.options.length=8"]  # fmt: skip
-            if name == "pairs":
-                options.append("--config.task.options.vocabulary=260")
+                       f"--config.task.kind={kind}"]  # fmt: skip
+            options += [f"--config.task.options.{field}={value}" for field, value in given.items()]
             code, _, err = run("experiments.train", f"--workdir={name}", *options, *SMALL)
             assert code == 0, err
         yield run
@@ -51,6 +59,28 @@ def test_beams_are_printed_with_their_scores(run):
     assert out.count(PROMPT) == 2 and err.count("nats:") == 2
 
 
+def test_a_sentence_is_translated_and_bleu_counted(run):
+    """By a beam, without draws; with the signature of sacrebleu."""
+    command = ("experiments.generate", "--run=translation", "--source=text 3")
+    code, out, err = run(*command)
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    assert run(*command)[1] == out
+    code, scored, err = run(*command, "--bleu", "--examples=3", "--beams=2")
+    assert (code, err) == (0, "")
+    _, score, signature = scored.splitlines()
+    assert re.fullmatch(r"BLEU \d+\.\d\d on 3 test pairs, beam of 2", score)
+    assert signature.startswith("nrefs:1|") and "|tok:13a|" in signature
+    assert "on 6 test pairs, beam of 4" in run(*command[:2], "--bleu")[1]
+
+
+@pytest.mark.parametrize("name", ["analyze", "explain", "surgery"])
+def test_a_run_on_translation_is_not_looked_into(run, name):
+    """Those commands read the layers of one stack of self-attention."""
+    code, out, err = run(f"experiments.{name}", "--run=translation")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--run: given 'translation'; is of an encoder-decoder" in err
+
+
 @pytest.mark.parametrize(
     "flags, line",
     [
@@ -63,6 +93,12 @@ def test_beams_are_printed_with_their_scores(run):
         (["--run=bytes", "--prompt=To be", "--tokens=9"], "learned positions end at 8"),
         (["--run=bytes", "--prompt=x", "--top_p=2"], "top_p"),
         (["--run=bytes", "--prompt=x", "--tokens=0"], "tokens"),
+        (["--run=bytes", "--source=x"], "is of the task 'Causal bytes', which is no translation"),
+        (["--run=bytes", "--bleu"], "is of the task 'Causal bytes', which is no translation"),
+        (["--run=translation", "--prompt=x"], "is of the task 'Translation', which is no text"),
+        (["--run=translation", "--prompt=x", "--bleu"], "--prompt: given 'x'; is not for a run on"),
+        (["--run=translation", "--source= "], "--source: given ' '; must have a symbol at least"),
+        (["--run=translation", "--bleu", "--examples=0"], "examples"),
     ],
 )
 def test_what_cannot_be_is_one_line(run, flags, line):

@@ -84,6 +84,7 @@ OPTIONS = {
     "grouped tied": {"tie": "K=V", "positions": "rotary", "scheme": "grouped_tied", "heads": 2},
     "low rank": {"scheme": "low_rank", "kv_heads": 1, "latent_dim": 2},
     "exclusive": {"tie": "Q=K", "scheme": "exclusive"},
+    "value residual": {"tie": "K=V", "value_residual": True},
 }
 
 
@@ -95,8 +96,13 @@ def test_every_option_of_a_model_is_walked_as_it_computes(options):
     for layer in (0, 1):
         walk = walked_digits(model, "31415", layer=layer)
         assert walk.error < 1e-5
-        extra = bool(walk.between) + (walk.finished is not None)
-        assert len(explained(walk).steps) == 8 + extra
+        extra, steps = bool(walk.between) + (walk.finished is not None), explained(walk).steps
+        assert len(steps) == 8 + extra
+        (mixed,) = (step.views[0] for step in steps if step.key == "mixed")
+        of_first = layer and options.get("value_residual")
+        said = [line for line in mixed.lines if line.startswith("Values are read ")]
+        assert bool(said) == bool(of_first or options.get("scheme") == "rotated")
+        assert not said or ("first layer" if of_first else "turned") in said[0]
 
 
 @pytest.mark.parametrize("end", ["weights", "output"])

@@ -234,6 +234,7 @@ CONFIGS = {
     "scan": {"scan_layers": True, "positions": "relative", "remat": "block"},
     "rotated": {"tie": "K=V", "scheme": "rotated", "positions": "rotary", "window": 3},
     "mla": {"scheme": "mla", "latent_dim": 4, "rotary_dims": 2, "positions": "rotary"},
+    "value residual": {"tie": "K=V", "value_residual": True, "positions": "rotary", "layers": 3},
 }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from qkv_jax.training.step import Trainer
 from tests.support.folders.data_writers import KINDS, every_kind, seen, write_table, written
 from tests.support.folders.text_tables import refusal
 
-SOURCES = ("files", "folder", "dataset")  # what fields are called that say where data lie
+SOURCES = ("files", "folder", "dataset", "pairs")  # what fields are called that say where data lie
 PACKAGE = pathlib.Path(costs.__file__).parent.parent
 
 
@@ -37,7 +37,7 @@ def test_every_kind_that_reads_what_a_config_names_is_here():
         (kind, field.name)
         for kind, task in REGISTRY.items()
         for field in dataclasses.fields(task)
-        if field.name in SOURCES
+        if field.name in SOURCES and field.type is not int  # such as a number of pairs
     }
     assert known == set(KINDS)
 
@@ -157,7 +157,7 @@ def test_every_kind_states_what_chance_is(kind):
 @every_kind
 def test_every_kind_with_files_states_what_chance_is(kind, source, tmp_path):
     outcome = make_task(kind, written(kind, source, tmp_path)).outcome
-    chance = {"images": 1 / 3, "causal_characters": np.log(5)}
+    chance = {"images": 1 / 3, "causal_characters": np.log(5), "translation": np.log(257)}
     of_symbols = {"bytes": np.log(256), "tokens": np.log(257)}
     expected = chance.get(kind, of_symbols.get(kind.partition("_")[2], 1 / 2))
     assert np.isclose(outcome.chance, expected)

@@ -7,7 +7,7 @@ from qkv_jax.config import ConfigError
 from qkv_jax.tasks import REGISTRY, Outcome, make_task
 from qkv_jax.tasks.text.files import read_bytes
 
-NEEDS_FILES = {"idx", "images", "text_classification"}
+NEEDS_FILES = {"idx", "images", "text_classification", "translation"}
 
 
 def test_solved_looks_the_right_way():

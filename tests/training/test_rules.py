@@ -137,6 +137,7 @@ def registered_tasks(folder):
     """One of each kind that is registered, files of its own where it needs some."""
     rows = "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(60))
     (folder / "table.csv").write_text(f"text,label\n{rows}")
+    (folder / "pairs.tsv").write_text("text\ttext\n")
     (folder / "text").write_text("the cat sat on the mat. " * 80)
     for split, count in (("train", 20), ("t10k", 10)):
         images = struct.pack(">IIII", 0x803, count, 8, 8) + bytes(64 * count)
@@ -145,6 +146,7 @@ def registered_tasks(folder):
         (folder / f"{split}-labels-idx1-ubyte").write_bytes(labels)
     options = {
         "text_classification": {"files": (str(folder / "table.csv"),), "length": 8},
+        "translation": {"pairs": str(folder / "pairs.tsv"), "tokenizer": "bytes", "length": 8},
         "masked_bytes": {"files": (str(folder / "text"),), "length": 16},
         "idx": {"folder": str(folder), "patch": 4, "validation_examples": 5},
     }

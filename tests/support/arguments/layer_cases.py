@@ -120,7 +120,7 @@ def module_cases():
             "positions_2d": True, "qk_norm": True, "diagonal_mask": True, "scale": 0.3,
             "frozen": ("key",), "output_projection": True, "use_bias": True,
             "implementation": "xla", "scheme": "tied", "rotary_dims": 2, "window": 2,
-            "latent_kind": "learned", "rotary_base": 1e5,
+            "latent_kind": "learned", "rotary_base": 1e5, "value_residual": True,
         },
         {
             "num_heads": NO_COUNT, "tie": ["K=Z", "", 3, None, ["K=V"], "K=V*2"],
@@ -135,7 +135,7 @@ def module_cases():
             "implementation": [*NO_WORD, "cudnn"],
             "scheme": [*NO_WORD, "no.such", int], "rotary_dims": [-2, 3, 64, "2", 2.0, True],
             "window": [*NO_COUNT[:5], [2]], "latent_kind": NO_WORD,
-            "rotary_base": [*NO_NUMBER, 0, -1.0],
+            "rotary_base": [*NO_NUMBER, 0, -1.0], "value_residual": NO_FLAG,
         },
         of=attention.MultiHeadAttention,
         also=("key/value heads", "not a tie", "cuDNN", "heads x head", "rotary", "width"),
@@ -157,7 +157,18 @@ def module_cases():
         },
         of=module.__call__,
         also=("key", "places"),  # made of the context
-        free=("cache", "valid"),
+        free=("cache", "valid", "first_values"),
+    )  # fmt: skip
+    residual = module.clone(value_residual=True)
+    first = drawn(B, T, N, D // N)
+    mixing = zeros(functools.partial(residual.init, first_values=first), jax.random.key(0), X)
+    yield Case(
+        traced(functools.partial(residual.apply, mixing)),
+        {"x": X, "first_values": first},
+        {"first_values": [*NO_ARRAY[1:], first[0], first[:, :1], first[:, :, :1], first > 0]},
+        of=module.__call__,
+        free=("x", "context", "places", "key_places", "bias", "mask", "is_causal", "cache",
+              "valid"),
     )  # fmt: skip
     cache = module.init_cache(B, T, D)
     yield Case(
@@ -168,7 +179,7 @@ def module_cases():
             "cache": [3, "x", cache.sources, module.init_cache(2, T, D), cache.replace(sources={}),
                       attention.MultiHeadAttention(N, "K=V").init_cache(B, T, D)],
             "valid": [*NO_ARRAY[1:], np.ones((B, T)), np.ones(T, bool), np.ones((B, T + 1), bool)],
-            "context": [CONTEXT], "places": [PLACES],
+            "context": [CONTEXT], "places": [PLACES], "first_values": [first],
         },
         of=module.__call__,
         also=("key", "value", "width"),
@@ -197,11 +208,11 @@ def encoder_cases():
     yield Case(
         started(encoder.Encoder, TOKENS),
         {"config": SMALL, "stem": stem, "classes": 5, "max_length": T, "readout": "class",
-         "is_causal": True},
+         "is_causal": True, "cross": False},
         {
             "config": [None, {"width": D}, "small"], "stem": [None, "tokens", 3],
             "classes": [-1, 2.0, True, "5", None], "max_length": [*NO_COUNT, T - 1],
-            "readout": ["tokens", "", 3, None], "is_causal": NO_FLAG,
+            "readout": ["tokens", "", 3, None], "is_causal": NO_FLAG, "cross": NO_FLAG,
         },
         of=encoder.Encoder,
         also=("learned positions",),
@@ -220,6 +231,7 @@ def encoder_cases():
                      np.zeros((2, 1), int), np.zeros(B, int)],
             "documents": [*WRONG_PLACES[1:], np.ones((B, T + 1), int)],
             "places": [*WRONG_PLACES[1:], PLACES + 1, PLACES - 1], "train": NO_FLAG,
+            "context": [3, X],  # which a model without cross-attention does not read
         },
         of=module.__call__,
         free=("cache",),
@@ -235,7 +247,7 @@ def encoder_cases():
             "documents": [TOKENS], "places": [PLACES],
         },
         of=module.__call__,
-        free=("read", "train"),
+        free=("read", "train", "context"),
     )  # fmt: skip
     yield Case(
         causal.init_cache,

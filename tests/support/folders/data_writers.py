@@ -78,6 +78,13 @@ def causal_set(place, variant):
     return {"dataset": save(place / "set", {"text": rows}), "length": 8}
 
 
+def pairs(place, variant):
+    rows = (f"text {i:02} {variant}\tTEXT {i:02} {variant}\n" for i in range(40))
+    (place / "t.tsv").write_text("".join(rows))
+    held_out = {"validation_examples": 4, "test_examples": 6}
+    return {"pairs": str(place / "t.tsv"), "tokenizer": "bytes", "length": 12, **held_out}
+
+
 KINDS = {
     ("idx", "folder"): idx,
     ("images", "dataset"): images,
@@ -93,6 +100,7 @@ KINDS = {
     ("causal_tokens", "dataset"): lambda *given: causal_set(*given) | {"vocabulary": 257},
     ("causal_characters", "files"): masked_files,
     ("causal_characters", "dataset"): causal_set,
+    ("translation", "pairs"): pairs,
 }
 every_kind = pytest.mark.parametrize(("kind", "source"), KINDS)
 
