@@ -43,6 +43,7 @@ OPTIONS = {
     "post-norm": {"norm_position": "post"},
     "RMS norm": {"norm": "rms"},
     "SwiGLU": {"mlp": "swiglu"},
+    "value residual": {"layers": 2, "value_residual": True},
     "no MLP": {"mlp": "none"},
     "tied embedding": {"tied_embedding": True},
     "bfloat16": {"dtype": "bfloat16"},

@@ -111,6 +111,8 @@ class ModelConfig:
         scheme_class(self.scheme).check_config(self)
         self.check_platform(None)
         crossed = self.cross.ties if self.cross_tie else ties
+        if self.value_residual and self.layers == 1:
+            raise ConfigError("value_residual", True, "needs a second layer")
         if self.scan_layers and self.value_residual:
             raise ConfigError("scan_layers", True, "value_residual sets the first layer apart")
         if self.scan_layers and len(set(ties)) + len(set(crossed)) > 2:

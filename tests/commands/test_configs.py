@@ -108,7 +108,8 @@ TOGETHER = {
     "H": {"tie": "K=V", "scheme": "grouped_tied", "positions": "rotary"},
     "I": {"scheme": "low_rank", "kv_heads": 1, "latent_dim": 4},
     "J": {"tie": "Q=K", "scheme": "exclusive", "mlp": "none"},
-    "K": {"latent_dim": 4, "latent_kind": "slice"},
+    "K": {"latent_dim": 4, "latent_kind": "slice", "layers": 2,
+          "value_residual": True},
     "L": {"latent_dim": 4, "latent_kind": "frozen"},
 }  # fmt: skip
 

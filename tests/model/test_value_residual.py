@@ -68,6 +68,8 @@ def test_a_layer_mixes_as_its_formula_says():
 def test_what_it_does_not_go_with():
     with pytest.raises(ConfigError, match="scan_layers: .*value_residual sets the first layer"):
         model(value_residual=True, scan_layers=True)
+    with pytest.raises(ConfigError, match="value_residual: given True; needs a second layer"):
+        ModelConfig(layers=1, value_residual=True)
     with pytest.raises(ConfigError, match="value_residual: given True; scheme 'mla'"):
         model(value_residual=True, scheme="mla", latent_dim=3, rotary_dims=2, positions="rotary")
     with pytest.raises(ValueError, match="first_values: are for self-attention with"):
