@@ -169,7 +169,8 @@ class MultiHeadAttention(nn.Module):
             kept = {name: read(array) for name, array in cache.sources.items()}
             projected = projected._replace(kept=kept)
             key_places, filled, own, is_causal = *slots, True
-        qkv = scheme.roles(projected, places, key_places)
+        rotary_places = places, key_places
+        qkv = scheme.roles(projected, *rotary_places)
         finish = functools.partial(scheme.finish, qkv=qkv, places=places)
         places, key_places, own = map(jnp.asarray, (places, key_places, own))
         # Here too, before the mask is joined with others.
@@ -187,7 +188,9 @@ class MultiHeadAttention(nn.Module):
             heads = aggregate(weights, qkv.value)
             self._sow(x=x, attention_weights=weights, **qkv._asdict(), **options)
         else:
-            heads = attend(*qkv, implementation=self.implementation, **options)
+            # Under jit the keys of `qkv` are not computed where there are scores.
+            scores = None if cache is None else scheme.scores(projected, *rotary_places)
+            heads = attend(*qkv, scores=scores, implementation=self.implementation, **options)
         heads = finish(heads, own=own if context is None else None)
         out = self._joined(heads, x.shape[-1])
         return out if cache is None else (out, cache)
