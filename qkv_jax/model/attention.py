@@ -187,6 +187,8 @@ class MultiHeadAttention(nn.Module):
             projected = projected._replace(kept=kept)
             key_places, filled, own, is_causal = *slots, True
         qkv = scheme.roles(projected, places, key_places)
+        # Under jit the keys of `qkv` are not computed where there are scores.
+        scores = None if cache is None else scheme.scores(projected, places, key_places)
         if first_values is not None:
             sizes = dict(zip("BSKH", qkv.value.shape, strict=True))
             require_array("first_values", first_values, "B S K H", "float", sizes)
@@ -209,7 +211,7 @@ class MultiHeadAttention(nn.Module):
             heads = aggregate(weights, qkv.value)
             self._sow(x=x, attention_weights=weights, **qkv._asdict(), **options)
         else:
-            heads = attend(*qkv, implementation=self.implementation, **options)
+            heads = attend(*qkv, scores=scores, implementation=self.implementation, **options)
         heads = finish(heads, own=own if context is None else None)
         made = [self._joined(heads, x.shape[-1])]
         made += [cache] if cache is not None else []

@@ -25,6 +25,7 @@ def attend(
     key: Float[Array, "B S K H"],
     value: Float[Array, "B S K E"],
     *,
+    scores: Float[Array, "B N T S"] | None = None,
     bias: Float[Array, "#B #N #T #S"] | None = None,
     mask: Bool[Array, "#B #N #T #S"] | None = None,
     is_causal: bool = False,
@@ -36,6 +37,7 @@ def attend(
     Args:
       query, key, value: K divides N; query head n reads key/value head n // (N / K). Values may
         have a width of their own.
+      scores: Q K^T, where the caller has a faster way to it; only `einsum` reads it.
       bias: added to the scaled scores.
       mask: true where a query may look. A query that sees no key gets the output 0.
       is_causal: hides keys to the right of the query, positions counted from the start of both.
@@ -59,11 +61,11 @@ def attend(
     here = jax.default_backend()
     if reason := unsupported(implementation, query.dtype.name, query.shape[-1], here):
         raise ConfigError("implementation", implementation, reason)
-    if scale is not None and jnp.ndim(scale):  # jax.nn.dot_product_attention takes a number
-        query, scale = query * scale[None, None, :, None].astype(query.dtype), 1.0
     if implementation == "einsum":
         options = {"bias": bias, "mask": mask, "is_causal": is_causal, "scale": scale}
-        return aggregate(attention_weights(query, key, **options), value)
+        return aggregate(attention_weights(query, key, scores=scores, **options), value)
+    if scale is not None and jnp.ndim(scale):  # jax.nn.dot_product_attention takes a number
+        query, scale = query * scale[None, None, :, None].astype(query.dtype), 1.0
     if implementation == "cudnn":  # takes one number format, and no axis of 1 for lengths
         fill = lambda x: jnp.broadcast_to(x, (*x.shape[:2], query.shape[1], key.shape[1]))
         bias = None if bias is None else fill(bias.astype(query.dtype))
@@ -124,6 +126,7 @@ def attention_weights(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B S K H"],
     *,
+    scores: Float[Array, "B N T S"] | None = None,
     bias: Float[Array, "#B #N #T #S"] | None = None,
     mask: Bool[Array, "#B #N #T #S"] | None = None,
     is_causal: bool = False,
@@ -136,13 +139,14 @@ def attention_weights(
     sizes: dict[str, int] = {}
     _check_heads(sizes, query=query, key=key)
     check_scores(sizes, bias, mask, is_causal, scale)
-    batch, length, num_heads, head_dim = query.shape
+    length, head_dim = query.shape[1], query.shape[3]
     scale = head_dim**-0.5 if scale is None else scale
-    scale = scale[None, None, :, None].astype(query.dtype) if jnp.ndim(scale) else scale
-    grouped = (query * scale).reshape(batch, length, key.shape[2], -1, head_dim)
-    precise = np.promote_types(query.dtype, np.float32)
-    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, key, preferred_element_type=precise)
-    scores = scores.reshape(batch, num_heads, length, key.shape[1])
+    if scores is None:
+        scale = scale[None, None, :, None].astype(query.dtype) if jnp.ndim(scale) else scale
+        scores = products(query * scale, key)
+    else:
+        require_array("scores", scores, "B N T S", "float", sizes)
+        scores *= scale[None, :, None, None].astype(scores.dtype) if jnp.ndim(scale) else scale
     if bias is not None:
         scores += bias
     mask = _joined(mask, is_causal, length, key.shape[1])
@@ -151,6 +155,17 @@ def attention_weights(
     # A finite number: minus infinity all along a row without visible keys would make it NaN.
     scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
     return jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0).astype(query.dtype)
+
+
+def products(
+    query: Float[Array, "B T N H"], key: Float[Array, "B S K H"]
+) -> Float[Array, "B N T S"]:
+    """Q K^T for every query head, in float32 at least."""
+    batch, length, num_heads, head_dim = query.shape
+    grouped = query.reshape(batch, length, key.shape[2], -1, head_dim)
+    precise = np.promote_types(query.dtype, np.float32)
+    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, key, preferred_element_type=precise)
+    return scores.reshape(batch, num_heads, length, key.shape[1])
 
 
 def aggregate(
@@ -163,7 +178,10 @@ def aggregate(
     _check_groups(sizes)
     batch, num_heads, length, sources = weights.shape
     grouped = weights.reshape(batch, value.shape[2], -1, length, sources)
-    output = jnp.einsum("bkgts,bskh->btkgh", grouped, value)
+    if length == 1 < grouped.shape[2]:  # in decoding; else XLA on CPUs copies all values
+        output = jnp.einsum("bkgs,bskh->bkgh", grouped[:, :, :, 0], value)
+    else:
+        output = jnp.einsum("bkgts,bskh->btkgh", grouped, value)
     return output.reshape(batch, length, num_heads, value.shape[-1])
 
 

@@ -89,6 +89,35 @@ def _turned(
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
+def turned_scores(
+    query: Float[Array, "B 1 N H"],
+    key: Float[Array, "B S K H"],
+    places: Int[np.ndarray, "#B S"],
+    dims: int | None = None,
+    base: float = BASE,
+) -> Float[Array, "B N 1 S"]:
+    """A query times `rotate(key, places, dims, base)`, with no rotated copy of the keys: with q'
+    the query a quarter turn back,
+
+        q . R_j k_j = sum_h k_jh (q_h cos_jh + q'_h sin_jh),
+
+    which XLA computes in one loop over the keys as they lie.
+    """
+    (batch, _, num_heads, width), length = query.shape, key.shape[1]
+    dims = width if dims is None else dims
+    angles = np.tile(_angles(places, dims // 2, base), 2)
+    angles = np.pad(angles, ((0, 0), (0, 0), (0, width - dims)))[:, None, None]
+    cos, sin = (jnp.asarray(turn(angles), key.dtype) for turn in (np.cos, np.sin))
+    first, second, rest = jnp.split(query, [dims // 2, dims], axis=-1)
+    quarter = jnp.concatenate([second, -first, jnp.zeros_like(rest)], axis=-1)
+    query, quarter = (x.reshape(batch, key.shape[2], -1, 1, width) for x in (query, quarter))
+    key = key.swapaxes(1, 2)[:, :, None]
+    # In this order: with the factors of the key added first the loop takes twenty times as long.
+    terms = key * query * cos + key * quarter * sin
+    precise = np.promote_types(key.dtype, np.float32)
+    return terms.sum(-1, dtype=precise).reshape(batch, num_heads, 1, length)
+
+
 def relative_buckets(offsets: Int[Array, "*B T S"]) -> Int[Array, "*B T S"]:
     """The bucket of each offset, key place minus query place (Raffel et al. 2020, bidirectional).
 

@@ -188,6 +188,16 @@ def test_a_window_needs_no_more_slots_than_it_is_long():
         check(module, (2, 4), 3)
 
 
+@pytest.mark.parametrize("options", [ROTARY, ROTARY | {"num_kv_heads": 1}, TIED_GROUPS])
+def test_a_token_is_decoded_without_a_copy_of_all_keys(options):
+    """Neither a rotated one nor one of two tensors side by side."""
+    module = layer("K=V", **options, head_dim=64)
+    params, cache = drawn(module), module.init_cache(2, 1024, WIDTH)
+    run = lambda x, cache: module.apply({"params": params}, x, cache=cache)
+    compiled = jax.jit(run, donate_argnums=1).lower(X[:, :1], cache).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < cache.nbytes / 2
+
+
 def test_a_padded_prefix_stays_hidden_while_decoding():
     """A mask over the whole cache goes together with the order of tokens."""
     module, hidden = layer("K=V", positions="rotary"), jnp.arange(LENGTH) == 1

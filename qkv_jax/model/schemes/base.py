@@ -4,6 +4,7 @@
     keep:    Projected -> Projected  the same as a cache stores it
     heads:   Projected -> QKV      sources handed out as the tie says, through their adapters
     roles:   Projected -> QKV      the same, with norm and rotation: what the scores see
+    scores:  Projected -> Q K^T    of the roles, where a cache is read faster without their product
     finish:  heads, QKV -> heads   what becomes of the weighted sums of values
 
 Attention sees only `QKV`; cache, costs, analysis and worked examples ask the scheme. A new one is a
@@ -24,7 +25,7 @@ from jaxtyping import Array, Float, Int
 from qkv_jax.arrays import require_array
 from qkv_jax.config import ConfigError, registers, require_kinds, require_positive
 from qkv_jax.model.adapters import Adapters
-from qkv_jax.model.positions import BASE, Positions, rotate
+from qkv_jax.model.positions import BASE, Positions, rotate, turned_scores
 from qkv_jax.model.projections import (
     LATENT,
     QKV,
@@ -195,9 +196,11 @@ class Scheme(nn.Module):
 
     def _seen(self, role: str, heads: Array, places: Places | None) -> Array:
         """Queries or keys with norm and rotation."""
-        if self.qk_norm:
-            heads = normed(getattr(self, f"{role}_norm"), heads)
+        heads = self._normed(role, heads)
         return self.rotated(heads, places) if self.positions == "rotary" else heads
+
+    def _normed(self, role: str, heads: Array) -> Array:
+        return normed(getattr(self, f"{role}_norm"), heads) if self.qk_norm else heads
 
     def roles(
         self,
@@ -212,6 +215,26 @@ class Scheme(nn.Module):
         else:
             key = self._seen("key", key, key_places)
         return QKV(self._seen("query", query, places), key, value)
+
+    def scores(
+        self, projected: Projected, places: Places, key_places: Places
+    ) -> Float[Array, "B N T S"] | None:
+        """Q K^T of what `roles` gives, of a cache and the tokens that come next, where there is a
+        faster way to it than their product; else None.
+
+        One token is decoded without rotating all keys: as long as few query heads read each, since
+        a query head costs a third of what rotating a key does.
+        """
+        own = type(self).roles is Scheme.roles and type(self).rotated is Scheme.rotated
+        turns = own and self.positions == "rotary" and not self._keeps_keys()
+        # Of places that are not known, XLA would work out the sines for every head.
+        if not turns or places.shape[1] > 1 or not isinstance(key_places, np.ndarray):
+            return None
+        query, key, _ = self.heads(projected)
+        if query.shape[2] > 4 * key.shape[2]:
+            return None
+        query, key = self._seen("query", query, places), self._normed("key", key)
+        return turned_scores(query, key, key_places, self.rotary_dims, self.rotary_base)
 
     @nn.nowrap
     def rotated(

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from qkv_jax.config import ConfigError
+from qkv_jax.model.dot_product import products
 from qkv_jax.model.positions import rotate
 from qkv_jax.model.projections import QKV, HeadProjection, kept_sources
 from qkv_jax.model.schemes.base import Scheme, register_scheme
@@ -49,11 +50,22 @@ class GroupedTied(Scheme):
         rotary = rotate(projected.kept[ROTARY], places, base=self.rotary_base)
         return projected._replace(kept=projected.kept | {ROTARY: rotary})
 
+    def scores(self, projected, places, key_places):
+        """The halves apart, as both lie in the cache: side by side they would be a copy of it."""
+        query, key, _ = self.heads(projected)
+        if query.shape[1] > 1:
+            return None
+        plain, turned = query.at[..., self.head_dim // 2 :].set(0), self._turned(query, places)
+        return products(plain, key) + products(turned, projected.kept[ROTARY])
+
+    def _turned(self, query, places):
+        return rotate(query[..., self.head_dim // 2 :], places, base=self.rotary_base)
+
     def roles(self, projected, places=None, key_places=None):
         query, key, value = self.heads(projected)
         half = self.head_dim // 2
         shared = jnp.broadcast_to(projected.kept[ROTARY], (*key.shape[:-1], half))
-        turned = rotate(query[..., half:], places, base=self.rotary_base)
+        turned = self._turned(query, places)
         query = jnp.concatenate([query[..., :half], turned], -1)
         return QKV(query, jnp.concatenate([key[..., :half], shared], -1), value)
 
