@@ -41,6 +41,8 @@ _SOURCE = flags.DEFINE_string("source", None, "The sentence to translate.")
 _BLEU = flags.DEFINE_boolean("bleu", False, "BLEU of a run on translation.")
 _EXAMPLES = flags.DEFINE_integer("examples", None, "Test pairs of BLEU; by default all.",
                                  lower_bound=1)  # fmt: skip
+_OF_DRAWS = ("temperature", "top_k", "top_p", "seed")
+_OF_TEXT = ("prompt", "tokens", *_OF_DRAWS)
 
 
 def main() -> None:
@@ -50,8 +52,9 @@ def main() -> None:
     if not (_PROMPT.value or translates):
         allowed = "give a text to go on from; of a run on translation --source or --bleu"
         raise ConfigError("--prompt", _PROMPT.value, allowed)
-    if _PROMPT.value and translates:
-        raise ConfigError("--prompt", _PROMPT.value, "is not for a run on translation")
+    _refuse(_OF_TEXT if translates else (), "is not for a run on translation")
+    _refuse(_OF_DRAWS if _BEAMS.value else (), "is for draws; a beam draws nothing")
+    _refuse(() if _BLEU.value else ("examples",), "is for --bleu")
 
     from qkv_jax.tasks.text.causal import CausalBytes
     from qkv_jax.tasks.text.translation import Translation
@@ -64,6 +67,13 @@ def main() -> None:
         allowed = f"is of the task {task.title!r}, which is no {what}"
         raise ConfigError("--run", str(folder), allowed)
     (_translate if translates else _continue)(folder, task)
+
+
+def _refuse(names: tuple[str, ...], allowed: str) -> None:
+    """Refuses flags that the other flags leave nothing to say."""
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise ConfigError(f"--{name}", flags.FLAGS[name].value, allowed)
 
 
 def _translate(folder: pathlib.Path, task: Any) -> None:

@@ -194,13 +194,14 @@ def of_walkthrough(w):
     valid = jnp.ones((1, 3), bool)
     yield walk.walk_through, {
         "encoder": encoder, "variables": variables, "inputs": tokens, "tokens": ("a", "b", "c"),
-        "name": "x", "layer": 0, "valid": valid,
+        "name": "x", "layer": 0, "valid": valid, "documents": jnp.zeros((1, 3), int),
     }, {
         "encoder": NO_MODEL, "variables": [None, {}, {"params": {}}],
         "inputs": [None, 3, "x", [[1]], tokens[0], jnp.zeros((2, 3), int)],
         "tokens": [None, 3, "abc", (), (1, 2, 3), ("a", "b"), ("a", "b", "c", "d")],
         "name": [None, 3], "layer": no_layer,
         "valid": [3, "x", valid[0], valid.astype(int), ~valid, valid[:, :2]],
+        "documents": [3, "x", valid, jnp.zeros(3, int), jnp.zeros((1, 2), int)],
     }  # fmt: skip
     yield sources.random_walks, {"text": "the cat", "ties": [tie], **most}, {
         "text": NO_TEXT, "ties": [None, 3, [], "K=V", ["K=V"], [None]],

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Num
+from jaxtyping import Array, Bool, Int, Num
 
 from qkv_jax import arguments
 from qkv_jax.config import ConfigError
@@ -16,6 +16,7 @@ from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.encoder import Encoder
 from qkv_jax.model.stems import PatchStem, TokenStem
 from qkv_jax.tasks.base import Task
+from qkv_jax.tasks.text.causal import CausalBytes
 from qkv_jax.tasks.text.classification import TextClassification
 from qkv_jax.tasks.text.masked import MaskedBytes
 from qkv_jax.tasks.text.tokenizers import Tokenizer, make_tokenizer
@@ -32,6 +33,7 @@ class Example(NamedTuple):
     inputs: Num[Array, "1 ..."]
     tokens: tuple[str, ...]
     valid: Bool[Array, "1 _T"] | None = None
+    documents: Int[Array, "1 _T"] | None = None  # which each token is of, where none sees another
 
 
 def words_of(text: str) -> Example:
@@ -87,26 +89,25 @@ def _drawn(config: ModelConfig, seed: int) -> list[tuple]:
 
 def is_text(task: Task) -> bool:
     """Whether a text can be written in the task's tokens."""
-    return isinstance(task, MaskedBytes | TextClassification)
+    return isinstance(task, CausalBytes | MaskedBytes | TextClassification)
 
 
-def text_example(task: MaskedBytes | TextClassification, text: str) -> Example:
+def text_example(task: CausalBytes | MaskedBytes | TextClassification, text: str) -> Example:
     """A text in the tokens of a task.
 
     Raises:
-      ConfigError: if there is nothing in it, or more than the model reads.
+      ConfigError: if there is nothing in it, what no training text has, or more than the model
+        reads.
     """
-    encoder = _tokenizer(arguments.instance("task", task, (MaskedBytes, TextClassification)))
-    tokens = encoder.encode(arguments.text("text", text).encode())
-    if not len(tokens):
+    if not is_text(arguments.instance("task", task, Task)):
+        raise ConfigError("task", type(task).__name__, "is not of text")
+    if not arguments.text("text", text):
         raise ConfigError("text", text, "write one character at least")
+    tokens = _encoded(task, text)
     if len(tokens) > task.length:
         allowed = f"is {len(tokens)} tokens; the run's model reads at most {task.length}"
         raise ConfigError("text", _label(text, 40), allowed)
-    labels = [_byte_label(encoder.decode(tokens[i : i + 1])) for i in range(len(tokens))]
-    if isinstance(task, TextClassification):
-        labels = ["[class]", *labels]
-    return Example(jnp.asarray(tokens[None], jnp.int32), tuple(labels))
+    return Example(jnp.asarray(tokens[None], jnp.int32), tuple(_labels(task, tokens)))
 
 
 def pretrained_example(pretrained: Pretrained, text: str) -> Example:
@@ -144,7 +145,18 @@ def task_example(task: Task, number: int) -> Example:
     if "valid" in data:
         valid = jnp.asarray(data["valid"][number : number + 1])
         labels = labels[: int(valid.sum())]
-    return Example(inputs, tuple(labels), valid)
+    documents = data.get("documents")
+    documents = None if documents is None else jnp.asarray(documents[number : number + 1])
+    return Example(inputs, tuple(labels), valid, documents)
+
+
+def _encoded(task: Task, text: str) -> np.ndarray:
+    if not isinstance(task, CausalBytes):
+        return _tokenizer(task).encode(text.encode())
+    try:
+        return task.encode(text)
+    except ConfigError as error:
+        raise ConfigError("text", _label(text, 40), error.allowed) from None
 
 
 def _tokenizer(task: MaskedBytes | TextClassification) -> Tokenizer:
@@ -161,9 +173,10 @@ def _tokenizer(task: MaskedBytes | TextClassification) -> Tokenizer:
 def _labels(task: Task, inputs: np.ndarray) -> list[str]:
     """One label per token of one example."""
     if is_text(task):
-        decode = _tokenizer(task).decode
+        decode = task.decode if isinstance(task, CausalBytes) else _tokenizer(task).decode
         special = task.symbols if isinstance(task, TextClassification) else task.classes
-        named = "[pad]" if isinstance(task, TextClassification) else "[mask]"
+        names = {TextClassification: "[pad]", CausalBytes: "[begin]"}
+        named = next((name for kind, name in names.items() if isinstance(task, kind)), "[mask]")
         labels = [
             named if token == special else _byte_label(decode(np.array([token])))
             for token in inputs

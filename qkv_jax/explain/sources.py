@@ -92,7 +92,7 @@ def run_walks(
     _check_layer(layer, config.layers)
     walks = [
         walk_through(*models[step], *chosen[:2], name=f"step {step}", layer=layer,
-                     valid=chosen.valid)
+                     valid=chosen.valid, documents=chosen.documents)
         for step in steps
     ]  # fmt: skip
     about = (

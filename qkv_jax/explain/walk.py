@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from qkv_jax import arguments
 from qkv_jax.analysis.layers import Layer, layer_weights, require_variables
@@ -103,6 +103,7 @@ def walk_through(
     name: str,
     layer: int = 0,
     valid: Bool[Array, "1 _T"] | None = None,
+    documents: Int[Array, "1 _T"] | None = None,
 ) -> Trace:
     """Walks one example through a layer of a model.
 
@@ -110,14 +111,17 @@ def walk_through(
       inputs: a batch of one, as the model reads it.
       tokens: a label for each token that the layer sees, padding left out.
       valid: true at real tokens, which come first; the others are not shown.
+      documents: which each token is of, as the model reads them.
     """
     config = require_variables(encoder, variables)
     arguments.text("name", name)
     arguments.whole("layer", layer, 0, config.layers - 1)
     _check_example(inputs, tokens, valid)
+    if documents is not None:
+        require_array("documents", documents, "B T", "int", {"B": 1})
     tie, *kernels = layer_weights(encoder, variables)[layer]
     matrices = Layer(tie, *(kernel.astype(np.float64) for kernel in kernels))
-    seen, length = _collected(encoder, variables, inputs, valid), len(tokens)
+    seen, length = _collected(encoder, variables, inputs, valid, documents), len(tokens)
     of = lambda sown: np.asarray(sown[0][0].astype(jnp.float32), np.float64)
     attention = seen[f"layer_{layer}"]["attention"]
     probes = {key: of(sown) for key, sown in attention["probes"].items()}
@@ -207,13 +211,13 @@ def _check_example(inputs, tokens, valid) -> None:
 
 
 @functools.partial(jax.jit, static_argnums=0)  # one small program, not hundreds of calls
-def _collected(encoder: Encoder, variables: dict, inputs, valid) -> dict:
+def _collected(encoder: Encoder, variables: dict, inputs, valid, documents) -> dict:
     """What the model's probes collect, and what stem, positions and attention return."""
     returning = MultiHeadAttention | AddPositions
     ours = lambda module, method: (
         method == "__call__" and (isinstance(module, returning) or module.name == "stem")
     )
-    options = {"mutable": "intermediates", "capture_intermediates": ours}
+    options = {"mutable": "intermediates", "capture_intermediates": ours, "documents": documents}
     return encoder.apply(variables, inputs, valid, **options)[1]["intermediates"]
 
 

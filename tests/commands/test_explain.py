@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from qkv_jax.model.positions import POSITIONS
 from qkv_jax.tasks import make_task
 from qkv_jax.tie import Tie
 from tests.support import commands, small_models
+from tests.support.folders.data_writers import save
 from tests.support.walks import quick_compilation, walk_through  # noqa: F401
 
 EXPLAIN = "experiments.explain"
@@ -46,6 +48,32 @@ def test_byte_pairs_are_labelled_by_what_they_stand_for(tmp_path):
     task = make_task("masked_tokens", options, "task")
     example = examples.text_example(task, "the cat")
     assert "".join(example.tokens) == "the␣cat" and len(example.tokens) < 7
+
+
+def test_causal_texts_are_walked_as_they_are_read(tmp_path):
+    """A text of a user's; packed documents, of which none sees another."""
+    pytest.importorskip("datasets")
+    rows = save(tmp_path / "set", {"text": [f"{i} a{i}b" for i in range(40)]})
+    (tmp_path / "text").write_text("abc 0123456789 " * 60)
+    for options in ({"files": (str(tmp_path / "text"),)}, {"dataset": rows}):
+        task = make_task("causal_characters", options | {"length": 16}, "task")
+        example, packed = examples.text_example(task, "a 1"), "dataset" in options
+        assert example.tokens == (("[begin]",) * packed + ("a", "␣", "1"))
+        with pytest.raises(ConfigError, match="text: given 'é'; must be of characters that"):
+            examples.text_example(task, "é")
+        with pytest.raises(ConfigError, match="write one character"):
+            examples.text_example(task, "")
+        example = examples.task_example(task, 0)
+        assert len(example.tokens) == 16 and (example.documents is not None) == packed
+    encoder = task.encoder(ModelConfig(layers=1, width=8, heads=2))
+    variables = encoder.init(jax.random.key(0), example.inputs)
+    shown = walk_through(
+        encoder, variables, *example[:2], name="x", documents=example.documents
+    )
+    (documents,) = np.asarray(example.documents)
+    apart = documents[:, None] != documents[None]
+    assert apart.any() and shown.error < 1e-5
+    assert (shown.hidden == (apart | ~np.tri(16, dtype=bool))).all()
 
 
 def test_examples_of_other_tasks_have_labels():

@@ -99,6 +99,9 @@ def test_a_run_on_translation_is_not_looked_into(run, name):
         (["--run=translation", "--prompt=x", "--bleu"], "--prompt: given 'x'; is not for a run on"),
         (["--run=translation", "--source= "], "--source: given ' '; must have a symbol at least"),
         (["--run=translation", "--bleu", "--examples=0"], "examples"),
+        (["--run=translation", "--source=x", "--examples=2"], "--examples: given 2; is for --bleu"),
+        (["--run=translation", "--source=x", "--top_k=2"], "--top_k: given 2; is not for a run on"),
+        (["--run=bytes", "--prompt=x", "--beams=2", "--seed=1"], "--seed: given 1; is for draws"),
     ],
 )
 def test_what_cannot_be_is_one_line(run, flags, line):
