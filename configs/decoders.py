@@ -59,6 +59,6 @@ def get_config() -> ConfigDict:
                     "train": {"steps": 1500},
                 },
             },
-            "study": {"max_seeds": 8},
+            "study": {"max_seeds": 6},
         }
     )  # fmt: skip

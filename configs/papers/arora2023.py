@@ -51,6 +51,6 @@ def get_config(size: str = "full") -> ConfigDict:
                     "published": PUBLISHED if size == "full" else {},
                 }
             },
-            "study": {"max_seeds": 6},
+            "study": {"max_seeds": 4},
         }
     )

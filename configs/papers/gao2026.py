@@ -48,6 +48,6 @@ def get_config() -> ConfigDict:
                 }
                 for heads, numbers in PUBLISHED.items()
             },
-            "study": {"max_seeds": 6},
+            "study": {"max_seeds": 4},
         }
     )  # fmt: skip
