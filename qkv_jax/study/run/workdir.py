@@ -343,10 +343,11 @@ def _with_facts(task: TaskRecord, known: TaskRecord) -> TaskRecord:
 
 
 def _identity(record: StudyRecord) -> Any:
-    """What makes two studies the same: all of the config but how far it goes, and but the claims,
-    which can be amended."""
+    """What makes two studies the same: all of the config but how far it goes, the claims, which can
+    be amended, and what its report is called."""
     config = json.loads(json_text(record.config))
     for name in ("eval_seeds", "max_seeds", *_BUDGET):
         config["study"].pop(name, None)
-    config.pop("claims", None)
+    for name in ("claims", "title", "question"):
+        config.pop(name, None)
     return config

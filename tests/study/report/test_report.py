@@ -49,6 +49,32 @@ def test_the_page_is_one_file_that_fetches_nothing(full):
     assert page.tags.count("html") == page.tags.count("main") == 1
 
 
+@pytest.mark.parametrize(
+    "given, title, lead",
+    [
+        ({}, "Are Q, K and V three copies of the input?", "And what does it cost to equate"),
+        ({"question": "Does <b>XSA</b> help?"}, "Does <b>XSA</b> help?", "Every arm is"),
+        ({"title": "XSA", "question": "Is it so?"}, "XSA", "Is it so? Every arm is compared"),
+    ],
+)
+def test_a_report_asks_the_question_of_its_study(tmp_path, given, title, lead):
+    """And answers that of copies where no other is asked, and they are an arm."""
+    record, *rest = make_study(tasks=("text",))
+    text, _, _ = report(tmp_path, record, *rest, config=record.config | given)
+    page, words = Page(text), (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert f"<h1>{html.escape(title)}</h1>" in text and lead in page.text
+    assert words.startswith(f"# {markdown(title)}\n")
+    assert ("three copies of the input do" in page.text) == (not given)
+
+
+def test_without_copies_and_a_question_a_report_has_the_studys_name():
+    record = make_study(tasks=("text",))[0]
+    arms = {name: arm for name, arm in record.arms.items() if name != "copies"}
+    record = dataclasses.replace(record, arms=arms)
+    assert (record.title, record.question) == (f"Study “{record.name}”", "")
+    assert not record.asks_of_copies
+
+
 def test_every_figure_is_there_as_svg_and_png_and_is_described(full):
     folder, text, _, record = full
     page = Page(text)

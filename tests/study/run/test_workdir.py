@@ -101,6 +101,15 @@ def test_every_json_file_is_strict_and_every_table_reads_back_equal(study, tmp_p
     pd.testing.assert_frame_equal(read.summary, words, check_dtype=False, check_exact=True)
 
 
+def test_a_study_may_be_given_another_title(study):
+    """It is what its report is called, not what it is."""
+    workdir = Workdir(study[0])
+    asked = Study(ODD | {"title": "Other", "question": "What now?"}).describe()
+    opened = workdir.open(asked)
+    assert (opened.title, opened.question, opened.complete) == ("Other", "What now?", True)
+    workdir.open(Study(ODD).describe())
+
+
 def test_names_that_look_like_nothing_or_a_number_stay_names_everywhere(study):
     read = load_study(study[0])
     tasks = ("NA", "01, width=8", "01, width=16")
