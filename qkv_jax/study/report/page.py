@@ -16,7 +16,7 @@ from qkv_jax.runtime.files import with_filename
 from qkv_jax.study.protocol.evaluated import seed_scores
 from qkv_jax.study.protocol.grids import families, family_table
 from qkv_jax.study.record import StudyRecord
-from qkv_jax.study.report import headlines, sentences, wording
+from qkv_jax.study.report import headlines, paper, sentences, wording
 from qkv_jax.study.report.figures.catalogue import draw_family, draw_task
 from qkv_jax.study.report.grids import counted_signs, family_context, verdict_counts
 from qkv_jax.study.report.ledger import RULES_SENTENCES, dating_sentences, ledger_context
@@ -72,7 +72,8 @@ def write_report(
     dpi: int = 150,
     pause: Callable[[], None] = lambda: None,
 ) -> pathlib.Path:
-    """Writes report.html, report.md and figures/*.svg|png into the workdir of a study.
+    """Writes report.html, report.md, figures/*.svg|png|pdf and what `paper.py` names into the
+    workdir of a study.
 
     Args:
       workdir: an existing folder; breakdown.csv and the ledger in it are shown, if there are any.
@@ -85,8 +86,9 @@ def write_report(
     Returns: the path of report.html.
     """
     workdir = pathlib.Path(workdir)
-    folder = workdir / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, tables = workdir / "figures", workdir / "tables"
+    for each in (folder, tables):
+        each.mkdir(parents=True, exist_ok=True)
     results = wording.all_rows(record, summary)
     context = _context(record, runs, results)
     context |= {"ledger": ledger_context(workdir), "ledger_signs": LEDGER_SIGNS}
@@ -97,9 +99,11 @@ def write_report(
         rows = results[task["name"]]
         task["branches"] = _branch_table(task["name"], task["record"], rows, branches)
         table = None if groups is None else groups[groups["task"] == task["name"]]
+        task["table_files"] = paper.write_table(tables, task["slug"], task["table"])
         task["lattice"], task["figures"] = draw_task(
             folder, record, runs, results, task, curve, table, dpi, only=_wanted(context, task)
         )
+    paper.write_words(tables, context["protocol"], context["packages"])
     scores = seed_scores(record, runs) if context["families"] else {}
     for family in context["families"]:
         pause()

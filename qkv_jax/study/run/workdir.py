@@ -11,7 +11,7 @@
     checkpoints/      TASK/ARM/lrRATE_seedSEED.safetensors: final parameters of runs that are tested
     events/           TASK/ARM/lrRATE_seedSEED/: curves of these runs for TensorBoard
     branches/         TASK/ARM/lrRATE_seedSEED.json: scores of copies of runs that branched off
-    costs.json, summary.csv, report.html, report.md, figures/
+    costs.json, summary.csv, report.html, report.md, figures/, tables/
     families.csv      averages over the cells of tasks with axes, where there are such
     groups/           TASK.json: the group of each test example, of tasks that tell them apart
     branches.csv      verdicts on such copies
