@@ -17,7 +17,8 @@ _LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "|": r"\textbar{}", "<": r"$<$", ">": r"$>$", "−": "$-$", "≤": r"$\le$", "≥": r"$\ge$",
-    "±": r"$\pm$", "×": r"$\times$", "∞": r"$\infty$", "…": r"\ldots{}", "–": "--", "“": "``", "”": "''",
+    "±": r"$\pm$", "×": r"$\times$", "∞": r"$\infty$", "…": r"\ldots{}", "–": "--",
+    "“": "``", "”": "''",
     "α": r"$\alpha$", "\u00a0": "~",
 })  # fmt: skip
 _MARKS = {"better": r"$\uparrow$ ", "worse": r"$\downarrow$ ", "equivalent": "$=$ "}
