@@ -21,6 +21,7 @@ from qkv_jax.study.report.figures.catalogue import draw_family, draw_task
 from qkv_jax.study.report.grids import counted_signs, family_context, verdict_counts
 from qkv_jax.study.report.ledger import RULES_SENTENCES, dating_sentences, ledger_context
 from qkv_jax.study.report.ledger import SIGNS as LEDGER_SIGNS
+from qkv_jax.study.report.matrix import verdict_matrix
 from qkv_jax.study.report.methods import protocol
 from qkv_jax.study.report.tables import (
     _add_published,
@@ -145,14 +146,17 @@ def _context(record, runs, results) -> dict:
         for task in family["members"]:
             counts = verdict_counts({"": results[task["name"]]})
             task["verdicts"] = counted_signs(sum(counts.values(), collections.Counter()))
+    matrix = verdict_matrix(record, results)
     return {
         "record": record,
         "packages": record.versions[-1].packages if record.versions else {},
         "warnings": headlines.warnings(record, runs, results) + _left_out(tasks),
+        "matrix": matrix,
+        "slugs": dict(zip([*record.tasks, *families(record)], slugs, strict=True)),
         "overview": headlines.overview(record, results),
         "tasks": tasks,
         "families": list(grids.values()),
-        "sections": _sections(tasks),
+        "sections": _sections(tasks, [column["name"] for column in matrix["columns"]]),
         "size": _size(tasks, grids),
         "protocol": protocol(record, runs, results),
         "number_of_runs": f"{len(runs):,}",
@@ -180,15 +184,16 @@ def _resolved(record) -> str:
     return "\n".join(lines)
 
 
-def _sections(tasks) -> list[dict]:
-    """Families and tasks of their own, in the order of the study."""
+def _sections(tasks, order: list[str]) -> list[dict]:
+    """Families and tasks of their own, in the order of their names."""
     found = []
     for task in tasks:
         if task["family"] is None:
             found.append({"task": task, "family": None})
         elif task is task["family"]["members"][0]:
             found.append({"task": None, "family": task["family"]})
-    return found
+    name = lambda section: (section["family"] or section["task"])["name"]
+    return sorted(found, key=lambda section: order.index(name(section)))
 
 
 def _size(tasks, grids) -> str:

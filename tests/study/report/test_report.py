@@ -25,6 +25,7 @@ from qkv_jax.study.report.figures.cost_quality import (
     non_dominated,
 )
 from qkv_jax.study.report.figures.lattice import ROWS, covering_pairs, lattice_nodes
+from qkv_jax.study.report.matrix import verdict_matrix
 from qkv_jax.study.report.paper import latex
 from qkv_jax.study.report.terminal import console_table
 from qkv_jax.tie import Tie
@@ -123,6 +124,31 @@ def test_tables_for_a_paper_say_what_the_page_says(full):
     methods = (folder / "tables" / "methods.txt").read_text(encoding="utf-8")
     assert "Placebo. " in methods and "What the intervals leave out. " in methods
     assert (folder / "tables" / "references.bib").read_text().count("@software{") == 3
+
+
+def test_the_matrix_has_every_comparison_and_the_decisive_tasks_first(full):
+    """With verdict, difference and interval of the summary; nothing where an arm is not."""
+    _, text, summary, record = full
+    results = wording.all_rows(record, summary)
+    found = verdict_matrix(record, results)
+    told = {task: np.mean([each["verdict"].kind in ("worse", "better") for each in rows.values()])
+            for task, rows in results.items()}  # fmt: skip
+    order = [column["name"] for column in found["columns"]]
+    assert [told[name] for name in order] == sorted(told.values(), reverse=True)
+    assert [text.index(f'<a href="#{name}">') for name in order] == sorted(
+        text.index(f'<a href="#{name}">') for name in order
+    )
+    for line in found["rows"]:
+        for task, cell in zip(order, line["cells"], strict=True):
+            own = results[task].get(line["arm"])
+            assert (cell is None) == (own is None)
+            if own is None or own["verdict"].kind == "baseline" or record.tasks[task].solving:
+                continue
+            digits = wording.decimals(record.tasks[task].outcome.margin)
+            assert cell["verdict"] == str(own["verdict"])
+            assert cell["change"] == formats.number(own["delta"], digits, signed=True)
+            ends = (formats.number(own[f"delta_{end}"], digits) for end in ("low", "high"))
+            assert cell["span"] == f"[{', '.join(ends)}]"
 
 
 def test_findings_name_every_arm_of_every_task_once(full):
