@@ -52,6 +52,7 @@ def get_config() -> ConfigDict:
     return tree(
         {
             "name": "adapters",
+            "question": "Does a cheap adapter repair a tie?",
             "arms": arms(),
             "model": {"layers": 1, "width": 32, "heads": 2},
             "tasks": {

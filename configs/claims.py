@@ -86,6 +86,7 @@ def get_config(size: str = "small") -> ConfigDict:
     return tree(
         {
             "name": f"claims-{size}",
+            "question": "Seven common claims about Q, K and V: which hold?",
             "arms": ARMS | MATCHED,
             "model": {"layers": 1, "width": sizes["width"], "heads": 2},
             "tasks": {

@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
     return tree(
         {
             "name": "decoders",
+            "question": "Does tying Q, K and V cost a decoder what it costs an encoder?",
             "arms": {name: {"model": model} for name, model in ARMS.items()},
             "model": {
                 "positions": "rotary", "norm": "rms",

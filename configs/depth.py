@@ -51,6 +51,7 @@ def get_config(size: str = "full") -> ConfigDict:
     return tree(
         {
             "name": "depth" if size == "full" else f"depth-{size}",
+            "question": "Does it matter which layers are tied?",
             "arms": arms,
             "model": model,
             "train": {"steps": sizes["steps"]},

@@ -57,6 +57,7 @@ def get_config() -> ConfigDict:
     return tree(
         {
             "name": "options",
+            "question": "Does every option of the model run?",
             "model": {"layers": 1, "width": 16, "heads": 2},
             "train": {"steps": 100, "report_every": 50, "batch_size": 16},
             "arms": {"separate": {}} | {name: {"model": model} for name, model in OPTIONS.items()},

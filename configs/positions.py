@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
     return tree(
         {
             "name": "positions",
+            "question": "Which kinds of position does each tie need?",
             "study": {"protocol": "fixed"},
             "arms": tie_arms(*TIES) | {name: {"model": model} for name, model in REPAIRS.items()},
             "model": {"layers": 1, "width": 32, "heads": 2},

@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     return tree(
         {
             "name": "reviews",
+            "question": "What do ties cost on real sentences?",
             "arms": tie_arms("separate", "K=V", "Q=K", "Q=K=V", "copies"),
             "model": {"dropout": 0.1},
             "train": {"steps": 600},

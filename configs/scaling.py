@@ -34,6 +34,7 @@ def get_config(size: str = "full") -> ConfigDict:
     return tree(
         {
             "name": "scaling" if size == "full" else f"scaling-{size}",
+            "question": "How does the cost of a tie move with size and budget?",
             "study": {"protocol": "fixed"},
             "arms": tie_arms("separate", "K=V", "Q=K", "Q=K=V", "copies"),
             "model": {"layers": 1, "heads": 2},

@@ -8,10 +8,12 @@
     --bleu --examples=200             its BLEU on the first of its test pairs, by default on all
 
 The text is printed as it comes. Without a window, the cache is as long as prompt and tokens
-together; its bytes are said at the end. BLEU is printed with sacrebleu's signature.
+together; its bytes, and tokens a second, are said at the end of what was drawn. BLEU is printed
+with sacrebleu's signature.
 """
 
 import codecs
+import dataclasses
 import itertools
 import pathlib
 import sys
@@ -29,12 +31,13 @@ _RUN = path_flag("run", None, "Folder of a run of experiments.train.")
 _STEP = flags.DEFINE_integer("step", None, "A checkpoint of the run; by default the last.",
                              lower_bound=0)  # fmt: skip
 _PROMPT = flags.DEFINE_string("prompt", None, "The text to go on from.")
-_TOKENS = flags.DEFINE_integer("tokens", 200, "How many symbols to add.", lower_bound=1)
+_USUAL = 200
+_TOKENS = flags.DEFINE_integer("tokens", None, f"How many symbols to add; {_USUAL}, or as many as "
+                               "learned positions allow.", lower_bound=1)  # fmt: skip
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "What logits are divided by; 0 is greedy.",
                                   lower_bound=0.0)  # fmt: skip
 _TOP_K = flags.DEFINE_integer("top_k", None, "Only so many of the likeliest.", lower_bound=1)
-_TOP_P = flags.DEFINE_float("top_p", None, "Only the likeliest that make up this share.",
-                            lower_bound=0.0, upper_bound=1.0)  # fmt: skip
+_TOP_P = flags.DEFINE_float("top_p", None, "Only the likeliest that make up this share.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the draws.", lower_bound=0, upper_bound=2**32 - 1)
 _BEAMS = flags.DEFINE_integer("beams", None, "Beam search of that width.", lower_bound=1)
 _SOURCE = flags.DEFINE_string("source", None, "The sentence to translate.")
@@ -55,6 +58,9 @@ def main() -> None:
     _refuse(_OF_TEXT if translates else (), "is not for a run on translation")
     _refuse(_OF_DRAWS if _BEAMS.value else (), "is for draws; a beam draws nothing")
     _refuse(() if _BLEU.value else ("examples",), "is for --bleu")
+    _refuse(() if _TEMPERATURE.value else ("top_k", "top_p"), "temperature 0 draws nothing")
+    for name in ("prompt", "source"):
+        _check_text(name)
 
     from qkv_jax.tasks.text.causal import CausalBytes
     from qkv_jax.tasks.text.translation import Translation
@@ -62,7 +68,8 @@ def main() -> None:
 
     folder = pathlib.Path(_RUN.value)
     task = run_trainer(folder).task
-    wanted, what = (Translation, "translation") if translates else (CausalBytes, "text")
+    wanted = Translation if translates else CausalBytes
+    what = "translation" if translates else "language model: it reads no text from left to right"
     if not isinstance(task, wanted):
         allowed = f"is of the task {task.title!r}, which is no {what}"
         raise ConfigError("--run", str(folder), allowed)
@@ -74,6 +81,17 @@ def _refuse(names: tuple[str, ...], allowed: str) -> None:
     for name in names:
         if flags.FLAGS[name].present:
             raise ConfigError(f"--{name}", flags.FLAGS[name].value, allowed)
+
+
+def _check_text(name: str) -> None:
+    """Refuses bytes that are no text, which a shell hands on as they are."""
+    given = flags.FLAGS[name].value or ""
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        shown = given.encode(errors="surrogateescape")
+        allowed = f"is no UTF-8 at byte {len(given[: error.start].encode())}"
+        raise ConfigError(f"--{name}", shown, allowed) from None
 
 
 def _translate(folder: pathlib.Path, task: Any) -> None:
@@ -98,7 +116,10 @@ def _continue(folder: pathlib.Path, task: Any) -> None:
     prompt = task.encode(_PROMPT.value)
     model, variables = load_run(folder, _STEP.value)
     sampling = Sampling(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value)
-    generator = Generator(model, _TOKENS.value, sampling)
+    generator = Generator(model, _TOKENS.value or 1, sampling)
+    if _TOKENS.value is None:
+        new = max(1, min(_USUAL, generator.room(len(prompt))))
+        generator = dataclasses.replace(generator, new=new)
     console = Console(stderr=True, highlight=False)
     if _BEAMS.value is not None:
         texts, scores = beam_search(generator, variables, prompt[None], _BEAMS.value)
@@ -106,22 +127,21 @@ def _continue(folder: pathlib.Path, task: Any) -> None:
             console.print(f"[dim]{score:.2f} nats:[/dim]")
             print(_PROMPT.value + task.decode(text).decode(errors="replace"), flush=True)
         return
-    started, spelled = time.monotonic(), codecs.getincrementaldecoder("utf-8")("replace")
+    spelled = codecs.getincrementaldecoder("utf-8")("replace")
     stream = generator.stream(variables, prompt[None], _SEED.value)
     first = next(stream)  # refuses what cannot be, before anything is printed
     sys.stdout.write(_PROMPT.value)
+    times = []
     for token in itertools.chain([first], stream):
         sys.stdout.write(spelled.decode(task.decode(token)))
         sys.stdout.flush()
-    print(spelled.decode(b"", final=True))
-    seconds = time.monotonic() - started
+        times.append(time.monotonic())
+    print(spelled.decode(b"", final=True), flush=True)
     size = model.init_cache(1, generator.slots(len(prompt))).nbytes
-    rate = _TOKENS.value / seconds
-    console.print(
-        f"{_TOKENS.value} symbols in {seconds:.1f} s, compiling included ({rate:.0f} a second); a "
-        f"cache of {size / 2**10:,.0f} KiB",
-        style="dim", markup=False,
-    )  # fmt: skip
+    said = f"{len(times)} symbols; a cache of {size / 2**10:,.0f} KiB"
+    if len(times) > 2:  # the first two are what the two programs were compiled for
+        said += f"; {(len(times) - 2) / (times[-1] - times[1]):,.0f} symbols a second"
+    console.print(said, style="dim", markup=False)
 
 
 if __name__ == "__main__":

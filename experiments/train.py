@@ -14,10 +14,12 @@ import functools
 import math
 import os
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import jax
+import numpy as np
 from absl import flags
 from rich.console import Console
 
@@ -28,7 +30,7 @@ from qkv_jax.config import ConfigError, as_dict, build, check_plain, require_pos
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.runtime import distributed
 from qkv_jax.runtime.compiled import keep_compiled
-from qkv_jax.runtime.devices import use_virtual_devices
+from qkv_jax.runtime.devices import devices_in_words, use_virtual_devices
 from qkv_jax.tasks import Data, options_class
 from qkv_jax.training.checkpoint import trainer_of
 from qkv_jax.training.loop import CheckpointPolicy, train_run
@@ -97,14 +99,16 @@ def main() -> None:
         print("\n".join(estimate.describe(found)))
         return
     join_processes(mesh)
-    console = Console(quiet=not distributed.is_primary())
-    unit = trainer.task.outcome.unit
+    console = Console(quiet=not distributed.is_primary(), highlight=False, soft_wrap=True)
+    unit, steps = trainer.task.outcome.unit, trainer.train_config.steps
+    tokens = trainer.train_config.batch_size * trainer.task.max_length
+    pace = Pace(steps, tokens)
+    console.print(f"On {_devices(mesh)}: {_size(trainer)}, {tokens:,} tokens a step. Compiling …")
 
     def show(row: dict) -> None:
         console.print(
-            f"step {row['step']:>6} of {trainer.train_config.steps}   train loss "
-            f"{row['train_loss']:.4f}   validation {row['value']:.4f} {unit}",
-            highlight=False,
+            f"step {row['step']:>6} of {steps}   train loss {row['train_loss']:.4f}   "
+            f"validation {row['value']:.4f} {unit}{pace.since(row['step'])}",
         )
 
     result = train_run(
@@ -119,6 +123,39 @@ def main() -> None:
     )
     console.print(f"{result['status']}: test {result['test']:.4f} {unit}. Written to {workdir}")
     distributed.leave()
+
+
+class Pace:
+    """How fast steps go, from report to report."""
+
+    def __init__(self, steps: int, tokens: int):
+        self.steps, self.tokens = steps, tokens
+        self.last: tuple[int, float] | None = None
+
+    def since(self, step: int) -> str:
+        """Tokens a second since the report before, and what time is left; nothing at the first,
+        whose time went into compiling."""
+        now = time.monotonic()
+        before, self.last = self.last, (step, now)
+        if before is None:
+            return ""
+        seconds = (now - before[1]) / (step - before[0])
+        left = f", {seconds * (self.steps - step):,.0f} s left" if step < self.steps else ""
+        return f"   {self.tokens / seconds:,.0f} tokens/s{left}"
+
+
+def _devices(mesh: MeshConfig) -> str:
+    """The devices, and what of them a run takes."""
+    found = devices_in_words()
+    if not mesh.is_given:
+        return found + (", of which it takes one" if jax.device_count() > 1 else "")
+    axes = ((name, getattr(mesh, name)) for name in ("data", "fsdp", "tensor"))
+    return f"{found}, mesh " + " x ".join(f"{name} {size}" for name, size in axes if size)
+
+
+def _size(trainer: Trainer) -> str:
+    shapes = jax.eval_shape(trainer.init_params, np.uint32(0))
+    return f"{sum(leaf.size for leaf in jax.tree.leaves(shapes)):,} parameters"
 
 
 def program_maker(mesh: MeshConfig) -> Callable[[Trainer, Data], Program]:

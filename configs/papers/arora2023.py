@@ -39,6 +39,7 @@ def get_config(size: str = "full") -> ConfigDict:
     return tree(
         {
             "name": f"arora2023-{size}",
+            "question": "Which ties recall what they were shown, and at how many bytes of state?",
             "arms": tie_arms("separate", "Q=K", "K=V", "Q=K=V", "copies"),
             "model": {"mlp": "none", "tied_embedding": True},
             "train": of_size["train"],

@@ -42,6 +42,7 @@ def get_config(size: str = "full") -> ConfigDict:
     return tree(
         {
             "name": f"borji2023-{size}",
+            "question": "What do one projection's queries and keys cost on characters?",
             "arms": {name: {"model": model} for name, model in ARMS.items()},
             "model": {
                 "heads": 3, "positions": "sinusoidal", "norm_position": "post", **of_size["model"],

@@ -45,6 +45,7 @@ def get_config(size: str = "full") -> ConfigDict:
     return tree(
         {
             "name": "courtois2024" if size == "full" else f"courtois2024-{size}",
+            "question": "What do symmetric scores cost, and does a matrix per head repair it?",
             "arms": {name: {"model": model} for name, model in ARMS.items()},
             "model": {"layers": sizes["layers"]},
             "train": {"steps": sizes["steps"]},

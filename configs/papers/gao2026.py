@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
     return tree(
         {
             "name": "gao2026",
+            "question": "Keyless heads at recall: do they fail by function or by where they start?",
             "arms": {name: {"model": model} for name, model in ARMS.items()},
             "model": {"mlp": "none", "tied_embedding": True},
             "train": {"batch_size": 64, "steps": 2000, "report_every": 200},

@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
     return tree(
         {
             "name": "karbevski2025",
+            "question": "Is a query projection needed at all?",
             "arms": ARMS,
             "model": {"tied_embedding": True},
             "train": {"batch_size": 16, "steps": 800, "report_every": 80},

@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     return tree(
         {
             "name": "karpathy2022",
+            "question": "What do the ties cost nanoGPT on characters?",
             "arms": tie_arms("separate", "Q=K", "K=V", "Q=K=V"),
             "model": {
                 "layers": 4, "width": 128, "mlp": "gelu_exact", "norm_epsilon": 1e-5,

@@ -67,6 +67,7 @@ def get_config(size: str = "full") -> ConfigDict:
     return tree(
         {
             "name": f"kayyam2026-{size}",
+            "question": "What do ties cost on five synthetic tasks?",
             "study": {"protocol": "fixed"},
             "arms": {name: {"model": model} for name, model in ARMS.items()},
             # Two epochs of ten thousand sequences, as in the rerun.

@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
     return tree(
         {
             "name": "kayyam2026-language",
+            "question": "Which costs less for a smaller cache: K=V, or fewer heads?",
             "arms": {name: {"model": model} for name, model in ARMS.items()},
             "model": {"heads": 8, "dropout": 0.1, "tied_embedding": True},
             "train": {"batch_size": 16, "steps": 800, "report_every": 80, "decay": "cosine"},

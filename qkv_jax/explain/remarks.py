@@ -144,7 +144,7 @@ def _itself(walk: Trace, base: Trace) -> str:
     found, total = facts_of(walk), len(walk.tokens)
     if total == 1:
         return "The only token has nobody to attend to but itself."
-    if walk.hidden is not None:
+    if walk.config.diagonal_mask:
         return "The diagonal mask hides every token from itself."
     line = "" if len(walk.weights) == 1 else "Averaged over the heads, "
     most = "attends most to itself" if found.to_itself == 1 else "attend most to themselves"

@@ -18,6 +18,7 @@ from qkv_jax.explain.panels import (
     token_rows,
 )
 from qkv_jax.explain.walk import Trace
+from qkv_jax.output import formats
 
 Shown = tuple[list[Panel], list[str]]
 _SMALL = 12  # tokens up to which their weights are shown whole everywhere
@@ -147,8 +148,25 @@ def of_scaled(walk: Trace) -> Shown:
     if not usual_scale(walk):
         lines.append(f"Scale by head: {', '.join(f'{factor:.3f}' for factor in walk.scale)}")
     if walk.hidden is not None:
-        lines.append("The diagonal mask then hides each token from itself.")
+        lines.append(f"Then hidden from each token: {_hidden(walk)}.")
     return panels, lines
+
+
+def _hidden(walk: Trace) -> str:
+    """Which tokens a token cannot see."""
+    config, n = walk.config, len(walk.tokens)
+    places, rest, found = np.arange(n), walk.hidden.copy(), []
+    apart = places[None] - places[:, None]
+    reasons = {
+        "itself": (apart == 0) & config.diagonal_mask,
+        "those after it": (apart > 0) & walk.hidden[apart > 0].all(),
+        f"those {config.window} places away or more": np.abs(apart) >= (config.window or n),
+    }
+    for what, some in reasons.items():
+        if (rest & some).any():
+            found.append(what)
+            rest &= ~some
+    return formats.join([*found, *["those of other texts"] * bool(rest.any())])
 
 
 def of_weights(walk: Trace) -> Shown:

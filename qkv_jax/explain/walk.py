@@ -44,7 +44,7 @@ class Trace(NamedTuple):
       query, key: as the scores see them, after that.
       scores: q_i . k_j.
       scale, bias: the scaled scores are `scale * scores + bias`; no bias is None.
-      hidden: pairs that the diagonal mask hides; none is None.
+      hidden: pairs of a token and one that it cannot see; None if there are none.
       value: values as they are read, which a scheme may turn, and a value residual mix.
       mixed: their weighted sums.
       finished: what the scheme makes of those sums, if it does more; else None.

@@ -213,6 +213,8 @@ class MultiHeadAttention(nn.Module):
         else:
             heads = attend(*qkv, scores=scores, implementation=self.implementation, **options)
         heads = finish(heads, own=own if context is None else None)
+        if cache is not None and not self.window:
+            heads = jnp.where(cache.overflown[:, None, None, None], jnp.nan, heads)
         made = [self._joined(heads, x.shape[-1])]
         made += [cache] if cache is not None else []
         made += [qkv.value] if self.value_residual else []
@@ -248,8 +250,8 @@ class MultiHeadAttention(nn.Module):
         """An empty cache for inputs of that width: as many slots as tokens will come, or with a
         `window` as many as it is long and one less than the tokens that come at once.
 
-        Inside jit, where lengths are not known, what comes too much is written over what came
-        first.
+        Without a window what comes too much is refused, or inside jit, where lengths are not
+        known, answered with NaN.
         """
         for name, size in (("batch", batch), ("slots", slots), ("width", width)):
             arguments.whole(name, size, 1)

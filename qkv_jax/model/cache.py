@@ -59,6 +59,12 @@ class Cache:
         return jax.tree.leaves(self.sources)[0].shape[2]
 
     @property
+    def overflown(self) -> Bool[Array, " B"]:
+        """Rows of more tokens than there are slots, of which the first are lost. Inside jit nothing
+        else tells: without a window the outputs of such a row are NaN from then on."""
+        return self.lengths > self.slots
+
+    @property
     def nbytes(self) -> int:
         """What the sources take."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self.sources))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -141,10 +142,11 @@ class Generator:
         if not (np.min(lengths) >= 1 and np.max(lengths) <= prompts.shape[1]):
             allowed = f"must be from 1 to {prompts.shape[1]}, the tokens of a row"
             raise ConfigError("lengths", shown(lengths), allowed)
-        most, limited = self.model.max_length, self.model.config.positions == "learned"
-        if limited and np.max(lengths) + self.new - 1 > most:
-            given = f"{np.max(lengths)} tokens and {self.new} to come"
-            raise ConfigError("prompts", given, f"the model's learned positions end at {most}")
+        most = self.model.max_length
+        if self.new > self.room(lengths):
+            given, room = f"{np.max(lengths)} tokens and {self.new} to come", self.room(lengths)
+            allowed = f"the model's learned positions end at {most}: {max(room, 0)} may come"
+            raise ConfigError("prompts", given, allowed)
         context = self._checked_context(context or {}, len(prompts), vocabulary[0])
         return np.asarray(prompts, np.int32), np.asarray(lengths, np.int32), context
 
@@ -163,6 +165,11 @@ class Generator:
             allowed = f"the model's learned positions end at {most}"
             raise ConfigError("source", f"{source.shape[1]} tokens", allowed)
         return {name: np.asarray(array) for name, array in context.items()}
+
+    def room(self, lengths: Any) -> int:
+        """How many tokens may follow the longest prompt; learned positions have an end."""
+        limited = self.model.config.positions == "learned"
+        return int(self.model.max_length - np.max(lengths) + 1) if limited else sys.maxsize
 
     def slots(self, most: int) -> int:
         """Those of the cache, for prompts of so many tokens."""

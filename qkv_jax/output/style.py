@@ -94,19 +94,25 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+# Suffix: what a file would say of the day and the program that made it, so that equal figures are
+# equal files.
+_OPTIONS = {
+    ".svg": {"Date": None, "Creator": None},
+    ".png": {"Software": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
 @styled
-def save(figure: Figure, path: pathlib.Path, dpi: int = 150) -> tuple[pathlib.Path, pathlib.Path]:
-    """Writes `path`.svg and `path`.png, cut to what is drawn, so that nothing is cut off."""
-    svg, png = (path.parent / (path.name + suffix) for suffix in (".svg", ".png"))
+def save(figure: Figure, path: pathlib.Path, dpi: int = 150) -> tuple[pathlib.Path, ...]:
+    """Writes `path`.svg, .png and .pdf, cut to what is drawn, so that nothing is cut off."""
+    files = tuple(path.parent / (path.name + suffix) for suffix in _OPTIONS)
     box = figure.get_tightbbox(figure.canvas.get_renderer()).padded(0.08)
-    for file, options in (
-        (svg, {"metadata": {"Date": None, "Creator": None}}),
-        (png, {"metadata": {"Software": None}, "dpi": dpi}),
-    ):
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format=file.suffix[1:], bbox_inches=box, **options)
+    for file, metadata in zip(files, _OPTIONS.values(), strict=True):
+        drawn, kind = io.BytesIO(), file.suffix[1:]
+        figure.savefig(drawn, format=kind, bbox_inches=box, metadata=metadata, dpi=dpi)
         write_whole(file, drawn.getvalue())
-    return svg, png
+    return files
 
 
 def data_uri(svg: pathlib.Path) -> str:

@@ -1,8 +1,12 @@
-"""CPU cores as devices: must be asked for before JAX starts its backend."""
+"""Devices. CPU cores as devices must be asked for before JAX starts its backend."""
 
+import collections
 import os
+import pathlib
 
 import jax
+
+_NVIDIA = pathlib.Path("/proc/driver/nvidia/gpus")  # a folder for each that the driver has found
 
 
 def use_cpu_cores(count: int | None = None) -> int:
@@ -22,6 +26,17 @@ def use_cpu_cores(count: int | None = None) -> int:
     if count is not None:
         jax.config.update("jax_num_cpu_devices", count)
     return jax.device_count("cpu")
+
+
+def devices_in_words() -> str:
+    """What is computed on: "2 CPU cores", "8 x NVIDIA H200"; and whether there is an NVIDIA GPU
+    that JAX cannot use."""
+    if jax.default_backend() != "cpu":
+        kinds = collections.Counter(device.device_kind for device in jax.devices())
+        return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+    cores = len(os.sched_getaffinity(0))
+    unused = "; an NVIDIA GPU is here, but this JAX is without CUDA: make setup EXTRAS=gpu"
+    return f"{cores} CPU core{'s' * (cores != 1)}" + unused * any(_NVIDIA.glob("*"))
 
 
 def use_virtual_devices(count: int) -> None:

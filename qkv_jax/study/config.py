@@ -144,6 +144,8 @@ class StudyFile:
     train: Annotated[dict[str, Any], TrainConfig] = dataclasses.field(default_factory=dict)
     study: StudyConfig = StudyConfig()
     claims: Annotated[dict[str, Any], dict[str, Claim]] = dataclasses.field(default_factory=dict)
+    title: str = ""  # of the report, its largest line; by default `question`
+    question: str = ""  # what the study asks, in a sentence
 
 
 def _check_published(entry: TaskEntry, arms: tuple[str, ...], prefix: str) -> None:

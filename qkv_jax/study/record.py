@@ -16,7 +16,9 @@ from qkv_jax.config import ConfigError, as_dict, build, convert, require_range
 from qkv_jax.study.claims import Claim
 from qkv_jax.study.config import ProtocolName
 from qkv_jax.tasks.base import Outcome, Reference
+from qkv_jax.tie import Tie
 
+COPIES = "Are Q, K and V three copies of the input?"  # the question of a study that has that arm
 FORMAT = 2
 
 RUN_COLUMNS = (
@@ -247,6 +249,22 @@ class StudyRecord:
         found = {"format": FORMAT} | as_dict(self)
         found["tasks"] = {name: task.as_dict() for name, task in self.tasks.items()}
         return {name: value for name, value in found.items() if value is not None and value != []}
+
+    @property
+    def question(self) -> str:
+        """What the study asks, as its file says; that of copies, where they are one of its arms."""
+        return self.config.get("question") or (COPIES if self.asks_of_copies else "")
+
+    @property
+    def asks_of_copies(self) -> bool:
+        """Whether its answer is what became of the arm whose Q, K and V are X, three times."""
+        plain = (arm.tie for arm in self.arms.values() if arm.plain_tie and "|" not in arm.tie)
+        return not self.config.get("question") and Tie.all()[-1] in map(Tie.parse, plain)
+
+    @property
+    def title(self) -> str:
+        """The largest line of its report."""
+        return self.config.get("title") or self.question or f"Study “{self.name}”"
 
     @property
     def analyses(self) -> tuple[int, ...]:

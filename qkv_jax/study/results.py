@@ -1,5 +1,6 @@
 """A study read back for a notebook: `load_study(workdir)` gives its tables, curves and models."""
 
+import html
 import math
 import os
 from collections.abc import Iterable
@@ -9,20 +10,25 @@ import jax
 import numpy as np
 import pandas as pd
 
+from qkv_jax import arguments
 from qkv_jax.config import ConfigError
 from qkv_jax.study.axes import is_number
 from qkv_jax.study.plan import Arm, Study
 from qkv_jax.study.protocol.evaluated import evaluations
 from qkv_jax.study.protocol.margins import in_force
+from qkv_jax.study.protocol.verdicts import Verdict
+from qkv_jax.study.report.matrix import frame, verdict_matrix
+from qkv_jax.study.report.wording import all_rows
 from qkv_jax.study.resolved import resolved_config
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks import REGISTRY, Task
+from qkv_jax.training.state import model_inputs
 
 
 class StudyResults:
-    """A study for a notebook: `record`, `runs`, `summary`, `curve(...)`, `examples(...)`,
-    `model(...)`; `families`, `branches`, `breakdown` and `claims` where the study has them, else
-    None."""
+    """A study for a notebook, which shows it as `matrix()`: `record`, `runs`, `summary`,
+    `curve(...)`, `examples(...)`, `model(...)`, `batch(...)`; `families`, `branches`, `breakdown`
+    and `claims` where the study has them, else None."""
 
     def __init__(self, path: str | os.PathLike):
         if not isinstance(path, (str, os.PathLike)):
@@ -37,6 +43,22 @@ class StudyResults:
         self.branches = self.workdir.table("branches.csv")
         self.breakdown = self.workdir.table("breakdown.csv")
         self.claims = self.workdir.table("claims.csv")
+
+    def __repr__(self) -> str:
+        record = self.record
+        counts = f"{len(record.arms)} arms on {', '.join(record.tasks)}; {len(self.runs)} runs"
+        return f"<{record.title} {counts}{'' if record.complete else ', unfinished'}>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self)[1:-1])}</p>{self.matrix().to_html()}"
+
+    def matrix(self) -> pd.DataFrame:
+        """Arms x tasks: each verdict and the difference to the baseline with its interval, as the
+        report shows them."""
+        summary = self.summary
+        if summary is not None:
+            summary = summary.assign(verdict=summary["verdict"].map(Verdict.read))
+        return frame(verdict_matrix(self.record, all_rows(self.record, summary)))
 
     def curve(
         self,
@@ -135,6 +157,18 @@ class StudyResults:
         if rate is None:
             raise ConfigError("arm", arm, f"no run of it on {task} has ended yet")
         return entry.trainer.model, {"params": self.workdir.params(task, arm, rate, _seed(seed))}
+
+    def batch(self, task: str, size: int = 8) -> tuple[dict, dict]:
+        """The first test examples of a task: what its models read, for `encoder.apply(variables,
+        **inputs)`, and all that the task knows of them, for `task.score(logits, batch)`.
+
+        Raises:
+          ConfigError: as `model`, and where its data cannot be read.
+        """
+        arguments.whole("size", size, 1)
+        test = self.find(task, self.record.baseline)[0].load().test
+        batch = {name: values[:size] for name, values in test.items()}
+        return model_inputs(batch), batch
 
     def untrained(self, task: str, arm: str, seed: int = 0) -> dict:
         """The variables that a run started from.

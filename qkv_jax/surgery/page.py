@@ -33,10 +33,11 @@ def write_surgery(
     remarked = notes(found, edited)
     facts = {"model": edited.name, "tie": tie, "notes": remarked, **record}
     (folder / "surgery.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False))
-    svg, png = style.save(damage_figure(found, edited), folder / "figures" / "damage")
+    files = style.save(damage_figure(found, edited), folder / "figures" / "damage")
     context = {
         "edited": edited, "tie": tie, "headings": [m.name for m in edited.metrics],
-        "rows": _rows(found, edited), "uri": style.data_uri(svg), "files": (svg.name, png.name),
+        "rows": _rows(found, edited), "uri": style.data_uri(files[0]),
+        "files": {file.suffix[1:]: f"figures/{file.name}" for file in files},
         "notes": remarked,
     }  # fmt: skip
     return write_page(folder / "report.html", _TEMPLATE, context)

@@ -51,12 +51,12 @@ def write_survey(
     (folder / "survey.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False))
     shown = []
     for section in _sections(survey):
-        svg, png = style.save(section.figure, folder / "figures" / section.key)
+        files = style.save(section.figure, folder / "figures" / section.key)
         shown.append(
             section._asdict()
             | {
-                "uri": style.data_uri(svg),
-                "files": (f"figures/{svg.name}", f"figures/{png.name}"),
+                "uri": style.data_uri(files[0]),
+                "files": {file.suffix[1:]: f"figures/{file.name}" for file in files},
                 "width": round(96 * section.figure.get_figwidth()),
                 "meanings": [QUANTITIES[name] for name in section.quantities],
             }

@@ -275,7 +275,10 @@ def run_trainer(folder: pathlib.Path) -> Trainer:
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError("run", str(folder), f"holds no readable config.json: {error}") from None
+        allowed = f"holds no readable config.json: {error}"
+        if (folder / "study.json").exists():
+            allowed = "is a study's folder; name a run of experiments.train"
+        raise ConfigError("run", str(folder), allowed) from None
     except (ValueError, RecursionError) as error:
         damage = f"{type(error).__name__}: {error}"
         raise ConfigError("run", str(folder), f"its config.json is damaged: {damage}") from None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qkv_jax.config import ConfigError
-from qkv_jax.explain import examples
+from qkv_jax.explain import examples, views
 from qkv_jax.explain.panels import number
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.positions import POSITIONS
@@ -74,6 +74,8 @@ def test_causal_texts_are_walked_as_they_are_read(tmp_path):
     apart = documents[:, None] != documents[None]
     assert apart.any() and shown.error < 1e-5
     assert (shown.hidden == (apart | ~np.tri(16, dtype=bool))).all()
+    line = "Then hidden from each token: those after it and those of other texts."
+    assert line in views.of_scaled(shown)[1]
 
 
 def test_examples_of_other_tasks_have_labels():

@@ -46,7 +46,7 @@ def test_a_text_goes_on_from_its_prompt(run, name):
     code, out, err = run(*command, "--temperature=0")
     assert code == 0, err
     assert out.startswith(PROMPT) and len(out) > len(PROMPT) + 1
-    assert "3 symbols in" in err and "KiB" in err
+    assert "3 symbols; a cache of " in err and "KiB" in err
     assert run(*command, "--temperature=0")[1] == out
     drawn = {run(*command, "--temperature=5", f"--seed={seed}")[1] for seed in range(4)}
     assert len(drawn) > 1
@@ -90,12 +90,16 @@ def test_a_run_on_translation_is_not_looked_into(run, name):
         (["--run=nowhere", "--prompt=x"], "nowhere"),
         (["--run=masked", "--prompt=x"], "--run: given 'masked'; is of the task 'Masked bytes'"),
         (["--run=characters", "--prompt=Zebra"], "--prompt: given 'Zebra'; must be of characters"),
-        (["--run=bytes", "--prompt=To be", "--tokens=9"], "learned positions end at 8"),
+        (["--run=bytes", "--prompt=To be", "--tokens=9"], "learned positions end at 8: 4 may come"),
         (["--run=bytes", "--prompt=x", "--top_p=2"], "top_p"),
         (["--run=bytes", "--prompt=x", "--tokens=0"], "tokens"),
         (["--run=bytes", "--source=x"], "is of the task 'Causal bytes', which is no translation"),
         (["--run=bytes", "--bleu"], "is of the task 'Causal bytes', which is no translation"),
-        (["--run=translation", "--prompt=x"], "is of the task 'Translation', which is no text"),
+        (["--run=translation", "--prompt=x"], "'Translation', which is no language model"),
+        (["--run=bytes", "--prompt=a\udcffb"], "--prompt: given b'a\\xffb'; is no UTF-8 at byte 1"),
+        (["--run=translation", "--source=\udcff"], "--source: given b'\\xff'; is no UTF-8"),
+        (["--run=characters", "--prompt=To Zé"], "training texts have, not 'Zé'"),
+        (["--run=bytes", "--prompt=x", "--temperature=0", "--top_k=2"], "temperature 0 draws no"),
         (["--run=translation", "--prompt=x", "--bleu"], "--prompt: given 'x'; is not for a run on"),
         (["--run=translation", "--source= "], "--source: given ' '; must have a symbol at least"),
         (["--run=translation", "--bleu", "--examples=0"], "examples"),

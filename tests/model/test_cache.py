@@ -198,6 +198,22 @@ def test_a_token_is_decoded_without_a_copy_of_all_keys(options):
     assert compiled.memory_analysis().temp_size_in_bytes < cache.nbytes / 2
 
 
+def test_what_does_not_fit_inside_jit_is_nan():
+    """In the rows that have too many tokens, from then on; lengths are not known there."""
+    module = layer("K=V", **ROTARY)
+    params, cache = drawn(module), module.init_cache(2, LENGTH, WIDTH)
+    step = jax.jit(lambda x, cache, valid: module.apply({"params": params}, x, cache=cache,
+                                                        valid=valid))  # fmt: skip
+    both, one = jnp.ones((2, 1), bool), jnp.array([[True], [False]])
+    for t in range(LENGTH):
+        out, cache = step(X[:, t : t + 1], cache, both)
+        assert np.isfinite(out).all()
+    cache = cache.replace(lengths=cache.lengths - jnp.array([0, 1]))
+    for valid in (one, both):
+        out, cache = step(X[:, :1], cache, valid)
+        assert np.isnan(out[0]).all() and np.isfinite(out[1]).all()
+
+
 def test_a_padded_prefix_stays_hidden_while_decoding():
     """A mask over the whole cache goes together with the order of tokens."""
     module, hidden = layer("K=V", positions="rotary"), jnp.arange(LENGTH) == 1

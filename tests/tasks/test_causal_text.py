@@ -326,7 +326,7 @@ def test_tokens_are_learned_from_training_texts_alone(tmp_path):
     assert math.isclose(found["bits per byte"], 1 / math.log(2) / spelled)
     assert math.isclose(found["perplexity"], math.e)
     assert (
-        f"Nats per token times {found['bits per byte']:.4f} are bits per byte"
+        f"Perplexity is e to the nats per token; times {found['bits per byte']:.4f} these are bits"
         in task.notes(data)[0]
     )
 

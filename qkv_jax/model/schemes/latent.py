@@ -33,7 +33,8 @@ class MultiHeadLatent(Scheme):
         if config.positions != "rotary" or not config.rotary_dims:
             raise ConfigError("scheme", "mla", "needs positions 'rotary' and rotary_dims above 0")
         if config.value_residual:
-            raise ConfigError("value_residual", True, "scheme 'mla' may read latents for values")
+            allowed = "does not go with scheme 'mla', which may read latents for values"
+            raise ConfigError("value_residual", True, allowed)
         if config.qk_norm:
             raise ConfigError("qk_norm", True, "scheme 'mla' norms its latent source instead")
 

@@ -52,7 +52,10 @@ def overview(record: StudyRecord, results: wording.Results) -> list[str]:
 
 
 def _answer(record, results) -> list[str]:
-    """Whether three copies of the input do what separate projections do, by the verdicts."""
+    """Whether three copies of the input do what separate projections do, by the verdicts, unless
+    the study has another question."""
+    if not record.asks_of_copies:
+        return []
     titles: dict[str, list[str]] = {}
     for name in record.tasks:
         for row in results[name].values():

@@ -16,11 +16,12 @@ from qkv_jax.runtime.files import with_filename
 from qkv_jax.study.protocol.evaluated import seed_scores
 from qkv_jax.study.protocol.grids import families, family_table
 from qkv_jax.study.record import StudyRecord
-from qkv_jax.study.report import headlines, sentences, wording
+from qkv_jax.study.report import headlines, paper, sentences, wording
 from qkv_jax.study.report.figures.catalogue import draw_family, draw_task
 from qkv_jax.study.report.grids import counted_signs, family_context, verdict_counts
 from qkv_jax.study.report.ledger import RULES_SENTENCES, dating_sentences, ledger_context
 from qkv_jax.study.report.ledger import SIGNS as LEDGER_SIGNS
+from qkv_jax.study.report.matrix import verdict_matrix
 from qkv_jax.study.report.methods import protocol
 from qkv_jax.study.report.tables import (
     _add_published,
@@ -72,7 +73,8 @@ def write_report(
     dpi: int = 150,
     pause: Callable[[], None] = lambda: None,
 ) -> pathlib.Path:
-    """Writes report.html, report.md and figures/*.svg|png into the workdir of a study.
+    """Writes report.html, report.md, figures/*.svg|png|pdf and what `paper.py` names into the
+    workdir of a study.
 
     Args:
       workdir: an existing folder; breakdown.csv and the ledger in it are shown, if there are any.
@@ -85,8 +87,9 @@ def write_report(
     Returns: the path of report.html.
     """
     workdir = pathlib.Path(workdir)
-    folder = workdir / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, tables = workdir / "figures", workdir / "tables"
+    for each in (folder, tables):
+        each.mkdir(parents=True, exist_ok=True)
     results = wording.all_rows(record, summary)
     context = _context(record, runs, results)
     context |= {"ledger": ledger_context(workdir), "ledger_signs": LEDGER_SIGNS}
@@ -97,9 +100,11 @@ def write_report(
         rows = results[task["name"]]
         task["branches"] = _branch_table(task["name"], task["record"], rows, branches)
         table = None if groups is None else groups[groups["task"] == task["name"]]
+        task["table_files"] = paper.write_table(tables, task["slug"], task["table"])
         task["lattice"], task["figures"] = draw_task(
             folder, record, runs, results, task, curve, table, dpi, only=_wanted(context, task)
         )
+    paper.write_words(tables, context["protocol"], context["packages"])
     scores = seed_scores(record, runs) if context["families"] else {}
     for family in context["families"]:
         pause()
@@ -141,14 +146,17 @@ def _context(record, runs, results) -> dict:
         for task in family["members"]:
             counts = verdict_counts({"": results[task["name"]]})
             task["verdicts"] = counted_signs(sum(counts.values(), collections.Counter()))
+    matrix = verdict_matrix(record, results)
     return {
         "record": record,
         "packages": record.versions[-1].packages if record.versions else {},
         "warnings": headlines.warnings(record, runs, results) + _left_out(tasks),
+        "matrix": matrix,
+        "slugs": dict(zip([*record.tasks, *families(record)], slugs, strict=True)),
         "overview": headlines.overview(record, results),
         "tasks": tasks,
         "families": list(grids.values()),
-        "sections": _sections(tasks),
+        "sections": _sections(tasks, [column["name"] for column in matrix["columns"]]),
         "size": _size(tasks, grids),
         "protocol": protocol(record, runs, results),
         "number_of_runs": f"{len(runs):,}",
@@ -176,15 +184,16 @@ def _resolved(record) -> str:
     return "\n".join(lines)
 
 
-def _sections(tasks) -> list[dict]:
-    """Families and tasks of their own, in the order of the study."""
+def _sections(tasks, order: list[str]) -> list[dict]:
+    """Families and tasks of their own, in the order of their names."""
     found = []
     for task in tasks:
         if task["family"] is None:
             found.append({"task": task, "family": None})
         elif task is task["family"]["members"][0]:
             found.append({"task": None, "family": task["family"]})
-    return found
+    name = lambda section: (section["family"] or section["task"])["name"]
+    return sorted(found, key=lambda section: order.index(name(section)))
 
 
 def _size(tasks, grids) -> str:

@@ -1,6 +1,7 @@
 """What a running study shows: a live table on a terminal, plain lines elsewhere; and its plan."""
 
 import pathlib
+import shlex
 import time
 
 import pandas as pd
@@ -8,6 +9,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from qkv_jax.runtime.devices import devices_in_words
+from qkv_jax.runtime.stopping import Interrupted
 from qkv_jax.study.plan import Study
 from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report.estimate import Workload
@@ -28,11 +31,12 @@ class Display:
         self.summary: pd.DataFrame | None = None  # of the task in progress
         self.summarised = ""
         self.tuning = ("", "")  # task and arm last printed as being tuned
+        self.task = ""  # in progress
         self.started = time.monotonic()
         self.work = Workload(study)
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=16, complete_style="blue", finished_style="blue"),
             TaskProgressColumn(),
             TextColumn("{task.fields[left]}"),
             console=self.console,
@@ -42,20 +46,38 @@ class Display:
 
     def __enter__(self) -> "Display":
         self.started = time.monotonic()
+        self.console.print(f"On {devices_in_words()}.", highlight=False, soft_wrap=True)
         if self.console.is_terminal:
             self.live.start()
         return self
 
-    def __exit__(self, *_exception) -> None:
+    def __exit__(self, _kind, error, _traceback) -> None:
         self.live.stop()
+        if isinstance(error, Interrupted) and self.engine is not None:
+            self._print_so_far(self.engine)
 
     def follow(self, engine: Engine) -> None:
         """Shows this engine's tables."""
         self.engine = engine
 
+    def _print_so_far(self, engine: Engine) -> None:
+        """What is saved of a study that was stopped, and how to look at it."""
+        if self.console.is_terminal and self.summary is not None:
+            self.console.print(console_table(engine.record.only(self.summarised), self.summary))
+        saved = f"{len(engine.runs)} runs are saved"
+        folder = shlex.quote(str(engine.workdir.path))
+        report = f"; a report so far: python -m experiments.report --workdir={folder}"
+        line = saved + report * bool(len(engine.runs))
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
     def on_progress(self, event: Event) -> None:
         """Takes an event of the engine and redraws what changed."""
         self.work.count(event)
+        if self.task not in ("", event.task) and self.console.is_terminal and self.engine:
+            # What is printed beside the live table stays above it.
+            record = self.engine.record.only(self.task)
+            self.console.print(console_table(record, self.engine.summary(self.task)), "")
+        self.task = event.task
         new_task = self.engine is not None and event.task != self.summarised
         if event.arm_finished or (new_task and len(self.engine.runs)):
             # One task at a time: a grid of them, each with its files, takes long to go through.
@@ -71,8 +93,9 @@ class Display:
     def _redraw(self, event: Event) -> None:
         what = f"{event.task} · {event.doing} {event.arm}"
         self.bar.update(
-            self.bar_task, description=what[:44], completed=self.work.share, left=self._time_left()
-        )
+            self.bar_task, description=what[:40], completed=self.work.share,
+            left=f"{_time(time.monotonic() - self.started)}, {self._time_left()}",
+        )  # fmt: skip
         parts = [self.bar]
         if self.engine:
             record = self.engine.record
@@ -94,7 +117,13 @@ class Display:
         if self.work.fresh <= 0:
             return "time left: …"
         left = spent * (1 - self.work.share) / self.work.fresh
-        return f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left"
+        return f"{_time(left)} left"
+
+
+def _time(seconds: float) -> str:
+    if seconds > 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
 
 
 def print_end(record: StudyRecord, summary: pd.DataFrame, path: pathlib.Path) -> None:

@@ -11,7 +11,7 @@
     checkpoints/      TASK/ARM/lrRATE_seedSEED.safetensors: final parameters of runs that are tested
     events/           TASK/ARM/lrRATE_seedSEED/: curves of these runs for TensorBoard
     branches/         TASK/ARM/lrRATE_seedSEED.json: scores of copies of runs that branched off
-    costs.json, summary.csv, report.html, report.md, figures/
+    costs.json, summary.csv, report.html, report.md, figures/, tables/
     families.csv      averages over the cells of tasks with axes, where there are such
     groups/           TASK.json: the group of each test example, of tasks that tell them apart
     branches.csv      verdicts on such copies
@@ -343,10 +343,11 @@ def _with_facts(task: TaskRecord, known: TaskRecord) -> TaskRecord:
 
 
 def _identity(record: StudyRecord) -> Any:
-    """What makes two studies the same: all of the config but how far it goes, and but the claims,
-    which can be amended."""
+    """What makes two studies the same: all of the config but how far it goes, the claims, which can
+    be amended, and what its report is called."""
     config = json.loads(json_text(record.config))
     for name in ("eval_seeds", "max_seeds", *_BUDGET):
         config["study"].pop(name, None)
-    config.pop("claims", None)
+    for name in ("claims", "title", "question"):
+        config.pop(name, None)
     return config

@@ -99,8 +99,12 @@ class CausalBytes(LanguageTask):
           ConfigError: for a text with symbols that no training text has.
         """
         symbols = self._spelled(prompt)
-        if not len(symbols) or (symbols >= self.classes).any():
+        strange = symbols >= self.classes
+        if not len(symbols) or strange.any():
             allowed = f"must be of {self.symbol}s that training texts have"
+            if len(symbols) == len(prompt) and strange.any():
+                found = "".join(dict.fromkeys(np.array([*prompt])[strange]))
+                allowed += f", not {found!r}"
             raise ConfigError("prompt", prompt, allowed)
         begin = [self.classes] if self.dataset else []
         return np.concatenate([np.array(begin, np.int32), symbols.astype(np.int32)])
@@ -279,8 +283,8 @@ class CausalBytes(LanguageTask):
     def notes(self, data):
         bits = self.also(1.0, data)["bits per byte"]
         sentences = (
-            f"Nats per {self.symbol} times {bits:.4f} are bits per byte; their exponential is the "
-            "perplexity.",
+            f"Perplexity is e to the nats per {self.symbol}; times {bits:.4f} these are bits per "
+            "byte.",
         )
         texts, what = self.symbols(), "rows" if self.dataset else "windows"
         for name, split in data.held_out.items():

@@ -215,8 +215,8 @@ class Translation(Task):
         read, encoded = _read(self, self.stamp()), _encoded(self, self.stamp())
         bits = self.also(1.0, data)["bits per byte"]
         sentences = (
-            f"Nats per token times {bits:.4f} are bits per byte of the target; their exponential "
-            "is the perplexity.",
+            f"Perplexity is e to the nats per token; times {bits:.4f} these are bits per byte of "
+            "the target.",
         )
         if read.dropped:
             empty = f"{read.dropped} of {read.lines} lines have an empty side and are left out."

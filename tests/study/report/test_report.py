@@ -8,6 +8,7 @@ import itertools
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -24,6 +25,8 @@ from qkv_jax.study.report.figures.cost_quality import (
     non_dominated,
 )
 from qkv_jax.study.report.figures.lattice import ROWS, covering_pairs, lattice_nodes
+from qkv_jax.study.report.matrix import verdict_matrix
+from qkv_jax.study.report.paper import latex
 from qkv_jax.study.report.terminal import console_table
 from qkv_jax.tie import Tie
 from tests.support.studies.report_pages import Page, report, row
@@ -43,10 +46,40 @@ def test_the_page_is_one_file_that_fetches_nothing(full):
     folder, text, _, _ = full
     page = Page(text)
     assert page.addresses
-    assert all(a.startswith(("data:image/svg+xml;base64,", "#")) for a in page.addresses)
+    shown, linked = page.addresses, {a for a in page.addresses if (folder / a[:99]).is_file()}
+    assert all(a.startswith(("data:image/svg+xml;base64,", "#")) or a in linked for a in shown)
+    written = {str(f.relative_to(folder)) for name in ("figures", "tables")
+               for f in (folder / name).iterdir()}  # fmt: skip
+    assert linked == written
     assert not {"link", "script", "iframe", "object", "base"} & set(page.tags)
     assert "@import" not in text and "url(" not in text
     assert page.tags.count("html") == page.tags.count("main") == 1
+
+
+@pytest.mark.parametrize(
+    "given, title, lead",
+    [
+        ({}, "Are Q, K and V three copies of the input?", "And what does it cost to equate"),
+        ({"question": "Does <b>XSA</b> help?"}, "Does <b>XSA</b> help?", "Every arm is"),
+        ({"title": "XSA", "question": "Is it so?"}, "XSA", "Is it so? Every arm is compared"),
+    ],
+)
+def test_a_report_asks_the_question_of_its_study(tmp_path, given, title, lead):
+    """And answers that of copies where no other is asked, and they are an arm."""
+    record, *rest = make_study(tasks=("text",))
+    text, _, _ = report(tmp_path, record, *rest, config=record.config | given)
+    page, words = Page(text), (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert f"<h1>{html.escape(title)}</h1>" in text and lead in page.text
+    assert words.startswith(f"# {markdown(title)}\n")
+    assert ("three copies of the input do" in page.text) == (not given)
+
+
+def test_without_copies_and_a_question_a_report_has_the_studys_name():
+    record = make_study(tasks=("text",))[0]
+    arms = {name: arm for name, arm in record.arms.items() if name != "copies"}
+    record = dataclasses.replace(record, arms=arms)
+    assert (record.title, record.question) == (f"Study “{record.name}”", "")
+    assert not record.asks_of_copies
 
 
 def test_every_figure_is_there_as_svg_and_png_and_is_described(full):
@@ -62,8 +95,60 @@ def test_every_figure_is_there_as_svg_and_png_and_is_described(full):
     for name in names:
         assert (folder / "figures" / f"{name}.svg").read_bytes().startswith(b"<?xml")
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         assert f"(figures/{name}.png)" in (folder / "report.md").read_text(encoding="utf-8")
     assert len(page.alts) == len(names) and all(len(alt) > 40 for alt in page.alts)
+
+
+def test_tables_for_a_paper_say_what_the_page_says(full):
+    """The same cells; in LaTeX with true minus signs, verdicts marked and names escaped."""
+    folder, text, summary, record = full
+    page = Page(text)
+    for task, spec in record.tasks.items():
+        table = pd.read_csv(folder / "tables" / f"{task}.csv", dtype=str, keep_default_na=False)
+        assert set(spec.arms) <= set(table["arm"])
+        for cell in table.to_numpy().ravel():
+            assert re.sub(r"\s+", " ", cell) in page.text
+        lines = (folder / "tables" / f"{task}.tex").read_text(encoding="utf-8").splitlines()
+        assert lines[0].startswith(r"\begin{tabular}{llr") and lines[1] == r"\toprule"
+        body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
+        assert len(body) == len(table)
+        for line, arm, verdict in zip(body, table["arm"], table["verdict"], strict=True):
+            assert latex(arm) in line
+            assert len(re.findall(r"(?<!\\)&", line)) == len(table.columns) - 1
+            assert ("uparrow" in line) == (verdict == "better")
+            assert ("downarrow" in line) == (verdict == "worse")
+            assert not set("−≤–×±∞…") & set(line)
+    assert latex("<b>bold</b> & K=V, `x|y`") == r"$<$b$>$bold$<$/b$>$ \& K=V, `x\textbar{}y`"
+    assert latex("$cost$_5 −0.1 %") == r"\$cost\$\_5 $-$0.1 \%"
+    methods = (folder / "tables" / "methods.txt").read_text(encoding="utf-8")
+    assert "Placebo. " in methods and "What the intervals leave out. " in methods
+    assert (folder / "tables" / "references.bib").read_text().count("@software{") == 3
+
+
+def test_the_matrix_has_every_comparison_and_the_decisive_tasks_first(full):
+    """With verdict, difference and interval of the summary; nothing where an arm is not."""
+    _, text, summary, record = full
+    results = wording.all_rows(record, summary)
+    found = verdict_matrix(record, results)
+    told = {task: np.mean([each["verdict"].kind in ("worse", "better") for each in rows.values()])
+            for task, rows in results.items()}  # fmt: skip
+    order = [column["name"] for column in found["columns"]]
+    assert [told[name] for name in order] == sorted(told.values(), reverse=True)
+    assert [text.index(f'<a href="#{name}">') for name in order] == sorted(
+        text.index(f'<a href="#{name}">') for name in order
+    )
+    for line in found["rows"]:
+        for task, cell in zip(order, line["cells"], strict=True):
+            own = results[task].get(line["arm"])
+            assert (cell is None) == (own is None)
+            if own is None or own["verdict"].kind == "baseline" or record.tasks[task].solving:
+                continue
+            digits = wording.decimals(record.tasks[task].outcome.margin)
+            assert cell["verdict"] == str(own["verdict"])
+            assert cell["change"] == formats.number(own["delta"], digits, signed=True)
+            ends = (formats.number(own[f"delta_{end}"], digits) for end in ("low", "high"))
+            assert cell["span"] == f"[{', '.join(ends)}]"
 
 
 def test_findings_name_every_arm_of_every_task_once(full):

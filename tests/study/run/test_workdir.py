@@ -92,13 +92,22 @@ def test_every_json_file_is_strict_and_every_table_reads_back_equal(study, tmp_p
             text = re.sub(r"\.0(?=[,\n])", "", read_table(file).to_csv(index=False))
             assert text == re.sub(r"\.0(?=[,\n])", "", file.read_text(encoding="utf-8"))
             tables += 1
-        elif file.suffix == ".csv":
+        elif file.suffix == ".csv" and file.parent.name != "tables":  # those hold text
             assert read_table(file).to_csv(index=False) == file.read_text()
     assert tables == 4
     read = load_study(folder)
     pd.testing.assert_frame_equal(read.runs, work.runs, check_dtype=False, check_exact=True)
     words = summary.assign(verdict=summary.verdict.map(str), note=summary.note.map(str))
     pd.testing.assert_frame_equal(read.summary, words, check_dtype=False, check_exact=True)
+
+
+def test_a_study_may_be_given_another_title(study):
+    """It is what its report is called, not what it is."""
+    workdir = Workdir(study[0])
+    asked = Study(ODD | {"title": "Other", "question": "What now?"}).describe()
+    opened = workdir.open(asked)
+    assert (opened.title, opened.question, opened.complete) == ("Other", "What now?", True)
+    workdir.open(Study(ODD).describe())
 
 
 def test_names_that_look_like_nothing_or_a_number_stay_names_everywhere(study):
@@ -183,6 +192,26 @@ def test_wrong_arguments_are_refused_by_name(study, unchecked, call, names):
     if call == "examples":
         seeds = (np.arange(2), (s for s in (0, 1)), {0: 1, 1: 2})
         assert all(read.examples("NA", "NA", some).shape == (2, 32) for some in seeds)
+
+
+def test_a_notebook_shows_a_study_and_gets_a_batch_of_a_task(study):
+    """Every arm on every task, none for the placebo's own; a batch is what models read."""
+    read = load_study(study[0])
+    assert re.fullmatch(r"<.+ 7 arms on NA, 01, width=8, 01, width=16; \d+ runs>", repr(read))
+    found = read.matrix()
+    assert [*found.index] == [*read.record.arms] and "2 cells" in found.columns[1]
+    for arm, verdict in zip(found.index, found.iloc[:, 0], strict=True):
+        own = read.summary[(read.summary.task == "NA") & (read.summary.arm == arm)]
+        assert str(own.verdict.iloc[0]) in verdict
+    assert "<table" in read._repr_html_()
+    inputs, batch = read.batch("NA", size=3)
+    encoder, variables = read.find("NA", "NA")[1].trainer.model, read.untrained("NA", "NA")
+    logits = encoder.apply(variables, **inputs)
+    assert logits.shape[0] == len(batch["targets"]) == 3
+    with pytest.raises(ConfigError, match="task: given 'N'"):
+        read.batch("N")
+    with pytest.raises(ConfigError, match="size: given 0"):
+        read.batch("NA", 0)
 
 
 def test_what_is_no_study_is_refused(study, tmp_path, unchecked):

@@ -152,10 +152,10 @@ def _embed(folder, figure, key, slug, caption, alt, dpi) -> dict | None:
     """Saves a figure; what the templates need to show it, or None if there is nothing to show."""
     if figure is None:
         return None
-    svg, png = style.save(figure, folder / f"{key}-{slug}", dpi)
+    files = style.save(figure, folder / f"{key}-{slug}", dpi)
     return {
-        "key": key, "caption": caption, "alt": alt, "uri": data_uri(svg),
-        "svg": f"figures/{svg.name}", "png": f"figures/{png.name}",
+        "key": key, "caption": caption, "alt": alt, "uri": data_uri(files[0]),
+        "files": {file.suffix[1:]: f"figures/{file.name}" for file in files},
         "width": round(96 * figure.get_figwidth()),
     }  # fmt: skip
 

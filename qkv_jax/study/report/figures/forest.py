@@ -9,6 +9,7 @@ from qkv_jax.output import formats, style
 from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
 
+_ENDS = ("low", "high")
 _ROW, _GAP = 0.27, 0.2  # inches: height of a row, extra room before controls and placebo
 
 
@@ -92,6 +93,7 @@ def forest(record: StudyRecord, results: wording.Results, name: str):
         axes.text(1.03, y, text, color=style.INK, **columns)
         verdict = f"{wording.SIGNS[kind]} {row['verdict']}"
         axes.text(1.49, y, verdict, color=colour, fontweight="bold", **columns)
+    _arrows(axes, [(y, rows[arm]) for arm, y in places])
     axes.set_ylim(-height + _ROW / 2, _ROW / 2)
     _arm_labels(axes, places, rows)
     axes.grid(axis="x")
@@ -105,6 +107,17 @@ def forest(record: StudyRecord, results: wording.Results, name: str):
     return figure
 
 
+def _arrows(axes, rows) -> None:
+    """At the ends of the axis where a simultaneous interval goes on."""
+    low, high = axes.get_xlim()
+    for y, row in rows:
+        colour = style.COLOURS[row["verdict"].kind]
+        ends = (row.get(f"delta_{end}_simultaneous", row.get("delta", 0.0)) for end in _ENDS)
+        for value, end, marker in zip(ends, (low, high), "<>", strict=True):
+            if not low <= value <= high and (value < low) == (end == low):
+                axes.plot(end, y, marker, ms=4, color=colour, clip_on=False, zorder=5)
+
+
 def _forest_scale(axes, shown, margin) -> str:
     """Limits of the axis; logarithmic beyond the margin where one arm dwarfs it. What to add."""
     ends = [
@@ -115,7 +128,8 @@ def _forest_scale(axes, shown, margin) -> str:
     ]  # fmt: skip
     centre = max(abs(row["delta"]) for row in shown)
     # A simultaneous interval from few seeds can be many times the rest: do not let it rule.
-    limit = 1.06 * max(min(max(ends), 2.5 * max(centre, margin)), 2 * margin) or 1.0
+    plain = max(abs(row.get(f"delta_{end}", 0)) for row in shown for end in _ENDS)
+    limit = 1.06 * max(min(max(ends), 2.5 * max(centre, margin)), plain, 2 * margin) or 1.0
     low = min([0, -margin] + [row.get("delta_low_simultaneous", row["delta"]) for row in shown])
     high = max([0, margin] + [row.get("delta_high_simultaneous", row["delta"]) for row in shown])
     low, high = max(1.1 * low, -limit), min(1.1 * high, limit)
