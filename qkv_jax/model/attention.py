@@ -20,7 +20,7 @@ from qkv_jax.config import (
     shown,
 )  # fmt: skip
 from qkv_jax.model.adapters import Adapters
-from qkv_jax.model.cache import Cache
+from qkv_jax.model.cache import Cache, check_cache
 from qkv_jax.model.dot_product import (
     FORMATS,
     Implementation,
@@ -38,6 +38,7 @@ from qkv_jax.model.positions import (
     RelativeBias,
     alibi_bias,
 )
+from qkv_jax.model.probes import Probes
 from qkv_jax.model.projections import OutputProjection
 from qkv_jax.model.schemes import Scheme, scheme_class
 from qkv_jax.model.schemes.base import LatentKind
@@ -161,7 +162,7 @@ class MultiHeadAttention(nn.Module):
             require_array("context", context, "B S E", "float", sizes)
             if context.dtype != x.dtype:
                 raise ValueError(f"context: given {shown(context)}; must be {x.dtype} as x is")
-        self._check_cache(sizes, cache, context, valid)
+        check_cache(sizes, cache, context, valid)
         self._check_places(sizes, places, key_places, context, cache)
         if first_values is not None and not (self.value_residual and context is None):
             raise ValueError("first_values: are for self-attention with value_residual")
@@ -209,7 +210,8 @@ class MultiHeadAttention(nn.Module):
         if self.is_mutable_collection("intermediates") and not self.is_initializing():
             weights = attention_weights(qkv.query, qkv.key, **options)
             heads = aggregate(weights, qkv.value)
-            self._sow(x=x, attention_weights=weights, **qkv._asdict(), **options)
+            heads_of = {"x": x, "attention_weights": weights, **qkv._asdict()}
+            Probes(name="probes")(heads_of, **options)
         else:
             heads = attend(*qkv, scores=scores, implementation=self.implementation, **options)
         heads = finish(heads, own=own if context is None else None)
@@ -272,22 +274,6 @@ class MultiHeadAttention(nn.Module):
             sizes["S"] = own["S"]
 
     @nn.nowrap
-    def _check_cache(self, sizes, cache, context, valid) -> None:
-        if valid is not None:
-            if cache is None:
-                raise ValueError("valid: is for a cache; without one use a mask")
-            require_array("valid", valid, "B T", "bool", sizes)
-        if cache is None:
-            return
-        if not isinstance(cache, Cache):
-            raise ConfigError("cache", shown(cache), "make one with init_cache")
-        if context is not None:
-            raise ValueError("cache: is for self-attention; a context needs none")
-        if cache.lengths.shape[0] != sizes["B"]:
-            allowed = f"the tokens have {sizes['B']} rows; make one with init_cache"
-            raise ConfigError("cache", f"{cache.lengths.shape[0]} rows", allowed)
-
-    @nn.nowrap
     def _check_places(self, sizes, places, key_places, context, cache) -> None:
         if places is not None:
             require_array("places", places, "#B T", "int", sizes)
@@ -331,21 +317,3 @@ class MultiHeadAttention(nn.Module):
             scale = jnp.broadcast_to(scale * factor, (self.num_heads,))
             terms.append(term)
         return scale, (sum(terms) if terms else None)
-
-    def _sow(self, *, scale, bias, mask, is_causal: bool, **arrays: Array) -> None:
-        """Sows what the weights were made of."""
-        lengths = (arrays["query"].shape[1], arrays["key"].shape[1])
-        if is_causal:
-            mask = visible(*(jnp.arange(n)[None] for n in lengths), is_causal=True, mask=mask)
-        arrays["scale"] = jnp.broadcast_to(jnp.float32(scale), (self.num_heads,))
-        there = {"bias": bias, "mask": mask}.items()
-        arrays |= {name: array for name, array in there if array is not None}
-        Probes(name="probes")(**arrays)
-
-
-class Probes(nn.Module):
-    """Sows what it is given; a scope of its own, since `query` beside it names a projection."""
-
-    def __call__(self, **arrays: Array) -> None:
-        for name, array in arrays.items():
-            self.sow("intermediates", name, array)

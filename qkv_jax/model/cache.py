@@ -13,6 +13,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Int
 
+from qkv_jax.arrays import require_array
 from qkv_jax.config import ConfigError, shown
 
 
@@ -120,3 +121,23 @@ class Cache:
             end = int(np.asarray(self.lengths).max()) + count
             if end > self.slots:
                 raise ConfigError("cache", f"{self.slots} slots", f"has no room for {end} tokens")
+
+
+def check_cache(sizes: dict[str, int], cache: Any, context: Any, valid: Any) -> None:
+    """Refuses a cache, or `valid`, that does not go with the tokens and the context of a call.
+
+    Args: sizes: B and T of the tokens.
+    """
+    if valid is not None:
+        if cache is None:
+            raise ValueError("valid: is for a cache; without one use a mask")
+        require_array("valid", valid, "B T", "bool", sizes)
+    if cache is None:
+        return
+    if not isinstance(cache, Cache):
+        raise ConfigError("cache", shown(cache), "make one with init_cache")
+    if context is not None:
+        raise ValueError("cache: is for self-attention; a context needs none")
+    if cache.lengths.shape[0] != sizes["B"]:
+        allowed = f"the tokens have {sizes['B']} rows; make one with init_cache"
+        raise ConfigError("cache", f"{cache.lengths.shape[0]} rows", allowed)

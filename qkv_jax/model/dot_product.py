@@ -57,6 +57,8 @@ def attend(
     sizes: dict[str, int] = {}
     _check_heads(sizes, query=query, key=key, value=value)
     check_scores(sizes, bias, mask, is_causal, scale)
+    if scores is not None:
+        require_array("scores", scores, "B N T S", "float", sizes)
     implementation = resolved(implementation)
     here = jax.default_backend()
     if reason := unsupported(implementation, query.dtype.name, query.shape[-1], here):

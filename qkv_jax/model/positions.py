@@ -69,11 +69,8 @@ def rotate(
         axes = "#B T" if x.ndim == 4 else "T"
         require_array("places", places, axes, "int", {"B": x.shape[0], "T": x.shape[-3]})
     places = places[(None,) * (x.ndim - 2 - places.ndim)]
-    if dims is not None:
-        if arguments.whole("dims", dims, 0, x.shape[-1]) % 2:
-            raise ConfigError("dims", dims, "must be even")
-        if dims < x.shape[-1]:
-            return jnp.concatenate([_turned(x[..., :dims], places, base), x[..., dims:]], axis=-1)
+    if dims is not None and _checked(dims, x.shape[-1]) < x.shape[-1]:
+        return jnp.concatenate([_turned(x[..., :dims], places, base), x[..., dims:]], axis=-1)
     return _turned(x, places, base)
 
 
@@ -87,6 +84,12 @@ def _turned(
     cos, sin = (jnp.asarray(turn(angles), x.dtype) for turn in (of.cos, of.sin))
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def _checked(dims: int, width: int) -> int:
+    if arguments.whole("dims", dims, 0, width) % 2:
+        raise ConfigError("dims", dims, "must be even")
+    return dims
 
 
 def turned_scores(
@@ -103,8 +106,12 @@ def turned_scores(
 
     which XLA computes in one loop over the keys as they lie.
     """
+    sizes = {"T": 1}
+    require_array("query", query, "B T N H", "float", sizes)
+    require_array("key", key, "B S K H", "float", sizes)
+    require_array("places", places, "#B S", "int", sizes)
     (batch, _, num_heads, width), length = query.shape, key.shape[1]
-    dims = width if dims is None else dims
+    dims = _checked(width if dims is None else dims, width)
     angles = np.tile(_angles(places, dims // 2, base), 2)
     angles = np.pad(angles, ((0, 0), (0, 0), (0, width - dims)))[:, None, None]
     cos, sin = (jnp.asarray(turn(angles), key.dtype) for turn in (np.cos, np.sin))

@@ -50,6 +50,7 @@ WRONG_BIASES = [*NO_ARRAY[1:], MASK, BIAS.astype(int), BIAS[0], BIAS[:2], BIAS[:
                 np.ones((B, 3, T, S)), BIAS.astype(complex)]  # fmt: skip
 WRONG_SCALES = [*NO_NUMBER, float("inf"), "sqrt", drawn(N, 1), drawn(N + 1), np.ones(N, int),
                 np.ones((), bool)]  # fmt: skip
+WRONG_PRODUCTS = [*NO_ARRAY[1:], drawn(N, T, S), drawn(B, 1, T, S), drawn(B, N, T, S + 1), MASK]
 SCORES = {"bias": WRONG_BIASES, "mask": WRONG_MASKS, "is_causal": NO_FLAG, "scale": WRONG_SCALES}
 
 
@@ -58,8 +59,9 @@ def attention_cases():
     some = {"bias": BIAS, "mask": MASK, "is_causal": True, "scale": 0.5}
     yield Case(
         traced(dot_product.attend),
-        {**heads, "value": VALUE, **some, "implementation": "xla"},
+        {**heads, "value": VALUE, **some, "implementation": "xla", "scores": drawn(B, N, T, S)},
         {
+            "scores": WRONG_PRODUCTS,
             "query": WRONG_QUERIES, "key": WRONG_KEYS, **SCORES, "implementation": NO_WORD,
             "value": [*WRONG_VALUES, VALUE[:, :2], drawn(B, S, N, H)],
         },
@@ -67,8 +69,8 @@ def attention_cases():
     )  # fmt: skip
     yield Case(
         traced(dot_product.attention_weights),
-        {**heads, **some},
-        {"query": WRONG_QUERIES, "key": WRONG_KEYS, **SCORES},
+        {**heads, **some, "scores": drawn(B, N, T, S)},
+        {"query": WRONG_QUERIES, "key": WRONG_KEYS, "scores": WRONG_PRODUCTS, **SCORES},
         of=dot_product.attention_weights,
     )
     weights = drawn(B, N, T, S)
@@ -282,6 +284,14 @@ def position_cases():
     yield Case(traced(positions.sinusoidal), {"length": T, "width": D},
                {"length": [-1, *NO_COUNT[2:]], "width": NO_COUNT},
                of=positions.sinusoidal)  # fmt: skip
+    yield Case(
+        traced(positions.turned_scores),
+        {"query": QUERY[:, :1], "key": KEY, "places": KEY_PLACES, "dims": 2, "base": 1e5},
+        {"query": [*NO_ARRAY, QUERY, QUERY[0, :1], QUERY[:2, :1]],
+         "key": [*NO_ARRAY, KEY[0], KEY[..., :2], KEY[:2]],
+         "places": [*WRONG_PLACES, PLACES], "dims": [-2, 3, H + 2, "2", 2.0, True]},
+        of=positions.turned_scores, free=("base",), also=("key", "places"),
+    )  # fmt: skip
     yield Case(
         traced(positions.rotate),
         {"x": QUERY, "places": PLACES, "dims": 2, "base": 1e5},
