@@ -1,6 +1,7 @@
 """What a trained language model goes on to say: `python -m experiments.generate --run=runs/one`.
 
     --run=runs/lm --prompt="ROMEO:"   a run of experiments.train on a causal text task
+    --pretrained=DIR --prompt="Once"  a GPT-2 or Llama folder from Hugging Face instead
     --tokens=200                      how many symbols to add
     --temperature=0.8 --top_k=40      how they are drawn; at temperature 0 the likeliest
     --beams=4                         beam search instead: the likeliest texts that it finds
@@ -12,14 +13,15 @@ together; its bytes, and tokens a second, are said at the end of what was drawn.
 with sacrebleu's signature.
 """
 
-import codecs
 import dataclasses
 import itertools
 import pathlib
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import numpy as np
 from absl import flags
 from rich.console import Console
 
@@ -28,6 +30,7 @@ from experiments.cli.paths import path_flag
 from qkv_jax.config import ConfigError
 
 _RUN = path_flag("run", None, "Folder of a run of experiments.train.")
+_PRETRAINED = path_flag("pretrained", None, "Folder of a pretrained GPT-2 or Llama model.")
 _STEP = flags.DEFINE_integer("step", None, "A checkpoint of the run; by default the last.",
                              lower_bound=0)  # fmt: skip
 _PROMPT = flags.DEFINE_string("prompt", None, "The text to go on from.")
@@ -46,25 +49,40 @@ _EXAMPLES = flags.DEFINE_integer("examples", None, "Test pairs of BLEU; by defau
                                  lower_bound=1)  # fmt: skip
 _OF_DRAWS = ("temperature", "top_k", "top_p", "seed")
 _OF_TEXT = ("prompt", "tokens", *_OF_DRAWS)
+_OF_PAIRS = ("source", "bleu", "examples")
+
+
+class Subject(NamedTuple):
+    """What goes on with a text."""
+
+    model: Any
+    variables: Any
+    encode: Callable[[str], Any]  # a text as tokens
+    spell: Callable[[list[int]], str]  # tokens as a text
 
 
 def main() -> None:
-    if _RUN.value is None:
-        raise ConfigError("--run", None, "name the folder of a run")
+    if (_RUN.value is None) == (_PRETRAINED.value is None):
+        raise ConfigError("--run", _RUN.value, "name the folder of a run, or --pretrained")
     translates = _BLEU.value or _SOURCE.value is not None
     if not (_PROMPT.value or translates):
         allowed = "give a text to go on from; of a run on translation --source or --bleu"
         raise ConfigError("--prompt", _PROMPT.value, allowed)
     _refuse(_OF_TEXT if translates else (), "is not for a run on translation")
+    _refuse(("step",) if _PRETRAINED.value else (), "is of a run")
+    _refuse(_OF_PAIRS if _PRETRAINED.value else (), "is for a run on translation")
     _refuse(_OF_DRAWS if _BEAMS.value else (), "is for draws; a beam draws nothing")
     _refuse(() if _BLEU.value else ("examples",), "is for --bleu")
     _refuse(() if _TEMPERATURE.value else ("top_k", "top_p"), "temperature 0 draws nothing")
     for name in ("prompt", "source"):
         _check_text(name)
 
+    if _PRETRAINED.value is not None:
+        return _continue(_pretrained(pathlib.Path(_PRETRAINED.value)))
+
     from qkv_jax.tasks.text.causal import CausalBytes
     from qkv_jax.tasks.text.translation import Translation
-    from qkv_jax.training.checkpoint import run_trainer
+    from qkv_jax.training.checkpoint import load_run, run_trainer
 
     folder = pathlib.Path(_RUN.value)
     task = run_trainer(folder).task
@@ -73,7 +91,22 @@ def main() -> None:
     if not isinstance(task, wanted):
         allowed = f"is of the task {task.title!r}, which is no {what}"
         raise ConfigError("--run", str(folder), allowed)
-    (_translate if translates else _continue)(folder, task)
+    if translates:
+        return _translate(folder, task)
+    spell = lambda tokens: task.decode(np.array(tokens)).decode(errors="replace")
+    prompt = task.encode(_PROMPT.value)  # refused before the run is read
+    return _continue(Subject(*load_run(folder, _STEP.value), lambda _: prompt, spell))
+
+
+def _pretrained(folder: pathlib.Path) -> Subject:
+    from qkv_jax.interop.pretrained import load_pretrained
+
+    found = load_pretrained(folder)
+    if not found.encoder.is_causal:
+        allowed = f"is a {found.kind}, which reads no text from left to right"
+        raise ConfigError("--pretrained", str(folder), allowed)
+    encode = lambda text: found.reader.tokens([text])[0]
+    return Subject(found.encoder, found.variables, encode, found.reader.text)
 
 
 def _refuse(names: tuple[str, ...], allowed: str) -> None:
@@ -108,13 +141,12 @@ def _translate(folder: pathlib.Path, task: Any) -> None:
         print(found.signature)
 
 
-def _continue(folder: pathlib.Path, task: Any) -> None:
+def _continue(subject: Subject) -> None:
     from qkv_jax.model.beam import beam_search
     from qkv_jax.model.generate import Generator, Sampling
-    from qkv_jax.training.checkpoint import load_run
 
-    prompt = task.encode(_PROMPT.value)
-    model, variables = load_run(folder, _STEP.value)
+    model, variables = subject.model, subject.variables
+    prompt = np.asarray(subject.encode(_PROMPT.value), np.int32)
     sampling = Sampling(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value)
     generator = Generator(model, _TOKENS.value or 1, sampling)
     if _TOKENS.value is None:
@@ -125,23 +157,27 @@ def _continue(folder: pathlib.Path, task: Any) -> None:
         texts, scores = beam_search(generator, variables, prompt[None], _BEAMS.value)
         for text, score in zip(texts[0], scores[0], strict=True):
             console.print(f"[dim]{score:.2f} nats:[/dim]")
-            print(_PROMPT.value + task.decode(text).decode(errors="replace"), flush=True)
+            print(_PROMPT.value + subject.spell(text.tolist()), flush=True)
         return
-    spelled = codecs.getincrementaldecoder("utf-8")("replace")
     stream = generator.stream(variables, prompt[None], _SEED.value)
-    first = next(stream)  # refuses what cannot be, before anything is printed
+    tokens = [int(token) for token in next(stream)]  # refuses what cannot be before it prints
     sys.stdout.write(_PROMPT.value)
-    times = []
-    for token in itertools.chain([first], stream):
-        sys.stdout.write(spelled.decode(task.decode(token)))
-        sys.stdout.flush()
-        times.append(time.monotonic())
-    print(spelled.decode(b"", final=True), flush=True)
+    said, times = "", [time.monotonic()]
+    for token in itertools.chain(stream, [None]):
+        text = subject.spell(tokens)
+        if token is None or not text.endswith("\N{REPLACEMENT CHARACTER}"):  # half of a sign
+            sys.stdout.write(text[len(said) :])
+            sys.stdout.flush()
+            said = text
+        if token is not None:
+            tokens.append(int(token[0]))
+            times.append(time.monotonic())
+    print(flush=True)
     size = model.init_cache(1, generator.slots(len(prompt))).nbytes
-    said = f"{len(times)} symbols; a cache of {size / 2**10:,.0f} KiB"
+    line = f"{len(times)} symbols; a cache of {size / 2**10:,.0f} KiB"
     if len(times) > 2:  # the first two are what the two programs were compiled for
-        said += f"; {(len(times) - 2) / (times[-1] - times[1]):,.0f} symbols a second"
-    console.print(said, style="dim", markup=False)
+        line += f"; {(len(times) - 2) / (times[-1] - times[1]):,.0f} symbols a second"
+    console.print(line, style="dim", markup=False)
 
 
 if __name__ == "__main__":

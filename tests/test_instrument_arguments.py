@@ -85,6 +85,7 @@ def of_folders(w):
     yield bert.tokenizer.pad, {"tokens": [[1, 4, 2]], "length": 5}, {
         "tokens": [*no_tokens, [], [[1.5]], [["a"]], [[-1]]], "length": [2, *NO_COUNT]}  # fmt: skip
     yield bert.tokenizer.words, {"tokens": [1, 4]}, {"tokens": no_tokens}
+    yield bert.tokenizer.text, {"tokens": [1, 4]}, {"tokens": no_tokens}
     beyond = inputs.at[0, 0, 1].set(2)
     yield pretrained.hidden_states, {"pretrained": bert, "inputs": inputs, "valid": valid}, {
         "pretrained": NO_MODEL,

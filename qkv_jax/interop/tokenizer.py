@@ -144,6 +144,15 @@ class TextTokenizer:
             arguments.whole("tokens", token, 0, most)
         return [self._tokenizer.id_to_token(int(token)) for token in tokens]
 
+    def text(self, tokens: Sequence[int] | Int[np.ndarray, " T"]) -> str:
+        """The text that tokens spell; for part of a sign a replacement character.
+
+        Raises:
+          ConfigError: as `words`.
+        """
+        self.words(tokens)
+        return self._tokenizer.decode([*map(int, tokens)], skip_special_tokens=False)
+
     def _check(self, field: str, text: str, encoding: Any, limit: int) -> None:
         given = f"{text[:40]}…" if len(text) > 40 else text
         if self._fields > 1 and any(encoding.type_ids):

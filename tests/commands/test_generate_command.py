@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tests.support import commands
+from tests.support.folders import decoder_folders
 
 SMALL = (
     "--config.model.layers=1", "--config.model.width=8", "--config.model.heads=2",
@@ -36,6 +37,8 @@ def run(tmp_path_factory):
             options += [f"--config.task.options.{field}={value}" for field, value in given.items()]
             code, _, err = run("experiments.train", f"--workdir={name}", *options, *SMALL)
             assert code == 0, err
+        for name, config in {"llama": decoder_folders.LLAMA, "gpt2": decoder_folders.GPT2}.items():
+            decoder_folders.write(folder / name, config)
         yield run
 
 
@@ -50,6 +53,16 @@ def test_a_text_goes_on_from_its_prompt(run, name):
     assert run(*command, "--temperature=0")[1] == out
     drawn = {run(*command, "--temperature=5", f"--seed={seed}")[1] for seed in range(4)}
     assert len(drawn) > 1
+
+
+@pytest.mark.parametrize("folder", ["llama", "gpt2"])
+def test_a_pretrained_model_goes_on_in_its_own_tokens(run, folder):
+    """What is streamed is what a beam of one finds."""
+    command = ("experiments.generate", f"--pretrained={folder}", "--prompt=the hen", "--tokens=4")
+    code, out, err = run(*command, "--temperature=0")
+    assert code == 0 and "4 symbols; " in err, err
+    assert out.startswith("the hen") and len(out) > len("the hen") + 1
+    assert run(*command, "--beams=1")[1] == out
 
 
 def test_beams_are_printed_with_their_scores(run):
@@ -88,6 +101,10 @@ def test_a_run_on_translation_is_not_looked_into(run, name):
         (["--run=bytes"], "--prompt: given None; give a text to go on from"),
         (["--run=bytes", "--prompt="], "--prompt: given ''; give a text to go on from"),
         (["--run=nowhere", "--prompt=x"], "nowhere"),
+        (["--run=bytes", "--pretrained=llama", "--prompt=x"], "--run: given 'bytes'; name"),
+        (["--pretrained=llama", "--source=x"], "--source: given 'x'; is for a run on translation"),
+        (["--pretrained=llama", "--prompt=x", "--step=2"], "--step: given 2; is of a run"),
+        (["--pretrained=bytes", "--prompt=x"], "config.json model_type: given None; understood:"),
         (["--run=masked", "--prompt=x"], "--run: given 'masked'; is of the task 'Masked bytes'"),
         (["--run=characters", "--prompt=Zebra"], "--prompt: given 'Zebra'; must be of characters"),
         (["--run=bytes", "--prompt=To be", "--tokens=9"], "learned positions end at 8: 4 may come"),
