@@ -131,6 +131,7 @@ class ArmEntry:
     role: Literal["arm", "control"] = "arm"  # arm, or control: not part of the question
     note: str = ""  # printed below the table
     match: costs.Match = "none"  # params, flops: widen its MLP to the baseline's
+    against: str = ""  # another arm that it is compared with as well, beside the baseline
 
 
 @dataclasses.dataclass(frozen=True)

@@ -233,13 +233,17 @@ class Study:
         baseline = self.config.baseline
         if baseline not in self.arm_entries:
             raise ConfigError("study.baseline", baseline, f"arms: {', '.join(self.arm_entries)}")
-        for name in self.arm_entries:
+        for name, entry in self.arm_entries.items():
             check_name("arms", name)
             if folded(name) == PLACEBO:
                 raise ConfigError("arms", name, f"{PLACEBO!r} is what the study adds itself")
             if folded(name).endswith(".csv"):
                 # The rows of arm ARM are in a file ARM.csv, beside folders that are named as arms.
                 raise ConfigError("arms", name, "must not end as a file's name does, with .csv")
+            against, others = entry.against, [*{*self.arm_entries} - {name, baseline}]
+            if against and (name == baseline or against not in others):
+                allowed = "must be another arm that is not the baseline"
+                raise ConfigError(f"arms.{name}.against", against, allowed)
         check_apart("arms", self.arm_entries)
 
     def _plan_family(self, name: str) -> list[TaskPlan]:
@@ -332,6 +336,7 @@ class Study:
             arm.role,
             arm.note,
             as_dict({"model": entry.model, "train": entry.train}) if entry else {},
+            entry.against if entry and not arm.salt else "",
         )
 
     def _describe_task(self, plan: TaskPlan) -> TaskRecord:

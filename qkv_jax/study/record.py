@@ -44,6 +44,7 @@ class ArmRecord:
     role: Role
     note: str = ""
     overrides: dict[str, Any] = _mapping()
+    against: str = ""  # another arm that it is compared with as well
 
     @property
     def group(self) -> int:

@@ -17,9 +17,11 @@ runs that makes the race anew. Nothing is kept but the runs.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
@@ -44,6 +46,21 @@ Cell = tuple[int, int]  # arm, 0 the baseline; place of a rate, 0 the first of t
 # (arm, place) -> [2, S] validation and test losses of its runs by seed. Where runs solve a task or
 # do not, the test loss is 1 for one that does not.
 Runs = Callable[[int, int], np.ndarray]
+
+
+class Contrast(NamedTuple):
+    """How an arm stands to another than the baseline, by a look that both have reached.
+
+    Attributes:
+      seeds, share: of the look, and what of alpha it may spend.
+      worse, better, equal: one-sided p's that hold whichever live rate is an arm's best.
+    """
+
+    seeds: int
+    share: float
+    worse: float
+    better: float
+    equal: float
 
 
 class Race:
@@ -225,20 +242,45 @@ class Race:
             row[: len(own)] = own
         return inference.pooled_correlation(rows, reference)
 
-    def _compare(self, one: np.ndarray, other: np.ndarray) -> inference.Difference:
-        pair = [(1, one), (-1, other)]
-        effect = inference.difference(pair, correlation=self.correlation, least=self.least)
+    def contrast(self, arm: int, other: int) -> Contrast | None:
+        """How an arm stands to another at the last look that both have reached; None before the
+        first. Nothing is known of what two arms share at a seed: they count as independent."""
+        lead = lambda each: self.used.get((each, self.arms[each].lead), 0)
+        there = min(lead(arm), lead(other))
+        taken = [*itertools.takewhile(lambda look: look[0] <= there, looks())]
+        if not taken:
+            return None
+        seeds, share = taken[-1]
+        of_arm, of_other = (
+            [self._losses(each, rate)[1][:seeds] for rate in self.arms[each].live]
+            for each in (arm, other)
+        )
+        own, reference = self._scores(arm, seeds), self._scores(other, seeds)
+        p = functools.partial(self._p, correlation=0.0)
+        highest = lambda pairs, bound=0.0: max(p(one, two, bound) for one, two in pairs)
+        to_reference = [(losses, reference) for losses in of_arm]
+        to_own = [(losses, own) for losses in of_other]
+        margin = self.rules.margin
+        equal = max(highest(to_reference, -margin), highest(to_own, -margin))
+        return Contrast(seeds, share, highest(to_reference), highest(to_own), equal)
+
+    def _compare(
+        self, one: np.ndarray, other: np.ndarray, correlation: float | None = None
+    ) -> inference.Difference:
+        pair, common = [(1, one), (-1, other)], self.correlation
+        common = common if correlation is None else correlation
+        effect = inference.difference(pair, correlation=common, least=self.least)
         if effect.alike and self.least:  # these scores do not vary, but those of others do
             error = math.sqrt(self.least / len(one) + self.least / len(other))
             effect = effect._replace(error=error, df=min(len(one), len(other)) - 1)
         return effect
 
-    def _p(self, one: np.ndarray, other: np.ndarray, bound: float) -> float:
+    def _p(self, one: np.ndarray, other: np.ndarray, bound: float, correlation=None) -> float:
         """One-sided p that the mean loss of one is above that of another by more than a bound."""
         if self.rules.solving:
             counts = (int((other == 0).sum()), int((one == 0).sum()), len(other), len(one))
             return 1.0 if bound else inference.solved_p(*counts, side="greater")
-        effect = self._compare(one, other)
+        effect = self._compare(one, other, correlation)
         if not effect.error:
             above = effect.delta > bound and not math.isnan(effect.exact)
             return 0.5 * effect.exact if above else 1.0

@@ -31,6 +31,7 @@ from qkv_jax.study.report.tables import (
     _mean_table,
     _race_table,
     _solve_table,
+    contrast_table,
 )
 from qkv_jax.study.run.outcomes import Outcome, write_tables
 from qkv_jax.study.run.workdir import Workdir
@@ -94,10 +95,14 @@ def write_report(
     context = _context(record, runs, results)
     context |= {"ledger": ledger_context(workdir), "ledger_signs": LEDGER_SIGNS}
     context |= {"ledger_rules": RULES_SENTENCES, "ledger_dated": dating_sentences(record)}
-    groups, branches = map(Workdir(workdir).table, ("breakdown.csv", "branches.csv"))
+    tabled = map(Workdir(workdir).table, ("breakdown.csv", "branches.csv", "contrasts.csv"))
+    groups, branches, contrasts = tabled
+    context["contrasts"] = sentences.contrast_findings(record, contrasts)
     for task in context["tasks"]:
         pause()
         rows = results[task["name"]]
+        of_task = wording.of_task(contrasts, task["name"])
+        task["contrasts"] = contrast_table(task["record"], of_task)
         task["branches"] = _branch_table(task["name"], task["record"], rows, branches)
         table = None if groups is None else groups[groups["task"] == task["name"]]
         task["table_files"] = paper.write_table(tables, task["slug"], task["table"])

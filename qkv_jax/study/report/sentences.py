@@ -7,7 +7,7 @@ undecided arm is one for which neither a difference nor equivalence could be sho
 import dataclasses
 
 from qkv_jax.output import formats
-from qkv_jax.study.protocol.verdicts import POWER, What
+from qkv_jax.study.protocol.verdicts import POWER, Verdict, What
 from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
 from qkv_jax.tie import Tie, TieError
@@ -42,6 +42,24 @@ def task_findings(record: StudyRecord, results: wording.Results, name: str) -> l
     for row in rest.values():
         if row["group"] == 2:
             found.append(placebo_finding(record, task, row, baseline))
+    return found
+
+
+def contrast_findings(record: StudyRecord, table) -> list[Finding]:
+    """A sentence about each arm that is compared with another than the baseline, on each task."""
+    found = []
+    for name, task in record.tasks.items():
+        for row in wording.of_task(table, name):
+            verdict, n = Verdict.read(row["verdict"]), row["n"]
+            digits = wording.decimals(task.outcome.margin)
+            text = f"{task.title}: “{row['arm']}” against “{row['against']}”: "
+            if not n:
+                text += "no result yet."
+            else:
+                size = formats.bracket(row, "delta", "delta_low", "delta_high", digits, signed=True)
+                p, unit = wording.p_equals(row["p_adjusted"]), wording.unit_words(task)
+                text += f"{verdict} ({size} {unit}; adjusted {p}, {_seeds(row)})."
+            found.append(Finding(verdict.kind, text, (row["arm"],)))
     return found
 
 

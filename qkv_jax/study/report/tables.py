@@ -160,6 +160,29 @@ def _branch_table(name: str, task: TaskRecord, rows, branches) -> dict | None:
     return {"head": head, "rows": _rows(own, cells)}
 
 
+def contrast_table(task: TaskRecord, contrasts) -> dict | None:
+    """Arms against other arms than the baseline; None if the task has no such comparison.
+
+    Args: contrasts: the rows of contrasts.csv of the task.
+    """
+    if not contrasts:
+        return None
+    digits = wording.decimals(task.outcome.margin)
+    rows = {
+        f"{row['arm']} against {row['against']}": row
+        | {"group": 0, "role": "contrast", "verdict": Verdict.read(row["verdict"])}
+        for row in contrasts
+    }
+
+    def cells(row):
+        return [formats.bracket(row, "delta", "delta_low", "delta_high", digits, signed=True),
+                wording.p_value(row["p_adjusted"]), wording.p_value(row["p_equivalence"]),
+                f"{row['n']:.0f}"]  # fmt: skip
+
+    head = ["difference [95 %]", "p (adjusted)", "p (equivalence)", "seeds"]
+    return {"head": head, "rows": _rows(rows, cells)}
+
+
 def _cost_table(baseline: str, rows) -> dict | None:
     """Costs with their change against the baseline; None if none is known."""
     columns = {

@@ -54,6 +54,11 @@ def all_rows(record: StudyRecord, summary) -> Results:
     return results
 
 
+def of_task(table, task: str) -> list[dict]:
+    """The rows of a table of the study that are of one task; none without a table."""
+    return [] if table is None else table[table["task"] == task].to_dict("records")
+
+
 def cost(row: dict, task: TaskRecord) -> float | None:
     """The difference to the baseline, positive where the arm is worse."""
     delta = row.get("delta")

@@ -17,6 +17,7 @@ from qkv_jax.study.claims import Claim
 from qkv_jax.study.measures import MEASURE_COLUMNS, lookup
 from qkv_jax.study.protocol.branches import branch_table
 from qkv_jax.study.protocol.breakdown import breakdown_table
+from qkv_jax.study.protocol.contrasts import contrast_table, contrasted
 from qkv_jax.study.protocol.grids import families, family_table
 from qkv_jax.study.protocol.ledger import write_ledger
 from qkv_jax.study.protocol.margins import in_force
@@ -37,9 +38,9 @@ class Outcome:
 
 
 def write_tables(workdir: Workdir, pause: Pause = lambda: None) -> Outcome:
-    """Writes summary.csv and, of a study that has them, families.csv, branches.csv, breakdown.csv,
-    claims.csv and claims.json. Of an unfinished study they are as far as it goes; claims wait for
-    its end.
+    """Writes summary.csv and, of a study that has them, families.csv, branches.csv, contrasts.csv,
+    breakdown.csv, claims.csv and claims.json. Of an unfinished study they are as far as it goes;
+    claims wait for its end.
 
     Args:
       workdir: an existing folder of a study, locked.
@@ -62,6 +63,8 @@ def write_tables(workdir: Workdir, pause: Pause = lambda: None) -> Outcome:
     if any(task.branch for task in record.tasks.values()):
         table = branch_table(study, runs, workdir.branch)
         workdir.write("branches.csv", table.to_csv(index=False))
+    if any(contrasted(record, task) for task in record.tasks):
+        workdir.write("contrasts.csv", contrast_table(record, runs).to_csv(index=False))
     breakdowns = workdir.breakdowns(record.tasks)
     if breakdowns:
         table = breakdown_table(record, runs, breakdowns, examples)

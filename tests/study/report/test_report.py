@@ -14,6 +14,7 @@ from rich.console import Console
 
 from qkv_jax.output import formats, style
 from qkv_jax.output.html import markdown
+from qkv_jax.study.protocol.contrasts import contrast_table, contrasted
 from qkv_jax.study.protocol.summary import MORE_STEPS, summarise
 from qkv_jax.study.report import sentences, wording
 from qkv_jax.study.report.figures.cost_quality import (
@@ -98,6 +99,25 @@ def test_every_figure_is_there_as_svg_and_png_and_is_described(full):
         assert (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         assert f"(figures/{name}.png)" in (folder / "report.md").read_text(encoding="utf-8")
     assert len(page.alts) == len(names) and all(len(alt) > 40 for alt in page.alts)
+
+
+def test_a_contrast_is_answered_in_a_line(tmp_path):
+    """At the top, and as a table of its own on each task that has both arms."""
+    record, runs, *rest = make_study(tasks=("text", "digits"))
+    arms = record.arms | {"Q=K=V": dataclasses.replace(record.arms["Q=K=V"], against="Q=K")}
+    record = dataclasses.replace(record, arms=arms)
+    table = contrast_table(record, runs)
+    table.to_csv(tmp_path / "contrasts.csv", index=False)
+    page = Page(report(tmp_path, record, runs, *rest)[0])
+    there = [task for task in record.tasks if contrasted(record, task)]
+    assert there and [*table["task"]] == there
+    for row, task in zip(table.to_dict("records"), there, strict=True):
+        title = record.tasks[task].title
+        assert f"{title}: “Q=K=V” against “Q=K”: {row['verdict']} (" in page.text
+        low = formats.number(row["delta_low"], wording.decimals(record.tasks[task].outcome.margin))
+        assert f"[{low}, " in page.text
+    assert page.text.count("Arms against each other") == len(there)
+    assert "“Q=K=V” against “Q=K”" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_tables_for_a_paper_say_what_the_page_says(full):
