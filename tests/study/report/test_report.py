@@ -111,10 +111,10 @@ def test_a_contrast_is_answered_in_a_line(tmp_path):
     page = Page(report(tmp_path, record, runs, *rest)[0])
     there = [task for task in record.tasks if contrasted(record, task)]
     assert there and [*table["task"]] == there
-    for row, task in zip(table.to_dict("records"), there, strict=True):
+    for found, task in zip(table.to_dict("records"), there, strict=True):
         title = record.tasks[task].title
-        assert f"{title}: “Q=K=V” against “Q=K”: {row['verdict']} (" in page.text
-        low = formats.number(row["delta_low"], wording.decimals(record.tasks[task].outcome.margin))
+        assert f"{title}: “Q=K=V” against “Q=K”: {found['verdict']} (" in page.text
+        low = formats.number(found["delta_low"], wording.decimals(record.tasks[task].outcome.margin))
         assert f"[{low}, " in page.text
     assert page.text.count("Arms against each other") == len(there)
     assert "“Q=K=V” against “Q=K”" in (tmp_path / "report.md").read_text(encoding="utf-8")
