@@ -114,7 +114,8 @@ def test_a_contrast_is_answered_in_a_line(tmp_path):
     for found, task in zip(table.to_dict("records"), there, strict=True):
         title = record.tasks[task].title
         assert f"{title}: “Q=K=V” against “Q=K”: {found['verdict']} (" in page.text
-        low = formats.number(found["delta_low"], wording.decimals(record.tasks[task].outcome.margin))
+        digits = wording.decimals(record.tasks[task].outcome.margin)
+        low = formats.number(found["delta_low"], digits)
         assert f"[{low}, " in page.text
     assert page.text.count("Arms against each other") == len(there)
     assert "“Q=K=V” against “Q=K”" in (tmp_path / "report.md").read_text(encoding="utf-8")
