@@ -152,7 +152,9 @@ def test_what_two_processes_saved_goes_on_in_one(mesh, place, runs, tmp_path):
         assert done.returncode == 2 and "its mesh is 'given', not 'not given'" in done.stderr
     flags = [f"--config.mesh.{axis}={size}" for axis, size in mesh.items()]
     done = one_process(place / "short.py", workdir, *flags)
-    assert done.stdout.startswith("step      6 of 9") and not done.stderr
+    first, second = done.stdout.splitlines()[:2]
+    assert " CPU core" in first and ", mesh " in first and " parameters, " in first
+    assert second.startswith("step      6 of 9") and not done.stderr
     assert 0 < largest_difference(workdir, place / "two") < 1e-5
 
 
@@ -161,9 +163,10 @@ def test_process_0_alone_speaks(runs):
     # Two of gloo's lines may be torn into one another.
     spoken = lambda text: [line for line in text.splitlines() if "peer ranks" not in line]
     alone, ((_, first, _), (_, second, _)) = runs
-    assert len(spoken(first)) == len(spoken(alone)) >= 4
+    assert len(spoken(first)) == len(spoken(alone)) >= 5
     assert [line[:18] for line in spoken(first)] == [line[:18] for line in spoken(alone)]
-    assert spoken(first)[0].startswith("step      3 of 9")
+    assert " parameters, " in spoken(first)[0]
+    assert spoken(first)[1].startswith("step      3 of 9")
     assert spoken(second) == []
 
 
