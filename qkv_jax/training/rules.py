@@ -22,6 +22,11 @@ from qkv_jax.config import ConfigError
 AXES = ("data", "fsdp", "tensor")
 WHOLE = "whole"
 
+# Projections [D, heads, H]: of one head for all, and of the tie's sources with what schemes add to
+# them; and [heads, r, H], which leads back from low ranks.
+_ONE_HEAD = r".*/(cross_)?attention/(latent|rotary)"
+_HEADS = r".*/(cross_)?attention/(query|key|value)(_rotary|_low)?"
+_RAISED = r".*/(cross_)?attention/(query|key|value)_raised"
 _SMALL = (
     (r".*/(bias|scale|log_scale)", WHOLE),
     (r".*_adapter/.*|.*/(relative|positions_2d|value_residual)/.*", WHOLE),
@@ -40,8 +45,9 @@ _STEMS = (
 RULE_SETS = {
     "megatron": (
         *_SMALL,
-        (r".*/(cross_)?attention/latent/kernel", ("fsdp", None, None)),
-        (r".*/(cross_)?attention/(query|key|value)/kernel", ("fsdp", "tensor", None)),
+        (rf"{_ONE_HEAD}/kernel", ("fsdp", None, None)),
+        (rf"{_HEADS}/kernel", ("fsdp", "tensor", None)),
+        (rf"{_RAISED}/kernel", ("tensor", None, None)),
         (r".*/(cross_)?attention/out/kernel", ("tensor", None, "fsdp")),
         (r".*/mlp/(up|gate)/kernel", ("fsdp", "tensor")),
         (r".*/mlp/down/kernel", ("tensor", "fsdp")),
@@ -50,8 +56,9 @@ RULE_SETS = {
     ),
     "inner": (
         *_SMALL,
-        (r".*/(cross_)?attention/latent/kernel", ("fsdp", None, None)),
-        (r".*/(cross_)?attention/(query|key|value)/kernel", (None, "tensor", "fsdp")),
+        (rf"{_ONE_HEAD}/kernel", ("fsdp", None, None)),
+        (rf"{_HEADS}/kernel", (None, "tensor", "fsdp")),
+        (rf"{_RAISED}/kernel", ("tensor", None, "fsdp")),
         (r".*/(cross_)?attention/out/kernel", ("tensor", "fsdp", None)),
         (r".*/mlp/(up|gate)/kernel", (None, ("tensor", "fsdp"))),
         (r".*/mlp/down/kernel", (("tensor", "fsdp"), None)),

@@ -250,7 +250,8 @@ def test_post_norm_leaves_tokens_normed_and_needs_no_last_norm():
     _, state = module.apply(
         {"params": initialised(norm_position="post")}, TOKENS, capture_intermediates=capture
     )
-    out = np.asarray(state["intermediates"]["layer_0"]["__call__"][0])
+    out, *_ = state["intermediates"]["layer_0"]["__call__"][0]
+    out = np.asarray(out)
     np.testing.assert_allclose(out.mean(-1), 0, atol=1e-5)
     np.testing.assert_allclose(out.var(-1), 1, atol=1e-3)
 

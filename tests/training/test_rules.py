@@ -126,7 +126,7 @@ def option_sets():
         if hint is bool:
             words[name] = (False, True)
     yield from ({}, *OPTIONS.values())
-    needs = {"latent_kind": {"latent_dim": 4}}
+    needs = {"latent_kind": {"latent_dim": 4}, "value_residual": {"layers": 2}}
     yield from ({name: word, **needs.get(name, {})} for name in words for word in words[name])
     yield from ({"tie": "Q=K", "adapters": {"query": f"{name}:1" if name == "lowrank" else name}}
                 for name in ADAPTERS)  # fmt: skip

@@ -211,7 +211,9 @@ def test_without_a_terminal_every_arm_is_named_when_tuned_and_with_its_result(tm
             work = Engine(study, workdir, workdir.open(study.describe()), on_progress)
             shown.follow(work)
             work.run()
-        printed.append([line.partition("] reverse: ")[2] for line in out.getvalue().splitlines()])
+        first, *lines = out.getvalue().splitlines()
+        assert first.startswith("On ") and " CPU core" in first
+        printed.append([line.partition("] reverse: ")[2] for line in lines])
     tuned, judged = ([x for x in printed[0] if x.startswith("tuning ") == t] for t in (True, False))
     assert tuned[:3] == [f"tuning {arm}" for arm in shown_arms]
     assert [line.partition(": mean ")[0] for line in judged] == shown_arms[:2]
