@@ -103,7 +103,10 @@ def main() -> None:
     unit, steps = trainer.task.outcome.unit, trainer.train_config.steps
     tokens = trainer.train_config.batch_size * trainer.task.max_length
     pace = Pace(steps, tokens)
-    console.print(f"On {_devices(mesh)}: {_size(trainer)}, {tokens:,} tokens a step. Compiling …")
+
+    def begin() -> None:
+        sizes = f"{_size(trainer)}, {tokens:,} tokens a step"
+        console.print(f"On {_devices(mesh)}: {sizes}. Compiling …")
 
     def show(row: dict) -> None:
         console.print(
@@ -120,6 +123,7 @@ def main() -> None:
         stop_signal=stop_signal,
         make_program=program_maker(mesh),
         on_report=show,
+        on_start=begin,
     )
     console.print(f"{result['status']}: test {result['test']:.4f} {unit}. Written to {workdir}")
     distributed.leave()

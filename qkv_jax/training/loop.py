@@ -101,6 +101,7 @@ def train_run(
     stop_signal: StopSignal | None = None,
     make_program: Callable[[Trainer, Data], Program] = LoneProgram,
     on_report: Callable[[dict], None] = lambda row: None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> dict:
     """Trains one run from its seed, or from where its folder says that it was, and writes into
     `workdir`:
@@ -145,7 +146,8 @@ def train_run(
                 if _status(workdir, config) == "new":  # nobody came first
                     started = config | {_DATA: found}
                     write_whole(workdir / "config.json", json_text(started))
-        result = _train(program, seed, workdir, policy, stop_signal or StopSignal(), on_report)
+        stop_signal = stop_signal or StopSignal()
+        result = _train(program, seed, workdir, policy, stop_signal, on_report, on_start)
         if is_primary():
             write_whole(workdir / "result.json", json_text(result))
     return result
@@ -210,6 +212,7 @@ def _train(
     policy: CheckpointPolicy,
     stop_signal: StopSignal,
     on_report: Callable[[dict], None],
+    on_start: Callable[[], None],
 ) -> dict:
     trainer, outcome = program.trainer, program.trainer.task.outcome
     every, last = trainer.train_config.report_every, trainer.train_config.steps
@@ -255,6 +258,8 @@ def _train(
                 if due.stop:
                     checkpoints.wait()
                     raise stop_signal.interruption()
+                on_start()  # before the first step is compiled
+                on_start = lambda: None
                 state, metrics = program.advance(state, stream)
                 step += every
                 row = {

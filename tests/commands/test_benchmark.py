@@ -134,7 +134,7 @@ def test_population_ends_with_its_table_its_files_and_a_line_of_json(command, pl
     with (place / "found" / "population.csv").open() as file:
         (written,) = csv.DictReader(file)
     assert written == {name: "" if x is None else str(x) for name, x in row.items()}
-    assert sorted(p.suffix for p in (place / "found").iterdir()) == [".csv", ".png", ".svg"]
+    assert sorted(p.suffix for p in (place / "found").iterdir()) == [".csv", ".pdf", ".png", ".svg"]
 
 
 def test_attention_sets_times_beside_flops(command):

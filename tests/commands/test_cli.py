@@ -40,7 +40,7 @@ SHARED = "tasks.one, arm 'shared': model.tie"
 OVERRIDES = {
     # Names that are not there.
     "modle.width=8": "modle: given '8'; unknown key; did you mean 'model'? allowed: "
-                     "name, tasks, arms, model, train, study, claims",
+                     "name, tasks, arms, model, train, study, claims, title, question",
     "model.widht=8": "model.widht: given '8'; unknown key; did you mean 'width'? allowed: "
                      f"{FIELDS}",
     "model.bias=1": f"model.bias: given '1'; unknown key; did you mean 'use_bias'? allowed: "
