@@ -19,6 +19,7 @@ from qkv_jax.tasks.base import Task
 from qkv_jax.tasks.text.causal import CausalBytes
 from qkv_jax.tasks.text.classification import TextClassification
 from qkv_jax.tasks.text.masked import MaskedBytes
+from qkv_jax.tasks.text.texts import BytePairs
 from qkv_jax.tasks.text.tokenizers import Tokenizer, make_tokenizer
 
 TEXT = "the cat sat"  # unless another is given
@@ -163,11 +164,7 @@ def _tokenizer(task: MaskedBytes | TextClassification) -> Tokenizer:
     if isinstance(task, TextClassification):
         train = [text.encode() for text in task.splits()["train"].texts]
         return make_tokenizer(task.tokenizer, task.vocabulary, train)
-    if task.symbol == "byte":
-        return make_tokenizer("bytes", 0, ())
-    # As the task does: byte pairs are learned from the bytes of its training split.
-    train = (text.tobytes() for text in MaskedBytes.texts(task)["train"])
-    return make_tokenizer("bpe", task.vocabulary, train)
+    return task.encoded()[1] if isinstance(task, BytePairs) else make_tokenizer("bytes", 0, ())
 
 
 def _labels(task: Task, inputs: np.ndarray) -> list[str]:

@@ -198,9 +198,8 @@ def of_mixed(walk: Trace) -> Shown:
     lines = []
     if not np.allclose(walk.value, walk.projected.value, atol=1e-5):
         panels = _heads(walk, "V as read", walk.value) + panels
-        how = {"rotated": "turned by their places"}.get(walk.config.scheme, "as the scheme says")
-        if walk.config.value_residual:
-            how = "mixed with those of the first layer"
+        mixed = walk.config.value_residual
+        how = "mixed with those of the first layer" if mixed else "as the scheme makes them"
         lines = [f"Values are read {how}."]
     parts = [f"{number(w)}·{subscripted('v', j)}" for j, w in enumerate(walk.weights[0, i][:TERMS])]
     more = " + …" if len(walk.tokens) > TERMS else ""

@@ -240,11 +240,19 @@ class Study:
             if folded(name).endswith(".csv"):
                 # The rows of arm ARM are in a file ARM.csv, beside folders that are named as arms.
                 raise ConfigError("arms", name, "must not end as a file's name does, with .csv")
-            against, others = entry.against, [*{*self.arm_entries} - {name, baseline}]
-            if against and (name == baseline or against not in others):
-                allowed = "must be another arm that is not the baseline"
-                raise ConfigError(f"arms.{name}.against", against, allowed)
+            if entry.against:
+                self._check_contrast(name, entry.against)
         check_apart("arms", self.arm_entries)
+
+    def _check_contrast(self, name: str, against: str) -> None:
+        """Refuses another arm that is none, or that no task has beside this one."""
+        field, baseline = f"arms.{name}.against", self.config.baseline
+        if against not in self.arm_entries or against == name or baseline in (name, against):
+            allowed = "must be another arm that is not the baseline"
+            raise ConfigError(field, against, allowed)
+        arms = (entry.get("arms") or self.arm_entries for entry in self.file.tasks.values())
+        if not any({name, against} <= {*of_task} for of_task in arms):
+            raise ConfigError(field, against, "no task has both of these arms")
 
     def _plan_family(self, name: str) -> list[TaskPlan]:
         """The tasks of one entry: one, or a cell each of its grid."""

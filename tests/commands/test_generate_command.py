@@ -23,6 +23,8 @@ RUNS = {
                                     "validation_examples": 4, "test_examples": 6}),
 }  # fmt: skip
 
+SAID: dict[str, str] = {}  # by the training of each
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -35,11 +37,21 @@ def run(tmp_path_factory):
             options = [f"--config={commands.ROOT / 'configs' / 'train.py'}",
                        f"--config.task.kind={kind}"]  # fmt: skip
             options += [f"--config.task.options.{field}={value}" for field, value in given.items()]
-            code, _, err = run("experiments.train", f"--workdir={name}", *options, *SMALL)
+            code, out, err = run("experiments.train", f"--workdir={name}", *options, *SMALL)
             assert code == 0, err
+            SAID[name] = out
         for name, config in {"llama": decoder_folders.LLAMA, "gpt2": decoder_folders.GPT2}.items():
             decoder_folders.write(folder / name, config)
         yield run
+
+
+def test_training_says_where_how_large_and_how_fast(run):
+    """The first report's time went into compiling, and after the last no time is left."""
+    first, compiled, last, done = SAID["bytes"].splitlines()
+    assert re.fullmatch(r"On \d+ CPU cores?.*: [\d,]+ parameters, 32 tokens a step. .*", first)
+    assert compiled.startswith("step     10 of 20") and "tokens/s" not in compiled
+    assert re.search(r"^step     20 of 20 .*   [\d,]+ tokens/s$", last)
+    assert done.startswith("done: test ")
 
 
 @pytest.mark.parametrize("name", ["bytes", "characters", "pairs"])

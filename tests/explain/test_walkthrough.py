@@ -102,7 +102,7 @@ def test_every_option_of_a_model_is_walked_as_it_computes(options):
         of_first = layer and options.get("value_residual")
         said = [line for line in mixed.lines if line.startswith("Values are read ")]
         assert bool(said) == bool(of_first or options.get("scheme") == "rotated")
-        assert not said or ("first layer" if of_first else "turned") in said[0]
+        assert not said or ("first layer" if of_first else "the scheme") in said[0]
 
 
 @pytest.mark.parametrize("end", ["weights", "output"])

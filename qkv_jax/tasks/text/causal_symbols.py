@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -12,42 +12,30 @@ from qkv_jax.tasks.sources import Stamp
 from qkv_jax.tasks.text.causal import CausalBytes
 from qkv_jax.tasks.text.packing import smallest_dtype
 from qkv_jax.tasks.text.plain_text import read_text
-from qkv_jax.tasks.text.texts import Texts
-from qkv_jax.tasks.text.tokenizers import check_vocabulary, make_tokenizer
+from qkv_jax.tasks.text.texts import BytePairs, Texts
 
 
 @register("causal_tokens")
 @dataclasses.dataclass(frozen=True)
-class CausalTokens(CausalBytes):
+class CausalTokens(BytePairs, CausalBytes):
     """Causal language modelling on byte pairs learned from the training split alone; lengths count
     tokens and the loss is in nats per token: of two vocabularies only bits per byte compare."""
 
     title = "Causal tokens"
     description = "Guess each token (a byte pair) of a text from the tokens before it."
-    symbol = "token"
-
-    vocabulary: int = 1024
-
-    def __post_init__(self):
-        check_vocabulary("bpe", self.vocabulary)
-        super().__post_init__()
-
-    @property
-    def classes(self):
-        return self.vocabulary
 
     def symbols(self):
-        return _encoded(self, self.stamp())[0]
+        return self.encoded()[0]
 
     def symbol_bytes(self):
-        decode = _encoded(self, self.stamp())[1].decode
+        decode = self.encoded()[1].decode
         return np.array([len(decode(np.array([token]))) for token in range(self.vocabulary)])
 
     def _spelled(self, text):
-        return _encoded(self, self.stamp())[1].encode(text.encode())
+        return self.encoded()[1].encode(text.encode())
 
     def decode(self, symbols):
-        return _encoded(self, self.stamp())[1].decode(np.asarray(symbols))
+        return self.encoded()[1].decode(np.asarray(symbols))
 
 
 @register("causal_characters")
@@ -98,17 +86,6 @@ class CausalCharacters(CausalBytes):
 
     def decode(self, symbols):
         return "".join(self.characters[symbol] for symbol in np.asarray(symbols)).encode()
-
-
-@functools.lru_cache(maxsize=1)
-def _encoded(task: CausalTokens, changed: Stamp) -> tuple[Texts, Any]:
-    """The tokens of a task's texts, and what made them: seconds of work, asked for by checks, runs
-    and streams."""
-    texts = task.texts()
-    train = (text.tobytes() for text in texts["train"])
-    tokenizer = make_tokenizer("bpe", task.vocabulary, train)
-    encode = lambda text: tokenizer.encode(text.tobytes())
-    return {name: [encode(text) for text in some] for name, some in texts.items()}, tokenizer
 
 
 @functools.lru_cache(maxsize=4)  # a task asks for its classes all the time

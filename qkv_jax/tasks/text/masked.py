@@ -2,7 +2,6 @@
 or on byte pairs learned from the training split."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +10,10 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from qkv_jax.config import require_range
 from qkv_jax.model.stems import TokenStem
-from qkv_jax.tasks import overlap, sources
+from qkv_jax.tasks import overlap
 from qkv_jax.tasks.base import Batch, Data, keys_schedule, register
 from qkv_jax.tasks.streaming import BatchStream, WindowRows
-from qkv_jax.tasks.text.texts import LanguageTask, Texts, cut, lacking
-from qkv_jax.tasks.text.tokenizers import check_vocabulary, make_tokenizer
+from qkv_jax.tasks.text.texts import BytePairs, LanguageTask, cut, lacking
 
 
 @register("masked_bytes")
@@ -124,37 +122,16 @@ class MaskedBytes(LanguageTask):
 
 @register("masked_tokens")
 @dataclasses.dataclass(frozen=True)
-class MaskedTokens(MaskedBytes):
+class MaskedTokens(BytePairs, MaskedBytes):
     """Masked language modelling on byte pairs learned from the training split alone; lengths count
     tokens and the loss is in nats per masked token, so losses of two vocabularies do not compare.
     """
 
     title = "Masked tokens"
     description = "Guess the masked tokens (byte pairs) of a window of text from those around them."
-    symbol = "token"
-
-    vocabulary: int = 1024
-
-    def __post_init__(self):
-        check_vocabulary("bpe", self.vocabulary)
-        super().__post_init__()
-
-    @property
-    def classes(self):
-        return self.vocabulary
 
     def texts(self):
-        return _encoded(self, self.stamp())
-
-
-@functools.lru_cache(maxsize=1)
-def _encoded(task: MaskedTokens, changed: sources.Stamp) -> Texts:
-    """The tokens of a task's texts: seconds of work, asked for by checks, runs and streams."""
-    texts = MaskedBytes.texts(task)
-    train = (text.tobytes() for text in texts["train"])
-    tokenizer = make_tokenizer("bpe", task.vocabulary, train)
-    encode = lambda text: tokenizer.encode(text.tobytes())
-    return {name: [encode(text) for text in some] for name, some in texts.items()}
+        return self.encoded()[0]
 
 
 def _unmasked(batch: Batch) -> np.ndarray:

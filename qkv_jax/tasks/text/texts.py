@@ -2,6 +2,7 @@
 splits, and the one line for those that are too short."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from qkv_jax.tasks import hub_datasets, sources
 from qkv_jax.tasks.base import Outcome, Task
 from qkv_jax.tasks.streaming import DEVICE_LIMIT
 from qkv_jax.tasks.text.files import check_utf8, read_bytes, shakespeare_files
-from qkv_jax.tasks.text.tokenizers import BYTES
+from qkv_jax.tasks.text.tokenizers import BYTES, Tokenizer, check_vocabulary, make_tokenizer
 
 HELD_OUT = ("validation", "test")
 _SHARE = 0.05  # of each file, at its end: as much again for validation and for test
@@ -129,3 +130,34 @@ def cut(text: Any, held_out: tuple[str, ...], share: float) -> dict[str, Any]:
 def lacking(splits: dict[str, list[str]]) -> tuple[str, ...]:
     """The held-out splits that a data set does not bring."""
     return tuple(name for name in HELD_OUT if name not in splits)
+
+
+@dataclasses.dataclass(frozen=True)
+class BytePairs:
+    """What tasks on byte pairs add to a task on bytes, and so are derived from first: the pairs are
+    learned from the training split alone."""
+
+    symbol: ClassVar[str] = "token"
+
+    vocabulary: int = 1024
+
+    def __post_init__(self):
+        check_vocabulary("bpe", self.vocabulary)
+        super().__post_init__()
+
+    @property
+    def classes(self) -> int:
+        return self.vocabulary
+
+    def encoded(self) -> tuple[Texts, Tokenizer]:
+        """The tokens of the task's texts, and what made them."""
+        return _encoded(self, self.stamp())
+
+
+@functools.lru_cache(maxsize=2)
+def _encoded(task: BytePairs, changed: sources.Stamp) -> tuple[Texts, Tokenizer]:
+    """Seconds of work, asked for by checks, runs and streams."""
+    texts = super(BytePairs, task).texts()
+    tokenizer = make_tokenizer("bpe", task.vocabulary, (text.tobytes() for text in texts["train"]))
+    encode = lambda text: tokenizer.encode(text.tobytes())
+    return {name: [encode(text) for text in some] for name, some in texts.items()}, tokenizer

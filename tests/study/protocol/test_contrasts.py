@@ -93,3 +93,13 @@ def test_what_cannot_be_compared_is_refused(arm, against, said):
     with pytest.raises(ConfigError) as refused:
         Study(VALUES | {"arms": arms})
     assert str(refused.value).startswith(said)
+
+
+def test_arms_that_meet_on_no_task_are_refused():
+    arms = {"separate": {}, "K=V": {"model": {"tie": "K=V"}, "against": "Q=K"},
+            "Q=K": {"model": {"tie": "Q=K"}}}  # fmt: skip
+    (name, task), *_ = VALUES["tasks"].items()
+    tasks = {name: dict(task) | {"arms": ("separate", "K=V")}}
+    with pytest.raises(ConfigError, match="arms.K=V.against: given 'Q=K'; no task has both"):
+        Study(VALUES | {"arms": arms, "tasks": tasks})
+    Study(VALUES | {"arms": arms, "tasks": {name: task}})

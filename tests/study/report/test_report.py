@@ -25,12 +25,13 @@ from qkv_jax.study.report.figures.cost_quality import (
     log_ticks,
     non_dominated,
 )
+from qkv_jax.study.report.figures.forest import forest
 from qkv_jax.study.report.figures.lattice import ROWS, covering_pairs, lattice_nodes
 from qkv_jax.study.report.matrix import verdict_matrix
 from qkv_jax.study.report.paper import latex
 from qkv_jax.study.report.terminal import console_table
 from qkv_jax.tie import Tie
-from tests.support.studies.report_pages import Page, report, row
+from tests.support.studies.report_pages import Page, points_of, report, row
 from tests.support.studies.synthetic_study import make_study
 
 ODD = [("<b>bold</b> & K=V, `x|y`", "K=V"), ("$cost$_5", "Q=K")]
@@ -119,6 +120,20 @@ def test_a_contrast_is_answered_in_a_line(tmp_path):
         assert f"[{low}, " in page.text
     assert page.text.count("Arms against each other") == len(there)
     assert "“Q=K=V” against “Q=K”" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_an_interval_that_is_cut_at_the_axis_has_an_arrow():
+    """At the end that it passes, and nowhere else."""
+    record, runs, costs, curve = make_study(tasks=("text",))
+    rows = wording.all_rows(record, summarise(record, runs, costs, points=points_of(curve)))
+    own = next(row for row in rows["text"].values() if row.get("delta") is not None)
+    here, far = own["delta"], 1e6
+    cases = ((-far, far, "<>"), (here, far, ">"), (-far, here, "<"), (here, here, ""))
+    for low, high, marks in cases:
+        wide = own | {"delta_low_simultaneous": low, "delta_high_simultaneous": high}
+        axes = forest(record, {"text": {own["arm"]: wide}}, "text").axes[0]
+        assert "".join(sorted(line.get_marker() for line in axes.lines
+                              if line.get_marker() in ("<", ">"))) == marks  # fmt: skip
 
 
 def test_tables_for_a_paper_say_what_the_page_says(full):

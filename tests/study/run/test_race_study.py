@@ -6,12 +6,14 @@ Populations are made up, so that nothing is compiled; `test_an_interrupted_race.
 import io
 import itertools
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from qkv_jax.config import ConfigError
+from qkv_jax.runtime.stopping import Interrupted
 from qkv_jax.study.plan import Study
 from qkv_jax.study.report.estimate import Workload, print_plan
 from qkv_jax.study.report.page import write_outcomes
@@ -218,3 +220,28 @@ def test_the_plan_and_the_display_of_a_race(scripted, tmp_path):
     assert any("reverse: copies: mean 0." in line and "open" in line for line in lines)
     write_tables(workdir)
     assert json.loads((tmp_path / "study" / "study.json").read_text())["protocol"] == "race"
+
+
+def test_on_a_terminal_finished_tasks_stay_and_a_stopped_study_says_how_to_look_at_it(
+    scripted, tmp_path, monkeypatch
+):
+    """Beside the live part, which is not looked at here."""
+    scripted(close)
+    study = Study(RACE | {"tasks": {"one": RACE["tasks"]["reverse"], "two": {"kind": "copy"}}})
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    workdir = Workdir(tmp_path / "a study")
+    with pytest.raises(Interrupted), Display(study, console) as display:
+        monkeypatch.setattr(display, "live", mock.Mock())
+
+        def listen(event):
+            display.on_progress(event)
+            if event.task == "two" and event.wave_finished:
+                raise Interrupted("asked to")
+
+        engine = Engine(study, workdir, workdir.open(study.describe()), listen)
+        display.follow(engine)
+        engine.run()
+    text = console.file.getvalue()
+    assert text.startswith("On ") and text.count("baseline") == 2  # the finished, then this task's
+    saved = f"{len(engine.runs)} runs are saved; a report so far: python -m experiments.report "
+    assert text.splitlines()[-1].endswith(f"{saved}--workdir='{tmp_path / 'a study'}'")
