@@ -46,11 +46,11 @@ FACTS = {
 MAY_LACK = {
     *LATER, "claims", "claims_dated", *FACTS, "steps_of", "same_program", "resolved", "cell",
     "axes", "published", "note", "overrides", "threshold", "chance", "higher_is_better",
-    "max_runs", "max_minutes", "branch",
+    "max_runs", "max_minutes", "branch", "against",
 }  # fmt: skip
 MAY_BE_NULL = MAY_LACK - {"claims", "claims_dated", "accepted", "versions", "devices",
                           "steps_of", "same_program", "cell", "axes", "published", "note",
-                          "overrides", "branch"}  # fmt: skip
+                          "overrides", "branch", "against"}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=("fixed", "race"))
