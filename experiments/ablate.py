@@ -23,6 +23,7 @@ from qkv_jax.study.plan import Study
 from qkv_jax.study.report import estimate, page, progress
 from qkv_jax.study.run import engine
 from qkv_jax.study.run.workdir import Workdir
+from qkv_jax.training import speed
 
 _WORKDIR = path_flag("workdir", None, "Folder of results; runs/NAME by default.")
 _PLAN = flags.DEFINE_bool("plan", False, "Print runs, compilations and time; start nothing.")
@@ -50,7 +51,7 @@ def main() -> None:
     if not workdir.study_file.exists():  # else that was tried at its start
         study.check_data()
     if stop_signal is None:
-        estimate.print_plan(study)
+        estimate.print_plan(study, speed.measure(study.describe().wave["packing"]))
         return
     with workdir.locked():
         if _ACCEPT.value:
@@ -66,7 +67,8 @@ def _study() -> Study:
 def _folder(name: str) -> pathlib.Path:
     folder = pathlib.Path(_WORKDIR.value or f"runs/{name}")
     defects.keep_in(folder)
-    keep_compiled(folder.parent)
+    if not _PLAN.value:  # which measures what compiling takes
+        keep_compiled(folder.parent)
     return folder
 
 

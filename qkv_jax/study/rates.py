@@ -48,10 +48,25 @@ def check_rates(rates: Sequence[float], field: str = "learning_rates") -> None:
 
 
 def rate_at(grid: Sequence[float], place: int) -> float:
-    """The rate at a place of a grid that goes on beyond both ends: with its geometric spacing, to
-    four digits. Place 0 is the lowest of the grid."""
+    """The rate at a place of a grid that goes on beyond both ends: in steps of its own where these
+    are even among …, 1, 3, 10, 30, …, else with its geometric spacing, to four digits.
+
+    Place 0 is the lowest of the grid."""
     if 0 <= place < len(grid):
         return float(grid[place])
-    ratio = (grid[-1] / grid[0]) ** (1 / (len(grid) - 1))
     end, steps = (grid[0], place) if place < 0 else (grid[-1], place - len(grid) + 1)
-    return float(f"{end / ratio**-steps if steps < 0 else end * ratio**steps:.4g}")
+    halves = [round(2 * math.log10(rate)) for rate in grid]
+    spacing = (halves[-1] - halves[0]) / (len(grid) - 1)
+    if spacing.is_integer() and all(
+        same_rate(rate, _half_decade(halves[0] + round(i * spacing))) for i, rate in enumerate(grid)
+    ):
+        rate = _half_decade(round(2 * math.log10(end)) + steps * round(spacing))
+    else:
+        ratio = (grid[-1] / grid[0]) ** (1 / (len(grid) - 1))
+        rate = end / ratio**-steps if steps < 0 else end * ratio**steps
+    return float(f"{rate:.4g}")
+
+
+def _half_decade(place: int) -> float:
+    """…, 0.3, 1, 3, 10, …: 1 at place 0."""
+    return (3 if place % 2 else 1) * 10.0 ** (place // 2)

@@ -14,6 +14,7 @@ from qkv_jax.config_files import tree
 from qkv_jax.study.axes import expand
 from qkv_jax.study.plan import Study
 from qkv_jax.study.report import estimate
+from qkv_jax.training.speed import USUAL
 from tests.support.studies import small_grid
 from tests.support.studies.small_grid import AXES, CELLS, VALUES, First, with_entry
 from tests.support.studies.synthetic_study import Anything
@@ -128,9 +129,9 @@ def test_cells_that_share_their_data_read_it_once(monkeypatch):
 
 def test_the_plan_shows_families_and_their_cells():
     out = Console(width=100, file=io.StringIO())
-    estimate.print_plan(Study(VALUES), out)
+    estimate.print_plan(Study(VALUES), USUAL, out)
     lines = [" ".join(line.split()) for line in out.file.getvalue().splitlines()]
     family, cell = (next(line for line in lines if name in line)
                     for name in ("first, 4 cells", "length=6, width=8"))  # fmt: skip
-    assert family.startswith("│ first, 4 cells │ 12 │ 36 │ 60 │ │ 8 │")
-    assert cell.startswith("│ length=6, width=8 │ 3 │ 9 │ 15 │ 8 │ 2 │")
+    assert family.startswith("│ first, 4 cells │ 12 │ 36 │ 60 │ │ 4 │")
+    assert cell.startswith("│ length=6, width=8 │ 3 │ 9 │ 15 │ 8 │ 1 │")

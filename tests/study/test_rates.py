@@ -15,7 +15,7 @@ from qkv_jax.study.plan import Study
 from qkv_jax.study.protocol import selection
 from qkv_jax.study.protocol.fixed import MAX_REPEATS
 from qkv_jax.study.protocol.rounds import rounds
-from qkv_jax.study.rates import HIGHEST, LOWEST, check_rates, is_among, same_rate
+from qkv_jax.study.rates import HIGHEST, LOWEST, check_rates, is_among, rate_at, same_rate
 from qkv_jax.study.record import KEY, RUN_COLUMNS
 from qkv_jax.study.run.workdir import _run_name
 from tests.study.test_names import VALUES
@@ -124,3 +124,17 @@ def test_one_rate_is_one_at_any_size():
     for size in (1e-30, 1e-12, 1e-8, 1.0, 1e30):  # np.isclose takes all below 1e-8 for one
         assert same_rate(size, size * (1 + 1e-7)) and not same_rate(size, size * 1.01)
         assert is_among(size, (3 * size, size)) and not is_among(size, (3 * size,))
+
+
+@pytest.mark.parametrize(("grid", "below", "above"), [
+    ((3e-3, 1e-2, 3e-2), (3e-4, 1e-3), (0.1, 0.3)),
+    ((1e-3, 1e-2), (1e-5, 1e-4), (0.1, 1.0)),
+    ((1e-3, 3e-3), (1e-4, 3e-4), (0.01, 0.03)),
+    ((1e-3, 2e-3), (2.5e-4, 5e-4), (4e-3, 8e-3)),
+    ((1e-3, 3e-3, 1e-1), (1e-5, 1e-4), (1.0, 10.0)),  # uneven: by the mean of its ratios
+    ((4.6e-4, 2.2e-3, 1e-2), (2.116e-5, 9.866e-5), (0.04663, 0.2174)),
+])  # fmt: skip
+def test_a_grid_goes_on_in_its_own_steps(grid, below, above):
+    """Round where it is round."""
+    assert (rate_at(grid, -2), rate_at(grid, -1)) == below
+    assert (rate_at(grid, len(grid)), rate_at(grid, len(grid) + 1)) == above

@@ -101,8 +101,8 @@ def write_report(
     for task in context["tasks"]:
         pause()
         rows = results[task["name"]]
-        of_task = wording.of_task(contrasts, task["name"])
-        task["contrasts"] = contrast_table(task["record"], of_task)
+        task["against"] = wording.of_task(contrasts, task["name"])
+        task["contrasts"] = contrast_table(task["record"], task["against"])
         task["branches"] = _branch_table(task["name"], task["record"], rows, branches)
         table = None if groups is None else groups[groups["task"] == task["name"]]
         task["table_files"] = paper.write_table(tables, task["slug"], task["table"])

@@ -13,7 +13,7 @@ from qkv_jax.runtime.devices import devices_in_words
 from qkv_jax.runtime.stopping import Interrupted
 from qkv_jax.study.plan import Study
 from qkv_jax.study.record import StudyRecord
-from qkv_jax.study.report.estimate import Workload
+from qkv_jax.study.report.estimate import Workload, duration
 from qkv_jax.study.report.ledger import console_ledger, ledger_context
 from qkv_jax.study.report.terminal import console_table
 from qkv_jax.study.run.engine import Engine
@@ -93,8 +93,8 @@ class Display:
     def _redraw(self, event: Event) -> None:
         what = f"{event.task} · {event.doing} {event.arm}"
         self.bar.update(
-            self.bar_task, description=what[:40], completed=self.work.share,
-            left=f"{_time(time.monotonic() - self.started)}, {self._time_left()}",
+            self.bar_task, description=what[:40], completed=self.work.shown,
+            left=f"{duration(time.monotonic() - self.started)}, {self._time_left()}",
         )  # fmt: skip
         parts = [self.bar]
         if self.engine:
@@ -109,7 +109,7 @@ class Display:
         self._print(event, what)
 
     def _print(self, event: Event, what: str) -> None:
-        line = f"[{self.work.share:4.0%}] {event.task}: {what}"
+        line = f"[{self.work.shown:4.0%}] {event.task}: {what}"
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def _time_left(self) -> str:
@@ -117,13 +117,7 @@ class Display:
         if self.work.fresh <= 0:
             return "time left: …"
         left = spent * (1 - self.work.share) / self.work.fresh
-        return f"{_time(left)} left"
-
-
-def _time(seconds: float) -> str:
-    if seconds > 5400:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+        return f"{duration(left)} left"
 
 
 def print_end(record: StudyRecord, summary: pd.DataFrame, path: pathlib.Path) -> None:

@@ -27,6 +27,7 @@ from qkv_jax.study.protocol.rounds import Part, rounds
 from qkv_jax.study.report.estimate import print_plan
 from qkv_jax.study.results import load_study
 from qkv_jax.study.run.workdir import Workdir
+from qkv_jax.training.speed import USUAL
 from tests.support.small_models import shared_programs
 from tests.support.studies import scheduler
 from tests.support.studies.scheduler import (
@@ -138,7 +139,7 @@ def test_a_round_that_is_added_in_one_place_is_seen_by_all(scripted, tmp_path, m
     assert last.doing == "confirming" and last.waves_done == last.waves_total
     assert contents(drive(Scheduler(tmp_path / "jobs"))) == contents(folder)
     console = Console(record=True, width=100, file=io.StringIO())
-    print_plan(Study(VALUES), console)
+    print_plan(Study(VALUES), USUAL, console)
     print_status(Study(VALUES), Workdir(folder), None, console)
     shown = console.export_text().replace("│", " ")
     assert re.search(rf"all +{PARTS} +{4 * PARTS} +{7 * PARTS} ", shown)

@@ -12,26 +12,15 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from qkv_jax.output import formats, style
+from qkv_jax.output import formats
 from qkv_jax.output.html import markdown
 from qkv_jax.study.protocol.contrasts import contrast_table, contrasted
 from qkv_jax.study.protocol.summary import MORE_STEPS, summarise
 from qkv_jax.study.report import sentences, wording
-from qkv_jax.study.report.figures.cost_quality import (
-    STATE,
-    _aside,
-    cost_quality,
-    log_places,
-    log_ticks,
-    non_dominated,
-)
-from qkv_jax.study.report.figures.forest import forest
-from qkv_jax.study.report.figures.lattice import ROWS, covering_pairs, lattice_nodes
 from qkv_jax.study.report.matrix import verdict_matrix
 from qkv_jax.study.report.paper import latex
 from qkv_jax.study.report.terminal import console_table
-from qkv_jax.tie import Tie
-from tests.support.studies.report_pages import Page, points_of, report, row
+from tests.support.studies.report_pages import Page, report, row
 from tests.support.studies.synthetic_study import make_study
 
 ODD = [("<b>bold</b> & K=V, `x|y`", "K=V"), ("$cost$_5", "Q=K")]
@@ -120,20 +109,6 @@ def test_a_contrast_is_answered_in_a_line(tmp_path):
         assert f"[{low}, " in page.text
     assert page.text.count("Arms against each other") == len(there)
     assert "“Q=K=V” against “Q=K”" in (tmp_path / "report.md").read_text(encoding="utf-8")
-
-
-def test_an_interval_that_is_cut_at_the_axis_has_an_arrow():
-    """At the end that it passes, and nowhere else."""
-    record, runs, costs, curve = make_study(tasks=("text",))
-    rows = wording.all_rows(record, summarise(record, runs, costs, points=points_of(curve)))
-    own = next(row for row in rows["text"].values() if row.get("delta") is not None)
-    here, far = own["delta"], 1e6
-    cases = ((-far, far, "<>"), (here, far, ">"), (-far, here, "<"), (here, here, ""))
-    for low, high, marks in cases:
-        wide = own | {"delta_low_simultaneous": low, "delta_high_simultaneous": high}
-        axes = forest(record, {"text": {own["arm"]: wide}}, "text").axes[0]
-        assert "".join(sorted(line.get_marker() for line in axes.lines
-                              if line.get_marker() in ("<", ">"))) == marks  # fmt: skip
 
 
 def test_tables_for_a_paper_say_what_the_page_says(full):
@@ -378,75 +353,6 @@ def test_the_same_study_gives_the_same_bytes(tmp_path):
         files = sorted(p for p in (tmp_path / name).rglob("*") if p.is_file())
         prints.append([(p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for p in files])
     assert prints[0] == prints[1]
-
-
-def test_the_lattice_has_all_ties_and_the_edges_of_refinement():
-    assert sorted(t for r in ROWS for t in r) == sorted(map(str, Tie.all()))
-    for learned, ties in zip((3, 2, 1, 0), ROWS, strict=True):
-        assert all(len(Tie.parse(tie).sources) == learned for tie in ties)
-    edges = covering_pairs()
-    # 6 + 18 + 7: of the partition lattice of four elements; each joins neighbouring rows.
-    level = {tie: i for i, ties in enumerate(ROWS) for tie in ties}
-    assert len(edges) == 31 and all(level[b] - level[a] == 1 for a, b in edges)
-
-
-def test_lattice_nodes_are_arms_that_override_the_tie_alone():
-    record = make_study(tasks=("text",), extra_arms=[("K=V wide", "K=V")])[0]
-    nodes = lattice_nodes(record, "text")
-    assert len(nodes) == 15 and nodes["K=V"] == "K=V" and nodes["Q=K=V=X"] == "copies"
-    wider = {"model": {"tie": "Q=V", "heads": 2}}
-    entry = dataclasses.replace(record.arms["Q=V"], overrides=wider)
-    record = dataclasses.replace(record, arms=record.arms | {"Q=V": entry})
-    assert "Q=V" not in lattice_nodes(record, "text")
-
-
-def test_nothing_dominates_the_arms_on_the_front():
-    points = [(1, 3.0, "a"), (1, 2.0, "b"), (2, 2.0, "c"), (3, 1.0, "d"), (3, 1.5, "e")]
-    assert non_dominated(points, higher_is_better=False) == ["b", "d"]
-    assert non_dominated(points, higher_is_better=True) == ["a"]
-
-
-@pytest.mark.parametrize("costs, positions", [
-    ((128, 256, 512, 256), (7, 8, 9, 8)),
-    ((0, 64, 256), (4.5, 6, 8)),  # what has no state has a place of its own
-    ((0, 0), (-1.5, -1.5)),
-])  # fmt: skip
-def test_state_lies_on_a_scale_of_powers_of_two(costs, positions):
-    assert tuple(map(log_places(costs), costs)) == positions
-    axes = style.new_figure(1.0, 1.0).add_axes((0, 0, 1, 1))
-    log_ticks(axes, costs)
-    ticks = axes.xaxis.get_major_locator().locs
-    assert sorted(set(positions)) == sorted(ticks)
-    many = range(3, 40)
-    log_ticks(axes, many)
-    labels = [axes.xaxis.get_major_formatter()(x) for x in axes.xaxis.get_major_locator().locs]
-    assert labels == ["4", "8", "16", "32"]
-
-
-def test_state_has_a_panel_where_arms_differ_in_it():
-    record, runs, costs, _ = make_study(tasks=("text",))
-    label = "state (bytes per token, log scale)"
-
-    def panels(costs):
-        results = wording.all_rows(record, summarise(record, runs, costs))
-        figure = cost_quality(record, results, "text")
-        return [axes.get_xlabel() for axes in figure.axes]
-
-    assert panels(costs) == [label, "parameters"]
-    for size in (0, 256):
-        same = {arm: found | {STATE: size} for arm, found in costs["text"].items()}
-        assert panels({"text": same}) == ["parameters"]
-    some = {arm: found | {STATE: 64 * (arm != "K=V")} for arm, found in costs["text"].items()}
-    assert panels({"text": some}) == [label, "parameters"]
-
-
-def test_only_points_whose_intervals_overlap_stand_aside():
-    rows = {arm: {"ci_low": y - 1, "ci_high": y + 1} for arm, y in zip("abcd", (0, 1, 5, 5.5),
-                                                                    strict=True)}  # fmt: skip
-    rows |= {"e": {}}
-    column = [(8, 0, "a"), (8, 1, "b"), (8, 5, "c"), (9, 5.5, "d"), (8, 9, "e")]
-    left, right, *others = _aside(column, rows, 1.0)
-    assert left == -right < 0 and others == [0, 0, 0]
 
 
 @pytest.mark.parametrize("width", [80, 100])

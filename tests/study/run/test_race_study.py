@@ -22,6 +22,7 @@ from qkv_jax.study.results import load_study
 from qkv_jax.study.run.engine import Engine
 from qkv_jax.study.run.outcomes import write_tables
 from qkv_jax.study.run.workdir import Workdir
+from qkv_jax.training.speed import USUAL
 from tests.support.small_models import shared_programs
 from tests.support.studies import engine_runs, scheduler
 from tests.support.studies.engine_runs import interrupting, names, tables
@@ -199,7 +200,7 @@ def test_the_plan_and_the_display_of_a_race(scripted, tmp_path):
     scripted(close)
     study, told = Study(RACE), Console(file=io.StringIO(), width=80)
     study.check_data()
-    print_plan(study, told)
+    print_plan(study, USUAL, told)
     plan = told.file.getvalue()
     assert "pilot" in plan and " 12 " in plan and " 36 " in plan  # three times as many, about
     shown = Console(file=io.StringIO(), width=80)

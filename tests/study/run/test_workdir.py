@@ -26,6 +26,7 @@ from qkv_jax.study.run.engine import Engine
 from qkv_jax.study.run.rows import append_runs, read_runs
 from qkv_jax.study.run.tables import read_table
 from qkv_jax.study.run.workdir import _MOST_POINTS, Workdir
+from qkv_jax.training.speed import USUAL
 from tests.study.test_names import VALUES
 from tests.support.studies import made_population
 
@@ -345,7 +346,7 @@ def test_the_plan_says_what_to_know_of_the_data_and_of_arms_that_are_one(monkeyp
     study = Study(values)
     notes = ("12 % of the test texts are in training",)
     monkeypatch.setattr(type(study.tasks[0].task), "notes", lambda task, data: notes, raising=False)
-    estimate.print_plan(study)
+    estimate.print_plan(study, USUAL)
     out = capsys.readouterr().out
     assert "one: 12 % of the test texts are in training\n" in out
     assert "one: arm 'twin' is the program of 'separate'\n" in out

@@ -52,7 +52,10 @@ def draw_task(folder, record: StudyRecord, runs, results, task, curve, table, dp
         + ("The verdict is on solving, not on this difference." if spec.solving
            else "Shaded: the equivalence margin.")
     )  # fmt: skip
-    wanted.append(("forest", lambda: forest(record, results, name), caption))
+    if task["against"]:
+        caption += f" Below: arms against another than {base}."
+    draw = functools.partial(forest, record, results, name, task["against"])
+    wanted.append(("forest", draw, caption))
     if table is not None and len(table):
         by = table["by"].iloc[0]
         caption = f"Test {spec.outcome.metric} by {by}: mean and 95 % interval over the seeds."

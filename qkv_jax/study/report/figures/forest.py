@@ -6,10 +6,13 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter
 
 from qkv_jax.output import formats, style
+from qkv_jax.study.protocol.verdicts import Verdict
 from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
 
 _ENDS = ("low", "high")
+_CONTRASTS = 9  # their group: below arms, controls and placebo
+_LABELS = 2.6  # inches for names at most
 _ROW, _GAP = 0.27, 0.2  # inches: height of a row, extra room before controls and placebo
 
 
@@ -29,12 +32,20 @@ def _ladder(rows: dict, with_baseline: bool):
     return places, -y, lines
 
 
+def _label(arm: str) -> str:
+    return formats.shorten(arm, 34)
+
+
+def _label_room(places) -> float:
+    return min(_LABELS, max(style.text_width(_label(arm), 8.5) for arm, _ in places) + 0.1)
+
+
 def _arm_labels(axes, places, rows):
     axes.set_yticks([y for _, y in places])
-    labels = axes.set_yticklabels([formats.shorten(arm) for arm, _ in places])
+    labels = axes.set_yticklabels([_label(arm) for arm, _ in places])
     for label, (arm, _) in zip(labels, places, strict=True):
         label.set(color=style.INK, fontsize=8.5)
-        if rows[arm]["group"]:
+        if 0 < rows[arm]["group"] < _CONTRASTS:
             label.set(fontstyle="italic", color=style.SOFT)
         if rows[arm]["role"] == "baseline":
             label.set_fontweight("bold")
@@ -42,18 +53,30 @@ def _arm_labels(axes, places, rows):
     axes.spines["left"].set_visible(False)
 
 
+def _contrast_rows(contrasts) -> dict[str, dict]:
+    """Rows of contrasts.csv as those of arms, below all of them; "arm − other" as their names."""
+    return {
+        f"{row['arm']} {formats.MINUS} {row['against']}": {
+            column: value for column, value in row.items() if formats.known(value)
+        }
+        | {"group": _CONTRASTS, "role": "contrast", "verdict": Verdict.read(row["verdict"])}
+        for row in contrasts
+    }
+
+
 @style.styled
-def forest(record: StudyRecord, results: wording.Results, name: str):
+def forest(record: StudyRecord, results: wording.Results, name: str, contrasts=()):
     """Differences to the baseline: 95 % intervals thick, simultaneous ones thin, margin shaded.
 
+    Args: contrasts: rows of contrasts.csv, shown below as "arm − other".
     Returns: the figure, or None if no arm has a difference yet.
     """
-    task, rows = record.tasks[name], results[name]
+    task, rows = record.tasks[name], results[name] | _contrast_rows(contrasts)
     places, height, lines = _ladder(rows, with_baseline=False)
     shown = [rows[arm] for arm, _ in places if rows[arm].get("delta") is not None]
     if not shown:
         return None
-    left = min(1.9, max(style.text_width(formats.shorten(arm), 8.5) for arm, _ in places) + 0.1)
+    left = _label_room(places)
     plot, right, top, bottom = 4.3, 3.3, 0.42, 0.78
     width, total = left + plot + right, top + height + bottom
     figure = style.new_figure(width, total)
@@ -83,7 +106,7 @@ def forest(record: StudyRecord, results: wording.Results, name: str):
                   color=colour, lw=1, zorder=2, solid_capstyle="butt")  # fmt: skip
         axes.plot((row.get("delta_low", row["delta"]), row.get("delta_high", row["delta"])),
                   (y, y), color=colour, lw=3.2, zorder=3, solid_capstyle="butt")  # fmt: skip
-        hollow = bool(row["group"])
+        hollow = 0 < row["group"] < _CONTRASTS
         axes.plot(row["delta"], y, style.MARKERS[kind], ms=5.5, mfc="white" if hollow else colour,
                   mec=colour if hollow else "white", mew=1.2 if hollow else 0.7, zorder=4)
         low, high = row.get("delta_low"), row.get("delta_high")
@@ -102,7 +125,8 @@ def forest(record: StudyRecord, results: wording.Results, name: str):
     for end, side in zip(ends, ("right", "left"), strict=True):
         axes.annotate(end, (0, 0), (0, -0.3 * 72), xycoords=axes.get_xaxis_transform(), ha=side,
                       textcoords="offset points", va="center", fontsize=8.5)  # fmt: skip
-    label = f"difference to {record.baseline} ({unit}){note}"
+    other = ", or as named" if contrasts else ""
+    label = f"difference to {record.baseline}{other} ({unit}){note}"
     axes.set_xlabel(label, fontsize=8.5, labelpad=16)
     return figure
 
@@ -118,6 +142,12 @@ def _arrows(axes, rows) -> None:
                 axes.plot(end, y, marker, ms=4, color=colour, clip_on=False, zorder=5)
 
 
+def _end(row, end: str) -> float:
+    """Where the widest interval of a row ends; contrasts have no simultaneous one."""
+    found = (row.get(f"delta_{end}{kind}") for kind in ("_simultaneous", ""))
+    return next((value for value in found if value is not None), row["delta"])
+
+
 def _forest_scale(axes, shown, margin) -> str:
     """Limits of the axis; logarithmic beyond the margin where one arm dwarfs it. What to add."""
     ends = [
@@ -130,8 +160,8 @@ def _forest_scale(axes, shown, margin) -> str:
     # A simultaneous interval from few seeds can be many times the rest: do not let it rule.
     plain = max(abs(row.get(f"delta_{end}", 0)) for row in shown for end in _ENDS)
     limit = 1.06 * max(min(max(ends), 2.5 * max(centre, margin)), plain, 2 * margin) or 1.0
-    low = min([0, -margin] + [row.get("delta_low_simultaneous", row["delta"]) for row in shown])
-    high = max([0, margin] + [row.get("delta_high_simultaneous", row["delta"]) for row in shown])
+    low = min([0, -margin] + [_end(row, "low") for row in shown])
+    high = max([0, margin] + [_end(row, "high") for row in shown])
     low, high = max(1.1 * low, -limit), min(1.1 * high, limit)
     if limit <= 20 * margin:
         axes.set_xlim(low, high)
@@ -158,7 +188,7 @@ def solving(record: StudyRecord, results: wording.Results, name: str):
     """Share of seeds that reach the threshold, and steps to reach it, with 95 % intervals."""
     task, rows = record.tasks[name], results[name]
     places, height, lines = _ladder(rows, with_baseline=True)
-    left = min(1.9, max(style.text_width(formats.shorten(arm), 8.5) for arm, _ in places) + 0.1)
+    left = _label_room(places)
     plot, gap, right, top, bottom = 2.7, 0.75, 1.6, 0.35, 0.6
     width, total = left + 2 * plot + gap + right, top + height + bottom
     figure = style.new_figure(width, total)

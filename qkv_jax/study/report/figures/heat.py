@@ -7,7 +7,7 @@ from qkv_jax.output import formats, style
 from qkv_jax.study.protocol import grids
 from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.report import wording
-from qkv_jax.study.report.figures.lattice import colour_map, colour_norm
+from qkv_jax.study.report.figures.lattice import colour_norm, shade
 
 _MOST_COLUMNS = 14
 _CELL, _ROW = 0.95, 0.36  # inches, at least
@@ -32,7 +32,7 @@ def heat(record: StudyRecord, results: wording.Results, scores, tasks: Sequence[
     deltas = {key: got["delta"] for key, got in found.items() if formats.known(got["delta"])}
     if not deltas:
         return None
-    norm = colour_norm(deltas, task)
+    norm = colour_norm(deltas.values(), task.outcome.margin)
     digits = wording.decimals(task.outcome.margin)
     left = max(style.text_width(formats.shorten(arm), 8.5) for arm in arms) + 0.1
     heads = {label: label.split(", ") for label in columns}
@@ -62,13 +62,12 @@ def heat(record: StudyRecord, results: wording.Results, scores, tasks: Sequence[
             text = formats.number(got["mean"], digits)
             if arm != base:
                 text = formats.number(got["delta"], digits, signed=True)
-                if formats.known(got["delta"]):
-                    face = colour_map(task)(norm(got["delta"]))
+                kind = ""
                 if len(cells) == 1 and arm in results[cells[0]]:
                     kind = results[cells[0]][arm]["verdict"].kind
                     text = f"{wording.SIGNS[kind]} {text}"
-                    if kind == "undecided" and face != "white":
-                        face = tuple(1 - 0.35 * (1 - part) for part in face)
+                if formats.known(got["delta"]):
+                    face = shade(task, norm, got["delta"], kind)
             x = left + i * cell
             axes.fill((x, x + cell, x + cell, x), (y, y, y + _ROW, y + _ROW), color=face,
                       ec="white", lw=1.5)  # fmt: skip

@@ -71,7 +71,7 @@ def _panel(figure, axes, record, results, name, width, height):
     task, rows = record.tasks[name], results[name]
     nodes = lattice_nodes(record, name)
     values = {tie: _value(rows[arm], rows[record.baseline], task) for tie, arm in nodes.items()}
-    norm = colour_norm(values, task)
+    norm = colour_norm(*_alike(record, results, task))
     axes.text(0.08, height - 0.1, task.title, va="top", fontsize=10.5, fontweight="bold")
     axes.text(0.08, height - 0.33, _subtitle(record, task), va="top", fontsize=8, color=style.SOFT)
 
@@ -99,7 +99,7 @@ def _node(axes, at, tie, row, value, norm, task):
     kind = "absent" if row is None else row["verdict"].kind
     face = "white"
     if row is not None and kind != "baseline" and value is not None:
-        face = colour_map(task)(norm(value))
+        face = shade(task, norm, value, kind)
     border, line, dash = {
         "absent": ("#c3cbd2", 0.9, (0, (2, 2))),
         "pending": (style.FAINT, 0.9, (0, (2, 2))),
@@ -110,8 +110,6 @@ def _node(axes, at, tie, row, value, norm, task):
         "baseline": (style.INK, 2.2, "-"),
     }[kind]
     ink = style.ink_on(face)
-    if kind == "undecided" and ink != style.INK:  # grey dashes do not show on a dark face
-        border = "#4a5560"
     shape = FancyBboxPatch(
         (x - _WIDTH / 2, y - _HEIGHT / 2), _WIDTH, _HEIGHT, facecolor=face, edgecolor=border,
         boxstyle="round,pad=0,rounding_size=0.08", linewidth=line, linestyle=dash, zorder=3,
@@ -149,15 +147,31 @@ def _shown(row, task):
 def _subtitle(record, task):
     if task.solving:
         return f"seeds that solve the task; colour: share less that of {record.baseline}"
-    return f"difference to {record.baseline} in {task.unit}, {wording.better_words(task)}"
+    what = f"difference to {record.baseline} in {task.unit}, {wording.better_words(task)}"
+    return f"{what}; pale: undecided"
 
 
-def colour_norm(values, task):
-    """Symmetric about zero; near white within the margin and logarithmic well beyond it."""
-    if task.solving:
+def _alike(record, results, task):
+    """(what `_value` is of all ties, the widest margin) of the tasks that share a metric with this
+    one: their lattices have one scale, so that equal colours are equal differences."""
+    kind = lambda one: (one.solving, one.outcome.metric, one.unit)
+    alike = [name for name, one in record.tasks.items() if kind(one) == kind(task)]
+    values = [
+        _value(results[name][arm], results[name][record.baseline], record.tasks[name])
+        for name in alike
+        for arm in lattice_nodes(record, name).values()
+    ]
+    return values, None if task.solving else max(record.tasks[n].outcome.margin for n in alike)
+
+
+def colour_norm(values, margin: float | None):
+    """Symmetric about zero; near white within the margin and logarithmic well beyond it.
+
+    Args: values: what is to be coloured, None for what is not known; margin: None of shares solved.
+    """
+    if margin is None:
         return Normalize(-1, 1)
-    margin = task.outcome.margin
-    largest = max((abs(v) for v in values.values() if v is not None), default=0)
+    largest = max((abs(v) for v in values if v is not None), default=0)
     limit = max(largest, 2 * margin) or 1.0
     if limit > 5 * margin:
         return AsinhNorm(linear_width=margin, vmin=-limit, vmax=limit)
@@ -172,11 +186,9 @@ def _scale(figure, axes, norm, task, width, height):
     bar = figure.add_axes(box)
     steps = 120
     bar.imshow([range(steps + 1)], aspect="auto", cmap=colour_map(task))
-    limit, margin = norm.vmax, task.outcome.margin
-    wide = isinstance(norm, AsinhNorm)
-    ticks = [-limit, 0, limit]
-    if not task.solving:
-        ticks += [-margin, margin] if norm(margin) - 0.5 > 0.1 and wide else []
+    limit, ticks = norm.vmax, [-norm.vmax, 0, norm.vmax]
+    if isinstance(norm, AsinhNorm) and norm(norm.linear_width) - 0.5 > 0.1:
+        ticks += [-norm.linear_width, norm.linear_width]  # the margin
     ticks.sort()
     digits = 0 if task.solving else 2 if limit < 10 else 1
     labels = [formats.number(t, digits, signed=True) if t else "0" for t in ticks]
@@ -190,6 +202,12 @@ def _scale(figure, axes, norm, task, width, height):
     end = {"va": "center", "fontsize": 7, "color": style.SOFT}
     axes.text(x - 0.06, y + h / 2, left, ha="right", **end)
     axes.text(x + w + 0.06, y + h / 2, right, ha="left", **end)
+
+
+def shade(task: TaskRecord, norm, value: float, kind: str):
+    """The colour of a difference; pale where nothing is decided."""
+    face = colour_map(task)(norm(value))
+    return tuple(1 - 0.35 * (1 - part) for part in face) if kind == "undecided" else face
 
 
 def colour_map(task: TaskRecord):
