@@ -2,6 +2,8 @@
 # `source .venv/bin/activate` makes it the shell's own. On a GPU: `make setup EXTRAS=gpu`.
 
 PYTHON ?= python3
+# Those that `make test-python` looks for.
+PYTHONS ?= python3.11 python3.12
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Extras of setup.cfg, such as gpu or gpu,text; each choice is installed once.
@@ -18,8 +20,8 @@ BENCHMARK ?= population
 TORCH     ?= torch==2.13.0+cpu
 PEER      := .venv-benchmark
 
-.PHONY: ablation claims test test-slow test-slurm lint faults scale benchmark calibration reviews \
-	setup clean
+.PHONY: ablation claims test test-slow test-slurm test-python lint faults scale benchmark \
+	calibration reviews setup clean
 
 ablation: $(READY)
 	$(BIN)/python -m experiments.ablate --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
@@ -41,6 +43,10 @@ test-slurm: $(TESTS)
 		apt-get install -y --no-install-recommends slurm-wlm munge || \
 		echo "Slurm cannot be installed here; its tests will be skipped" >&2
 	timeout -s INT 1800 $(BIN)/python -m pytest tests/study/cluster/test_slurm.py -m slurm -s -rs $(ARGS)
+
+# The wheel in an empty environment, from an empty folder, for each Python that is here: minutes each.
+test-python:
+	$(PYTHON) tests/stress/wheel.py $(PYTHONS)
 
 lint: $(TESTS)
 	$(BIN)/ruff check .
@@ -75,7 +81,7 @@ data/reviews.tsv: experiments/prepare.py | $(TESTS)
 
 setup: $(TESTS)
 
-$(READY): setup.cfg constraints.txt
+$(READY): setup.cfg setup.py pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than 3.11; name another: make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)

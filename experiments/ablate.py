@@ -13,8 +13,6 @@ import sys
 
 from absl import flags
 
-from experiments.cli import defects, entry, launch
-from experiments.cli.paths import path_flag
 from qkv_jax.runtime.compiled import keep_compiled
 from qkv_jax.runtime.devices import use_cpu_cores
 from qkv_jax.runtime.stopping import StopSignal
@@ -25,9 +23,12 @@ from qkv_jax.study.run import engine
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.training import speed
 
+from .cli import defects, entry, launch, place
+from .cli.paths import path_flag
+
 _WORKDIR = path_flag("workdir", None, "Folder of results; runs/NAME by default.")
 _PLAN = flags.DEFINE_bool("plan", False, "Print runs, compilations and time; start nothing.")
-_CONFIG = entry.config_flag("configs/quick.py", StudyFile)
+_CONFIG = entry.config_flag("quick", StudyFile)
 _ACCEPT = flags.DEFINE_bool(
     "accept_changes", False,
     "Go on though claims were changed, or defaults or versions give other models or training.",
@@ -75,7 +76,7 @@ def _folder(name: str) -> pathlib.Path:
 def run(study: Study, workdir: Workdir, stop_signal: StopSignal) -> None:
     """Starts the study, or goes on with it, to the end."""
     record = workdir.open(launch.described(study))
-    command = shlex.join(["python", "-m", "experiments.ablate", *sys.argv[1:]])
+    command = shlex.join([*place.typed("ablate"), *sys.argv[1:]])
     record = dataclasses.replace(record, command=command)
     with progress.Display(study) as shown:
         work = engine.Engine(study, workdir, record, shown.on_progress, stop_signal)

@@ -17,9 +17,10 @@ import time
 from absl import flags, logging
 from rich.console import Console
 
-from experiments.cli import entry
-from experiments.cli.paths import path_flag
 from qkv_jax.config import ConfigError
+
+from .cli import entry
+from .cli.paths import path_flag
 
 _SOURCES = ("run", "study", "pretrained")
 # The flags that only some kinds of model take.

@@ -40,14 +40,15 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments.cli import entry
-from experiments.cli.paths import PathParser, path_flag
 from qkv_jax.config import ConfigError
 from qkv_jax.output import style
 from qkv_jax.runtime.files import with_filename
 from qkv_jax.study.protocol import calibration, hostile, inference
 from qkv_jax.study.report import placebos
 from qkv_jax.study.run.workdir import Workdir
+
+from .cli import entry
+from .cli.paths import PathParser, path_flag
 
 AT_MOST = dict.fromkeys(calibration.EVENTS, 0.05)
 AT_LEAST = {"coverage": 0.95, "arm_coverage": 0.95}

@@ -14,10 +14,11 @@ import pathlib
 from absl import flags, logging
 from rich.console import Console
 
-from experiments.cli import entry
-from experiments.cli.paths import path_flag
 from qkv_jax.config import ConfigError
 from qkv_jax.tie import Tie, TieError
+
+from .cli import entry
+from .cli.paths import path_flag
 
 # The flags that only some kinds of model take, and the flags that choose such a kind.
 _MEANT_FOR = dict.fromkeys(("tie", "width", "heads", "positions", "seed"), ())

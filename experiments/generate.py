@@ -25,9 +25,10 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments.cli import entry
-from experiments.cli.paths import path_flag
 from qkv_jax.config import ConfigError
+
+from .cli import entry
+from .cli.paths import path_flag
 
 _RUN = path_flag("run", None, "Folder of a run of experiments.train.")
 _PRETRAINED = path_flag("pretrained", None, "Folder of a pretrained GPT-2 or Llama model.")

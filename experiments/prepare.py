@@ -22,10 +22,11 @@ import re
 import tarfile
 import zlib
 
-from experiments.cli import entry
-from experiments.cli.paths import path_flag
 from qkv_jax.config import ConfigError
 from qkv_jax.runtime.files import write_whole
+
+from .cli import entry
+from .cli.paths import path_flag
 
 _SDIST = path_flag("sdist", None, "The source distribution of vaderSentiment, .tar.gz.")
 _GGUF = path_flag("gguf", None, "A GGUF file.")

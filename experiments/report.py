@@ -6,11 +6,12 @@ that is not finished, or was stopped, the report is as far as it goes.
 
 import pathlib
 
-from experiments.cli import defects, entry
-from experiments.cli.paths import path_flag
 from qkv_jax.config import ConfigError
 from qkv_jax.study.report import page, progress
 from qkv_jax.study.run.workdir import Workdir
+
+from .cli import defects, entry
+from .cli.paths import path_flag
 
 _WORKDIR = path_flag("workdir", None, "Folder of a study, as experiments.ablate has made it.")
 

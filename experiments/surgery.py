@@ -20,10 +20,11 @@ import time
 from absl import flags, logging
 from rich.console import Console
 
-from experiments.cli import entry
-from experiments.cli.paths import path_flag
 from qkv_jax.config import ConfigError
 from qkv_jax.tie import Tie, TieError
+
+from .cli import entry
+from .cli.paths import path_flag
 
 _RUN = path_flag("run", None, "Folder of a run of experiments.train.")
 _PRETRAINED = path_flag("pretrained", None, "A Hugging Face folder.")

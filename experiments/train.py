@@ -23,8 +23,6 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments.cli import defects, entry
-from experiments.cli.paths import path_flag
 from qkv_jax.compile import estimate
 from qkv_jax.config import ConfigError, as_dict, build, check_plain, require_positive
 from qkv_jax.model.config import ModelConfig
@@ -39,6 +37,9 @@ from qkv_jax.training.pmap import PmapProgram
 from qkv_jax.training.single import LoneProgram, Program
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Trainer
+
+from .cli import defects, entry
+from .cli.paths import path_flag
 
 _WORKDIR = path_flag("workdir", "runs/one", "Folder of the run, new or to go on with.")
 _COMPILE_ONLY = flags.DEFINE_string(
@@ -79,7 +80,7 @@ class TrainFile:
             raise ConfigError("seed", self.seed, "must be a whole number, 0 or above, below 2**32")
 
 
-_CONFIG = entry.config_flag("configs/train.py", TrainFile)
+_CONFIG = entry.config_flag("train", TrainFile)
 _STOP_SIGNAL = entry.stop_flags()
 
 

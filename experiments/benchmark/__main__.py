@@ -17,9 +17,9 @@ JSON. PyTorch is never a dependency: it is run by the Python that `--torch` name
 import functools
 from collections.abc import Callable
 
-from experiments.benchmark import attention, decode, gpu, population, study, train
-from experiments.benchmark.publish import Findings, publish
-from experiments.cli import entry
+from ..cli import entry
+from . import attention, decode, gpu, population, study, train
+from .publish import Findings, publish
 
 
 def main(measure: Callable[[], Findings]) -> None:

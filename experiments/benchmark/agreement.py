@@ -15,15 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmark import ours
-from experiments.benchmark.budget import Budget
-from experiments.benchmark.publish import Findings, doing
-from experiments.benchmark.sizes import Size
 from qkv_jax.model.dot_product import attend, unsupported
 from qkv_jax.output import formats
 from qkv_jax.training.device_data import DeviceData
 from qkv_jax.training.population import Population, RunSpec
 from qkv_jax.training.single import LoneProgram
+
+from . import ours
+from .budget import Budget
+from .publish import Findings, doing
+from .sizes import Size
 
 PRECISION = "highest"
 _ALLOWED = {"float32": 2e-5, "bfloat16": 2e-2}  # of the largest number of an array

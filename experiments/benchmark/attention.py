@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from experiments.benchmark import figures, options, ours
-from experiments.benchmark.publish import Findings, doing
-from experiments.benchmark.sides import Spread, interleaved, ratios
-from experiments.benchmark.sizes import Size
 from qkv_jax.output import formats
 from qkv_jax.runtime.devices import use_cpu_cores
 from qkv_jax.training.costs import flops_per_token
+
+from . import figures, options, ours
+from .publish import Findings, doing
+from .sides import Spread, interleaved, ratios
+from .sizes import Size
 
 _SIZES = (Size(32, 32, 32), Size(128, 32, 32), Size(256, 32, 32))
 _BASELINE = "separate"

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmark import figures, options
-from experiments.benchmark.publish import Findings, doing
-from experiments.benchmark.sides import Side, Spread, interleaved, ratios
 from qkv_jax.model.attention import MultiHeadAttention
 from qkv_jax.output import formats
+
+from . import figures, options
+from .publish import Findings, doing
+from .sides import Side, Spread, interleaved, ratios
 
 _WIDTH, _HEADS, _CONTEXT = 256, 4, 8192
 _ROTARY: dict[str, Any] = {"positions": "rotary"}

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from experiments.benchmark.sides import Spread
 from qkv_jax.output import formats, style
+
+from .sides import Spread
 
 _ROW, _GAP, _COLUMNS = 0.25, 0.75, 2  # inches, inches, panels beside each other
 _COLOURS = {"ours": style.BLUE, "PyTorch": style.VERMILLION, "plain Flax": style.GREEN}

@@ -10,8 +10,8 @@ import os
 import sys
 from collections.abc import Iterator
 
-from experiments.benchmark.sides import Side
-from experiments.benchmark.workers import started
+from .sides import Side
+from .workers import started
 
 _SIDE, _PRODUCTS = 1024, 5
 BLOCK_FLOPS = 2 * _SIDE**3 * _PRODUCTS

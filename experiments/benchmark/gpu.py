@@ -15,10 +15,10 @@ from typing import Any
 
 import jax
 
-from experiments.benchmark import agreement, options, packing, publish, utilisation
-from experiments.benchmark.budget import Budget
-from experiments.benchmark.publish import Findings
-from experiments.benchmark.sizes import Size
+from . import agreement, options, packing, publish, utilisation
+from .budget import Budget
+from .publish import Findings
+from .sizes import Size
 
 _TINY_SIZES = (Size(8, 6, 4, layers=1), Size(16, 6, 4, layers=1))
 # That of the goal first: one that is 20 times as fast as one run at a time.

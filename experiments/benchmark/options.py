@@ -2,8 +2,8 @@
 
 from absl import flags
 
-from experiments.benchmark.sizes import SizesParser
-from experiments.cli.paths import path_flag
+from ..cli.paths import path_flag
+from .sizes import SizesParser
 
 REPEATS = flags.DEFINE_integer("repeats", 7, "Times each side is run.", lower_bound=3)
 STEPS = flags.DEFINE_integer(
@@ -18,4 +18,4 @@ OUT = path_flag("out", "runs/benchmark", "Folder of the tables and figures.")
 TORCH = path_flag(
     "torch", ".venv-benchmark/bin/python", "The Python of an environment with PyTorch and NumPy."
 )
-STUDY_CONFIG = path_flag("study_config", "configs/smoke.py", "The study that `study` runs.")
+STUDY_CONFIG = path_flag("study_config", "smoke", "The study that `study` runs.")

@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 
-from experiments.benchmark.sides import Side
 from qkv_jax.training.device_data import DeviceData
 from qkv_jax.training.population import Population, RunSpec
 from qkv_jax.training.single import LoneProgram
 from qkv_jax.training.step import Trainer
+
+from .sides import Side
 
 CHECKED = 10  # steps whose losses every side must share
 

@@ -8,14 +8,15 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.benchmark import figures, options, ours
-from experiments.benchmark.budget import Budget
-from experiments.benchmark.publish import Findings, doing
-from experiments.benchmark.sides import Side, Spread, interleaved, ratios
-from experiments.benchmark.sizes import Size
-from experiments.cli import defects
 from qkv_jax.output import formats
 from qkv_jax.training.step import Trainer
+
+from ..cli import defects
+from . import figures, options, ours
+from .budget import Budget
+from .publish import Findings, doing
+from .sides import Side, Spread, interleaved, ratios
+from .sizes import Size
 
 _NO_ROOM = "out of memory"
 _CAPTION = """\

@@ -18,13 +18,14 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from experiments.benchmark import ours, plain_flax
-from experiments.benchmark.floor import cores
-from experiments.benchmark.sides import Side, Spread
-from experiments.benchmark.workers import Worker, WorkerError, started
 from qkv_jax.config import ConfigError
 from qkv_jax.training.state import rate_schedule
 from qkv_jax.training.step import Trainer
+
+from . import ours, plain_flax
+from .floor import cores
+from .sides import Side, Spread
+from .workers import Worker, WorkerError, started
 
 _TOLERANCE = 1e-4  # of losses, relative: the order of sums differs, and steps make it grow
 OF_MEANS = 0.01  # of mean losses in bfloat16, which rounds differently where programs are cut

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.benchmark import ours
-from experiments.benchmark.sides import Side
 from qkv_jax.training.state import decay_mask, rate_schedule
 from qkv_jax.training.step import Trainer
+
+from . import ours
+from .sides import Side
 
 
 class Layer(nn.Module):

@@ -7,12 +7,13 @@ from typing import Any
 
 import jax
 
-from experiments.benchmark import figures, floor, options, ours, peer, plain_flax
-from experiments.benchmark.publish import Findings, doing
-from experiments.benchmark.sides import Side, Spread, interleaved, ratios
-from experiments.benchmark.sizes import Size
 from qkv_jax.runtime.devices import use_cpu_cores
 from qkv_jax.training.costs import step_flops
+
+from . import figures, floor, options, ours, peer, plain_flax
+from .publish import Findings, doing
+from .sides import Side, Spread, interleaved, ratios
+from .sizes import Size
 
 _SIZES = (Size(32, 16, 32), Size(64, 16, 32), Size(64, 32, 64), Size(128, 32, 64))
 _HEADINGS = ("width/\nlength/\nbatch", "ours", "plain\nFlax", "PyTorch", "its best is",

@@ -21,10 +21,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmark import options
-from experiments.benchmark.floor import cores
 from qkv_jax.output import style
 from qkv_jax.runtime.files import with_filename, write_whole
+
+from . import options
+from .floor import cores
 
 _WIDTH = 100  # columns, of a terminal or of a page
 

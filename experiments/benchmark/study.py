@@ -11,11 +11,13 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.benchmark import figures, options
-from experiments.benchmark.intervals import PARTS, length, split, union
-from experiments.benchmark.publish import Findings, doing
 from qkv_jax.config import ConfigError
 from qkv_jax.output import formats
+
+from ..cli import place
+from . import figures, options
+from .intervals import PARTS, length, split, union
+from .publish import Findings, doing
 
 _HEADINGS = ("start", "runs", "whole", *PARTS)
 _CAPTION = """\
@@ -50,7 +52,7 @@ def measure() -> Findings:
 def _measured(config: str, folder: str) -> dict[str, Any]:
     """One start in a folder, and how many runs it then holds."""
     notes, workdir = pathlib.Path(folder) / "notes.json", pathlib.Path(folder) / "study"
-    command = [sys.executable, "-m", "experiments.benchmark.watched", str(notes)]
+    command = [sys.executable, "-m", place.module("benchmark.watched"), str(notes)]
     command += [f"--config={config}", f"--workdir={workdir}"]
     # What somebody has compiled before does not count.
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}

@@ -4,11 +4,11 @@ import contextlib
 import dataclasses
 from typing import Any
 
-from experiments.benchmark import figures, options, ours, peer, plain_flax
-from experiments.benchmark.floor import cores
-from experiments.benchmark.publish import Findings, doing
-from experiments.benchmark.sides import Spread, interleaved, ratios
-from experiments.benchmark.sizes import Size
+from . import figures, options, ours, peer, plain_flax
+from .floor import cores
+from .publish import Findings, doing
+from .sides import Spread, interleaved, ratios
+from .sizes import Size
 
 _SIZES = (Size(128, 64, 32), Size(256, 128, 16, layers=4))
 _HEADINGS = ("width/\nlength/\nbatch", "ours", "plain Flax", "PyTorch", "its best is",

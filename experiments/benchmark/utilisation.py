@@ -4,19 +4,13 @@ import contextlib
 import dataclasses
 import functools
 import re
+import runpy
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from configs import big
-from experiments.benchmark import figures, options, ours, peer
-from experiments.benchmark.budget import Budget
-from experiments.benchmark.publish import Findings, doing
-from experiments.benchmark.sides import Side, Spread, interleaved, ratios
-from experiments.benchmark.workers import WorkerError
-from experiments.cli import defects
 from qkv_jax.config import ConfigError
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.dot_product import resolved, unsupported
@@ -25,6 +19,13 @@ from qkv_jax.tasks import make_task
 from qkv_jax.training import costs
 from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Trainer
+
+from ..cli import defects, place
+from . import figures, options, ours, peer
+from .budget import Budget
+from .publish import Findings, doing
+from .sides import Side, Spread, interleaved, ratios
+from .workers import WorkerError
 
 # Dense bfloat16 FLOPs a second, by what JAX calls the chip; NVIDIA's data sheets, read in 2026,
 # whose numbers with sparsity are twice these.
@@ -90,7 +91,8 @@ class Shape:
 
 def shapes() -> tuple[Shape, ...]:
     """About 100 million and 1 billion parameters, 32 and 16 thousand tokens a step."""
-    (few, narrow, heads, _), (many, wide, more, _) = big.SIZES["100m"], big.SIZES["1b"]
+    sizes = runpy.run_path(str(place.CONFIGS / "big.py"))["SIZES"]
+    (few, narrow, heads, _), (many, wide, more, _) = sizes["100m"], sizes["1b"]
     return Shape(few, narrow, heads, 1024, 32, 10), Shape(many, wide, more, 1024, 16, 5)
 
 

@@ -1,4 +1,4 @@
-"""Runs `experiments.ablate` as it is, and notes when it compiled and trained.
+"""Runs `ablate` as it is, and notes when it compiled and trained.
 
     python -m experiments.benchmark.watched NOTES --config=… --workdir=…
 
@@ -16,6 +16,8 @@ import time
 
 import jax
 
+from ..cli import place
+
 _COMPILATION = "/jax/core/compile/"  # how the events of tracing, lowering and compiling begin
 
 
@@ -31,7 +33,7 @@ def main() -> None:
     jax.monitoring.register_event_duration_secs_listener(listen)
     _watch_waves(notes)
     try:
-        runpy.run_module("experiments.ablate", run_name="__main__", alter_sys=True)
+        runpy.run_module(place.module("ablate"), run_name="__main__", alter_sys=True)
     finally:
         file.write_text(json.dumps(notes))
 

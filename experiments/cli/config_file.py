@@ -1,4 +1,5 @@
-"""`--config`: a file, and what the command line says otherwise, `--config.FIELD=VALUE`."""
+"""`--config`: a file, or the name of a shipped one, and what the command line says otherwise by
+`--config.FIELD=VALUE`."""
 
 import dataclasses
 import os
@@ -12,20 +13,19 @@ from ml_collections import ConfigDict
 from qkv_jax.config import ConfigError, nearest
 from qkv_jax.config_files import find, put
 
+from . import place
+
 # What only one of the kinds of file has, what that file is, and which command takes it.
 _KINDS = {
-    "tasks": ("a study", "experiments.ablate"),
-    "task": ("a single run", "experiments.train"),
+    "tasks": ("a study", "ablate"),
+    "task": ("a single run", "train"),
 }
 
 
-def there_are() -> list[str]:
-    """The config files in configs/, as they are named from here."""
-    return [f for name in ("configs", "configs/papers") for f in _files_in(pathlib.Path(name))]
-
-
-def _files_in(folder: pathlib.Path) -> list[str]:
-    return sorted(str(file) for file in folder.glob("*.py") if file.name != "__init__.py")
+def command_of(cls: type) -> str:
+    """The command whose config files are read into `cls`; "" if those have no kind."""
+    known = {field.name for field in dataclasses.fields(cls)}
+    return next((command for part, (_, command) in _KINDS.items() if part in known), "")
 
 
 def named(words: list[str], default: str) -> tuple[str, list[str]]:
@@ -48,12 +48,8 @@ def read(path: str, cls: type) -> ConfigDict:
       ConfigError: naming the file and the line, whatever goes wrong in it; or if it is of another
         kind.
     """
-    file, _, argument = path.partition(":")
-    file = os.path.expanduser(file)
-    if not pathlib.Path(file).is_file():
-        names = _files_in(pathlib.Path(file).parent) if "/" in file else there_are()
-        hint = f"; {nearest(file, names)}" if names else ""
-        raise ConfigError("--config", path, f"no such file{hint}")
+    name, _, argument = path.partition(":")
+    file = _file(path, os.path.expanduser(name))
     try:
         get_config = runpy.run_path(file).get("get_config")
         config = get_config(*[argument] if argument else []) if get_config else None
@@ -70,8 +66,21 @@ def read(path: str, cls: type) -> ConfigDict:
     known = [field.name for field in dataclasses.fields(cls)]
     for part, (what, command) in _KINDS.items():
         if part in config and part not in known:
-            raise ConfigError("--config", path, f"this is {what}: python -m {command} takes it")
+            takes = " ".join(place.typed(command))
+            raise ConfigError("--config", path, f"this is {what}: {takes} takes it")
     return config
+
+
+def _file(given: str, name: str) -> str:
+    """The file that is named: a path, or else a config that comes with the commands."""
+    if pathlib.Path(name).is_file():
+        return name
+    if name in (names := place.shipped()):
+        return str(place.CONFIGS / f"{name}.py")
+    folder, bare = pathlib.Path(name).parent, name.removeprefix("configs/").removesuffix(".py")
+    beside = sorted(str(file) for file in folder.glob("[a-z]*.py")) if "/" in name else []
+    hint = nearest(name, beside) if beside else nearest(bare, names)
+    raise ConfigError("--config", given, f"no such file; {hint}")
 
 
 def override(config: ConfigDict, cls: type, words: list[str]) -> list[str]:

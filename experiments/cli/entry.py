@@ -22,10 +22,11 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from experiments.cli import config_file, defects
-from experiments.cli.outlets import long_work, open_outlets
 from qkv_jax.config import ConfigError, nearest
 from qkv_jax.runtime.stopping import Interrupted, StopSignal
+
+from . import config_file, defects, place
+from .outlets import long_work, open_outlets
 
 BAD_INPUT, DEFECT = 2, 1
 _HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull", "--helpxml")
@@ -84,11 +85,12 @@ def _report(error: BaseException, command: list[str]) -> int:
 
 
 def config_flag(default: str, cls: type) -> Callable[[], ConfigDict]:
-    """Defines --config (a file that is read into `cls`, whose fields --config.a.b=value give
-    otherwise); returns a getter."""
+    """Defines --config: a file, or the name of a shipped one, that is read into `cls` and whose
+    fields --config.a.b=value give otherwise; returns a getter."""
     global _config_class
     _config_class = cls
-    flags.DEFINE_string("config", default, "Config file; give its fields by --config.FIELD=VALUE.")
+    about = "A config below, or a file; its fields by --config.FIELD=VALUE."
+    flags.DEFINE_string("config", default, about)
     return lambda: _config
 
 
@@ -140,7 +142,7 @@ def _parse(argv: list[str]) -> list[str]:
     global _config
     try:
         if any(word in _HELP for word in argv):
-            from experiments.cli.help import show
+            from .help import show
 
             show(_own_flags(), _config_class)
             sys.exit(0)
@@ -175,13 +177,14 @@ def _refuse_nan() -> None:
 
 def _meant(word: str) -> str:
     """What is said of a word that is no flag."""
-    meant = f"did you mean --config={word}? " if _config_class and ".py" in word else ""
+    is_config = _config_class and (".py" in word or word.partition(":")[0] in place.shipped())
+    meant = f"did you mean --config={word}? " if is_config else ""
     return f"{meant}flags look like --name=value"
 
 
 def _own_flags() -> list[flags.Flag]:
     # Of the command, of this file, and of what else the command has imported from beside it.
-    beside = [name for name in sys.modules if name.startswith("experiments.")]
+    beside = [name for name in sys.modules if name.startswith(f"{place.PACKAGE}.")]
     modules = [sys.modules[name] for name in ("__main__", *beside)]
     return [flag for m in modules for flag in flags.FLAGS.get_key_flags_for_module(m)]
 

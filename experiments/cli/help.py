@@ -7,6 +7,7 @@ import inspect
 import io
 import pathlib
 import re
+import shutil
 import sys
 import textwrap
 import tokenize
@@ -16,9 +17,10 @@ from typing import Any
 
 from absl import flags
 
-from experiments.cli import config_file
 from qkv_jax.config_files import fields
 from qkv_jax.tasks import REGISTRY
+
+from . import config_file, place
 
 _COLUMN = 44  # where the meaning of a field begins
 
@@ -32,9 +34,11 @@ def show(own: list[flags.Flag], cls: type | None) -> None:
         print(_line(f"--{flag.name}{default}", flag.help.partition(";\n")[0]))
     if not cls:
         return
-    print("\nConfig files, --config=FILE:")
-    for path in config_file.there_are():
-        print(_line(path, summary(pathlib.Path(path))))
+    print("\nConfigs, --config=NAME, or the path of a file of your own:")
+    for name in place.shipped():
+        about = _docstring(place.CONFIGS / f"{name}.py")
+        if f"experiments.{config_file.command_of(cls)} " in about:
+            print(_line(name, about.partition("\n\n")[0]))
     print("\nFields of the config, --config.FIELD=VALUE:")
     for name, default, about in described(cls):
         print(_line(f"{name}={default}" if default else name, about))
@@ -45,10 +49,8 @@ def show(own: list[flags.Flag], cls: type | None) -> None:
             print(_line(f"  options.{name}={default}", comments(task).get(name, "")))
 
 
-def summary(path: pathlib.Path) -> str:
-    """The first sentence of a config file's docstring."""
-    about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return " ".join(about.partition("\n\n")[0].split())
+def _docstring(path: pathlib.Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
 def described(cls: type) -> Iterator[tuple[str, str, str]]:
@@ -119,5 +121,9 @@ def _attributes(doc: str) -> dict[str, str]:
 
 
 def _line(left: str, about: str) -> str:
-    gap = " " * max(2, _COLUMN - 2 - len(left))
-    return f"  {left}{gap}{' '.join(about.split())}".rstrip()
+    """One entry, in two columns; what is left of the second may begin on the next line."""
+    width = min(100, max(60, shutil.get_terminal_size((100, 24)).columns))
+    about = textwrap.wrap(" ".join(about.split()), width - _COLUMN)
+    left = f"  {left}" if len(left) <= _COLUMN - 4 or not about else f"  {left}\n"
+    gap = " " * (_COLUMN - len(left) if left[-1] != "\n" else _COLUMN)
+    return (left + gap + f"\n{' ' * _COLUMN}".join(about)).rstrip()

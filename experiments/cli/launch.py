@@ -21,6 +21,8 @@ from qkv_jax.study.record import StudyRecord
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.training.device_data import PACKING
 
+from . import place
+
 LAUNCHER = flags.DEFINE_enum(
     "launcher", "local", ["local", "slurm"], "local: this process, all local devices. slurm: jobs."
 )
@@ -112,7 +114,7 @@ def run_jobs(study: Study, workdir: Workdir, stop_signal: StopSignal) -> None:
     launcher = _launcher(workdir)
     record = workdir.open(described(study))
     flag = f"--workdir={workdir.path.absolute()}"
-    command = [sys.executable, "-m", "experiments.ablate", *sys.argv[1:], flag]
+    command = [sys.executable, "-m", place.module("ablate"), *sys.argv[1:], flag]
     with ClusterDisplay() as shown:
         driver = Driver(study, workdir, record, launcher, command, stop_signal, shown.on_progress,
                         _RETRIES.value, _POLL.value)  # fmt: skip

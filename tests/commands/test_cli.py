@@ -6,6 +6,7 @@ folder: a refusal must leave it, and every folder it was pointed at, as they wer
 
 import pytest
 
+from experiments.cli.place import shipped
 from qkv_jax.tasks import REGISTRY
 from tests.support.folders import command_place
 from tests.support.folders.command_place import (
@@ -25,6 +26,7 @@ refused = command_place.refused
 
 
 KINDS = ", ".join(sorted(REGISTRY))
+SHIPPED = ", ".join(shipped())
 
 ABLATE_FLAGS = (
     "--workdir, --plan, --accept_changes, --config, --max_hours, --checkpoint_minutes, --launcher, "
@@ -163,11 +165,11 @@ def test_a_run_that_cannot_be_is_refused(override, line, refused, place):
         (["--plan", "a", "b"], "command line: given 'a b'; flags look like --name=value"),
         (["--plan=maybe"], "--plan: given 'maybe'; must be true or false"),
         (["--workdir"], "Missing value for flag --workdir"),
-        (["--config"], "--config: given ''; no such file"),
+        (["--config"], f"--config: given ''; no such file; allowed: {SHIPPED}"),
         (["study.py"], "command line: given 'study.py'; did you mean --config=study.py? flags look "
                        "like --name=value"),
-        (["--config=lost.py"], "--config: given 'lost.py'; no such file"),
-        (["--config=."], "--config: given '.'; no such file"),
+        (["--config=lost.py"], f"--config: given 'lost.py'; no such file; allowed: {SHIPPED}"),
+        (["--config=."], f"--config: given '.'; no such file; allowed: {SHIPPED}"),
     ],
 )  # fmt: skip
 def test_flags_that_cannot_be_are_refused(flags, line, refused, place):

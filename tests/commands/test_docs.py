@@ -184,6 +184,7 @@ def test_every_flag_is_one_of_the_command(source, flags_of):
     for flag in re.findall(r"(?<![\w-])--([a-z][\w-]*)", TEXTS[source]):
         assert flag in everywhere or flag.removeprefix("no") in everywhere, flag
     text = re.sub(r" *\\\n *", " ", TEXTS[source])
+    text = re.sub(r"\bqkv (?=[a-z])", "python -m experiments.", text)
     for name, rest in re.findall(r"python -m experiments\.(\w+)([^\n`#]*)", text):
         given = re.findall(r" --([a-z]\w*)", rest)
         assert name in flags_of and set(given) <= {*flags_of[name], "config", "help"}, (name, given)
@@ -241,7 +242,8 @@ def test_every_path_module_target_and_link_leads_somewhere(source):
         assert (ROOT / path).exists(), path
     for name in re.findall(r"\bqkv_jax(?:\.\w+)+", text):
         pkgutil.resolve_name(name)
-    for name in re.findall(r"\bexperiments\.(\w+)", text):
+    for name in re.findall(r"\bexperiments\.(\w+)|`qkv ([a-z]+)", text):
+        name = "".join(name)
         assert name in COMMANDS, name
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / source).parent.joinpath(link).exists(), link

@@ -142,5 +142,7 @@ def test_help_exits_with_0(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["ablate", "--help"])
     help.show([], StudyFile)
     message = capsys.readouterr().out
-    assert "configs/quick.py" in message and "model.qk_norm=False" in message
+    assert "\n  papers/borji2023 " in message and "model.qk_norm=False" in message
+    assert "\n  train " not in message and "\n  big " not in message  # which are no studies
+    assert max(map(len, message.splitlines())) <= 100
     assert "  relation\n" in message and "options.names=64" in message

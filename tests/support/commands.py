@@ -9,11 +9,12 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
-# The file that each command runs: experiments/NAME.py, or experiments/NAME/__main__.py.
+# The file that each command runs: experiments/NAME.py, or experiments/NAME/__main__.py; not the
+# one that runs them all.
 FILES = {
     file.parent.name if file.stem == "__main__" else file.stem: file
     for file in sorted((ROOT / "experiments").rglob("*.py"))
-    if (file.parent.name == "experiments" or file.stem == "__main__")
+    if (file.parent.name == "experiments") != (file.stem == "__main__")
     and '__name__ == "__main__"' in file.read_text()
 }
 

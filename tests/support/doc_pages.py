@@ -5,7 +5,8 @@ command prints. The blocks of a page run in their order, in one shell. It starts
 does: the README's in an empty folder without an environment, those of docs/ in the clone, in which
 `make setup` was run. What would take minutes is made small in two ways, and in no other:
 
-- the clone's configs are the real ones passed through `small`: few arms, steps and layers;
+- the clone's configs, meant by `--config=NAME` too, are the real ones passed through `small`: few
+  arms, steps and layers;
 - `SMALL_FLAGS` are appended to commands with certain words.
 
 `git`, `make` and `pip` are stand-ins: `git clone` copies, `make` prints what the real one would do
@@ -120,11 +121,12 @@ class Sandbox:
         self._write_tools()
         self._write_venv()
         self._server = contextlib.ExitStack()
-        self._server.enter_context(warm_python(self.python))
+        self._server.enter_context(warm_python(self.python, self.clone / "configs"))
         self.close = self._server.close
 
     def _write_clone(self) -> None:
-        for name in ("Makefile", "setup.cfg", "constraints.txt", "docs", "tests"):
+        for name in ("Makefile", "setup.cfg", "setup.py", "pyproject.toml", "constraints.txt",
+                     "docs", "tests"):
             (self.clone / name).symlink_to(ROOT / name)
         for path in (ROOT / "configs").rglob("*.py"):
             name = path.relative_to(ROOT)
@@ -146,6 +148,7 @@ class Sandbox:
         ]
         python = f'{"".join(cases)}exec {self.python} "$@"'
         self._tool(self.venv / "bin" / "python", python)
+        self._tool(self.venv / "bin" / "qkv", 'exec "$(dirname "$0")/python" -m experiments "$@"')
         setup = configparser.ConfigParser()
         setup.read(ROOT / "setup.cfg")
         extras = "|".join(setup["options.extras_require"])

@@ -1,8 +1,8 @@
 """A `python` for many short commands: they share one import of JAX, see `cli_server.py`.
 
-`python warm_python.py SOCKET` serves; `warm_python` starts that and writes an executable, used like
-`python -m MODULE …`, `python FILE …` or `python -c …`. A command gets the folder, the environment
-and the open files of whoever calls it, in a fork of its own.
+`python warm_python.py SOCKET CONFIGS` serves; `warm_python` starts that and writes an executable,
+used like `python -m MODULE …`, `python FILE …` or `python -c …`. A command gets the folder, the
+environment and the open files of whoever calls it, in a fork of its own.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ sys.exit(int(server.makefile().read() or 1))
 
 
 @contextlib.contextmanager
-def warm_python(executable: pathlib.Path):
-    """Writes the executable, which works until the end."""
+def warm_python(executable: pathlib.Path, configs: pathlib.Path):
+    """Writes the executable, which works until the end; `--config=NAME` is NAME.py of `configs`."""
     address = str(executable.with_suffix(".socket"))
     executable.write_text(CLIENT.format(python=sys.executable, address=address))
     executable.chmod(0o755)
-    command = [sys.executable, __file__, address]
+    command = [sys.executable, __file__, address, str(configs)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as server:
         server.stdout.readline()  # it listens
@@ -97,6 +97,8 @@ if __name__ == "__main__":
     import configs  # noqa: F401
     import qkv_jax.surgery.damage
     import qkv_jax.survey.page  # noqa: F401
+    from experiments.cli import place
     from tests.support import cli_server
 
+    place.CONFIGS = pathlib.Path(sys.argv[2])
     _serve(sys.argv[1])
