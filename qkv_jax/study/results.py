@@ -1,14 +1,16 @@
-"""A study read back for a notebook: `load_study(workdir)` gives its tables, curves and models."""
+"""A study in a notebook: `run_study(config, workdir)` runs it; `load_study(workdir)` reads it back,
+its tables, curves and models."""
 
 import html
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import pandas as pd
+from ml_collections import ConfigDict
 
 from qkv_jax import arguments
 from qkv_jax.config import ConfigError
@@ -18,8 +20,10 @@ from qkv_jax.study.protocol.evaluated import evaluations
 from qkv_jax.study.protocol.margins import in_force
 from qkv_jax.study.protocol.verdicts import Verdict
 from qkv_jax.study.report.matrix import frame, verdict_matrix
+from qkv_jax.study.report.page import write_outcomes
 from qkv_jax.study.report.wording import all_rows
 from qkv_jax.study.resolved import resolved_config
+from qkv_jax.study.run.engine import Engine
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.tasks import REGISTRY, Task
 from qkv_jax.training.state import model_inputs
@@ -27,19 +31,16 @@ from qkv_jax.training.state import model_inputs
 
 class StudyResults:
     """A study for a notebook, which shows it as `matrix()`: `record`, `runs`, `summary`,
-    `curve(...)`, `examples(...)`, `model(...)`, `batch(...)`; `families`, `branches`, `breakdown`
-    and `claims` where the study has them, else None."""
+    `curve(...)`, `examples(...)`, `model(...)`, `batch(...)`; `families`, `contrasts`, `branches`,
+    `breakdown` and `claims` where the study has them, else None."""
 
     def __init__(self, path: str | os.PathLike):
-        if not isinstance(path, (str, os.PathLike)):
-            raise ConfigError("workdir", path, "must be the path of a study's folder")
-        if "\0" in os.fspath(path):
-            raise ConfigError("workdir", path, "is no path")
-        self.workdir = Workdir(path)
+        self.workdir = _folder(path)
         self.record = self.workdir.read_study()
         self.runs = self.workdir.runs()
         self.summary = self.workdir.table("summary.csv")
         self.families = self.workdir.table("families.csv")
+        self.contrasts = self.workdir.table("contrasts.csv")
         self.branches = self.workdir.table("branches.csv")
         self.breakdown = self.workdir.table("breakdown.csv")
         self.claims = self.workdir.table("claims.csv")
@@ -216,6 +217,45 @@ def load_study(workdir: str | os.PathLike) -> StudyResults:
       ConfigError: if it holds no study.
     """
     return StudyResults(workdir)
+
+
+def run_study(
+    config: Mapping[str, Any] | ConfigDict, workdir: str | os.PathLike
+) -> StudyResults:
+    """Runs a study in this process, on all of its devices, or goes on with the one in the folder;
+    writes its tables, figures and report, and opens it. `experiments.ablate` does the same, and
+    shows how far it is.
+
+    Args:
+      config: what a config file returns, or the same as plain mappings, see `StudyFile`.
+      workdir: its folder, new or to go on with.
+
+    Raises:
+      ConfigError: naming the field, for what cannot be run; if the folder holds another study or
+        another process writes there.
+    """
+    values = config.to_dict() if isinstance(config, ConfigDict) else config
+    study, folder = Study(values), _folder(workdir)
+    study.check_platform()
+    if not folder.study_file.exists():
+        study.check_data()
+    with folder.locked():
+        Engine(study, folder, folder.open(study.describe()), lambda event: None).run()
+        write_outcomes(folder)
+    return load_study(workdir)
+
+
+def _folder(path: Any) -> Workdir:
+    """The folder of a study.
+
+    Raises:
+      ConfigError: if that is no path.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError("workdir", path, "must be the path of a study's folder")
+    if "\0" in os.fspath(path):
+        raise ConfigError("workdir", path, "is no path")
+    return Workdir(path)
 
 
 def _seed(seed: Any) -> int:
