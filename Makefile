@@ -20,7 +20,7 @@ BENCHMARK ?= population
 TORCH     ?= torch==2.13.0+cpu
 PEER      := .venv-benchmark
 
-.PHONY: ablation claims test test-slow test-slurm test-python lint faults scale benchmark \
+.PHONY: ablation claims test test-slow test-slurm test-python lint site faults scale benchmark \
 	calibration reviews setup clean
 
 ablation: $(READY)
@@ -51,6 +51,11 @@ test-python:
 lint: $(TESTS)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --config setup.cfg
+
+# The pages of docs/ with all options and the API: open runs/site/index.html. Its search wants a
+# server, such as `python -m http.server -d runs/site`.
+site: $(TESTS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Kills training more than a hundred times, fills disks, and looks for what is lost: ten minutes.
 faults: $(TESTS)

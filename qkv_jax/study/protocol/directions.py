@@ -43,8 +43,9 @@ def directions(
     as the margin: equivalent, or of the other sign. For a claim that expects equivalence speaks an
     effect within the margin, against it any other that is not shown to be that.
 
-    Args: margin: None where equivalence may not be shown; then an effect of the other sign alone
-      speaks against a claim that expects one.
+    Args:
+      margin: None where equivalence may not be shown; then an effect of the other sign alone speaks
+        against a claim that expects one.
     """
     positive, negative = p_above(effect, doubt.down), p_below(effect, -doubt.up)
     no_more, no_less, within = negative, positive, 1.0

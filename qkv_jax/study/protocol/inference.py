@@ -333,8 +333,10 @@ def restricted_steps(steps, budget):
 def sampling_error(arm, baseline) -> float:
     """Standard error that the finite test set leaves in the difference of two arms.
 
-    Args: arm, baseline [seeds, examples] per-example scores, the same examples in both; a seed
-      with a score that is not finite is left out (in both, where the seeds correspond).
+    Args:
+      arm, baseline: [seeds, examples] per-example scores, the same examples in both; a seed with a
+        score that is not finite is left out (in both, where the seeds correspond).
+
     Returns: the standard error over examples of the seed-averaged difference; NaN if unknown.
     """
     if arm is None or baseline is None:

@@ -19,7 +19,7 @@ Trigger = Literal["drawn", "special"]
 @dataclasses.dataclass(frozen=True)
 class Induction(FixedLength):
     """Random symbols in which a trigger stands once; the sequence ends with the trigger, and asked
-    for is the symbol that followed it: [A] [B] ... [A] -> [B] (Olsson et al. 2022).
+    for is the symbol that followed it: `[A] [B] ... [A] -> [B]` (Olsson et al. 2022).
 
     The form is that of Fu et al. 2023 (H3, arXiv 2212.14052): one question, at the end of 30 tokens
     of a vocabulary of 20. There the trigger is a token of its own, the same in all examples, which

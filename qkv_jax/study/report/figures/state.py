@@ -42,8 +42,11 @@ def state_quality(record: StudyRecord, results: wording.Results, tasks):
     """Mean test score against bytes of state, a panel for all cells that differ in nothing else
     than what changes the state, the points of an arm joined.
 
-    Args: tasks: the cells of a grid. Returns: the figure, or None if no axis changes the state, or
-      if it would have more than a dozen panels.
+    Args:
+      tasks: the cells of a grid.
+
+    Returns: the figure, or None if no axis changes the state, or if it would have more than a dozen
+    panels.
     """
     fields = state_axes(record, results, tasks)
     panels: dict[str, list[str]] = {}
