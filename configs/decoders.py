@@ -10,7 +10,7 @@ quality against bytes of state a token.
 
 Measured on two busy CPU cores: 44 minutes, 222 runs (26 by `--plan`); on a GPU, by the arithmetic
 in the README, two and a half. Result in docs/results.md: on text `Q=K=V`, `copies` and one head of
-K=V are worse; K=V costs 0.048 nats a byte where keys are rotated on reading, and nothing that six
+K=V are worse; K=V costs 0.048 nats per byte where keys are rotated on reading, and nothing that six
 seeds can see where the rotated key is the value as well.
 """
 

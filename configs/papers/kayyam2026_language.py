@@ -4,7 +4,7 @@
 
 They trained 300 million parameters (20 layers, width 1024, 16 heads, learned positions, dropout
 0.1) on SlimPajama, one seed, all arms at one rate, and report perplexity that counts padding among
-the tokens; its logarithms stand beside our losses, nats a token. Ours are byte pairs of
+the tokens; its logarithms stand beside our losses, nats per token. Ours are byte pairs of
 Shakespeare, two layers of width 64, eight heads, so that GQA has two heads of keys and values, a
 quarter of them, as theirs has. Compare signs and order, and K=V with MQA: which is the cheaper way
 to less cache?
