@@ -9,6 +9,7 @@ import pkgutil
 import re
 import runpy
 import subprocess
+import typing
 
 import flax.traverse_util
 import pandas as pd
@@ -17,6 +18,7 @@ import pytest
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.study.claims import Claim
 from qkv_jax.study.config import ArmEntry, StudyConfig, StudyFile, TaskEntry
+from qkv_jax.study.protocol.verdicts import Reason
 from qkv_jax.tasks import REGISTRY
 from qkv_jax.training.mesh import MeshConfig
 from qkv_jax.training.state import TrainConfig
@@ -232,6 +234,12 @@ def test_the_tables_of_fields_name_fields():
             for row in table.splitlines():
                 for field in re.findall(r"`([\w.]+)`", row.split("|")[1]):
                     assert field.rpartition(".")[2] in known, f"{page}: {field}"
+
+
+def test_the_glossary_has_every_verdict_and_every_reason():
+    words = re.findall(r"`([^`]+)`", TEXTS["docs/glossary.md"])
+    assert {"better", "worse", "equivalent", "undecided"} <= set(words)
+    assert set(typing.get_args(Reason)) - {""} <= set(words)
 
 
 @pytest.mark.parametrize("source", TEXTS)
