@@ -29,7 +29,7 @@ _MEANT_FOR = {"step": "run", "task": "study", "arm": "study", "texts": "pretrain
 
 _RUN = path_flag("run", None, "Folder of a run of experiments.train.")
 _STUDY = path_flag("study", None, "Folder of a study; name --task and --arm.")
-_PRETRAINED = path_flag("pretrained", None, "A Hugging Face folder.")
+_PRETRAINED = path_flag("pretrained", None, "A Hugging Face folder, or org/name of the hub.")
 _STEP = flags.DEFINE_integer("step", None, "A checkpoint of the run; by default the last.",
                              lower_bound=0)  # fmt: skip
 _TASK = flags.DEFINE_string("task", None, "A task of the study.")

@@ -33,7 +33,7 @@ _HEADS = flags.DEFINE_integer("heads", 2, "N.", lower_bound=1, upper_bound=1024)
 _POSITIONS = flags.DEFINE_string("positions", "sinusoidal", "A kind of positions.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the weights.", lower_bound=0, upper_bound=2**32 - 1)
 _RUN = path_flag("run", None, "Folder of a run of experiments.train.")
-_PRETRAINED = path_flag("pretrained", None, "A Hugging Face folder.")
+_PRETRAINED = path_flag("pretrained", None, "A Hugging Face folder, or org/name of the hub.")
 _LAYER = flags.DEFINE_integer("layer", 0, "Which layer of the model, from 0.", lower_bound=0)
 _STEPS = flags.DEFINE_list("steps", None, "Steps of the run that have checkpoints; by default "
                                           "the last.")  # fmt: skip

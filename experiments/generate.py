@@ -1,9 +1,12 @@
 """What a trained language model goes on to say: `python -m experiments.generate --run=runs/one`.
 
     --run=runs/lm --prompt="ROMEO:"   a run of experiments.train on a causal text task
-    --pretrained=DIR --prompt="Once"  a GPT-2 or Llama folder from Hugging Face instead
-    --tokens=200                      how many symbols to add
+    --pretrained=DIR --prompt="Once"  a GPT-2 or Llama folder instead, or org/name of the hub
+    --prompt=-                        the prompt is read from stdin, but for a last newline; an
+                                      empty one where texts have a symbol that begins them
+    --tokens=200 --stop="\n\n"        how many symbols to add, and text before which to stop
     --temperature=0.8 --top_k=40      how they are drawn; at temperature 0 the likeliest
+    --samples=3                       several texts, drawn together
     --beams=4                         beam search instead: the likeliest texts that it finds
     --source="In the beginning"       of a run on translation: the translation that a beam finds
     --bleu --examples=200             its BLEU on the first of its test pairs, by default on all
@@ -31,10 +34,10 @@ from .cli import entry
 from .cli.paths import path_flag
 
 _RUN = path_flag("run", None, "Folder of a run of experiments.train.")
-_PRETRAINED = path_flag("pretrained", None, "Folder of a pretrained GPT-2 or Llama model.")
+_PRETRAINED = path_flag("pretrained", None, "A GPT-2 or Llama folder, or org/name of the hub.")
 _STEP = flags.DEFINE_integer("step", None, "A checkpoint of the run; by default the last.",
                              lower_bound=0)  # fmt: skip
-_PROMPT = flags.DEFINE_string("prompt", None, "The text to go on from.")
+_PROMPT = flags.DEFINE_string("prompt", None, "The text to go on from; - reads it from stdin.")
 _USUAL = 200
 _TOKENS = flags.DEFINE_integer("tokens", None, f"How many symbols to add; {_USUAL}, or as many as "
                                "learned positions allow.", lower_bound=1)  # fmt: skip
@@ -43,13 +46,16 @@ _TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "What logits are divided b
 _TOP_K = flags.DEFINE_integer("top_k", None, "Only so many of the likeliest.", lower_bound=1)
 _TOP_P = flags.DEFINE_float("top_p", None, "Only the likeliest that make up this share.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the draws.", lower_bound=0, upper_bound=2**32 - 1)
+_STOP = flags.DEFINE_string("stop", None, "The text ends where this would come.")
+_SAMPLES = flags.DEFINE_integer("samples", None, "How many texts to draw.", lower_bound=1)
 _BEAMS = flags.DEFINE_integer("beams", None, "Beam search of that width.", lower_bound=1)
 _SOURCE = flags.DEFINE_string("source", None, "The sentence to translate.")
 _BLEU = flags.DEFINE_boolean("bleu", False, "BLEU of a run on translation.")
 _EXAMPLES = flags.DEFINE_integer("examples", None, "Test pairs of BLEU; by default all.",
                                  lower_bound=1)  # fmt: skip
-_OF_DRAWS = ("temperature", "top_k", "top_p", "seed")
-_OF_TEXT = ("prompt", "tokens", *_OF_DRAWS)
+_OF_DRAWS = ("temperature", "top_k", "top_p", "seed", "samples")
+_OF_TEXT = ("prompt", "tokens", "stop", *_OF_DRAWS)
+_OF_CHANCE = ("top_k", "top_p", "samples")
 _OF_PAIRS = ("source", "bleu", "examples")
 
 
@@ -66,7 +72,7 @@ def main() -> None:
     if (_RUN.value is None) == (_PRETRAINED.value is None):
         raise ConfigError("--run", _RUN.value, "name the folder of a run, or --pretrained")
     translates = _BLEU.value or _SOURCE.value is not None
-    if not (_PROMPT.value or translates):
+    if _PROMPT.value is None and not translates:
         allowed = "give a text to go on from; of a run on translation --source or --bleu"
         raise ConfigError("--prompt", _PROMPT.value, allowed)
     _refuse(_OF_TEXT if translates else (), "is not for a run on translation")
@@ -74,12 +80,15 @@ def main() -> None:
     _refuse(_OF_PAIRS if _PRETRAINED.value else (), "is for a run on translation")
     _refuse(_OF_DRAWS if _BEAMS.value else (), "is for draws; a beam draws nothing")
     _refuse(() if _BLEU.value else ("examples",), "is for --bleu")
-    _refuse(() if _TEMPERATURE.value else ("top_k", "top_p"), "temperature 0 draws nothing")
-    for name in ("prompt", "source"):
-        _check_text(name)
+    _refuse(() if _TEMPERATURE.value else _OF_CHANCE, "temperature 0 draws nothing")
+    if _STOP.value == "":
+        raise ConfigError("--stop", "", "must be a text")
+    for name in ("prompt", "source", "stop"):
+        _check_text(name, flags.FLAGS[name].value)
+    prompt = _stdin() if _PROMPT.value == "-" else _PROMPT.value
 
     if _PRETRAINED.value is not None:
-        return _continue(_pretrained(pathlib.Path(_PRETRAINED.value)))
+        return _continue(_pretrained(pathlib.Path(_PRETRAINED.value)), prompt)
 
     from qkv_jax.tasks.text.causal import CausalBytes
     from qkv_jax.tasks.text.translation import Translation
@@ -95,8 +104,8 @@ def main() -> None:
     if translates:
         return _translate(folder, task)
     spell = lambda tokens: task.decode(np.array(tokens)).decode(errors="replace")
-    prompt = task.encode(_PROMPT.value)  # refused before the run is read
-    return _continue(Subject(*load_run(folder, _STEP.value), lambda _: prompt, spell))
+    given = task.encode(prompt)  # refused before the run is read
+    return _continue(Subject(*load_run(folder, _STEP.value), lambda _: given, spell), prompt)
 
 
 def _pretrained(folder: pathlib.Path) -> Subject:
@@ -106,7 +115,7 @@ def _pretrained(folder: pathlib.Path) -> Subject:
     if not found.encoder.is_causal:
         allowed = f"is a {found.kind}, which reads no text from left to right"
         raise ConfigError("--pretrained", str(folder), allowed)
-    encode = lambda text: found.reader.tokens([text])[0]
+    encode = lambda text: found.reader.tokens([text])[0] if text else found.begin
     return Subject(found.encoder, found.variables, encode, found.reader.text)
 
 
@@ -117,15 +126,21 @@ def _refuse(names: tuple[str, ...], allowed: str) -> None:
             raise ConfigError(f"--{name}", flags.FLAGS[name].value, allowed)
 
 
-def _check_text(name: str) -> None:
+def _check_text(name: str, given: str | None) -> None:
     """Refuses bytes that are no text, which a shell hands on as they are."""
-    given = flags.FLAGS[name].value or ""
     try:
-        given.encode()
+        (given or "").encode()
     except UnicodeEncodeError as error:
         shown = given.encode(errors="surrogateescape")
         allowed = f"is no UTF-8 at byte {len(given[: error.start].encode())}"
         raise ConfigError(f"--{name}", shown, allowed) from None
+
+
+def _stdin() -> str:
+    """What comes on stdin, but for the newline that ends it."""
+    given = sys.stdin.buffer.read().decode(errors="surrogateescape")
+    _check_text("prompt", given)
+    return given.removesuffix("\n").removesuffix("\r")
 
 
 def _translate(folder: pathlib.Path, task: Any) -> None:
@@ -135,6 +150,7 @@ def _translate(folder: pathlib.Path, task: Any) -> None:
     model, variables = load_run(folder, _STEP.value)
     beams = _BEAMS.value or bleu.BEAMS
     if _SOURCE.value is not None:
+        _warn_of_cut(task)
         print(bleu.translate(model, variables, task, [_SOURCE.value], beams)[0])
     if _BLEU.value:
         found = bleu.bleu(model, variables, task, _EXAMPLES.value, beams)
@@ -142,39 +158,78 @@ def _translate(folder: pathlib.Path, task: Any) -> None:
         print(found.signature)
 
 
-def _continue(subject: Subject) -> None:
-    from qkv_jax.model.beam import beam_search
+def _warn_of_cut(task: Any) -> None:
+    beyond = task.beyond(_SOURCE.value)
+    if beyond:
+        line = f"--source is cut: the model reads {task.length} tokens, and leaves out {beyond}"
+        print(f"warning: {line}", file=sys.stderr)
+
+
+def _continue(subject: Subject, prompt: str) -> None:
     from qkv_jax.model.generate import Generator, Sampling
 
-    model, variables = subject.model, subject.variables
-    prompt = np.asarray(subject.encode(_PROMPT.value), np.int32)
+    tokens = np.asarray(subject.encode(prompt), np.int32)[None]
     sampling = Sampling(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value)
-    generator = Generator(model, _TOKENS.value or 1, sampling)
+    generator = Generator(subject.model, _TOKENS.value or 1, sampling)
     if _TOKENS.value is None:
-        new = max(1, min(_USUAL, generator.room(len(prompt))))
+        new = max(1, min(_USUAL, generator.room(tokens.shape[1])))
         generator = dataclasses.replace(generator, new=new)
     console = Console(stderr=True, highlight=False)
     if _BEAMS.value is not None:
-        texts, scores = beam_search(generator, variables, prompt[None], _BEAMS.value)
-        for text, score in zip(texts[0], scores[0], strict=True):
-            console.print(f"[dim]{score:.2f} nats:[/dim]")
-            print(_PROMPT.value + subject.spell(text.tolist()), flush=True)
-        return
-    stream = generator.stream(variables, prompt[None], _SEED.value)
+        from qkv_jax.model.beam import beam_search
+
+        texts, scores = beam_search(generator, subject.variables, tokens, _BEAMS.value)
+        heads = [f"{score:.2f} nats:" for score in scores[0]]
+        _print_all(console, subject, prompt, heads, texts[0])
+    elif (_SAMPLES.value or 1) > 1:
+        rows = np.repeat(tokens, _SAMPLES.value, axis=0)
+        texts = generator(subject.variables, rows, _SEED.value)
+        heads = [f"sample {number}:" for number in range(1, 1 + len(texts))]
+        _print_all(console, subject, prompt, heads, texts)
+    else:
+        _stream(console, subject, prompt, generator, tokens)
+
+
+def _print_all(console: Console, subject: Subject, prompt: str, heads, texts) -> None:
+    for head, text in zip(heads, texts, strict=True):
+        console.print(f"[dim]{head}[/dim]")
+        print(prompt + _until_stop(subject.spell(text.tolist()))[0], flush=True)
+
+
+def _until_stop(text: str, whole: bool = True) -> tuple[str, bool]:
+    """What of a text stands before --stop, and whether that has come. Of a text that is not `whole`
+    what may be the beginning of it is left out."""
+    stop = _STOP.value
+    if stop is None:
+        return text, False
+    before, found, _ = text.partition(stop)
+    if not (found or whole):
+        sizes = range(len(stop) - 1, 0, -1)
+        held = next((size for size in sizes if before.endswith(stop[:size])), 0)
+        before = before[: len(before) - held]
+    return before, bool(found)
+
+
+def _stream(console: Console, subject: Subject, prompt: str, generator, rows) -> None:
+    """Prints a text as it comes."""
+    stream = generator.stream(subject.variables, rows, _SEED.value)
     tokens = [int(token) for token in next(stream)]  # refuses what cannot be before it prints
-    sys.stdout.write(_PROMPT.value)
+    sys.stdout.write(prompt)
     said, times = "", [time.monotonic()]
     for token in itertools.chain(stream, [None]):
         text = subject.spell(tokens)
-        if token is None or not text.endswith("\N{REPLACEMENT CHARACTER}"):  # half of a sign
-            sys.stdout.write(text[len(said) :])
+        ready, stopped = _until_stop(text, token is None)
+        half = text.endswith("\N{REPLACEMENT CHARACTER}") and not stopped
+        if token is None or not half:  # half of a sign
+            sys.stdout.write(ready[len(said) :])
             sys.stdout.flush()
-            said = text
-        if token is not None:
-            tokens.append(int(token[0]))
-            times.append(time.monotonic())
+            said = ready
+        if stopped or token is None:
+            break
+        tokens.append(int(token[0]))
+        times.append(time.monotonic())
     print(flush=True)
-    size = model.init_cache(1, generator.slots(len(prompt))).nbytes
+    size = subject.model.init_cache(1, generator.slots(rows.shape[1])).nbytes
     line = f"{len(times)} symbols; a cache of {size / 2**10:,.0f} KiB"
     if len(times) > 2:  # the first two are what the two programs were compiled for
         line += f"; {(len(times) - 2) / (times[-1] - times[1]):,.0f} symbols a second"

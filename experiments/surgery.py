@@ -11,7 +11,7 @@
                                       on a fifth of the training texts
     --workdir=runs/surgery            tables, a figure, report.html, and the tied models
 
-A tied model comes back by `qkv_jax.surgery.store.load_tied("runs/surgery/models/fit")`.
+The other commands read a tied model by --pretrained=runs/surgery/models/fit.
 """
 
 import pathlib
@@ -27,7 +27,7 @@ from .cli import entry
 from .cli.paths import path_flag
 
 _RUN = path_flag("run", None, "Folder of a run of experiments.train.")
-_PRETRAINED = path_flag("pretrained", None, "A Hugging Face folder.")
+_PRETRAINED = path_flag("pretrained", None, "A Hugging Face folder, or org/name of the hub.")
 _TEXTS = path_flag("texts", None, "A file with one text per line, for --pretrained; by "
                                             "default sentences of Shakespeare.")  # fmt: skip
 _SENTENCES = flags.DEFINE_integer("sentences", 200, "How many texts.", lower_bound=4)

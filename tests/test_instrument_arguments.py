@@ -185,7 +185,6 @@ def of_surgery(w):
                                    "encoder": encoder, "variables": variables}, {
         "folder": [None, 3, "", place], "source": NO_PATH, "encoder": NO_MODEL,
         "variables": no_variables}  # fmt: skip
-    yield store.load_tied, {"folder": place}, {"folder": NO_PATH}
 
 
 def of_walkthrough(w):

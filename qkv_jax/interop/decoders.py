@@ -22,6 +22,7 @@ from qkv_jax.interop.places import (
     norm,
     positive,
     refusal,
+    their_activation,
     truth,
     whole,
 )
@@ -89,6 +90,17 @@ def gpt2(values: Mapping[str, Any]) -> Plan:
     return _decoder(values, model, length, places, "transformer.", "wte.weight", buffers)
 
 
+def gpt2_values(encoder: Encoder, leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json of an encoder of ours."""
+    config = encoder.config
+    return _decoder_values(encoder) | {
+        "n_embd": config.width, "n_layer": config.layers, "n_head": config.heads,
+        "n_inner": config.hidden, "n_positions": encoder.max_length,
+        "activation_function": their_activation(config.mlp) or "gelu_new",
+        "layer_norm_epsilon": config.norm_epsilon, "architectures": ["GPT2LMHeadModel"],
+    }  # fmt: skip
+
+
 def llama(values: Mapping[str, Any]) -> Plan:
     """Llama (Touvron et al. 2023), with grouped heads as in Llama 2."""
     width, heads = whole(values, "hidden_size"), whole(values, "num_attention_heads")
@@ -132,6 +144,31 @@ def llama(values: Mapping[str, Any]) -> Plan:
     length = whole(values, "max_position_embeddings")
     buffers = ("layers.*.self_attn.rotary_emb.inv_freq",)
     return _decoder(values, model, length, places, "model.", "embed_tokens.weight", buffers)
+
+
+def llama_values(encoder: Encoder, leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json of an encoder of ours, whose MLP always has biases, if perhaps of zeros."""
+    config = encoder.config
+    of_mlp = (leaf for path, leaf in leaves.items() if "/mlp/" in path and path.endswith("bias"))
+    return _decoder_values(encoder) | {
+        "hidden_size": config.width, "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads, "head_dim": config.head_width,
+        "num_key_value_heads": config.kv_heads or config.heads,
+        "intermediate_size": config.hidden, "max_position_embeddings": encoder.max_length,
+        "rms_norm_eps": config.norm_epsilon, "rope_theta": config.rotary_base,
+        "hidden_act": "silu", "attention_bias": config.use_bias,
+        "mlp_bias": any(np.any(leaf) for leaf in of_mlp), "architectures": ["LlamaForCausalLM"],
+    }  # fmt: skip
+
+
+def _decoder_values(encoder: Encoder) -> dict[str, Any]:
+    """What is common; a symbol that is never asked for begins a text, and none ends one."""
+    tokens = encoder.stem.vocabulary[0]
+    begin = encoder.classes if encoder.classes < tokens else None
+    return {
+        "vocab_size": tokens, "tie_word_embeddings": encoder.config.tied_embedding,
+        "bos_token_id": begin, "eos_token_id": None, "pad_token_id": None,
+    }  # fmt: skip
 
 
 def _decoder(

@@ -10,10 +10,13 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from qkv_jax.config import ConfigError
 from qkv_jax.model.encoder import Encoder
+from qkv_jax.model.stems import PatchStem, TokenStem
 
 Shape = tuple[int, ...]
 ACTIVATIONS = {
@@ -73,6 +76,19 @@ class Plan:
         return any(fnmatch.fnmatchcase(tensor, pattern) for pattern in self.unneeded)
 
 
+def leaf_shapes(encoder: Encoder, channels: int = 0) -> dict[str, Shape]:
+    """The shape of every leaf by its path; `channels` are those of images."""
+    stem = encoder.stem
+    if isinstance(stem, PatchStem):
+        example = jnp.zeros((1, stem.patch, stem.patch, channels))
+    else:
+        fields = len(stem.vocabulary) if isinstance(stem, TokenStem) else 1
+        example = jnp.zeros((1, 1, fields)[: 2 + (fields > 1)], jnp.int32)
+    tree = jax.eval_shape(encoder.init, jax.random.key(0), example)["params"]
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(entry.key for entry in path): leaf.shape for path, leaf in leaves}
+
+
 def norm(ours: str, theirs: str) -> dict[str, Place]:
     weight, bias = Place(f"{theirs}.weight", SAME), Place(f"{theirs}.bias", SAME)
     return {f"{ours}/scale": weight, f"{ours}/bias": bias}
@@ -84,6 +100,11 @@ def activation(values: Mapping[str, Any], field: str, absent: str) -> str:
     if not isinstance(given, str) or given not in ACTIVATIONS:
         raise refusal(field, given, f"understood: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[given]
+
+
+def their_activation(ours: str) -> str | None:
+    """The other way: the first name that config.json has for it, if any."""
+    return next((theirs for theirs, known in ACTIVATIONS.items() if known == ours), None)
 
 
 def positive(values: Mapping[str, Any], field: str, absent: float) -> float:

@@ -1,12 +1,13 @@
 """Pretrained models of Hugging Face folders in our own encoder: load, run, embed sentences.
 
-    pretrained = load_pretrained("all-MiniLM-L6-v2")
+    pretrained = load_pretrained("all-MiniLM-L6-v2")   # a folder; or org/name of the hub
     inputs, valid = pretrained.encode(["the cat sat", "on the mat"])
     last = pretrained.encoder.apply(pretrained.variables, inputs, valid)       # [B, T, D]
     vectors = sentence_embeddings(pretrained, texts)                           # [B, D]
 
 Families: BERT (MiniLM too), RoBERTa (XLM-RoBERTa and CamemBERT too), DistilBERT and ViT; and the
-decoders GPT-2 and Llama (SmolLM2 too), which read out logits of the next token. A tensor is used,
+decoders GPT-2 and Llama (SmolLM2 too), which read out logits of the next token; and what `export`
+writes of models of our own, with the readout that they have. A tensor is used,
 or named in `left_out` because the model has no use for it, or the folder is refused; every
 parameter comes from the files, or is a bias that the model does not have: zeros. The fields of the
 JSON files beside the weights are followed, known to change no numbers, or refused, see `fields`.
@@ -30,6 +31,8 @@ from qkv_jax import arguments
 from qkv_jax.arrays import require_array
 from qkv_jax.config import ConfigError
 from qkv_jax.interop import layouts
+from qkv_jax.interop.hub import model_folder
+from qkv_jax.interop.places import leaf_shapes
 from qkv_jax.interop.recipe import encoder_folder, read_recipe
 from qkv_jax.interop.tensors import as_float32, read_json, read_tensors, refusal
 from qkv_jax.interop.tokenizer import Encoded, TextTokenizer, listed, read_tokenizer
@@ -48,7 +51,8 @@ class Pretrained:
 
     Attributes:
       encoder: ours, without readout: `encoder.apply(variables, inputs, valid)` is the last
-        hidden state [B, T, D]. A decoder has one: logits [B, T, V] of the token that comes next.
+        hidden state [B, T, D]. A decoder has one, logits [B, T, V] of the token that comes next,
+        and so has a model that `export` wrote.
       variables: {"params": tree} with the ordinary paths, float32.
       tokenizer: of texts; None for images and where the folder has no tokenizer.json.
       config: what config.json says.
@@ -90,6 +94,22 @@ class Pretrained:
         return self.tokenizer
 
 
+    @property
+    def begin(self) -> list[int]:
+        """The tokens from which a text begins: those that the tokenizer puts in front of every one,
+        or else the `bos_token_id` of config.json.
+
+        Raises:
+          ConfigError: `prompt`, if there are none.
+        """
+        number = self.config.get("bos_token_id")
+        found = self.reader.begin or ([number] if isinstance(number, int) else [])
+        if not found:
+            what = "must be a text: the model has no token that begins one"
+            raise ConfigError("prompt", "", what)
+        return found
+
+
 class Batch(NamedTuple):
     """Some texts of a list: which ones, and as inputs. The rows of inputs beyond those of `rows`
     repeat the last text, so that all batches have one size."""
@@ -100,7 +120,8 @@ class Batch(NamedTuple):
 
 
 def load_pretrained(folder: str | os.PathLike) -> Pretrained:
-    """Reads `config.json`, the safetensors files and, for texts, `tokenizer.json`.
+    """Reads `config.json`, the safetensors files and, for texts, `tokenizer.json`: of a folder, or
+    of a model of the Hugging Face hub, `org/name` or `org/name@revision`, see `hub`.
 
     Images for a ViT are [B, height, width, C], normalised as its preprocessor_config.json says.
 
@@ -108,13 +129,13 @@ def load_pretrained(folder: str | os.PathLike) -> Pretrained:
       ConfigError: naming the file, the field of config.json or the tensor that is missing, damaged
         or not understood.
     """
-    place = arguments.path("pretrained", folder)
-    if not place.is_dir():
-        raise refusal(place, "is no folder")
-    place = encoder_folder(place)
+    place = encoder_folder(model_folder(folder))
     if (place / _ADAPTER).is_file():
         raise refusal(place / _ADAPTER, "changes the weights: merge it into them first")
     config = read_json(place / "config.json")
+    if "task" in config:
+        what = "is a run of experiments.train: name it by --run, or see experiments.export"
+        raise refusal(place, what)
     plan = layouts.plan(config)
     params, left_out = _fill(plan, read_tensors(place))
     stem, tokenizer = plan.encoder.stem, None
@@ -171,8 +192,9 @@ def sentence_embeddings(
     given = pretrained.config.get("architectures")
     if str(given).count("ForCausalLM"):
         raise ConfigError("config.json architectures", given, "its last token would be taken")
-    if pretrained.encoder.is_causal:
-        raise ConfigError("config.json model_type", pretrained.kind, "is a decoder: no embeddings")
+    if pretrained.encoder.classes:
+        what = "is a decoder" if pretrained.encoder.is_causal else "reads out classes"
+        raise ConfigError("config.json model_type", pretrained.kind, f"{what}: no embeddings")
     if recipe.lower:
         pretrained = dataclasses.replace(pretrained, tokenizer=reader.lowered())
     if max_length is None:
@@ -232,7 +254,7 @@ def _fill(plan: layouts.Plan, tensors: dict[str, np.ndarray]) -> tuple[dict, tup
         if plain in given:
             raise ConfigError(f"tensor {name}", given[plain], "two names for one tensor")
         given[plain] = name
-    tree, filled, used = _shapes(plan), {}, {}
+    tree, filled, used = leaf_shapes(plan.encoder, plan.channels), {}, {}
     for path, shape in tree.items():
         tensor, layout = plan.places[path]
         if tensor is None:
@@ -270,43 +292,33 @@ def _missing(tensor: str, path: str, tensors: Iterable[str]) -> ConfigError:
 def _check_inputs(encoder: Encoder, inputs: Num[Array, "B ..."]) -> dict[str, int]:
     """Refuses inputs that the encoder would take for others; the sizes of axes."""
     if isinstance(encoder.stem, PatchStem):
-        side = _side(encoder)
-        shape = getattr(inputs, "shape", ())
-        if len(shape) == 4 and shape[1:3] != (side, side):
-            raise ConfigError("inputs", shape[1:3], f"images must be {side} x {side}")
-        sizes = {"height": side, "width": side}
+        side, patches = encoder.stem.patch, encoder.max_length - 1
+        shape, square = getattr(inputs, "shape", ()), math.isqrt(patches)
+        given = tuple(length / side for length in shape[1:3])
+        if len(shape) == 4 and given != (square, square):
+            if square**2 == patches:
+                allowed = f"images must be {square * side} x {square * side}"
+                raise ConfigError("inputs", shape[1:3], allowed)
+            if math.prod(given) != patches:
+                allowed = f"images must be of {patches} patches of {side} x {side}"
+                raise ConfigError("inputs", shape[1:3], allowed)
+        sizes = {}
         require_array("inputs", inputs, "B height width C", "float", sizes)
         return {"B": sizes["B"], "T": encoder.max_length}
-    fields = encoder.stem.vocabulary
+    is_plain = isinstance(encoder.stem, TokenStem)
+    fields = encoder.stem.vocabulary if is_plain else (encoder.stem.vocabulary,)
+    most = encoder.max_length - (not is_plain)  # a class token stands in front
     sizes = {"F": len(fields)} if len(fields) > 1 else {}
     hint = "F are the token and its type" if sizes else ""
     require_array("inputs", inputs, "B T F" if sizes else "B T", "int", sizes, hint)
-    if not 0 < sizes["T"] <= encoder.max_length:
-        raise ConfigError("inputs", sizes["T"], f"at most {encoder.max_length} tokens, at least 1")
+    if not 0 < sizes["T"] <= most:
+        raise ConfigError("inputs", sizes["T"], f"at most {most} tokens, at least 1")
     numbers = np.asarray(inputs).reshape(-1, len(fields))
     if (numbers < 0).any() or (numbers >= np.array(fields)).any():
         allowed = f"tokens must be at least 0 and below {fields[0]}"
         allowed += f", their types below {fields[1]}" * (len(fields) > 1)
         raise ConfigError("inputs", [int(numbers.min()), int(numbers.max())], allowed)
     return sizes
-
-
-def _shapes(plan: layouts.Plan) -> dict[str, tuple[int, ...]]:
-    """The shape of every leaf by its path."""
-    encoder = plan.encoder
-    if isinstance(encoder.stem, TokenStem):
-        fields = len(encoder.stem.vocabulary)
-        example = jnp.zeros((1, 1, fields)[: 2 + (fields > 1)], jnp.int32)
-    else:
-        example = jnp.zeros((1, _side(encoder), _side(encoder), plan.channels))
-    tree = jax.eval_shape(encoder.init, jax.random.key(0), example)["params"]
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join(entry.key for entry in path): leaf.shape for path, leaf in leaves}
-
-
-def _side(encoder: Encoder) -> int:
-    """The height and width of a ViT's images."""
-    return encoder.stem.patch * math.isqrt(encoder.max_length - 1)
 
 
 def _nested(leaves: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import safetensors
 from qkv_jax.config import ConfigError
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_SHOWN = 5  # names of files
 _FLOATS = tuple(map(np.dtype, ("float32", "float16", jnp.bfloat16, "float64")))
 
 
@@ -46,7 +47,7 @@ def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
     if len(files) == 1:
         return dict(_tensors(files[0]))
     what = f"{len(files)} files and no {_INDEX}" if files else f"no {_WHOLE} and no {_INDEX}"
-    raise refusal(folder, f"holds {what}")
+    raise refusal(folder, f"holds {what}; {listed(folder)}")
 
 
 def as_float32(name: str, array: np.ndarray) -> np.ndarray:
@@ -62,6 +63,13 @@ def as_float32(name: str, array: np.ndarray) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ConfigError(f"tensor {name}", "NaN or infinity", "must hold finite numbers")
     return array
+
+
+def listed(folder: pathlib.Path) -> str:
+    """What a folder holds, for a refusal."""
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"there: {', '.join(names[:_SHOWN]) or 'nothing'}{more}"
 
 
 def refusal(path: pathlib.Path, what: str) -> ConfigError:

@@ -89,6 +89,13 @@ class TextTokenizer:
             self._check(f"text {i}", text, encoding, limit)
         return [encoding.ids for encoding in found]
 
+    @property
+    def begin(self) -> list[int]:
+        """The special tokens that stand before a text."""
+        found = self._tokenizer.encode("a")
+        first = found.special_tokens_mask.index(0) if 0 in found.special_tokens_mask else 0
+        return found.ids[:first]
+
     def pad(self, tokens: TokenLists, length: int | None = None) -> Encoded:
         """Lists of tokens as one array, filled up to `length` (the longest by default).
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from qkv_jax import arguments
 from qkv_jax.config import ConfigError
+from qkv_jax.output import formats
 from qkv_jax.study.axes import is_number
 from qkv_jax.study.plan import Arm, Study
 from qkv_jax.study.protocol.evaluated import evaluations
@@ -21,7 +22,7 @@ from qkv_jax.study.protocol.margins import in_force
 from qkv_jax.study.protocol.verdicts import Verdict
 from qkv_jax.study.report.matrix import frame, verdict_matrix
 from qkv_jax.study.report.page import write_outcomes
-from qkv_jax.study.report.wording import all_rows
+from qkv_jax.study.report.wording import all_rows, decimals, rate
 from qkv_jax.study.resolved import resolved_config
 from qkv_jax.study.run.engine import Engine
 from qkv_jax.study.run.workdir import Workdir
@@ -170,6 +171,32 @@ class StudyResults:
         test = self.find(task, self.record.baseline)[0].load().test
         batch = {name: values[:size] for name, values in test.items()}
         return model_inputs(batch), batch
+
+    def in_words(self, task: str, arm: str, seed: int = 0) -> list[str]:
+        """What was measured of an arm on a task, and of the run that `model` gives, in sentences.
+
+        Raises:
+          ConfigError: as `curve`.
+        """
+        self._check_names(task, arm)
+        known, rows = self.record.tasks[task], all_rows(self.record, self.summary)
+        row, digits, unit = rows[task][arm], decimals(known.outcome.margin), known.unit
+        rate_, _ = self._best(task, arm)
+        runs = self.runs.query("task == @task and arm == @arm and seed == @seed")
+        own = runs[runs["learning_rate"] == rate_]["test"].to_list()
+        found = [
+            f"this run, of seed {_seed(seed)} at learning rate {rate(rate_)}: "
+            f"test {formats.number(own[0] if own else None, digits)} {unit}"
+        ]  # fmt: skip
+        if formats.known(row.get("mean")):
+            mean = formats.bracket(row, "mean", "ci_low", "ci_high", digits)
+            found.append(f"arm {arm}: {mean} {unit}, the mean of {row['n']:.0f} seeds with its "
+                         "95 % interval")  # fmt: skip
+        if formats.known(row.get("delta")) and arm != self.record.baseline:
+            delta = formats.bracket(row, "delta", "delta_low", "delta_high", digits, signed=True)
+            found.append(f"difference to {self.record.baseline}: {delta} {unit}, with the interval "
+                         f"of the verdict: {row['verdict']}")  # fmt: skip
+        return found
 
     def untrained(self, task: str, arm: str, seed: int = 0) -> dict:
         """The variables that a run started from.

@@ -177,6 +177,9 @@ def model_of_pretrained(
     ours, others = ({n: texts[n] for n in names[start::2]} for start in (0, 1))
     subject, held_out = (of_pretrained(folder, some, 0, allow_unknown) for some in (ours, others))
     encoder, variables = subject.encoder, subject.variables
+    if encoder.classes and not encoder.is_causal:
+        what = "reads out classes, and is measured by hidden states here; edit its run, by --run"
+        raise ConfigError("pretrained", str(folder), what)
     length = max(batch.inputs.shape[1] for batch in subject.batches)
     name = f"{subject.name}, {len(others)} held-out texts"
     if encoder.is_causal:

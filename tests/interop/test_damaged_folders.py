@@ -125,7 +125,10 @@ def two_files(folder):
 
 FIRST = "model-00001-of-00002.safetensors"
 DAMAGES = {
-    "no config": (lambda f: (f / "config.json").unlink(), "config.json'; is missing"),
+    "no config": (
+        lambda f: (f / "config.json").unlink(),
+        "holds no config.json; there: model.safetensors, tokenizer.json",
+    ),
     "config": (lambda f: (f / "config.json").write_text('{"model_'), "is no readable JSON"),
     "bytes": (lambda f: (f / "config.json").write_bytes(b"\xff"), "is no readable JSON"),
     "list": (lambda f: (f / "config.json").write_text("[]"), "must hold a JSON object"),

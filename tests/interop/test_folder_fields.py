@@ -76,7 +76,7 @@ def described(values):
 def test_every_field_of_config_json_is_read_harmless_or_refused(kind):
     """A field that is read changes the plan; a harmless one may hold anything; of the others one
     value alone is understood."""
-    values, read = CONFIGS[kind], layouts._FAMILIES[kind].read
+    values, read = CONFIGS[kind], layouts.FAMILIES[kind].read
     usual = described(values)
     for field in {*OF_ALL, *OLDER, *OWN[kind]} - {"model_type"}:
         if field in read:

@@ -10,7 +10,6 @@ import pytest
 from qkv_jax.config import ConfigError
 from qkv_jax.interop.pretrained import load_pretrained
 from qkv_jax.surgery.damage import model_of_pretrained
-from qkv_jax.surgery.store import load_tied
 from qkv_jax.survey.activations import batch_size
 from qkv_jax.survey.subjects import of_pretrained
 from qkv_jax.survey.survey import survey
@@ -107,7 +106,8 @@ def test_the_command_ties_measures_trains_and_keeps(place):
         ["original", "", 0], ["fit", "0", 0], ["fit", "1", 0], ["fit", "all", 0],
         ["fit", "all", 5], ["original", "", 5],
     ]  # fmt: skip
-    encoder, variables = load_tied(folder / "models" / "fit")
+    tied = load_pretrained(folder / "models" / "fit")
+    encoder, variables = tied.encoder, tied.variables
     assert encoder.apply(variables, jnp.zeros((1, 4), jnp.int32)).shape == (1, 4, 23)
 
 

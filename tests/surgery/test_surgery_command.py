@@ -15,7 +15,6 @@ from qkv_jax.surgery import distillation
 from qkv_jax.surgery.damage import model_of_run
 from qkv_jax.surgery.impose import METHODS
 from qkv_jax.surgery.page import notes
-from qkv_jax.surgery.store import load_tied
 from qkv_jax.survey.activations import InputBatch
 from qkv_jax.training.checkpoint import trainer_of
 from tests.support import commands, small_models
@@ -77,7 +76,8 @@ def test_a_run_is_tied_measured_trained_on_and_kept(command, place):
     assert np.isfinite(found["test loss"]).all()
     page = (folder / "report.html").read_text()
     assert "<script" not in page and "data:image/svg+xml" in page
-    encoder, variables = load_tied(folder / "models" / "fit")
+    tied = load_pretrained(folder / "models" / "fit")
+    encoder, variables = tied.encoder, tied.variables
     assert [str(tie) for tie in encoder.config.ties] == ["K=V", "K=V"]
     attention = variables["params"]["layer_0"]["attention"]
     assert {*attention} == {"query", "key", "out"}
@@ -122,8 +122,14 @@ def test_a_pretrained_model_loses_by_what_is_changed_and_distillation_gives_back
     # Distillation: the tied model nears the original, which has nothing to learn from itself.
     assert ("original", 40) not in found.index
     assert whole.loc[("average", 40), change] < 0.9 * whole.loc[("average", 0), change]
-    encoder, variables = load_tied(folder / "models" / "average")
-    assert {str(tie) for tie in encoder.config.ties} == {"K=V"}
+    tied = load_pretrained(folder / "models" / "average")
+    assert {str(tie) for tie in tied.encoder.config.ties} == {"K=V"}
+    # With the tokenizer and the padding of the one that it was made from.
+    inputs, valid = tied.encode(["the cat sat", "the cat sat on the mat"])
+    assert inputs.shape == (2, 8, 2) and int(valid.sum()) == 13
+    assert load_pretrained(place / "bert").encode(["the cat sat"])[0].tolist() == (
+        tied.encode(["the cat sat"])[0].tolist()
+    )
 
 
 def test_the_learning_rate_of_distillation_is_the_best_on_texts_kept_aside(place, monkeypatch):

@@ -93,16 +93,20 @@ class CausalBytes(LanguageTask):
         return np.ones(self.classes)
 
     def encode(self, prompt: str) -> np.ndarray:
-        """A text as the model reads it, with the begin-of-text symbol where rows have one.
+        """A text as the model reads it, with the begin-of-text symbol where rows have one; where
+        they have none a text must not be empty.
 
         Raises:
           ConfigError: for a text with symbols that no training text has.
         """
         symbols = self._spelled(prompt)
+        if not (len(symbols) or self.dataset):
+            allowed = "must be a text: this task has no symbol that begins one"
+            raise ConfigError("prompt", prompt, allowed)
         strange = symbols >= self.classes
-        if not len(symbols) or strange.any():
+        if strange.any():
             allowed = f"must be of {self.symbol}s that training texts have"
-            if len(symbols) == len(prompt) and strange.any():
+            if len(symbols) == len(prompt):
                 found = "".join(dict.fromkeys(np.array([*prompt])[strange]))
                 allowed += f", not {found!r}"
             raise ConfigError("prompt", prompt, allowed)

@@ -5,7 +5,8 @@ in any encoding, and loses nothing. It needs the package `tokenizers` (extra `te
 """
 
 import functools
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,11 +15,7 @@ from qkv_jax.config import ConfigError
 
 TokenizerName = Literal["bytes", "bpe"]
 BYTES = 256
-# GPT-2's cut into words (Radford et al. 2019) for bytes seen as Latin-1 characters: those from 128
-# on are parts of letters, whatever the encoding. What no alternative takes, a single tab before a
-# word, stands alone. Only within a piece are pairs joined.
-_HIGH = "\x80-\xff"
-_WORDS = f" ?[A-Za-z{_HIGH}]+| ?[0-9]+| ?[^ \\t-\\rA-Za-z0-9{_HIGH}]+|[ \\t-\\r]+(?![^ \\t-\\r])"
+LATIN = tuple(map(chr, range(BYTES)))  # one sign per byte
 
 
 @runtime_checkable
@@ -53,6 +50,10 @@ class BytePairs:
         self._trained, self.size = trained, size
         self._dtype = np.uint16 if size <= 2**16 else np.int32
 
+    def to_json(self) -> str:
+        """All of it as the library writes it, bytes as Latin-1 characters."""
+        return self._trained.to_str()
+
     def encode(self, text: bytes) -> np.ndarray:
         ids = [encoding.ids for encoding in self._trained.encode_batch_fast(_lines(text))]
         return np.concatenate([np.array(some, self._dtype) for some in [[], *ids]])
@@ -84,7 +85,7 @@ def train_byte_pairs(texts: tuple[bytes, ...], vocabulary: int) -> BytePairs:
     if vocabulary - BYTES > (size := sum(map(len, texts))):  # the library makes room beforehand
         raise ConfigError("vocabulary", vocabulary, f"the training split has {size} bytes only")
     trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.Split(Regex(_WORDS), "isolated")
+    trained.pre_tokenizer = pre_tokenizers.Split(Regex(word_pattern(LATIN)), "isolated")
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         initial_alphabet=[chr(byte) for byte in range(BYTES)],
@@ -95,6 +96,16 @@ def train_byte_pairs(texts: tuple[bytes, ...], vocabulary: int) -> BytePairs:
         allowed = f"the training split has pairs for {size} only"
         raise ConfigError("vocabulary", vocabulary, allowed)
     return BytePairs(trained, vocabulary)
+
+
+def word_pattern(signs: Sequence[str]) -> str:
+    """GPT-2's cut into words (Radford et al. 2019) for texts in which each byte is written as one
+    of 256 signs. Those from 128 on are parts of letters, whatever the encoding. What no alternative
+    takes, a single tab before a word, stands alone. Only within a piece are pairs joined."""
+    of = lambda some: "".join(re.escape(signs[byte]) for byte in some)
+    space, blank, letters = of([32]), of([*range(9, 14), 32]), f"A-Za-z{of(range(128, BYTES))}"
+    words = f"{space}?[{letters}]+|{space}?[0-9]+|{space}?[^{blank}{letters}0-9]+"
+    return f"{words}|[{blank}]+(?![^{blank}])"
 
 
 def check_vocabulary(name: TokenizerName, vocabulary: int) -> None:

@@ -120,15 +120,22 @@ class Translation(Task):
     # --- symbols
 
     def encode(self, text: str) -> Int[np.ndarray, " T"]:
-        """A source as the model reads it.
+        """A source as the model reads it: its first `length` tokens.
 
         Raises:
           ConfigError: for a text without symbols.
         """
-        tokens = _encoded(self, self.stamp()).tokenizer.encode(text.strip().encode())
+        tokens = self._spelled(text)
         if not len(tokens):
             raise ConfigError("source", text, "must have a symbol at least")
         return np.append(tokens[: self.length], self.end)[: self.length].astype(np.int32)
+
+    def beyond(self, text: str) -> int:
+        """How many tokens of a source, its end among them, the model does not read."""
+        return max(0, len(self._spelled(text)) + 1 - self.length)
+
+    def _spelled(self, text: str) -> np.ndarray:
+        return _encoded(self, self.stamp()).tokenizer.encode(text.strip().encode())
 
     def decode(self, tokens: Integer[np.ndarray, " T"]) -> str:
         """The sentence up to its end."""
