@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 from absl import flags, logging
 from rich.console import Console
 
-from experiments.cli import entry
-from experiments.cli.paths import path_flag
 from qkv_jax.config import ConfigError
+
+from .cli import entry
+from .cli.paths import path_flag
 
 _RUN = path_flag("run", None, "Folder of a run of experiments.train.")
 _STEP = flags.DEFINE_integer("step", None, "A checkpoint of the run; by default the last.",

@@ -72,8 +72,10 @@ def plan(values: Mapping[str, Any]) -> Plan:
     Raises:
       ConfigError: naming the field that cannot be.
     """
-    where = f"config.json {KIND}"
-    found = build(_Own, values.get(KIND), where)
+    where, given = f"config.json {KIND}", values.get(KIND)
+    if not isinstance(given, Mapping):
+        raise ConfigError(where, given, "must be an object")
+    found = build(_Own, given, where)
     try:
         encoder = Encoder(
             found.model, _stem(found.stem, found.model.width), found.classes, found.max_length,

@@ -19,6 +19,7 @@ RUNS = {
     "characters": ("causal_characters", OF_TEXT),
     "pairs": ("causal_tokens", OF_TEXT | {"vocabulary": 260}),
     "masked": ("masked_bytes", OF_TEXT),
+    "rows": ("causal_bytes", {"dataset": "table", "length": 16}),
     "translation": ("translation", {"pairs": "pairs.tsv", "tokenizer": "bytes", "length": 12,
                                     "validation_examples": 4, "test_examples": 6}),
 }  # fmt: skip
@@ -31,6 +32,8 @@ def run(tmp_path_factory):
     """Commands in a folder with these runs."""
     folder = tmp_path_factory.mktemp("generate")
     (folder / "text.txt").write_text(TEXT)
+    (folder / "table").mkdir()
+    (folder / "table" / "train.csv").write_text("text\n" + "To be or not\n" * 60)
     (folder / "pairs.tsv").write_text("".join(f"text {i}\tTEXT {i}\n" for i in range(40)))
     with commands.server(folder) as run:
         for name, (kind, given) in RUNS.items():
@@ -40,7 +43,8 @@ def run(tmp_path_factory):
             code, out, err = run("experiments.train", f"--workdir={name}", *options, *SMALL)
             assert code == 0, err
             SAID[name] = out
-        for name, config in {"llama": decoder_folders.LLAMA, "gpt2": decoder_folders.GPT2}.items():
+        for name, config in {"llama": decoder_folders.LLAMA, "gpt2": decoder_folders.GPT2,
+                             "bos": decoder_folders.LLAMA | {"bos_token_id": 0}}.items():
             decoder_folders.write(folder / name, config)
         yield run
 
@@ -84,6 +88,61 @@ def test_beams_are_printed_with_their_scores(run):
     assert out.count(PROMPT) == 2 and err.count("nats:") == 2
 
 
+@pytest.mark.parametrize("source", ["--run=bytes", "--pretrained=llama"])
+def test_several_samples_are_drawn_together(run, source):
+    command = ("experiments.generate", source, "--prompt=the", "--tokens=4", "--temperature=5")
+    code, out, err = run(*command, "--samples=3")
+    assert code == 0, err
+    assert err == "sample 1:\nsample 2:\nsample 3:\n"
+    assert out.count("the") >= 3 and run(*command, "--samples=3")[1] == out
+    assert run(*command, "--samples=3", "--seed=1")[1] != out
+
+
+def test_a_text_ends_where_a_stop_would_come(run):
+    """In what is streamed, drawn together or found by a beam; it is cut in the middle of tokens."""
+    command = ("experiments.generate", "--run=bytes", "--prompt=To", "--tokens=6")
+    whole = run(*command, "--temperature=0")[1]
+    stop = whole[5:7]
+    until = whole[2:-1].partition(stop)[0]
+    code, out, err = run(*command, "--temperature=0", f"--stop={stop}")
+    assert code == 0 and out == f"To{until}\n", err
+    assert run(*command, "--beams=1", f"--stop={stop}")[1] == out
+    assert run(*command, "--temperature=0", "--stop=\N{SNOWMAN}")[1] == whole
+    drawn = [*command, "--samples=2", "--temperature=5"]
+    texts = run(*drawn)[1]
+    stop = texts.splitlines()[0][3]
+    assert stop not in run(*drawn, f"--stop={stop}")[1].splitlines()[0][2:]
+
+
+def test_a_prompt_is_read_from_stdin(run):
+    """Without the newline that ends it."""
+    given = ("experiments.generate", "--run=bytes", "--tokens=3", "--temperature=0")
+    for text, code in [(r"To be\n", 0), (r"To be", 0), (r"\xff", 2)]:
+        before = f"!import io; sys.stdin = io.TextIOWrapper(io.BytesIO(b'{text}'))"
+        found = run(before, *given, "--prompt=-")
+        assert found[0] == code, found
+        if code:
+            assert (found[1], "--prompt: given b'\\xff'; is no UTF-8" in found[2]) == ("", True)
+        else:
+            assert found[1] == run(*given, "--prompt=To be")[1]
+
+
+def test_an_empty_prompt_goes_on_from_the_symbol_that_begins_a_text(run):
+    """Where rows of a data set have one, and from a folder's bos_token_id."""
+    code, out, err = run("experiments.generate", "--run=rows", "--prompt=", "--tokens=4")
+    assert code == 0 and len(out) > 1, err
+    code, out, err = run("experiments.generate", "--pretrained=bos", "--prompt=", "--tokens=4")
+    assert code == 0 and len(out) > 1, err
+
+
+def test_a_source_that_is_too_long_is_said_to_be_cut(run):
+    long = "text 3 and more of it"
+    code, out, err = run("experiments.generate", "--run=translation", f"--source={long}")
+    assert code == 0 and out.count("\n") == 1
+    assert err == "warning: --source is cut: the model reads 12 tokens, and leaves out 10\n"
+    assert out == run("experiments.generate", "--run=translation", f"--source={long[:12]}")[1]
+
+
 def test_a_sentence_is_translated_and_bleu_counted(run):
     """By a beam, without draws; with the signature of sacrebleu."""
     command = ("experiments.generate", "--run=translation", "--source=text 3")
@@ -111,12 +170,19 @@ def test_a_run_on_translation_is_not_looked_into(run, name):
     [
         (["--prompt=x"], "--run: given None; name the folder of a run"),
         (["--run=bytes"], "--prompt: given None; give a text to go on from"),
-        (["--run=bytes", "--prompt="], "--prompt: given ''; give a text to go on from"),
+        (["--run=bytes", "--prompt="], "--prompt: given ''; must be a text: this task has no sym"),
+        (["--pretrained=llama", "--prompt="], "--prompt: given ''; must be a text: the model has"),
+        (["--run=bytes", "--prompt=x", "--stop="], "--stop: given ''; must be a text"),
+        (["--run=bytes", "--prompt=x", "--samples=0"], "--samples: given '0'; allowed: "),
+        (["--run=bytes", "--prompt=x", "--beams=2", "--samples=2"], "--samples: given 2; is for d"),
+        (["--run=bytes", "--prompt=x", "--temperature=0", "--samples=2"], "--samples: given 2; te"),
+        (["--run=translation", "--source=x", "--stop=y"], "--stop: given 'y'; is not for a run on"),
         (["--run=nowhere", "--prompt=x"], "nowhere"),
         (["--run=bytes", "--pretrained=llama", "--prompt=x"], "--run: given 'bytes'; name"),
         (["--pretrained=llama", "--source=x"], "--source: given 'x'; is for a run on translation"),
         (["--pretrained=llama", "--prompt=x", "--step=2"], "--step: given 2; is of a run"),
-        (["--pretrained=bytes", "--prompt=x"], "config.json model_type: given None; understood:"),
+        (["--pretrained=bytes", "--prompt=x"], "--pretrained: given 'bytes'; is a run of experime"),
+        (["--pretrained=lost", "--prompt=x"], "--pretrained: given 'lost'; is no folder, and no o"),
         (["--run=masked", "--prompt=x"], "--run: given 'masked'; is of the task 'Masked bytes'"),
         (["--run=characters", "--prompt=Zebra"], "--prompt: given 'Zebra'; must be of characters"),
         (["--run=bytes", "--prompt=To be", "--tokens=9"], "learned positions end at 8: 4 may come"),

@@ -209,7 +209,7 @@ def test_folders_of_ours_that_were_changed_are_refused(tmp_path):
     config.write_text(json.dumps(written | {"hidden_size": 12}))
     assert "config.json hidden_size: given 12; is not a known field" in refused(tmp_path / "own")
     config.write_text(json.dumps({"model_type": "qkv_jax"}))
-    assert "config.json qkv_jax: given None; must be a mapping" in refused(tmp_path / "own")
+    assert "config.json qkv_jax: given None; must be an object" in refused(tmp_path / "own")
     config.write_text(json.dumps(written))
     tensors = load_file(tmp_path / "own" / "model.safetensors")
     tensors["layer_0/attention/value/kernel"] = tensors["layer_0/attention/query/kernel"]
