@@ -18,10 +18,11 @@ WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 # it is: that has an environment of its own.
 BENCHMARK ?= population
 TORCH     ?= torch==2.13.0+cpu
+TRANSFORMERS ?= transformers>=5,<6
 PEER      := .venv-benchmark
 
-.PHONY: ablation claims test test-slow test-slurm test-python lint site faults scale benchmark \
-	calibration reviews setup clean
+.PHONY: ablation claims test test-slow test-slurm test-export test-python lint site faults scale \
+	benchmark calibration reviews setup clean
 
 ablation: $(READY)
 	$(BIN)/python -m experiments.ablate --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
@@ -43,6 +44,13 @@ test-slurm: $(TESTS)
 		apt-get install -y --no-install-recommends slurm-wlm munge || \
 		echo "Slurm cannot be installed here; its tests will be skipped" >&2
 	timeout -s INT 1800 $(BIN)/python -m pytest tests/study/cluster/test_slurm.py -m slurm -s -rs $(ARGS)
+
+# Exported models beside transformers, in PyTorch's environment: the same logits to 1e-4.
+test-export: $(TESTS)
+	test -e $(PEER)/.ready-transformers || { $(PYTHON) -m venv $(PEER) && \
+		$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' numpy \
+		'$(TRANSFORMERS)' && touch $(PEER)/.ready-transformers; }
+	$(BIN)/python -m pytest tests/interop/test_export.py -k transformers -s -rs $(ARGS)
 
 # The wheel in an empty environment, from an empty folder, for each Python that is here: minutes each.
 test-python:
