@@ -15,7 +15,7 @@ from qkv_jax.analysis.layers import layer_weights
 from qkv_jax.config import shown
 from qkv_jax.explain import examples, sources
 from qkv_jax.explain import walk as walk
-from qkv_jax.interop import pretrained
+from qkv_jax.interop import export, hub, pretrained
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.encoder import Encoder
 from qkv_jax.model.stems import TokenStem
@@ -71,6 +71,13 @@ def of_folders(w):
     images = jnp.asarray(folders.images())
     yield pretrained.load_pretrained, {"folder": bert.folder}, {
         "folder": [*NO_PATH, w["place"], bert.folder / "config.json"]}  # fmt: skip
+    yield hub.model_folder, {"given": bert.folder}, {"given": [*NO_PATH, w["place"], "a/b/c"]}
+    yield export.save_model, {
+        "folder": w["place"] / "out", "encoder": w["encoder"], "variables": w["variables"],
+        "tokenizer": "{}", "like": None,
+    }, {"folder": [None, 3, "", w["place"]], "encoder": NO_MODEL, "tokenizer": [3, b"{}"],
+        "variables": [None, 3, {}, {"params": {}}, w["variables"]["params"]],
+        "like": [3, {}]}  # fmt: skip
     cut = {"max_length": 9, "truncate": True}
     wrong = {"pretrained": [*NO_MODEL, w["vit"]], "texts": NO_TEXTS, "max_length": NO_LENGTH,
              "truncate": NO_FLAG}  # fmt: skip

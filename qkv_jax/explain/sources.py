@@ -119,7 +119,7 @@ def pretrained_walk(folder: str, *, layer: int, text: str) -> Walks:
     )  # fmt: skip
     about = (
         f"“{text}” through layer {layer} (of 0 to {config.layers - 1}) of the model in {folder}: "
-        f"{walk.name}, width {config.width}, {_plural(config.heads, 'head')}."
+        f"{walk.name}, tie {walk.tie}, width {config.width}, {_plural(config.heads, 'head')}."
     )
     return Walks(about, [walk])
 

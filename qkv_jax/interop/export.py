@@ -59,6 +59,8 @@ def save_model(
     """
     folder = new_folder(arguments.path("folder", folder))
     arguments.instance("encoder", encoder, Encoder)
+    arguments.instance("tokenizer", tokenizer, (str, type(None)))
+    arguments.instance("like", like, (Plan, type(None)))
     params = variables.get("params") if isinstance(variables, Mapping) else None
     if not isinstance(params, Mapping):
         raise ConfigError("variables", variables, "must be {'params': ...}")
