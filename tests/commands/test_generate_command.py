@@ -43,8 +43,10 @@ def run(tmp_path_factory):
             code, out, err = run("experiments.train", f"--workdir={name}", *options, *SMALL)
             assert code == 0, err
             SAID[name] = out
-        for name, config in {"llama": decoder_folders.LLAMA, "gpt2": decoder_folders.GPT2,
-                             "bos": decoder_folders.LLAMA | {"bos_token_id": 0}}.items():
+        # Of as many tokens as the tokenizer has, of which one begins a text.
+        bos = decoder_folders.LLAMA | {"bos_token_id": 0, "vocab_size": 22}
+        folders = {"llama": decoder_folders.LLAMA, "gpt2": decoder_folders.GPT2, "bos": bos}
+        for name, config in folders.items():
             decoder_folders.write(folder / name, config)
         yield run
 
