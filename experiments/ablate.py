@@ -17,6 +17,7 @@ from qkv_jax.runtime.compiled import keep_compiled
 from qkv_jax.runtime.devices import use_cpu_cores
 from qkv_jax.runtime.stopping import StopSignal
 from qkv_jax.study.config import StudyFile
+from qkv_jax.study.part import listed, part
 from qkv_jax.study.plan import Study
 from qkv_jax.study.report import estimate, page, progress
 from qkv_jax.study.run import engine
@@ -33,6 +34,8 @@ _ACCEPT = flags.DEFINE_bool(
     "accept_changes", False,
     "Go on though claims were changed, or defaults or versions give other models or training.",
 )  # fmt: skip
+_TASKS = flags.DEFINE_string("tasks", "", "Only these tasks of the study, with commas.")
+_ARMS = flags.DEFINE_string("arms", "", "Only these arms, with commas, beside the baseline.")
 _STOP_SIGNAL = entry.stop_flags()
 
 
@@ -62,7 +65,10 @@ def main() -> None:
 
 
 def _study() -> Study:
-    return Study(_CONFIG().to_dict())
+    values = _CONFIG().to_dict()
+    tasks = listed(_TASKS.value, values.get("tasks", {}), "--tasks")
+    arms = listed(_ARMS.value, values.get("arms", {}), "--arms")
+    return Study(part(values, tasks, arms) if tasks or arms else values)
 
 
 def _folder(name: str) -> pathlib.Path:

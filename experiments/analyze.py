@@ -19,7 +19,7 @@ from rich.console import Console
 
 from qkv_jax.config import ConfigError
 
-from .cli import entry
+from .cli import entry, first_line
 from .cli.paths import path_flag
 
 _SOURCES = ("run", "study", "pretrained")
@@ -59,8 +59,10 @@ def main() -> None:
     started = time.monotonic()
     logging.set_verbosity(logging.ERROR)  # Orbax warns at length of what is refused here
     subject = {"run": _of_run, "study": _of_study, "pretrained": _of_pretrained}[source]()
-    found = survey(subject, _SEED.value)
     console = Console(highlight=False)
+    first_line.say(console, f"comparing X, Q, K and V in {subject.name}, on {subject.inputs} …")
+    found = survey(subject, _SEED.value)
+    console.print("Drawing the figures and writing the page …", style="dim")
     given = {name: flags.FLAGS[name].value for name in (*_SOURCES, *_MEANT_FOR)}
     record = {name: value for name, value in given.items() if value is not None}
     page = write_survey(folder, subject, found, record | {"seed": _SEED.value})

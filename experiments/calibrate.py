@@ -152,6 +152,8 @@ def main() -> None:
         allowed = "hostile cases have outcomes of their own; leave it out"
         raise ConfigError("outcome", _OUTCOME.value, allowed)
     start = time.perf_counter()
+    # No JAX: a process in which it has started is not to be forked.
+    print(f"On {_WORKERS.value} processes: {_STUDIES.value} studies per row …", flush=True)
     tables = {"fixed": _fixed_table, "race": _race_table, "both": _both_table}
     table = tables[_PROTOCOL.value]()
     Console(width=220).print(table)

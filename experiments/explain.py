@@ -17,7 +17,7 @@ from rich.console import Console
 from qkv_jax.config import ConfigError
 from qkv_jax.tie import Tie, TieError
 
-from .cli import entry
+from .cli import entry, first_line
 from .cli.paths import path_flag
 
 # The flags that only some kinds of model take, and the flags that choose such a kind.
@@ -69,6 +69,7 @@ def main() -> None:
         sizes = {"width": _WIDTH.value, "heads": _HEADS.value, "positions": _POSITIONS.value}
         walked = sources.random_walks(text, ties, seed=_SEED.value, **sizes)
     explanation, console = explain(walked), Console(highlight=False)
+    first_line.say(console, "every number of one layer.")
     print_walks(console, explanation)
     if page:
         from qkv_jax.explain.page import write_page

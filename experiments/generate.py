@@ -30,7 +30,7 @@ from rich.console import Console
 
 from qkv_jax.config import ConfigError
 
-from .cli import entry
+from .cli import entry, first_line
 from .cli.paths import path_flag
 
 _RUN = path_flag("run", None, "Folder of a run of experiments.train.")
@@ -191,6 +191,7 @@ def _continue(subject: Subject, prompt: str) -> None:
 
 
 def _print_all(console: Console, subject: Subject, prompt: str, heads, texts) -> None:
+    first_line.say(console, f"the prompt goes on by {_RUN.value or _PRETRAINED.value}.")
     for head, text in zip(heads, texts, strict=True):
         console.print(f"[dim]{head}[/dim]")
         print(prompt + _until_stop(subject.spell(text.tolist()))[0], flush=True)
@@ -214,6 +215,7 @@ def _stream(console: Console, subject: Subject, prompt: str, generator, rows) ->
     """Prints a text as it comes."""
     stream = generator.stream(subject.variables, rows, _SEED.value)
     tokens = [int(token) for token in next(stream)]  # refuses what cannot be before it prints
+    first_line.say(console, f"the prompt goes on by {_RUN.value or _PRETRAINED.value}.")
     sys.stdout.write(prompt)
     said, times = "", [time.monotonic()]
     for token in itertools.chain(stream, [None]):

@@ -23,7 +23,7 @@ from rich.console import Console
 from qkv_jax.config import ConfigError
 from qkv_jax.tie import Tie, TieError
 
-from .cli import entry
+from .cli import entry, first_line
 from .cli.paths import path_flag
 
 _RUN = path_flag("run", None, "Folder of a run of experiments.train.")
@@ -68,13 +68,14 @@ def main() -> None:
         field = error.field if error.field in ("tie", "method") else chosen[0]
         raise ConfigError(field, error.given, error.allowed) from None
     layers = _layers(edited.encoder.config.layers)
-    found, rates = _operate(edited, tie, methods, layers, folder)
+    console = Console(highlight=False)
+    first_line.say(console, f"imposing {tie} on {edited.name} …")
+    found, rates = _operate(edited, tie, methods, layers, folder, console)
 
     from qkv_jax.surgery.page import console_table, notes, write_surgery
 
     record = {"methods": methods, "steps": _STEPS.value, "learning_rate": rates}
     page = write_surgery(folder, edited, str(tie), found, record)
-    console = Console(highlight=False)
     console.print(edited.name, console_table(found, edited, str(tie)), sep="\n")
     if _STEPS.value:
         chosen = ", ".join(f"{method} at {rate:g}" for method, rate in rates.items())
@@ -85,7 +86,9 @@ def main() -> None:
     console.print(f"\nReport: {page} ({seconds:.0f} s)", soft_wrap=True, markup=False)
 
 
-def _operate(edited, tie: Tie, methods, layers: list[int], folder: pathlib.Path):
+def _operate(
+    edited, tie: Tie, methods, layers: list[int], folder: pathlib.Path, console: Console
+):
     """One row per tie of one layer or of all, before and after further training; and the learning
     rate of what was trained, by method."""
     import pandas as pd
@@ -102,7 +105,10 @@ def _operate(edited, tie: Tie, methods, layers: list[int], folder: pathlib.Path)
 
     source = pathlib.Path(_RUN.value or _PRETRAINED.value)
     note(ORIGINAL, "", 0, edited.damage({}))
+    many = f"each of {len(layers)} layers, and all" if len(layers) > 1 else "one layer"
+    more = f"; training it on for {_STEPS.value} steps" * bool(_STEPS.value)
     for method in methods:
+        console.print(f"{method}: {many}{more} …", style="dim", markup=False)
         edits = edited.edits(tie, method, layers)
         for number in layers if len(layers) > 1 else ():
             note(method, number, 0, edited.damage({number: edits[number]}))
@@ -112,6 +118,7 @@ def _operate(edited, tie: Tie, methods, layers: list[int], folder: pathlib.Path)
             note(method, ALL, _STEPS.value, edited.measure(encoder, variables))
         save_tied(folder / "models" / method, source, encoder, variables)
     if _STEPS.value and edited.has_control:
+        console.print("the original, trained on as long …", style="dim")
         note(ORIGINAL, "", _STEPS.value, edited.measure(*edited.recover({}, _STEPS.value)))
     return pd.DataFrame(rows), rates
 

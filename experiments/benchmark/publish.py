@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qkv_jax.output import style
+from qkv_jax.runtime.devices import devices_in_words
 from qkv_jax.runtime.files import with_filename, write_whole
 
 from . import options
@@ -129,6 +130,7 @@ def machine(torch: str | None) -> dict[str, Any]:
     """What the numbers were measured on, and when."""
     return {
         "cores": cores(),
+        "devices": devices_in_words(),
         "cpu": _cpu_model(),
         "platform": platform.platform(),
         "python": platform.python_version(),

@@ -177,8 +177,13 @@ def _refuse_nan() -> None:
 
 def _meant(word: str) -> str:
     """What is said of a word that is no flag."""
+    own = {flag.name for flag in _own_flags()}
     is_config = _config_class and (".py" in word or word.partition(":")[0] in place.shipped())
-    meant = f"did you mean --config={word}? " if is_config else ""
+    names = ["config"] if is_config else []
+    if os.path.isdir(word):
+        what = "study" if os.path.exists(os.path.join(word, "study.json")) else "run"
+        names = [name for name in (what, "workdir") if name in own]
+    meant = f"did you mean --{names[0]}={word}? " if names else ""
     return f"{meant}flags look like --name=value"
 
 

@@ -27,7 +27,7 @@ _COLUMN = 44  # where the meaning of a field begins
 
 def show(own: list[flags.Flag], cls: type | None) -> None:
     """Prints all of it; `cls`: what the command's config file is read into, if it takes one."""
-    print(inspect.cleandoc(sys.modules["__main__"].__doc__ or ""))
+    print(place.as_typed(inspect.cleandoc(sys.modules["__main__"].__doc__ or "")))
     print("\nFlags:")
     for flag in own:
         default = "" if flag.default in (None, "", []) else f"={flag.default}"

@@ -6,6 +6,7 @@ them in both.
 """
 
 import pathlib
+import re
 
 PACKAGE = __package__.rpartition(".")[0]
 COMMANDS = pathlib.Path(__file__).parents[1]
@@ -20,6 +21,14 @@ def module(command: str) -> str:
 def typed(command: str) -> list[str]:
     """The words that start a command where this process has found it."""
     return ["python", "-m", module(command)] if PACKAGE == "experiments" else ["qkv", command]
+
+
+def as_typed(text: str) -> str:
+    """A text whose commands are those of a clone, with those of this place."""
+    if PACKAGE == "experiments":
+        return text
+    text = re.sub(r"python -m experiments\.(?=\w)", "qkv ", text)
+    return re.sub(r"(--config=)configs/([\w/]+)\.py", r"\1\2", text)
 
 
 def shipped() -> list[str]:

@@ -149,4 +149,6 @@ def _initialize(given: str, **arguments: Any) -> None:
     except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         field = "distributed" if given == "auto" else "coordinator"
+        if given == "auto" and "coordinator_address" in reason:
+            reason = "neither srun nor a TPU pod has started this one; by hand: --coordinator"
         raise ConfigError(field, given, f"processes cannot be joined: {reason}") from None

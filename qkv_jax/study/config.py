@@ -147,6 +147,7 @@ class StudyFile:
     claims: Annotated[dict[str, Any], dict[str, Claim]] = dataclasses.field(default_factory=dict)
     title: str = ""  # of the report, its largest line; by default `question`
     question: str = ""  # what the study asks, in a sentence
+    part: str = ""  # what of a larger study this is, as --tasks and --arms have left it
 
 
 def _check_published(entry: TaskEntry, arms: tuple[str, ...], prefix: str) -> None:

@@ -29,8 +29,8 @@ KINDS = ", ".join(sorted(REGISTRY))
 SHIPPED = ", ".join(shipped())
 
 ABLATE_FLAGS = (
-    "--workdir, --plan, --accept_changes, --config, --max_hours, --checkpoint_minutes, --launcher, "
-    "--status, --part, "
+    "--workdir, --plan, --accept_changes, --config, --tasks, --arms, --max_hours, "
+    "--checkpoint_minutes, --launcher, --status, --part, "
     "--slurm_partition, --slurm_account, --slurm_gpus, --slurm_cpus, --slurm_hours, "
     "--slurm_parallel, --slurm_retries, --slurm_setup, --slurm_option, --slurm_poll"
 )
@@ -42,7 +42,7 @@ SHARED = "tasks.one, arm 'shared': model.tie"
 OVERRIDES = {
     # Names that are not there.
     "modle.width=8": "modle: given '8'; unknown key; did you mean 'model'? allowed: "
-                     "name, tasks, arms, model, train, study, claims, title, question",
+                     "name, tasks, arms, model, train, study, claims, title, question, part",
     "model.widht=8": "model.widht: given '8'; unknown key; did you mean 'width'? allowed: "
                      f"{FIELDS}",
     "model.bias=1": f"model.bias: given '1'; unknown key; did you mean 'use_bias'? allowed: "
@@ -152,6 +152,9 @@ def test_a_run_that_cannot_be_is_refused(override, line, refused, place):
         (["--paln"], "command line: given '--paln'; no such flag; did you mean '--plan'? allowed: "
                      f"{ABLATE_FLAGS}"),
         (["--slurm_gpus=2"], "--slurm_gpus: given 2; needs --launcher=slurm"),
+        (["--tasks=two"], "--tasks: given 'two'; allowed: one"),
+        (["--arms=separate,shred"], "--arms: given 'separate,shred'; did you mean 'shared'? "
+                                    "allowed: separate, shared"),
         (["--launcher=ssh"], "--launcher: given 'ssh'; value should be one of <local|slurm>"),
         (["--launcher=slurm", "--max_hours=1"], "--max_hours: given 1.0; not beside "
                                                 "--launcher=slurm: --slurm_hours limits the jobs"),
@@ -168,6 +171,7 @@ def test_a_run_that_cannot_be_is_refused(override, line, refused, place):
         (["--config"], f"--config: given ''; no such file; allowed: {SHIPPED}"),
         (["study.py"], "command line: given 'study.py'; did you mean --config=study.py? flags look "
                        "like --name=value"),
+        (["."], "command line: given '.'; did you mean --workdir=.? flags look like --name=value"),
         (["--config=lost.py"], f"--config: given 'lost.py'; no such file; allowed: {SHIPPED}"),
         (["--config=."], f"--config: given '.'; no such file; allowed: {SHIPPED}"),
     ],

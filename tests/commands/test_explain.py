@@ -206,7 +206,7 @@ def test_two_ties_in_the_terminal_and_on_a_page(command, place):
     terminal says."""
     file = place / "pages" / "explain.html"
     code, out, err = command("--text=the [b]cat <b>sat", "--tie=separate|q = k", f"--html={file}")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "") and out.startswith("On ")
     assert max(map(len, out.splitlines())) <= 100
     page = check_page(file.read_text(), rows=2)
     assert (

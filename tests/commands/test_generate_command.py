@@ -67,7 +67,7 @@ def test_a_text_goes_on_from_its_prompt(run, name):
     code, out, err = run(*command, "--temperature=0")
     assert code == 0, err
     assert out.startswith(PROMPT) and len(out) > len(PROMPT) + 1
-    assert "3 symbols; a cache of " in err and "KiB" in err
+    assert re.match("On .*: the prompt goes on by .*\n3 symbols; a cache of .*KiB", err)
     assert run(*command, "--temperature=0")[1] == out
     drawn = {run(*command, "--temperature=5", f"--seed={seed}")[1] for seed in range(4)}
     assert len(drawn) > 1

@@ -80,3 +80,11 @@ def test_the_config_that_may_have_been_meant_is_named(given, meant, monkeypatch,
 def test_every_config_file_is_shipped():
     files = {file for file in (ROOT / "configs").rglob("*.py") if file.name != "__init__.py"}
     assert {place.CONFIGS / f"{name}.py" for name in place.shipped()} == files
+
+
+def test_an_installed_command_shows_what_is_typed_there(monkeypatch):
+    text = "Runs a study: `python -m experiments.ablate --config=configs/quick.py`."
+    assert place.as_typed(text) == text
+    monkeypatch.setattr(place, "PACKAGE", "qkv_jax.experiments")
+    assert place.as_typed(text) == "Runs a study: `qkv ablate --config=quick`."
+    assert place.typed("train") == ["qkv", "train"]

@@ -97,7 +97,8 @@ def test_a_folder_without_a_study_or_in_use_is_refused_in_one_line(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(REGISTRY, grid.KIND, grid.First)
         begun.open(Study(VALUES).describe())
-    cases = {"none": "no study there", "empty": "no study there", "begun": "no run of the study"}
+    cases = {"none": "no study there", "empty": "no study there", "begun": "no run of the study",
+             "begn": f"did you mean '{begun.path}'?"}  # fmt: skip
     for name, message in cases.items():
         done = report(tmp_path / name)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1

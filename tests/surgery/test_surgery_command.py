@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,7 @@ def test_a_run_is_tied_measured_trained_on_and_kept(command, place):
         f"--run={place / 'run'}", "--tie=K=V", "--method=fit", "--steps=10", f"--workdir={folder}"
     )
     assert (code, err) == (0, "") and "K=V imposed" in out
+    assert re.match("On .*: imposing K=V on .*\nfit: each of 2 layers, and all; training it", out)
     found = pd.read_csv(folder / "surgery.csv", dtype={"layers": str}, keep_default_na=False)
     shown = found[["method", "layers", "trained"]].to_numpy().tolist()
     assert shown == [

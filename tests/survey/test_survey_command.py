@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import flax.traverse_util
@@ -122,6 +123,7 @@ def test_a_run(command, place):
     flags = (f"--run={place / 'run'}", f"--workdir={folder}", "--sentences=7")
     code, out, err = command(*flags)
     assert (code, err) == (0, "")
+    assert re.match("On .*: comparing X, Q, K and V in .*\nDrawing the figures", out)
     found = check_folder(folder, out, sections=10)
     text = " ".join(out.split())
     assert "on 6 validation examples, 96 tokens" in text  # all that there are

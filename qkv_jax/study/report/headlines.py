@@ -127,7 +127,8 @@ def warnings(record: StudyRecord, runs, results: wording.Results) -> list[str]:
             # Who failed is in the words; it stands in the rows of all that are compared with it.
             of = "" if remark.what is What.LOST else f": {formats.join(arms)}"
             note(name, f"{remark}{of}.")
-    return [
+    part = record.config.get("part")
+    return [f"This is a part of the study “{record.name}”: {part}."] * bool(part) + [
         f"{formats.join(wording.places(record, tasks))}: {text}"
         for (_, text), tasks in found.items()
     ] + _changed_packages(record) + _accepted(record)

@@ -66,7 +66,7 @@ class Display:
             self.console.print(console_table(engine.record.only(self.summarised), self.summary))
         saved = f"{len(engine.runs)} runs are saved"
         folder = shlex.quote(str(engine.workdir.path))
-        report = f"; a report so far: python -m experiments.report --workdir={folder}"
+        report = f"; a report so far: qkv report --workdir={folder}"
         line = saved + report * bool(len(engine.runs))
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
@@ -128,6 +128,8 @@ def print_end(record: StudyRecord, summary: pd.DataFrame, path: pathlib.Path) ->
     ledger = ledger_context(path.parent)
     if ledger:
         console.print("", console_ledger(ledger, console.width))
+    if part := record.config.get("part"):
+        console.print(f"\nA part of the study “{record.name}”: {part}.", soft_wrap=True)
     spent = f"{(record.seconds or 0.0) / 60:.1f} minutes"
     if record.compiling:
         spent += f", {record.compiling / 60:.1f} of them compiling"

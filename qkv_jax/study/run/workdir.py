@@ -26,6 +26,7 @@ cut off by a crash is dropped and its run is repeated.
 import contextlib
 import dataclasses
 import datetime
+import difflib
 import io
 import json
 import math
@@ -182,7 +183,7 @@ class Workdir:
         try:
             found = json.loads(self.study_file.read_text(encoding="utf-8"))
         except OSError as error:
-            allowed = f"no study there: {error.strerror}"
+            allowed = f"no study there: {error.strerror}{self._meant()}"
             raise ConfigError("workdir", str(self.path), allowed) from None
         except ValueError as error:
             raise ConfigError(str(self.study_file), "damaged JSON", str(error)) from None
@@ -196,6 +197,12 @@ class Workdir:
         except ConfigError as error:
             field = f"{self.study_file}: {error.field}"
             raise ConfigError(field, error.given, error.allowed) from None
+
+    def _meant(self) -> str:
+        """The folder of a study beside this one that may have been meant."""
+        there_are = map(str, (file.parent for file in self.path.parent.glob("*/study.json")))
+        near = difflib.get_close_matches(str(self.path), there_are, n=1)
+        return f"; did you mean {near[0]!r}?" if near else ""
 
     def write_study(self, record: StudyRecord) -> None:
         self.write("study.json", json_text(record.as_dict()))
@@ -344,10 +351,10 @@ def _with_facts(task: TaskRecord, known: TaskRecord) -> TaskRecord:
 
 def _identity(record: StudyRecord) -> Any:
     """What makes two studies the same: all of the config but how far it goes, the claims, which can
-    be amended, and what its report is called."""
+    be amended, and what its report is called and says of its extent."""
     config = json.loads(json_text(record.config))
     for name in ("eval_seeds", "max_seeds", *_BUDGET):
         config["study"].pop(name, None)
-    for name in ("claims", "title", "question"):
+    for name in ("claims", "title", "question", "part"):
         config.pop(name, None)
     return config
