@@ -244,5 +244,5 @@ def test_on_a_terminal_finished_tasks_stay_and_a_stopped_study_says_how_to_look_
         engine.run()
     text = console.file.getvalue()
     assert text.startswith("On ") and text.count("baseline") == 2  # the finished, then this task's
-    saved = f"{len(engine.runs)} runs are saved; a report so far: python -m experiments.report "
+    saved = f"{len(engine.runs)} runs are saved; a report so far: qkv report "
     assert text.splitlines()[-1].endswith(f"{saved}--workdir='{tmp_path / 'a study'}'")
