@@ -29,7 +29,7 @@ KINDS = ", ".join(sorted(REGISTRY))
 SHIPPED = ", ".join(shipped())
 
 ABLATE_FLAGS = (
-    "--workdir, --plan, --accept_changes, --config, --tasks, --arms, --max_hours, "
+    "--workdir, --plan, --accept_changes, --tasks, --arms, --config, --max_hours, "
     "--checkpoint_minutes, --launcher, --status, --part, "
     "--slurm_partition, --slurm_account, --slurm_gpus, --slurm_cpus, --slurm_hours, "
     "--slurm_parallel, --slurm_retries, --slurm_setup, --slurm_option, --slurm_poll"

@@ -221,7 +221,7 @@ def test_a_hang_up_that_is_to_be_ignored_is(command):
 NO_PATHS = {  # flags whose texts name no file
     "task", "arm", "text", "tie", "positions", "steps", "part", "method", "layers", "compile_only",
     "coordinator", "slurm_partition", "slurm_account", "slurm_setup", "slurm_option", "config",
-    "prompt", "source", "stop",
+    "prompt", "source", "stop", "tasks", "arms",
 }  # fmt: skip
 LIST_FLAGS = """
 import experiments.cli.entry as entry
