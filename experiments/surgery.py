@@ -15,6 +15,8 @@ The other commands read a tied model by --pretrained=runs/surgery/models/fit.
 """
 
 import pathlib
+import shlex
+import sys
 import time
 
 from absl import flags, logging
@@ -23,7 +25,7 @@ from rich.console import Console
 from qkv_jax.config import ConfigError
 from qkv_jax.tie import Tie, TieError
 
-from .cli import entry, first_line
+from .cli import entry, first_line, place
 from .cli.paths import path_flag
 
 _RUN = path_flag("run", None, "Folder of a run of experiments.train.")
@@ -68,59 +70,29 @@ def main() -> None:
         field = error.field if error.field in ("tie", "method") else chosen[0]
         raise ConfigError(field, error.given, error.allowed) from None
     layers = _layers(edited.encoder.config.layers)
-    console = Console(highlight=False)
+
+    from qkv_jax.surgery.operation import operate
+    from qkv_jax.surgery.page import console_table, notes, result_sentences, write_surgery
+    from qkv_jax.surgery.store import save_tied
+
+    source, console = pathlib.Path(_RUN.value or _PRETRAINED.value), Console(highlight=False)
     first_line.say(console, f"imposing {tie} on {edited.name} …")
-    found, rates = _operate(edited, tie, methods, layers, folder, console)
-
-    from qkv_jax.surgery.page import console_table, notes, write_surgery
-
-    record = {"methods": methods, "steps": _STEPS.value, "learning_rate": rates}
+    keep = lambda method, *tied: save_tied(folder / "models" / method, source, *tied)
+    say = lambda what: console.print(f"{what} …", style="dim", markup=False)
+    found, rates = operate(edited, tie, methods, layers, _STEPS.value, keep, say)
+    command = shlex.join([*place.typed("surgery"), *sys.argv[1:]])
+    record = {
+        "methods": methods, "steps": _STEPS.value, "learning_rate": rates, "command": command,
+    }  # fmt: skip
     page = write_surgery(folder, edited, str(tie), found, record)
     console.print(edited.name, console_table(found, edited, str(tie)), sep="\n")
     if _STEPS.value:
         chosen = ", ".join(f"{method} at {rate:g}" for method, rate in rates.items())
         console.print(f"Learning rate of further training: {chosen}.", markup=False)
-    for line in notes(found, edited):
+    for line in result_sentences(found, edited, str(tie)) + notes(found, edited):
         console.print(line, markup=False)
     seconds = time.monotonic() - started
     console.print(f"\nReport: {page} ({seconds:.0f} s)", soft_wrap=True, markup=False)
-
-
-def _operate(
-    edited, tie: Tie, methods, layers: list[int], folder: pathlib.Path, console: Console
-):
-    """One row per tie of one layer or of all, before and after further training; and the learning
-    rate of what was trained, by method."""
-    import pandas as pd
-
-    from qkv_jax.surgery.page import ALL, ORIGINAL
-    from qkv_jax.surgery.store import save_tied
-
-    names = [metric.name for metric in edited.metrics]
-    rows, rates = [], {}
-
-    def note(method: str, layers, trained: int, values) -> None:
-        row = {"method": method, "layers": layers, "trained": trained}
-        rows.append(row | dict(zip(names, values, strict=True)))
-
-    source = pathlib.Path(_RUN.value or _PRETRAINED.value)
-    note(ORIGINAL, "", 0, edited.damage({}))
-    many = f"each of {len(layers)} layers, and all" if len(layers) > 1 else "one layer"
-    more = f"; training it on for {_STEPS.value} steps" * bool(_STEPS.value)
-    for method in methods:
-        console.print(f"{method}: {many}{more} …", style="dim", markup=False)
-        edits = edited.edits(tie, method, layers)
-        for number in layers if len(layers) > 1 else ():
-            note(method, number, 0, edited.damage({number: edits[number]}))
-        note(method, ALL, 0, edited.damage(edits))
-        encoder, variables, rates[method] = edited.recover_at_rate(edits, _STEPS.value)
-        if _STEPS.value:
-            note(method, ALL, _STEPS.value, edited.measure(encoder, variables))
-        save_tied(folder / "models" / method, source, encoder, variables)
-    if _STEPS.value and edited.has_control:
-        console.print("the original, trained on as long …", style="dim")
-        note(ORIGINAL, "", _STEPS.value, edited.measure(*edited.recover({}, _STEPS.value)))
-    return pd.DataFrame(rows), rates
 
 
 def _of_run():

@@ -11,7 +11,8 @@ from qkv_jax.runtime.files import write_whole
 
 
 def write_page(path: pathlib.Path, template: pathlib.Path, context: dict[str, Any]) -> pathlib.Path:
-    """Fills a template, which may include others of its folder; returns the page's path."""
+    """Fills a template, which may include others of its folder, and those of this package; returns
+    the page's path."""
     write_whole(path, _environment(template.parent).get_template(template.name).render(context))
     return path
 
@@ -19,7 +20,7 @@ def write_page(path: pathlib.Path, template: pathlib.Path, context: dict[str, An
 @functools.cache
 def _environment(folder: pathlib.Path) -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
+        loader=jinja2.FileSystemLoader([folder, pathlib.Path(__file__).parent]),
         autoescape=lambda name: name is not None and ".html" in name,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

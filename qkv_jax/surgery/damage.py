@@ -21,10 +21,11 @@ from qkv_jax import arguments
 from qkv_jax.analysis.layers import Layer, layer_weights
 from qkv_jax.config import ConfigError
 from qkv_jax.model.encoder import Encoder
-from qkv_jax.surgery.distillation import Distillation, NextToken, apply
+from qkv_jax.surgery.distillation import Distillation, NextToken, apply, token_losses
 from qkv_jax.surgery.fit import InputMoments
 from qkv_jax.surgery.impose import METHODS, check, impose, spread, tied
 from qkv_jax.surgery.rotary import Turns
+from qkv_jax.surgery.scores import Metric, Scores, value
 from qkv_jax.survey.activations import InputBatch, gather
 from qkv_jax.survey.subjects import of_pretrained, task_batches
 from qkv_jax.tasks.base import eval_blocks
@@ -38,20 +39,13 @@ _TOKENS = 20_000
 Variables = dict[str, Any]
 
 
-class Metric(NamedTuple):
-    """What is measured, as it is printed."""
-
-    name: str
-    higher_is_better: bool
-
-
 class EditedModel(NamedTuple):
     """A model before surgery.
 
     Attributes:
       name: which model, in a few words.
-      metrics: of `measure`, the first being the one that is drawn.
-      measure: (encoder, variables) -> one number per metric.
+      metrics: what is measured, the first being the one that is drawn.
+      score: (encoder, variables) -> the scores of each metric, example by example.
       train_on: (encoder, variables, steps) -> variables, and the learning rate that they had.
       layers, moments: the matrices of every layer, and the moments of its inputs.
       has_control: whether the original can be trained on as well. What is distilled from it has
@@ -65,7 +59,7 @@ class EditedModel(NamedTuple):
     encoder: Encoder
     variables: Variables
     metrics: tuple[Metric, ...]
-    measure: Callable[[Encoder, Variables], tuple[float, ...]]
+    score: Callable[[Encoder, Variables], tuple[Scores, ...]]
     train_on: Callable[[Encoder, Variables, int], tuple[Variables, float]]
     layers: tuple[Layer, ...]
     moments: tuple[InputMoments, ...]
@@ -89,12 +83,23 @@ class EditedModel(NamedTuple):
         whole = {"kv_heads": config.kv_heads, "turns": turns}
         return {n: impose(self.layers[n], tie, method, self.moments[n], **whole) for n in numbers}
 
+    def measure(self, encoder: Encoder, variables: Variables) -> tuple[float, ...]:
+        """The metrics of a model on the examples of this one."""
+        return self._values(self.score(encoder, variables))
+
     def damage(self, edits: Mapping[int, Layer]) -> tuple[float, ...]:
         """The metrics of the model with these layers in place of its own."""
+        return self._values(self.score_edited(edits))
+
+    def score_edited(self, edits: Mapping[int, Layer]) -> tuple[Scores, ...]:
+        """The same, example by example."""
         if not isinstance(edits, Mapping):
             raise ConfigError("edits", edits, "must be layers by their numbers")
         every = dict(enumerate(self.layers)) | dict(edits)
-        return self.measure(*spread(self.encoder, self.variables, every))
+        return self.score(*spread(self.encoder, self.variables, every))
+
+    def _values(self, scores: tuple[Scores, ...]) -> tuple[float, ...]:
+        return tuple(map(value, self.metrics, scores))
 
     def recover(self, edits: Mapping[int, Layer], steps: int):
         """The model with the tie, trained on: (encoder, variables). Without edits, the control."""
@@ -125,11 +130,11 @@ def model_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> E
     data, outcome = trainer.task.load(), trainer.task.outcome
     batches, _ = task_batches(encoder, trainer.task, EXAMPLES)
 
-    def measure(changed: Encoder, params: Variables) -> tuple[float, ...]:
+    def score(changed: Encoder, params: Variables) -> tuple[Scores, ...]:
         evaluate = _evaluate(_with(trainer, changed), trainer.task.stamp())
         blocks = eval_blocks(data.test)
         scores = [np.asarray(evaluate(params["params"], block)) for block in blocks]
-        return (float(np.concatenate(scores).astype(np.float64).mean()),)
+        return (Scores.means(np.concatenate(scores)),)
 
     def train_on(changed: Encoder, params: Variables, steps: int) -> tuple[Variables, float]:
         # As many steps per program as divide `steps`: it is `steps` that the table says.
@@ -150,7 +155,7 @@ def model_of_run(folder: pathlib.Path, learning_rate: float, seed: int = 0) -> E
 
     return EditedModel(
         f"{folder} at step {step}, {trainer.task.title.lower()}", encoder, variables,
-        (Metric(f"test {outcome.metric}", outcome.higher_is_better),), measure, train_on,
+        (Metric(f"test {outcome.metric}", outcome.higher_is_better),), score, train_on,
         layer_weights(encoder, variables), _moments(encoder, variables, batches), has_control=True,
     )  # fmt: skip
 
@@ -187,25 +192,26 @@ def model_of_pretrained(
         _check_pairs(held_out.batches)
         _check_pairs(subject.batches)
         taught = NextToken(subject.batches)
-        measure = lambda changed, params: (NextToken(held_out.batches).mean(changed, params),)
+        score = lambda changed, params: (_next_tokens(changed, params, held_out.batches),)
         return EditedModel(
-            name, encoder, variables, metrics, measure, _trained(taught, learning_rate),
+            name, encoder, variables, metrics, score, _trained(taught, learning_rate),
             layer_weights(encoder, variables), _moments(encoder, variables, subject.batches),
             has_control=True, note=held_out.note, length=length,
         )  # fmt: skip
     targets = [_hidden(encoder, variables, batch) for batch in held_out.batches]
 
-    def measure(changed: Encoder, params: Variables) -> tuple[float, ...]:
-        gone = size = 0.0
-        cosines = []
+    def score(changed: Encoder, params: Variables) -> tuple[Scores, ...]:
+        gone, size, cosines = [], [], []
         for batch, then in zip(held_out.batches, targets, strict=True):
             now, seen = _hidden(changed, params, batch), np.asarray(batch.valid)[: batch.count]
-            gone += np.sum(np.square(now - then)[seen])
-            size += np.sum(np.square(then)[seen])
-            pooled = [(a * seen[:, :, None]).sum(1) for a in (now, then)]
+            here = seen[:, :, None]
+            gone.append(np.sum(np.square(now - then), axis=(1, 2), where=here))
+            size.append(np.sum(np.square(then), axis=(1, 2), where=here))
+            pooled = [(a * here).sum(1) for a in (now, then)]
             lengths = np.prod([np.linalg.norm(a, axis=1) for a in pooled], axis=0)
             cosines.append(np.sum(pooled[0] * pooled[1], axis=1) / lengths)
-        return float(np.sqrt(gone / size)), float(np.concatenate(cosines).mean())
+        moved = (np.concatenate(part).astype(np.float64) for part in (gone, size))
+        return Scores(*moved), Scores.means(np.concatenate(cosines))
 
     def train_on(changed: Encoder, params: Variables, steps: int) -> tuple[Variables, float]:
         taught = Distillation(encoder, variables, subject.batches)
@@ -213,8 +219,11 @@ def model_of_pretrained(
 
     return EditedModel(
         name, encoder, variables,
-        (Metric("change of hidden states", False), Metric("cosine of embeddings", True)), measure,
-        train_on, layer_weights(encoder, variables), _moments(encoder, variables, subject.batches),
+        (
+            Metric("change of hidden states", False, perfect=0.0, root=True),
+            Metric("cosine of embeddings", True, perfect=1.0),
+        ), score, train_on, layer_weights(encoder, variables),
+        _moments(encoder, variables, subject.batches),
         has_control=False, note=held_out.note, length=length,
     )  # fmt: skip
 
@@ -250,6 +259,15 @@ def _with(trainer: Trainer, encoder: Encoder) -> Trainer:
 @functools.lru_cache(maxsize=8)
 def _evaluate(trainer: Trainer, changed: Stamp) -> Callable:
     return jax.jit(trainer.evaluate)
+
+
+def _next_tokens(
+    encoder: Encoder, variables: Variables, batches: Sequence[InputBatch]
+) -> Scores:
+    """The losses of each text's tokens that have one before them, and how many they are."""
+    losses = lambda b: token_losses(encoder, variables, b.inputs, b.valid, b.inputs, b.valid)
+    found = [np.stack(losses(batch))[:, : batch.count] for batch in batches]
+    return Scores(*np.concatenate(found, axis=1).astype(np.float64))
 
 
 def _hidden(encoder: Encoder, variables: Variables, batch: InputBatch) -> np.ndarray:

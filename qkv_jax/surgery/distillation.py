@@ -38,10 +38,17 @@ def distance(encoder: Encoder, params, inputs, valid, target, seen) -> tuple[Arr
 def surprise(encoder: Encoder, params, inputs, valid, target, seen) -> tuple[Array, Array]:
     """The cross-entropy of the next token in nats, a mean over the tokens that are seen and have
     one before them, and how many they are."""
+    nats, counts = token_losses(encoder, params, inputs, valid, target, seen)
+    count = counts.sum()
+    return nats.sum() / jnp.maximum(count, 1).astype(nats.dtype), count
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def token_losses(encoder: Encoder, params, inputs, valid, target, seen) -> tuple[Array, Array]:
+    """The same of each text, [B]: the sum over its tokens, and how many they are."""
     logits = encoder.apply(params, inputs, valid)[:, :-1]
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, target[:, 1:])
-    count = seen[:, 1:].sum()
-    return jnp.sum(nats, where=seen[:, 1:]) / jnp.maximum(count, 1).astype(nats.dtype), count
+    return jnp.sum(nats, axis=1, where=seen[:, 1:]), seen[:, 1:].sum(1)
 
 
 class Distillation:

@@ -20,6 +20,8 @@ from qkv_jax.survey.activations import Activations
 from qkv_jax.survey.quantities import PAIRS, QUANTITIES
 
 ALL = "all"  # in place of a head: a layer as a whole
+# Whole layers are as wide as the model, so that fewer tokens and draws have to do for them.
+_FEW_TOKENS, _FEW_DRAWS = 1000, 5
 KEYS = ["layer", "head", "quantity", "roles"]
 _NULLS = [f"null_{kind}_{end}" for kind in ("rotation", "random") for end in nulls.Band._fields]
 COLUMNS = [*KEYS, "value", "chance", *_NULLS, "null_untrained", "invariant_to"]
@@ -171,6 +173,11 @@ def _layer(
     turns = [nulls.rotation(rng, size) for _ in range(draws)]
     leading = geometry.leading_directions(flow.x, size)
     yield Figure(ALL, "effective_rank", "X", geometry.effective_rank(x.centred))
+    wholes = {role: geometry.cloud(_few(tokens[role]).reshape(-1, heads * size)) for role in "QKV"}
+    wholes["X"] = geometry.cloud(_few(flow.x))
+    for one, other in PAIRS:
+        band = chance.get("whole cka_with_x") if one == "X" else None
+        yield Figure(ALL, "cka", one + other, geometry.cka(wholes[one], wholes[other]), random=band)
     for head in range(heads):
         name = str(head)
         vectors = {role: cloud[:, head] for role, cloud in tokens.items()}
@@ -211,6 +218,11 @@ def _layer(
                      random=chance.get(f"whole {quantity}"))  # fmt: skip
 
 
+def _few(tokens: np.ndarray) -> np.ndarray:
+    """Some of the tokens, evenly spaced."""
+    return tokens[:: -(-len(tokens) // _FEW_TOKENS)]
+
+
 def _circuit(name, circuit, factors, chance) -> Iterator[Figure]:
     width = len(factors[0])
     rank = circuits.effective_rank(*factors)
@@ -232,8 +244,9 @@ def _chance(
     width, heads, size = layer.query.shape
     whole = geometry.cloud(x)
     leading = geometry.leading_directions(x, size)
+    few = geometry.cloud(_few(x))
     found: dict[str, list[float]] = {}
-    for _ in range(draws):
+    for draw in range(draws):
         first, second = rng.standard_normal((2, width, size))
         one, other = (geometry.cloud(whole.centred @ kernel) for kernel in (first, second))
         values = {
@@ -250,6 +263,8 @@ def _chance(
         values["copying"] = values["matching"]
         wide = rng.standard_normal((2, width, heads * size))
         values |= {f"whole {name}": value for name, value in _symmetries(*wide).items()}
+        if draw < _FEW_DRAWS:
+            values["whole cka_with_x"] = geometry.cka(few, geometry.cloud(few.centred @ wide[0]))
         for name, value in values.items():
             found.setdefault(name, []).append(value)
     return {name: nulls.band(np.array(values)) for name, values in found.items()}

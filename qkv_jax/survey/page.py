@@ -77,8 +77,10 @@ def _sections(survey: Survey) -> list[Section]:
     found = [
         Section(
             "similarity", "X, Q, K and V: how alike?",
-            "One map per layer. The inputs spread unevenly, so that even a random projection of X "
-            "is like X; what counts is the difference between the two halves of a map.",
+            "Linear CKA, one map per layer, mean over the heads: below the diagonal (bold) the "
+            "model, above it (italic) random projections of its X. The inputs spread unevenly, so "
+            "that even a random projection of X is like X; what counts is the difference between "
+            "the two halves of a map.",
             plots.similarity(figures), ("cka",),
         ),
         Section(

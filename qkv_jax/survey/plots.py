@@ -22,7 +22,7 @@ def similarity(figures: pd.DataFrame) -> Figure:
     """Linear CKA of X, Q, K and V, one map per layer: below the diagonal the model, above it random
     projections of the same inputs."""
     layers = sorted(figures["layer"].unique())
-    figure, axes = style.grid(len(layers), (1.75, 1.75), footer=0.6, left=0.35)
+    figure, axes = style.grid(len(layers), (1.75, 1.75), footer=0.1, left=0.35)
     for layer, panel in zip(layers, axes, strict=True):
         here = figures[figures["layer"] == layer]
         cells = np.full((4, 4), np.nan)
@@ -41,9 +41,6 @@ def similarity(figures: pd.DataFrame) -> Figure:
         panel.set_title(f"layer {layer}")
         panel.set(xticks=[], yticks=[])
         panel.spines[:].set_visible(False)
-    figure.text(0.01, 0.01, "linear CKA, mean over heads. Below the diagonal (bold): the model; "
-                "above (italic): random projections of its X", fontsize=8,
-                color=style.SOFT)  # fmt: skip
     return figure
 
 

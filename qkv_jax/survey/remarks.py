@@ -5,6 +5,7 @@ import math
 
 import pandas as pd
 
+from qkv_jax.output import formats
 from qkv_jax.survey.measure import ALL
 from qkv_jax.survey.survey import Survey
 
@@ -19,6 +20,7 @@ _TABLE = (
     ("entropy", "QK", "entropy (nats)", "chance"),
     ("diagonal", "QK", "weight on itself", "chance"),
 )
+_NEARLY = 0.99  # a CKA of which nobody would say that the two differ
 HEADINGS = ("layer", *(heading for _, _, heading, _ in _TABLE))
 NULLS = (
     "In brackets: for CKA, random projections of the same inputs; for circuits, chance; for "
@@ -46,12 +48,12 @@ def table(figures: pd.DataFrame) -> list[tuple[str, ...]]:
 
 
 def remarks(survey: Survey) -> list[str]:
-    """The findings, a sentence or two each."""
+    """The findings, a sentence or two each; the first says whether Q, K and V are copies of X."""
     figures = survey.figures
     untrained = figures["null_untrained"].notna().any()
     lines = [
-        _closest(figures, untrained), _key_and_value(figures, untrained), _symmetry(figures),
-        _copying(figures), _attention(figures, untrained), _moved(survey),
+        _copies(figures), _closest(figures, untrained), _key_and_value(figures, untrained),
+        _symmetry(figures), _copying(figures), _attention(figures, untrained), _moved(survey),
     ]  # fmt: skip
     return [line for line in lines if line]
 
@@ -64,6 +66,43 @@ def number(value: float, digits: int = 2) -> str:
     return f"{round(value, digits) + 0:.{digits}f}".replace("-", "−")
 
 
+def _copies(figures) -> str:
+    """Whether any role is X, or another role, by construction or in effect."""
+    pairs = {pair: _whole(figures, pair) for pair in ("XQ", "XK", "XV", "QK", "QV", "KV")}
+    built = [pair for pair, here in pairs.items() if _is_built(here)]
+    copied = [pair[1] for pair in built if pair[0] == "X"]
+    if len(copied) == 3:
+        return "Q, K and V are three copies of X: the model is built so."
+    parts = [f"{formats.join(copied)} {'are' if copied[1:] else 'is'} X, as the model is built"]
+    parts *= bool(copied)
+    parts += [f"{pair[0]} and {pair[1]} are one, as the model is built" for pair in built
+              if "X" not in pair and not {*pair} <= {*copied}]  # fmt: skip
+    free = {f"X{role}": pairs[f"X{role}"] for role in "QKV" if role not in copied}
+    near = [pair[1] for pair, here in free.items() if here["value"].min() > _NEARLY]
+    means = [f"{number(here['value'].mean())} for {pair[1]}" for pair, here in free.items()]
+    by_chance = number(pd.concat(free.values())["null_random_mean"].mean())
+    verdict = f"nearly: {formats.join(near)}" if near else "none"
+    others = "others" if copied else "Q, K and V"
+    parts.append(
+        f"of {others}, copies of X are {verdict} (linear CKA of all heads to X, of a copy 1: "
+        f"{', '.join(means)}; random projections of X: {by_chance})"
+    )
+    text = "; ".join(parts)
+    return text[0].upper() + text[1:] + "."
+
+
+def _whole(figures: pd.DataFrame, pair: str) -> pd.DataFrame:
+    """The CKA of a pair with all heads side by side, a row for each layer."""
+    here = (figures["quantity"] == "cka") & (figures["roles"] == pair) & (figures["head"] == ALL)
+    return figures[here]
+
+
+def _is_built(here: pd.DataFrame) -> bool:
+    """Whether two clouds are one before training and after it."""
+    columns = [here["value"], here["null_untrained"].dropna()]
+    return bool(pd.concat(columns).min() > 1 - 1e-6)
+
+
 def _closest(figures, untrained) -> str:
     means = {role: select(figures, "cka", f"X{role}")["value"].mean() for role in "QKV"}
     order = sorted(means, key=means.get, reverse=True)
@@ -71,17 +110,18 @@ def _closest(figures, untrained) -> str:
     for role in order:
         here = select(figures, "cka", f"X{role}")
         parts.append(f"{role} {number(means[role])} ({_outside(here)})")
-    line = (
-        f"Linear CKA to X: {'; '.join(parts)}. Random projections of the same X give {_band(here)}"
-    )
+    line = f"Linear CKA to X, where random projections of the same X have {_band(here)}"
     if untrained:
         start = [select(figures, "cka", f"X{role}")["null_untrained"].mean() for role in order]
-        line += f", the untrained model {', '.join(map(number, start))}"
-    return line + "."
+        start = [f"{role} {number(mean)}" for role, mean in zip(order, start, strict=True)]
+        line += f" and the untrained model {', '.join(start)}"
+    return f"{line}: {'; '.join(parts)}."
 
 
 def _key_and_value(figures, untrained) -> str:
     cka, shared = select(figures, "cka", "KV"), select(figures, "overlap", "KV")
+    if _is_built(_whole(figures, "KV")):
+        return ""
     turned = select(figures, "weight_cosine", "KV")
     line = f"K and V: CKA {number(cka['value'].mean())} (random projections {_band(cka)}"
     if untrained:
@@ -154,7 +194,7 @@ def _range(here: pd.DataFrame) -> str:
 
 
 def _outside(here: pd.DataFrame) -> str:
-    """How many heads leave the band of random projections."""
+    """How many heads leave the range that was named, of what random projections give."""
     above = (here["value"] > here["null_random_high"]).sum()
     below = (here["value"] < here["null_random_low"]).sum()
-    return f"{above} of {len(here)} heads above the band, {below} below"
+    return f"{above} of {len(here)} heads above that range, {below} below"

@@ -103,8 +103,8 @@ def test_the_command_ties_measures_trains_and_keeps(place):
     found = pd.read_csv(folder / "surgery.csv", dtype={"layers": str}, keep_default_na=False)
     assert np.isfinite(found["loss, nats per token"]).all()
     assert found[["method", "layers", "trained"]].to_numpy().tolist() == [
-        ["original", "", 0], ["fit", "0", 0], ["fit", "1", 0], ["fit", "all", 0],
-        ["fit", "all", 5], ["original", "", 5],
+        ["original", "", 0], ["original", "", 5], ["fit", "0", 0], ["fit", "1", 0],
+        ["fit", "all", 0], ["fit", "all", 5],
     ]  # fmt: skip
     tied = load_pretrained(folder / "models" / "fit")
     encoder, variables = tied.encoder, tied.variables

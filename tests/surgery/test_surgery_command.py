@@ -68,16 +68,27 @@ def test_a_run_is_tied_measured_trained_on_and_kept(command, place):
         f"--run={place / 'run'}", "--tie=K=V", "--method=fit", "--steps=10", f"--workdir={folder}"
     )
     assert (code, err) == (0, "") and "K=V imposed" in out
-    assert re.match("On .*: imposing K=V on .*\nfit: each of 2 layers, and all; training it", out)
-    found = pd.read_csv(folder / "surgery.csv", dtype={"layers": str}, keep_default_na=False)
+    assert re.match("On .*: imposing K=V on .*\nmeasuring the original", out)
+    found = pd.read_csv(folder / "surgery.csv", dtype={"layers": str})
+    found["layers"] = found["layers"].fillna("")
     shown = found[["method", "layers", "trained"]].to_numpy().tolist()
     assert shown == [
-        ["original", "", 0], ["fit", "0", 0], ["fit", "1", 0], ["fit", "all", 0],
-        ["fit", "all", 10], ["original", "", 10],
+        ["original", "", 0], ["original", "", 10], ["fit", "0", 0], ["fit", "1", 0],
+        ["fit", "all", 0], ["fit", "all", 10],
     ]  # fmt: skip
-    assert np.isfinite(found["test loss"]).all()
-    page = (folder / "report.html").read_text()
-    assert "<script" not in page and "data:image/svg+xml" in page
+    loss, change = found["test loss"], found["test loss change"]
+    assert np.isfinite(loss).all() and np.isnan(change[0])
+    rivals = [0, 0, 0, 0, 1]  # of one that was trained on: the original trained on as long
+    np.testing.assert_allclose(change[1:], loss[1:] - loss[rivals].to_numpy(), atol=1e-12)
+    inside = (found["test loss change low"] < change) & (change < found["test loss change high"])
+    assert inside[1:].all()
+    page = commands.Page((folder / "report.html").read_text())
+    assert "script" not in {tag for tag, _ in page.tags}
+    shown, printed = " ".join(page.text.split()), " ".join(out.split())
+    assert f"K=V in all layers by fit: test loss {loss[4]:.3f}, " in shown
+    assert f"after 10 steps test loss {loss[5]:.3f}, " in printed
+    assert "than the original trained on as long." in shown
+    assert f"python -m experiments.surgery --run={place / 'run'} --tie=K=V" in shown
     tied = load_pretrained(folder / "models" / "fit")
     encoder, variables = tied.encoder, tied.variables
     assert [str(tie) for tie in encoder.config.ties] == ["K=V", "K=V"]
@@ -114,13 +125,17 @@ def test_a_pretrained_model_loses_by_what_is_changed_and_distillation_gives_back
     found = pd.read_csv(folder / "surgery.csv").set_index(["method", "trained"])
     change, cosine = "change of hidden states", "cosine of embeddings"
     assert found.loc[("original", 0), change].max() < 1e-5
+    assert f"{change} change" not in found  # what the original has by definition needs none
+    assert (found[f"{cosine} low"] <= found[cosine]).all()
+    assert "0 being that of the original" in " ".join((folder / "report.html").read_text().split())
     assert found.loc[("original", 0), cosine].min() > 0.9999
     whole = found[found["layers"] == "all"]
     assert whole.loc[("fit", 0), change] < whole.loc[("average", 0), change]
     rates = json.loads((folder / "surgery.json").read_text())["learning_rate"]
     assert rates == {"average": 1e-3, "fit": 1e-4}  # which is nearer to the original already
     message = " ".join(out.split())
-    assert "Learning rate of further training: average at 0.001, fit at 0.0001. 0.0 % of" in message
+    rates = "Learning rate of further training: average at 0.001, fit at 0.0001."
+    assert f"{rates} K=V in all layers by fit: {change} " in message and " 0.0 % of" in message
     # Distillation: the tied model nears the original, which has nothing to learn from itself.
     assert ("original", 40) not in found.index
     assert whole.loc[("average", 40), change] < 0.9 * whole.loc[("average", 0), change]

@@ -259,10 +259,26 @@ def test_the_terminal_says_what_the_figures_say(columns):
     cka = select(found.figures, "cka", "XQ")
     assert f"Q {number(cka['value'].mean())} (" in printed
     above = (cka["value"] > cka["null_random_high"]).sum()
-    assert f"{above} of 4 heads above the band" in printed
+    assert f"{above} of 4 heads above that range" in printed
     assert "W_Q by 0.00, W_K by 1.00, W_V by 0.00" in printed
     rows = table(found.figures)
     assert rows[1][1].startswith(number(cka[cka["layer"] == 1]["value"].mean()))
+
+
+def test_the_first_sentence_says_whether_there_are_copies():
+    """Of X, or of each other, by construction or in effect; and none where there are none."""
+
+    def first(tie, untrained=True):
+        encoder, variables, inputs = model(tie=tie)
+        start = variables if untrained else None
+        return remarks(survey(subject(encoder, variables, inputs, start), seed=0, draws=5))[0]
+
+    assert first("copies") == "Q, K and V are three copies of X: the model is built so."
+    assert first("separate").startswith("Of Q, K and V, copies of X are none (linear CKA of all ")
+    assert first("K=V").startswith("K and V are one, as the model is built; of Q, K and V, copies")
+    said = first("Q=K=X", untrained=False)
+    assert said.startswith("Q and K are X, as the model is built; of others, copies of X are none")
+    assert " are one" not in said
 
 
 def test_the_same_seed_gives_the_same_figures_and_another_other_nulls():
