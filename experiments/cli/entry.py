@@ -59,6 +59,15 @@ def enter_one(what: str, mains: dict[str, Callable[[], int | None]]) -> NoReturn
     enter(mains.get(name) or functools.partial(_refuse_name, what, name, mains))
 
 
+def words() -> list[str]:
+    """Takes what comes before the first flag off the command line, for commands that are told by
+    such words what to work on."""
+    first = next((i for i, word in enumerate(sys.argv[1:]) if word.startswith("-")), None)
+    taken = sys.argv[1:] if first is None else sys.argv[1 : first + 1]
+    del sys.argv[1 : len(taken) + 1]
+    return taken
+
+
 def _refuse_name(what: str, name: str, mains: Iterable[str]) -> NoReturn:
     raise ConfigError(what, name, f"allowed: {', '.join(mains)}")
 

@@ -1,0 +1,1 @@
+"""Several studies of the same tasks in one table and one figure."""
