@@ -105,7 +105,7 @@ def _table(record, rows, averages) -> dict:
     """Arms by cells, before them the mean over the grid and what others published."""
     tasks = list(rows)
     task, base = record.tasks[tasks[0]], record.baseline
-    digits, published = wording.decimals(task.outcome.margin), task.published
+    digits, published = wording.digits(task), task.published
     counts = verdict_counts(rows)
     arms = sorted(grids.family_arms(record, tasks), key=lambda arm: record.arms[arm].group)
     body = []

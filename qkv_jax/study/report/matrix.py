@@ -64,7 +64,7 @@ def _cell(record: StudyRecord, results: wording.Results, tasks: list[str], arm: 
             "kind": kind, "verdict": counted_signs(counts),
         }  # fmt: skip
     (row,), task = rows, record.tasks[tasks[0]]
-    kind, digits = row["verdict"].kind, wording.decimals(task.outcome.margin)
+    kind, digits = row["verdict"].kind, wording.digits(task)
     change = span = ""
     if kind == "baseline":
         change = formats.number(row.get("mean"), digits)

@@ -51,7 +51,7 @@ def contrast_findings(record: StudyRecord, table) -> list[Finding]:
     for name, task in record.tasks.items():
         for row in wording.of_task(table, name):
             verdict, n = Verdict.read(row["verdict"]), row["n"]
-            digits = wording.decimals(task.outcome.margin)
+            digits = wording.digits(task)
             text = f"{task.title}: “{row['arm']}” against “{row['against']}”: "
             if not n:
                 text += "no result yet."
@@ -119,7 +119,7 @@ def _seeds(row) -> str:
 
 def _amount(task, row):
     """("costs" or "gains", the size, the interval), all counted towards that word."""
-    digits = wording.decimals(task.outcome.margin)
+    digits = wording.digits(task)
     cost = wording.cost(row, task)
     sign = -1 if cost < 0 else 1
     ends = row.get("delta_low"), row.get("delta_high")
@@ -260,7 +260,7 @@ def _item(task, row, kind):
         return f"{row['arm']} {_solved(row)}{seeds}"
     if row.get("delta") is None:
         return row["arm"]
-    digits, cost = wording.decimals(task.outcome.margin), wording.cost(row, task)
+    digits, cost = wording.digits(task), wording.cost(row, task)
     turn = -1 if task.higher_is_better else 1
     if kind == "better":
         turn, cost = -turn, -cost
@@ -284,7 +284,7 @@ def placebo_finding(record, task, row, baseline) -> Finding:
         size = f"{_solved(row)} seeds solved"
         size += f", against {_solved(baseline)}" * (record.protocol == "fixed")
     else:
-        digits = wording.decimals(task.outcome.margin)
+        digits = wording.digits(task)
         size = f"difference {formats.number(row.get('delta'), digits, signed=True)}"
         size += f" {wording.unit_words(task)}"
     if kind == "equivalent":

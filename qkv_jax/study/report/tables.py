@@ -19,7 +19,7 @@ def _add_references(table, task: TaskRecord) -> None:
     place = next(i for i, head in enumerate(table["head"]) if head.startswith("mean "))
     for reference in task.references or ():
         cells = [""] * len(table["head"])
-        cells[place] = formats.number(reference.value, wording.decimals(task.outcome.margin))
+        cells[place] = formats.number(reference.value, wording.digits(task))
         table["rows"].append({
             "arm": reference.name, "group": 3, "role": "reference", "cells": cells,
             "verdict": "", "kind": "reference",
@@ -64,7 +64,7 @@ def _plan(rows) -> list[tuple]:
 
 
 def _mean_table(task: TaskRecord, rows) -> dict:
-    digits = wording.decimals(task.outcome.margin)
+    digits = wording.digits(task)
     timed = task.outcome.threshold is not None  # then seeds can solve the task, if not decide it
     more, plan = _more_steps(rows), _plan(rows)
 
@@ -89,7 +89,7 @@ def _mean_table(task: TaskRecord, rows) -> dict:
 
 
 def _solve_table(task: TaskRecord, rows) -> dict:
-    digits = wording.decimals(task.outcome.margin)
+    digits = wording.digits(task)
     more, plan = _more_steps(rows), _plan(rows)
 
     def cells(row):
@@ -116,7 +116,7 @@ def _solve_table(task: TaskRecord, rows) -> dict:
 
 def _race_table(task: TaskRecord, rows) -> dict:
     """What each arm of a race took, and what its verdict rests on."""
-    digits = wording.decimals(task.outcome.margin)
+    digits = wording.digits(task)
 
     def cells(row):
         get = row.get
@@ -146,7 +146,7 @@ def _branch_table(name: str, task: TaskRecord, rows, branches) -> dict | None:
     copies = {row["arm"]: row for row in mine}
     if not any(row["n"] for row in mine):
         return None
-    digits = wording.decimals(task.outcome.margin)
+    digits = wording.digits(task)
     own = {arm: {"group": rows[arm]["group"], "role": rows[arm]["role"], **row,
                  "verdict": Verdict.read(row["verdict"])}
            for arm, row in copies.items()}  # fmt: skip
@@ -167,7 +167,7 @@ def contrast_table(task: TaskRecord, contrasts) -> dict | None:
     """
     if not contrasts:
         return None
-    digits = wording.decimals(task.outcome.margin)
+    digits = wording.digits(task)
     rows = {
         f"{row['arm']} against {row['against']}": row
         | {"group": 0, "role": "contrast", "verdict": Verdict.read(row["verdict"])}

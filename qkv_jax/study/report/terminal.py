@@ -65,7 +65,7 @@ def _title(task, cells, most):
 
 def _grid_table(record, results, cells, averages, wide):
     """One row per arm: mean and difference over the grid, how often each verdict was given."""
-    digits = wording.decimals(record.tasks[cells[0]].outcome.margin)
+    digits = wording.digits(record.tasks[cells[0]])
     family = record.tasks[cells[0]].family
     known = {}
     if averages is not None:
@@ -74,9 +74,9 @@ def _grid_table(record, results, cells, averages, wide):
     counts = verdict_counts(rows)
     table = Table(box=rich.box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("arm", no_wrap=True, overflow="ellipsis", width=24 if wide else 17)
-    for head, size in (("mean", 7), ("difference [95 %]", 24)):
+    for head, size in (("mean", 7), ("difference [95 %]", 26)):
         table.add_column(head, justify="right", no_wrap=True, overflow="ellipsis", width=size)
-    table.add_column("verdicts, cells", no_wrap=True, overflow="ellipsis", width=24)
+    table.add_column("verdicts, cells", no_wrap=True, overflow="ellipsis", width=22)
     arms = sorted(counts, key=lambda arm: record.arms[arm].group)
     for arm in arms:
         row, base = known.get(arm, {}), arm == record.baseline
@@ -107,16 +107,16 @@ def _task_table(record, results, name, wide):
     columns = [
         ("rate", 7, lambda row: wording.rate(row.get("learning_rate")), True),
         (score, 7, lambda row: _score(task, row), False),
-        (f"{middle} [95 %]", 24, _steps if solving else lambda row: _difference(task, row), False),
+        (f"{middle} [95 %]", 26, _steps if solving else lambda row: _difference(task, row), False),
         ("p (adj.)", 9, lambda row: wording.p_value(row.get("p_adjusted")), True),
-        ("seeds", 6, _seeds, False),
+        ("seeds", 5, _seeds, False),
     ]
     columns = [column for column in columns if wide or not column[3]]
     table = Table(box=rich.box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("arm", no_wrap=True, overflow="ellipsis", width=20 if wide else 17)
     for head, size, _, _ in columns:
         table.add_column(head, justify="right", no_wrap=True, overflow="ellipsis", width=size)
-    table.add_column("verdict", no_wrap=True, overflow="ellipsis", width=19)
+    table.add_column("verdict", no_wrap=True, overflow="ellipsis", width=18)
     for arm, row in results[name].items():
         cells = [cell(row) for _, _, cell, _ in columns]
         if not row.get("n"):
@@ -124,7 +124,7 @@ def _task_table(record, results, name, wide):
         label = Text(arm, style="italic" if row["group"] else "")
         table.add_row(label, *cells, _verdict(row))
     for reference in task.references or ():
-        value = formats.number(reference.value, wording.decimals(task.outcome.margin))
+        value = formats.number(reference.value, wording.digits(task))
         cells = [value if head == "mean" else "" for head, *_ in columns]
         word = f"reference {value}" if solving else "reference"
         table.add_row(Text(reference.name, style="dim"), *cells, Text(word, style="dim"))
@@ -144,14 +144,14 @@ def _score(task, row):
         return formats.PENDING
     if task.solving:
         return f"{row.get('n_solved', 0):.0f}/{row['n']:.0f}"
-    return formats.number(row.get("mean"), wording.decimals(task.outcome.margin))
+    return formats.number(row.get("mean"), wording.digits(task))
 
 
 def _difference(task, row):
     delta = row.get("delta")
     if delta is None:
         return "" if row.get("n") else formats.PENDING
-    digits = wording.decimals(task.outcome.margin)
+    digits = wording.digits(task)
     text = formats.number(delta, digits, signed=True)
     if row.get("delta_low") is None or row.get("delta_high") is None:
         return text

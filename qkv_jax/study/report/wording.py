@@ -70,6 +70,13 @@ def decimals(margin: float) -> int:
     return min(6, max(2, math.ceil(-math.log10(margin)) + 1))
 
 
+def digits(task: TaskRecord) -> int:
+    """Digits after the point for scores of a task. Near a ceiling the margin in force is a tiny
+    part of the declared one, and whoever reads does not need all of its digits."""
+    found = decimals(task.outcome.margin)
+    return found if task.declared_margin is None else min(found, 4)
+
+
 def p_value(p) -> str:
     """ "0.0004", "0.012", "0.35"; below 0.0001 "< 0.0001"."""
     if not known(p):

@@ -167,6 +167,6 @@ def _spoken(task: TaskRecord, row) -> str:
     if task.solving:
         value = f"{row.get('n_solved', 0):.0f} of {row.get('n', 0):.0f} seeds"
     else:
-        digits = wording.decimals(task.outcome.margin)
+        digits = wording.digits(task)
         value = formats.number(row.get("delta"), digits, signed=True)
     return f"{row['arm']} {value} {str(row['verdict']) or 'no result'}"

@@ -81,7 +81,7 @@ def forest(record: StudyRecord, results: wording.Results, name: str, contrasts=(
     width, total = left + plot + right, top + height + bottom
     figure = style.new_figure(width, total)
     axes = figure.add_axes((left / width, bottom / total, plot / width, height / total))
-    digits, margin = wording.decimals(task.outcome.margin), task.outcome.margin
+    digits, margin = wording.digits(task), task.outcome.margin
     axes.axvspan(-margin, margin, color="#e3efe9", lw=0, zorder=0)
     axes.axvline(0, color=style.INK, lw=1, zorder=1)
     note = _forest_scale(axes, shown, margin)

@@ -33,7 +33,7 @@ def heat(record: StudyRecord, results: wording.Results, scores, tasks: Sequence[
     if not deltas:
         return None
     norm = colour_norm(deltas.values(), task.outcome.margin)
-    digits = wording.decimals(task.outcome.margin)
+    digits = wording.digits(task)
     left = max(style.text_width(formats.shorten(arm), 8.5) for arm in arms) + 0.1
     heads = {label: label.split(", ") for label in columns}
     top = 0.35 + 0.15 * max(map(len, heads.values()))

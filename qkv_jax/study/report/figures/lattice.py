@@ -138,10 +138,10 @@ def _shown(row, task):
     if task.solving:
         return f"{row.get('n_solved', 0):.0f}/{row['n']:.0f}" if row.get("n") else formats.PENDING
     if row["verdict"].kind == "baseline":
-        return formats.number(row.get("mean"), wording.decimals(task.outcome.margin))
+        return formats.number(row.get("mean"), wording.digits(task))
     if row.get("delta") is None:
         return formats.PENDING
-    return formats.number(row["delta"], wording.decimals(task.outcome.margin), signed=True)
+    return formats.number(row["delta"], wording.digits(task), signed=True)
 
 
 def _subtitle(record, task):
