@@ -5,6 +5,9 @@
 
 Two layers, widths 32 and 64, 500 steps, and at half of them by copies of the same runs that cool
 down there. `part`: the tasks for which one layer is enough, at width 32, 300 steps.
+
+Neither was run whole yet. On a GPU, by the arithmetic in the README, the part is a matter of
+minutes.
 """
 
 from ml_collections import ConfigDict
