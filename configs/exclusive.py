@@ -7,7 +7,7 @@ with itself, |k|², is hard to beat. XSA (`qkv_jax/model/schemes/exclusive.py`) 
 they are and takes from each output its part along the token's own value. If what it repairs is the
 weight that a token gives itself, then a mask that forbids that weight does as much.
 
-Measured on two busy CPU cores: 12.5 minutes, 222 runs; on a GPU about half a minute, by the
+Measured on two busy CPU cores: 12.5 minutes, 222 runs; on a GPU about a minute, by the
 arithmetic in the README. Result: XSA repairs two thirds of what Q=K lacks with 64 names (0.464,
 with it 0.809, of 1.000) and an eighth with 1024; the mask does about as much (0.736; with 1024
 names more). docs/results.md has the table.
