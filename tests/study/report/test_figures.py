@@ -45,6 +45,20 @@ def test_an_interval_that_is_cut_at_the_axis_has_an_arrow():
                               if line.get_marker() in ("<", ">"))) == marks  # fmt: skip
 
 
+def test_a_margin_of_next_to_nothing_does_not_rule_the_axis():
+    """As near a ceiling: ticks that can be told apart, and four digits at most."""
+    record, runs, costs, curve = make_study(tasks=("text",))
+    tiny = dataclasses.replace(record.tasks["text"].outcome, margin=2e-7)
+    record = record.with_task("text", outcome=tiny, declared_margin=0.02)
+    results = wording.all_rows(record, summarise(record, runs, costs, points=points_of(curve)))
+    axes = forest(record, results, "text").axes[0]
+    ticks = [tick for tick in axes.get_xticks() if tick]
+    assert 2 < len(ticks) < 16 and min(map(abs, ticks)) > 1e-4
+    assert wording.digits(record.tasks["text"]) == 4
+    shown = [text.get_text() for text in axes.texts if "[" in text.get_text()]
+    assert max(len(text.split()[0]) for text in shown[1:]) == len("+0.1234")
+
+
 def test_contrasts_stand_below_the_arms():
     """With their own difference, interval and verdict."""
     record, runs, costs, curve = make_study(tasks=("text",))

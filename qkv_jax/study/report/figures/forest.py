@@ -166,7 +166,8 @@ def _forest_scale(axes, shown, margin) -> str:
     if limit <= 20 * margin:
         axes.set_xlim(low, high)
         return ""
-    linear = 2 * margin
+    # Near a ceiling the margin in force is next to nothing: not more than three decades a side.
+    linear = max(2 * margin, float(f"{limit / 500:.0e}"))
     axes.set_xscale("symlog", linthresh=linear, linscale=0.8)
     steps = [m * 10.0**k for k in range(-6, 7) for m in (1, 2, 5)]
     powers = [p for p in steps if linear * 1.9 < p <= limit]
