@@ -87,7 +87,10 @@ def run(study: Study, workdir: Workdir, stop_signal: StopSignal) -> None:
     with progress.Display(study) as shown:
         work = engine.Engine(study, workdir, record, shown.on_progress, stop_signal)
         shown.follow(work)
+        there = len(work.runs)
         work.run()
+        if len(work.runs) == there:
+            print(f"All {there} runs are there already; tables and report are written anew.")
     outcome, path = page.write_outcomes(workdir, pause=work.stop_if_asked)
     progress.print_end(outcome.record, outcome.summary, path)
 

@@ -135,3 +135,5 @@ def test_every_option_runs_through_ablate(tmp_path):
     assert set(runs["arm"]) == {"separate", "placebo", *TOGETHER}
     assert (runs["status"] == "done").all()
     assert (tmp_path / "run" / "report.html").exists()
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert f"All {len(runs)} runs are there already; tables and report are" in again.stdout
