@@ -34,7 +34,7 @@ for start in range(0, len(runs), 4):
 """
 
 
-LOWER, HIGHER, LOWEST = 9.322e-05, 0.03218, 2.896e-05  # beyond the grid
+LOWER, HIGHER, LOWEST = 1e-4, 0.03, 3e-5  # beyond the grid
 BEST = {"separate": LOWER, "K=V": GRID[-1]}  # of the other arms: inside of the grid
 
 
