@@ -180,11 +180,11 @@ def test_a_full_disk_is_named_and_leaves_what_is_finished(command, place, wave):
 
 
 def test_the_plan_writes_nothing(command, place):
-    """It prints runs, compilations and minutes; results of the default folder stay away."""
+    """It prints runs, compilations and time; results of the default folder stay away."""
     before = contents(place)
     code, out, err = command(ABLATE, f"--config={place / 'files' / 'study.py'}", "--plan")
     assert (code, err) == (0, "")
-    for word in ("one", "programs", "minutes", "Nothing was started"):
+    for word in ("one", "programs", "time", "Nothing was started"):
         assert word in out
     assert contents(place) == before
 
