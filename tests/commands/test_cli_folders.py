@@ -57,11 +57,10 @@ def test_arms_named_as_ties_are_written_can_be_overridden(command, tied_study):
     may follow as a word of its own, and its number of heads is read as a number."""
     flags = ["--config.arms.Q=K.model.tie=separate", "--config.arms.Q=K=V, no. 1.model.heads=2",
              "--config.arms.Q=K=V, no. 1.model.tie", "separate"]  # fmt: skip
-    for overrides, programs in ([], "3"), (flags, "1"):
+    for overrides in [], flags:
         code, out, err = command(ABLATE, tied_study, "--plan", *overrides)
         assert (code, err) == (0, "")
-        (row,) = (line for line in out.splitlines() if line.split()[1:2] == ["one"])
-        assert [cell for cell in row.split() if cell.isdigit()][-1] == programs
+        assert ("arm 'Q=K' is the program of 'separate'" in " ".join(out.split())) == bool(overrides)
 
 
 @pytest.mark.parametrize(
