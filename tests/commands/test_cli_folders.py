@@ -60,7 +60,8 @@ def test_arms_named_as_ties_are_written_can_be_overridden(command, tied_study):
     for overrides in [], flags:
         code, out, err = command(ABLATE, tied_study, "--plan", *overrides)
         assert (code, err) == (0, "")
-        assert ("arm 'Q=K' is the program of 'separate'" in " ".join(out.split())) == bool(overrides)
+        said = "arm 'Q=K' is the program of 'separate'" in " ".join(out.split())
+        assert said == bool(overrides)
 
 
 @pytest.mark.parametrize(
