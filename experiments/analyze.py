@@ -115,19 +115,16 @@ def _of_study():
     from qkv_jax.survey.subjects import Subject, about, task_batches
 
     task, arm, seed = _TASK.value, _ARM.value, _SEED.value
-    try:
+    with entry.renamed(workdir="study", checkpoint="seed"):
         study = load_study(_STUDY.value)
-        kind, entry = study.find(task, arm)
+        kind, trained = study.find(task, arm)
         encoder, variables = study.model(task, arm, seed)
-    except ConfigError as error:
-        field = {"workdir": "--study", "checkpoint": "--seed"}.get(error.field, f"--{error.field}")
-        raise ConfigError(field, error.given, error.allowed) from None
     start = study.untrained(task, arm, seed)
     batches, inputs = task_batches(encoder, kind, _SENTENCES.value)
     name = f"{_STUDY.value}, {task}, arm {arm}, seed {seed}: {about(encoder)}"
     past = {
         0: layer_weights(encoder, start),
-        entry.trainer.train_config.steps: layer_weights(encoder, variables),
+        trained.trainer.train_config.steps: layer_weights(encoder, variables),
     }
     return Subject(name, inputs, encoder, variables, batches, start,
                    "the same run before training", past)  # fmt: skip

@@ -22,6 +22,7 @@ _WORKDIR = path_flag("workdir", "runs/compared", "Folder to write; must not hold
 def main() -> None:
     from qkv_jax.study.comparison.compare import compare
     from qkv_jax.study.comparison.shown import console_table, write_comparison
+    from qkv_jax.study.results import load_study
 
     folder = pathlib.Path(_WORKDIR.value)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -29,7 +30,8 @@ def main() -> None:
     if len(_RUNS) < 2:
         allowed = "name the folders of two studies or more: compare runs/a runs/b"
         raise ConfigError("command line", " ".join(_RUNS), allowed)
-    found = compare([_study(path) for path in _RUNS])
+    with entry.renamed(workdir="command line", runs="command line"):
+        found = compare([load_study(path) for path in _RUNS])
     command = shlex.join([*place.typed("compare"), *_RUNS, *sys.argv[1:]])
     page = write_comparison(folder, found, command)
     console = Console(highlight=False)
@@ -37,17 +39,6 @@ def main() -> None:
     for line in found.notes:
         console.print(line, markup=False)
     console.print(f"Report: {page}", soft_wrap=True, markup=False)
-
-
-def _study(path: str):
-    from qkv_jax.study.results import load_study
-
-    try:
-        return load_study(path)
-    except ConfigError as error:
-        if error.field != "workdir":
-            raise
-        raise ConfigError("command line", path, error.allowed) from None
 
 
 if __name__ == "__main__":

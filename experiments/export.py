@@ -121,13 +121,10 @@ def _of_study() -> _Model:
     from qkv_jax.study.results import load_study
 
     task, arm, seed = _TASK.value, _ARM.value, _SEED.value or 0
-    try:
+    with entry.renamed(workdir="study", checkpoint="seed"):
         study = load_study(_STUDY.value)
         kind, _ = study.find(task, arm)
         encoder, variables = study.model(task, arm, seed)
-    except ConfigError as error:
-        field = {"workdir": "--study", "checkpoint": "--seed"}.get(error.field, f"--{error.field}")
-        raise ConfigError(field, error.given, error.allowed) from None
     return _Model(encoder, variables, kind, study.in_words(task, arm, seed))
 
 

@@ -10,13 +10,14 @@ Commands that can go on where they stopped ask for a `StopSignal`: SIGTERM, SIGI
 time limit end them with exit code 75 (EX_TEMPFAIL, "try again") once what they have is saved.
 """
 
+import contextlib
 import functools
 import math
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
@@ -66,6 +67,16 @@ def words() -> list[str]:
     taken = sys.argv[1:] if first is None else sys.argv[1 : first + 1]
     del sys.argv[1 : len(taken) + 1]
     return taken
+
+
+@contextlib.contextmanager
+def renamed(**names: str) -> Iterator[None]:
+    """What the library refuses under the names of its arguments is refused under these."""
+    try:
+        yield
+    except ConfigError as error:
+        field = names.get(error.field, error.field)
+        raise ConfigError(field, error.given, error.allowed) from None
 
 
 def _refuse_name(what: str, name: str, mains: Iterable[str]) -> NoReturn:

@@ -22,7 +22,7 @@ from qkv_jax.study.protocol.margins import in_force
 from qkv_jax.study.protocol.verdicts import Verdict
 from qkv_jax.study.report.matrix import frame, verdict_matrix
 from qkv_jax.study.report.page import write_outcomes
-from qkv_jax.study.report.wording import all_rows, decimals, rate
+from qkv_jax.study.report.wording import all_rows, digits, rate
 from qkv_jax.study.resolved import resolved_config
 from qkv_jax.study.run.engine import Engine
 from qkv_jax.study.run.workdir import Workdir
@@ -180,20 +180,20 @@ class StudyResults:
         """
         self._check_names(task, arm)
         known, rows = self.record.tasks[task], all_rows(self.record, self.summary)
-        row, digits, unit = rows[task][arm], decimals(known.outcome.margin), known.unit
+        row, places, unit = rows[task][arm], digits(known), known.unit
         rate_, _ = self._best(task, arm)
         runs = self.runs.query("task == @task and arm == @arm and seed == @seed")
         own = runs[runs["learning_rate"] == rate_]["test"].to_list()
         found = [
             f"this run, of seed {_seed(seed)} at learning rate {rate(rate_)}: "
-            f"test {formats.number(own[0] if own else None, digits)} {unit}"
+            f"test {formats.number(own[0] if own else None, places)} {unit}"
         ]  # fmt: skip
         if formats.known(row.get("mean")):
-            mean = formats.bracket(row, "mean", "ci_low", "ci_high", digits)
+            mean = formats.bracket(row, "mean", "ci_low", "ci_high", places)
             found.append(f"arm {arm}: {mean} {unit}, the mean of {row['n']:.0f} seeds with its "
                          "95 % interval")  # fmt: skip
         if formats.known(row.get("delta")) and arm != self.record.baseline:
-            delta = formats.bracket(row, "delta", "delta_low", "delta_high", digits, signed=True)
+            delta = formats.bracket(row, "delta", "delta_low", "delta_high", places, signed=True)
             found.append(f"difference to {self.record.baseline}: {delta} {unit}, with the interval "
                          f"of the verdict: {row['verdict']}")  # fmt: skip
         return found

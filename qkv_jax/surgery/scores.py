@@ -4,9 +4,8 @@ an interval: examples are the sample, and two models are compared on the same on
 from typing import NamedTuple
 
 import numpy as np
+import scipy.stats
 from jaxtyping import Float
-
-_Z = 1.96  # of a normal distribution, 95 %
 
 
 class Metric(NamedTuple):
@@ -77,5 +76,6 @@ def _influence(metric: Metric, scores: Scores) -> np.ndarray:
 def _around(middle: float, pulls: np.ndarray) -> Estimate:
     if len(pulls) < 2:
         return Estimate(middle, float("nan"), float("nan"))
-    half = _Z * float(pulls.std(ddof=1)) / np.sqrt(len(pulls))
+    error = float(scipy.stats.sem(pulls))
+    half = error * float(scipy.stats.t.ppf(0.975, len(pulls) - 1))  # texts may be few
     return Estimate(middle, middle - half, middle + half)

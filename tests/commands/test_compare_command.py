@@ -46,7 +46,7 @@ def test_studies_are_put_beside_each_other(place):
     (("one",), "command line: given 'one'; name the folders of two studies or more"),
     (("one", "none"), "command line: given 'none'; no study there: No such file or directory"),
     (("one", "bare"), "command line: given 'bare'; no study there"),
-    (("one", "./one"), "runs: given 'one'; was given twice"),
+    (("one", "./one"), "command line: given 'one'; was given twice"),
     (("one", "two", "--workdir=one"), "--workdir: given 'one'; holds files already"),
 ])  # fmt: skip
 def test_what_it_cannot_take_is_refused_in_a_line(place, words, line):

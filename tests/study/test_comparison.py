@@ -24,6 +24,7 @@ def study(path, *, tasks=("text", "digits"), seed=0, **changes):
     summary = summary.assign(verdict=summary["verdict"].map(str))
     found = object.__new__(StudyResults)
     found.record, found.summary, found.workdir = record, summary, Workdir(path)
+    found.runs = runs
     return found
 
 

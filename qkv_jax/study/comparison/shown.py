@@ -10,6 +10,7 @@ from rich.text import Text
 from qkv_jax.output import formats, style
 from qkv_jax.output.html import write_page
 from qkv_jax.study.comparison.compare import Comparison
+from qkv_jax.study.protocol.margins import in_force
 from qkv_jax.study.protocol.verdicts import Verdict
 from qkv_jax.study.record import TaskRecord
 from qkv_jax.study.report import wording
@@ -136,7 +137,9 @@ def forest(found: Comparison, task: str):
 
 
 def _task(found: Comparison, name: str) -> TaskRecord:
-    return next(iter(found.studies.values())).record.tasks[name]
+    """A task as the first study has it, with the margin that is in force there."""
+    first = next(iter(found.studies.values()))
+    return in_force(first.record.only(name), first.runs).tasks[name]
 
 
 def _baseline(found: Comparison) -> str:

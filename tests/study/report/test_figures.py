@@ -93,6 +93,8 @@ def test_lattices_of_one_metric_have_one_scale():
                for arm, row in results["text"].items()}  # fmt: skip
     results |= {"twin": smaller}
     task = record.tasks["twin"]
+    bar = lattice(record, results, ["twin"]).axes[-1]
+    assert [label.get_text() for label in bar.get_xticklabels()] == ends["text"]
     values, margin = _alike(record, results, task)
     assert margin == 0.02 and _alike(record, results, record.tasks["text"]) == (values, margin)
     norm = colour_norm(values, margin)

@@ -3,6 +3,7 @@
 Populations are made up, so that nothing is compiled; `test_an_interrupted_race...` trains.
 """
 
+import dataclasses
 import io
 import itertools
 import json
@@ -19,7 +20,7 @@ from qkv_jax.study.report.estimate import Workload, print_plan
 from qkv_jax.study.report.page import write_outcomes
 from qkv_jax.study.report.progress import Display
 from qkv_jax.study.results import load_study
-from qkv_jax.study.run.engine import Engine
+from qkv_jax.study.run.engine import Engine, Progress
 from qkv_jax.study.run.outcomes import write_tables
 from qkv_jax.study.run.workdir import Workdir
 from qkv_jax.training.speed import USUAL
@@ -221,6 +222,20 @@ def test_the_plan_and_the_display_of_a_race(scripted, tmp_path):
     assert any("reverse: copies: mean 0." in line and "open" in line for line in lines)
     write_tables(workdir)
     assert json.loads((tmp_path / "study" / "study.json").read_text())["protocol"] == "race"
+
+
+def test_the_share_that_is_shown_waits_where_work_is_added():
+    """As when a grid is extended beyond what was thought likely; it never goes back."""
+    study = Study(RACE)
+    work, arm = Workload(study), study.tasks[0].arms[0].name
+    event = Progress(task="reverse", arm=arm, steps=8, waves_total=6, waves_done=0)
+    shares, shown = [], []
+    for done, total in ((0, 6), (1, 6), (5, 6), (5, 600), (6, 600)):
+        work.count(dataclasses.replace(event, waves_done=done, waves_total=total))
+        shares.append(work.share)
+        shown.append(work.shown)
+    assert shares[3] < shares[2]  # what is left to do has grown
+    assert shown == sorted(shown) and shown[2] == shown[3] == shares[2]
 
 
 def test_on_a_terminal_finished_tasks_stay_and_a_stopped_study_says_how_to_look_at_it(
