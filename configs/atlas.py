@@ -21,7 +21,7 @@ ONE_LAYER = {
     "relation": {"kind": "relation", "options": {"length": 16, "names": 256}},
     "undirected": {"kind": "relation", "options": {"length": 16, "names": 256, "ask": "either"}},
     "place": {"kind": "retrieval", "options": {"length": 16, "max_distance": 4}},
-    "content": {"kind": "retrieval", "options": {"length": 16, "by": "content"}},
+    "content": {"kind": "retrieval", "options": {"length": 16, "by": "content", "queries": 4}},
     "reverse": {"kind": "reverse", "options": {"length": 16}},
     "sort": {"kind": "sort", "options": {"length": 16}},
 }
@@ -29,7 +29,7 @@ TWO_LAYERS = {
     "copy": {"kind": "copy", "options": {"length": 16}},
     "swap": {"kind": "swap", "options": {"length": 16}},
     "sub": {"kind": "sub", "options": {"length": 16}},
-    "recall": {"kind": "recall", "options": {"pairs": 4}},
+    "recall": {"kind": "recall", "options": {"pairs": 4, "queries": 4}},
     "induction": {"kind": "induction", "options": {}},
     "mqar": {"kind": "mqar", "options": {"length": 32, "vocabulary": 64, "train_examples": 0}},
     "listops": {"kind": "listops", "options": {"length": 32}},

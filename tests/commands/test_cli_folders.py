@@ -194,16 +194,24 @@ def test_numbers_of_the_config_reach_the_plan(command, place):
     flags = ["--plan", "--config.study.eval_seeds=7", "--config.study.tune_seeds=3"]
     _, out, _ = command(ABLATE, f"--config={place / 'files' / 'study.py'}", *flags)
     (row,) = (line for line in out.splitlines() if line.split()[1:2] == ["one"])
-    assert [cell for cell in row.split() if cell.isdigit()] == ["3", "18", "21", "20", "2"]
+    assert [cell for cell in row.split() if cell.isdigit()][:5] == ["3", "18", "21", "20", "1"]
 
 
 def test_overrides_may_stand_before_the_file_that_they_override(command, place):
     """Written as one word or as two, the file is read first, and the last one that is named."""
     file, flags = str(place / "files" / "study.py"), ("--plan", "--config.study.eval_seeds=7")
-    _, expected, _ = command(ABLATE, f"--config={file}", *flags)
-    assert "7" in expected
+
+    def planned(*words):
+        """Arms, runs, steps and programs; the time is measured anew."""
+        code, out, err = command(ABLATE, *words)
+        assert (code, err) == (0, "")
+        (row,) = (line for line in out.splitlines() if line.split()[1:2] == ["one"])
+        return [cell for cell in row.split() if cell.isdigit()][:5]
+
+    expected = planned(f"--config={file}", *flags)
+    assert "21" in expected  # 3 arms on 7 seeds
     for named in ([f"--config={file}"], ["--config", file], ["--config=lost.py", "--config", file]):
-        assert command(ABLATE, *flags, *named) == [0, expected, ""]
+        assert planned(*flags, *named) == expected
 
 
 @pytest.mark.parametrize("name", ["smoke", "quick", "full"])
