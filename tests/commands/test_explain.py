@@ -146,7 +146,8 @@ REFUSED = [
     (["--pretrained={bert}", "--layer=2"], "--layer: given 2; the model has layers 0 to 1"),
     (["--pretrained={bert}", "--text= "], "--text: given ' '; is empty: no token beside the "
      "special ones"),
-    (["--pretrained={lost}"], "--pretrained: given '{lost}'; is no folder"),
+    (["--pretrained={lost}"], "--pretrained: given '{lost}'; is no folder, and no org/name or "
+     "org/name@revision of the Hugging Face hub"),
     (["--pretrained={shard}"], "--pretrained: given '{shard}/model-00001-of-00001.safetensors'; "
      "is missing; model.safetensors.index.json names it"),
     (["--pretrained={shapes}"], "tensor embeddings.LayerNorm.bias: given "

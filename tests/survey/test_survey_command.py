@@ -222,7 +222,7 @@ REFUSED = [
     (["--study={study}", "--task=relation", "--arm=K=V"], "--seed: given "
      "'{study}/checkpoints/relation/K=V/lr0.01_seed0.safetensors'; no such checkpoint; runs "
      "that are tested keep theirs"),
-    (["--pretrained={none}"], "--pretrained: given '{none}/config.json'; is missing"),
+    (["--pretrained={none}"], "--pretrained: given '{none}'; holds no config.json; there: nothing"),
     (["--pretrained={bert}", "--texts={lost}"], "--texts: given '{lost}'; cannot be read: No such "
      "file or directory"),
     (["--pretrained={bert}", "--texts={blank}"],

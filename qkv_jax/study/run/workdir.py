@@ -200,9 +200,9 @@ class Workdir:
 
     def _meant(self) -> str:
         """The folder of a study beside this one that may have been meant."""
-        there_are = map(str, (file.parent for file in self.path.parent.glob("*/study.json")))
-        near = difflib.get_close_matches(str(self.path), there_are, n=1)
-        return f"; did you mean {near[0]!r}?" if near else ""
+        there_are = (file.parent.name for file in self.path.parent.glob("*/study.json"))
+        near = difflib.get_close_matches(self.path.name, there_are, n=1)
+        return f"; did you mean {str(self.path.with_name(near[0]))!r}?" if near else ""
 
     def write_study(self, record: StudyRecord) -> None:
         self.write("study.json", json_text(record.as_dict()))

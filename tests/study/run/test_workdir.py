@@ -224,6 +224,16 @@ def test_what_is_no_study_is_refused(study, tmp_path, unchecked):
     assert load_study(os.fspath(study[0])).record.name == "null"
 
 
+@pytest.mark.parametrize(("given", "meant"), [("quik", True), ("none", False)])
+def test_a_study_beside_it_is_named_if_its_own_name_is_near(tmp_path, given, meant):
+    """However long a path both share."""
+    (tmp_path / "quick").mkdir()
+    (tmp_path / "quick" / "study.json").write_text("{}")
+    with pytest.raises(ConfigError) as refused:
+        load_study(tmp_path / given)
+    assert str(refused.value).endswith(f"did you mean {str(tmp_path / 'quick')!r}?") == meant
+
+
 # --- it stops when asked to
 
 
