@@ -3,13 +3,13 @@
     make ablation
     python -m experiments.ablate --config=configs/quick.py --workdir=runs/quick
 
-Measured on two CPU cores: 6.5 minutes, 552 runs; on a GPU about 3 minutes, by the arithmetic in the
-README.
+Measured on two shared CPU cores: 538 runs, 6.5 to 10.9 minutes; on a GPU about 3 minutes, by the
+arithmetic in the README.
 
 Result: on directed relation (0.93) V=X is equivalent and every other tie worse, by 0.12 to 0.19,
 those that equate Q with K by 0.62 to 0.74, Q=X,K=V and K=X,Q=V by 0.59 and 0.49; on masked bytes
 (1.98 nats) K=V costs 0.09, Q=K 0.21, Q=K=V and copies 0.33, but at half the steps K=V costs 0.30;
-on MNIST-5k (0.90) K=V is equivalent, Q=K costs 0.024, copies 0.034, Q=K=V 0.043. Tables:
+on MNIST-5k (0.90) K=V is equivalent, Q=K costs 0.025, copies 0.035, Q=K=V 0.042. Tables:
 docs/results.md.
 """
 
