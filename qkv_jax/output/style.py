@@ -9,6 +9,7 @@ import base64
 import functools
 import io
 import pathlib
+import textwrap
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,11 +17,13 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
-from qkv_jax.output import colours
+from qkv_jax.output import colours, formats
 from qkv_jax.runtime.files import write_whole
 
 INK, SOFT, FAINT, LINE = "#1f2933", "#5b6770", "#8d98a1", "#d5dbe0"
 BLUE, VERMILLION, GREEN, GREY, PURPLE = "#0072B2", "#D55E00", "#007A5E", "#6b7780", "#8A4F7D"
+
+_TITLE = 20  # characters of a line above a panel of a grid
 
 COLOURS = {
     "better": BLUE,
@@ -145,6 +148,17 @@ def grid(count: int, panel=(1.5, 1.2), *, header=0.0, footer=0.55, left=0.6):
         axes[-1].tick_params(labelleft=column == 0, labelbottom=below, length=2.5)
         axes[-1].tick_params(which="minor", labelleft=False, labelbottom=False, length=0)
     return figure, axes
+
+
+def panel_title(axes, label: str, sign: str = "", **text) -> None:
+    """The name of a panel of a grid and a sign behind it; a long name takes two small lines."""
+    lines = textwrap.wrap(label, _TITLE) or [label]
+    if len(lines) > 2:
+        lines = [lines[0], formats.shorten(" ".join(lines[1:]), _TITLE)]
+    size = 8 if len(lines) == 1 and len(label) <= 17 else 7
+    axes.set_title(
+        "\n".join(lines) + sign, fontsize=size, pad=3, loc="left", linespacing=1.0, **text
+    )
 
 
 def spread(wanted, apart, low, high):

@@ -73,7 +73,7 @@ def _grid_table(record, results, cells, averages, wide):
     rows = {name: results[name] for name in cells}
     counts = verdict_counts(rows)
     table = Table(box=rich.box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("arm", no_wrap=True, overflow="ellipsis", width=24 if wide else 17)
+    table.add_column("arm", width=21 if wide else 19)
     for head, size in (("mean", 7), ("difference [95 %]", 26)):
         table.add_column(head, justify="right", no_wrap=True, overflow="ellipsis", width=size)
     table.add_column("verdicts, cells", no_wrap=True, overflow="ellipsis", width=22)
@@ -113,7 +113,7 @@ def _task_table(record, results, name, wide):
     ]
     columns = [column for column in columns if wide or not column[3]]
     table = Table(box=rich.box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("arm", no_wrap=True, overflow="ellipsis", width=20 if wide else 17)
+    table.add_column("arm", width=21 if wide else 19)
     for head, size, _, _ in columns:
         table.add_column(head, justify="right", no_wrap=True, overflow="ellipsis", width=size)
     table.add_column("verdict", no_wrap=True, overflow="ellipsis", width=18)

@@ -163,7 +163,7 @@ def _scatter(axes, points, rows, task, width, height):
             text_x = rightmost + 0.045 * span
             axes.plot((x + off, text_x - 0.008 * span), (y, at), color=style.LINE, lw=0.7, zorder=0)
             axes.text(
-                text_x, at, formats.shorten(arm, 20), fontsize=7, va="center", zorder=2,
+                text_x, at, formats.shorten(arm, 34), fontsize=7, va="center", zorder=2,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
                 color=style.INK if on_front or kind == "baseline" else style.SOFT,
                 fontweight="bold" if on_front else "normal",

@@ -30,11 +30,7 @@ def _title(axes, arm, row):
     sign = "" if kind in ("pending", "baseline") else f" {wording.SIGNS[kind]}"
     style_ = "italic" if row["group"] else "normal"
     weight = "bold" if kind == "baseline" else "normal"
-    size = 8 if len(arm) <= 17 else 7
-    axes.set_title(
-        formats.shorten(arm, 19) + sign, fontsize=size, color=_colour(row), pad=3, loc="left",
-        fontstyle=style_, fontweight=weight,
-    )  # fmt: skip
+    style.panel_title(axes, arm, sign, color=_colour(row), fontstyle=style_, fontweight=weight)
 
 
 def _score_label(task, stage):

@@ -166,10 +166,8 @@ def by_group(record: StudyRecord, name: str, table):
 
 
 def _arm_title(axes, arm, role):
-    axes.set_title(
-        formats.shorten(arm, 19), fontsize=8 if len(arm) <= 17 else 7, pad=3, loc="left",
-        fontstyle="normal" if role in ("arm", "baseline") else "italic",
-    )  # fmt: skip
+    tested = role in ("arm", "baseline")
+    style.panel_title(axes, arm, fontstyle="normal" if tested else "italic")
 
 
 class _Line:
