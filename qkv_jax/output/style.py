@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from qkv_jax.output import colours, formats
 from qkv_jax.runtime.files import write_whole
@@ -150,13 +151,13 @@ def grid(count: int, panel=(1.5, 1.2), *, header=0.0, footer=0.55, left=0.6):
     return figure, axes
 
 
-def panel_title(axes, label: str, sign: str = "", **text) -> None:
+def panel_title(axes, label: str, sign: str = "", **text) -> Text:
     """The name of a panel of a grid and a sign behind it; a long name takes two small lines."""
     lines = textwrap.wrap(label, _TITLE) or [label]
     if len(lines) > 2:
         lines = [lines[0], formats.shorten(" ".join(lines[1:]), _TITLE)]
     size = 8 if len(lines) == 1 and len(label) <= 17 else 7
-    axes.set_title(
+    return axes.set_title(
         "\n".join(lines) + sign, fontsize=size, pad=3, loc="left", linespacing=1.0, **text
     )
 
