@@ -3,11 +3,9 @@
     python -m experiments.ablate --config=configs/atlas.py --workdir=runs/atlas
     python -m experiments.ablate --config=configs/atlas.py:part --workdir=runs/atlas-part
 
-Two layers, widths 32 and 64, 500 steps, and at half of them by copies of the same runs that cool
-down there. `part`: the tasks for which one layer is enough, at width 32, 300 steps.
-
-Neither was run whole yet. On a GPU, by the arithmetic in the README, the part is a matter of
-minutes.
+Two layers, widths 32 and 64, 200 and 600 steps. `part`: the tasks for which one layer is enough,
+100 and 300 steps; the smaller budgets are such that `separate` is far from the ceiling at most of
+them, by its own learning curve. On a GPU the part takes minutes, by the arithmetic in the README.
 """
 
 from ml_collections import ConfigDict
@@ -38,24 +36,22 @@ SIZES = {
     "full": {
         "tasks": ONE_LAYER | TWO_LAYERS,
         "model": {"layers": 2, "heads": 2},
-        "axes": {"axes": {"model": {"width": (32, 64)}}},
-        "train": {"steps": 500, "report_every": 50},
+        "steps": (200, 600),
     },
     "part": {
         "tasks": ONE_LAYER,
-        "model": {"layers": 1, "width": 32, "heads": 2},
-        "axes": {},
-        "train": {"steps": 300, "report_every": 30},
+        "model": {"layers": 1, "heads": 2},
+        "steps": (100, 300),
     },
 }
 
 
 def get_config(size: str = "full") -> ConfigDict:
     of_size = choose(SIZES, size)
-    entry = lambda task: task | of_size["axes"] | {
+    entry = lambda task: task | {
         "options": task["options"] | MEAN,
         "learning_rates": (3e-3, 1e-2, 3e-2),
-        "branch": 0.5,
+        "axes": {"model": {"width": (32, 64)}, "train": {"steps": of_size["steps"]}},
     }  # fmt: skip
     ties = [str(tie) for tie in Tie.all()][:-1]
     return tree(
@@ -64,7 +60,7 @@ def get_config(size: str = "full") -> ConfigDict:
             "question": "Where does each way of equating X, Q, K and V cost something?",
             "arms": tie_arms(*ties, "copies"),
             "model": of_size["model"],
-            "train": {"decay": "wsd", "batch_size": 32, **of_size["train"]},
+            "train": {"batch_size": 32},
             "tasks": {name: entry(task) for name, task in of_size["tasks"].items()},
             "study": {"max_seeds": 8},
         }
