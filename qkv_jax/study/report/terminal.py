@@ -73,8 +73,8 @@ def _grid_table(record, results, cells, averages, wide):
     rows = {name: results[name] for name in cells}
     counts = verdict_counts(rows)
     table = Table(box=rich.box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("arm", width=21 if wide else 19)
-    for head, size in (("mean", 7), ("difference [95 %]", 26)):
+    table.add_column("arm", width=21 if wide else 16)
+    for head, size in (("mean", 7), ("difference [95 %]", 27)):
         table.add_column(head, justify="right", no_wrap=True, overflow="ellipsis", width=size)
     table.add_column("verdicts, cells", no_wrap=True, overflow="ellipsis", width=22)
     arms = sorted(counts, key=lambda arm: record.arms[arm].group)
@@ -107,16 +107,16 @@ def _task_table(record, results, name, wide):
     columns = [
         ("rate", 7, lambda row: wording.rate(row.get("learning_rate")), True),
         (score, 7, lambda row: _score(task, row), False),
-        (f"{middle} [95 %]", 26, _steps if solving else lambda row: _difference(task, row), False),
+        (f"{middle} [95 %]", 27, _steps if solving else lambda row: _difference(task, row), False),
         ("p (adj.)", 9, lambda row: wording.p_value(row.get("p_adjusted")), True),
         ("seeds", 5, _seeds, False),
     ]
     columns = [column for column in columns if wide or not column[3]]
     table = Table(box=rich.box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("arm", width=21 if wide else 19)
+    table.add_column("arm", width=17 if wide else 15)
     for head, size, _, _ in columns:
         table.add_column(head, justify="right", no_wrap=True, overflow="ellipsis", width=size)
-    table.add_column("verdict", no_wrap=True, overflow="ellipsis", width=18)
+    table.add_column("verdict", no_wrap=True, overflow="ellipsis", width=19)
     for arm, row in results[name].items():
         cells = [cell(row) for _, _, cell, _ in columns]
         if not row.get("n"):

@@ -3,23 +3,20 @@
 import dataclasses
 import hashlib
 import html
-import io
 import itertools
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 
 from qkv_jax.output import formats
 from qkv_jax.output.html import markdown
 from qkv_jax.study.protocol.contrasts import contrast_table, contrasted
-from qkv_jax.study.protocol.summary import MORE_STEPS, summarise
+from qkv_jax.study.protocol.summary import MORE_STEPS
 from qkv_jax.study.report import sentences, wording
 from qkv_jax.study.report.matrix import verdict_matrix
 from qkv_jax.study.report.paper import latex
-from qkv_jax.study.report.terminal import console_table
 from tests.support.studies.report_pages import Page, report, row
 from tests.support.studies.synthetic_study import make_study
 
@@ -353,26 +350,6 @@ def test_the_same_study_gives_the_same_bytes(tmp_path):
         files = sorted(p for p in (tmp_path / name).rglob("*") if p.is_file())
         prints.append([(p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for p in files])
     assert prints[0] == prints[1]
-
-
-@pytest.mark.parametrize("width", [80, 100])
-@pytest.mark.parametrize("progress", ["none", "tuning", "some", "all"])
-def test_the_console_table_fits_at_any_time(width, progress):
-    record, runs, costs, _ = make_study()
-    tuned = runs.seed.isin(record.tune_seeds)
-    some = tuned | runs.arm.isin(["separate", "Q=K"])
-    part = {"tuning": runs[tuned], "some": runs[some]}.get(progress, runs)
-    summary = None if progress == "none" else summarise(record, part, costs)
-    console = Console(width=width, record=True, file=io.StringIO())
-    console.print(console_table(record, summary, width))
-    lines = console.export_text().splitlines()
-    assert max(map(len, lines)) <= width
-    for arm in record.arms:
-        assert any(line.startswith(arm) for line in lines)
-    cut = [line for line in lines if re.search(r"\w…", line)]
-    assert not cut, cut
-    assert any("…" in line for line in lines) == (progress != "all")
-    assert any("▼ worse" in line for line in lines) == (progress in ("some", "all"))
 
 
 def test_numbers_are_written_alike():
