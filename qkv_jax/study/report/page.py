@@ -106,9 +106,14 @@ def write_report(
         task["branches"] = _branch_table(task["name"], task["record"], rows, branches)
         table = None if groups is None else groups[groups["task"] == task["name"]]
         task["table_files"] = paper.write_table(tables, task["slug"], task["table"])
-        task["lattice"], task["figures"] = draw_task(
+        task["figures"] = draw_task(
             folder, record, runs, results, task, curve, table, dpi, only=_wanted(context, task)
         )
+        task["more"] = [figure["name"] for figure in task["figures"][1:]] + [
+            words for words, shown in
+            (("what the verdicts rest on", task["race"]), ("what the arms cost", task["costs"]))
+            if shown
+        ]  # fmt: skip
     paper.write_words(tables, context["protocol"], context["packages"])
     scores = seed_scores(record, runs) if context["families"] else {}
     for family in context["families"]:

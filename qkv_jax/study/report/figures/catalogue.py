@@ -12,15 +12,23 @@ from qkv_jax.study.report.figures.cost_quality import cost_quality
 from qkv_jax.study.report.figures.curves import learning_curves, learning_rates
 from qkv_jax.study.report.figures.forest import forest, solving
 from qkv_jax.study.report.figures.heat import heat, heat_columns
-from qkv_jax.study.report.figures.lattice import lattice, lattice_tasks
+from qkv_jax.study.report.figures.lattice import lattice, lattice_nodes, lattice_tasks
 from qkv_jax.study.report.figures.lines import by_group, scaling, scaling_by_arm
 from qkv_jax.study.report.figures.state import state_axes, state_quality
+from qkv_jax.tie import Tie
 
+# What the page calls them where it says what there is more of.
+_NAMES = {
+    "lattice": "the lattice of ties", "forest": "the differences", "solving": "seeds that solve",
+    "by-group": "scores by group", "learning-rates": "learning rates",
+    "learning-curves": "learning curves", "cost": "quality against cost",
+}  # fmt: skip
 MOST_NAMED = len(LINES) + 1  # arms beside the baseline, placebo included, in one panel
 
 
 def draw_task(folder, record: StudyRecord, runs, results, task, curve, table, dpi, *, only=None):
-    """Draws the figures of one task: (the lattice or None, the others).
+    """Draws the figures of one task, first the one that shows its verdicts best: a lattice if more
+    than half of the ties are in it, else the differences with their intervals.
 
     Args:
       results: `wording.all_rows`; task: the task as the templates get it; table: its rows of
@@ -90,7 +98,9 @@ def draw_task(folder, record: StudyRecord, runs, results, task, curve, table, dp
         picture = _embed(folder, draw(), key, task["slug"], caption, alt, dpi)
         if picture is not None:
             drawn[key] = picture
-    return drawn.pop("lattice", None), list(drawn.values())
+    if "lattice" in drawn and 2 * len(lattice_nodes(record, name)) <= len(Tie.all()):
+        drawn["lattice"] = drawn.pop("lattice")  # behind the others
+    return list(drawn.values())
 
 
 def draw_family(folder, record: StudyRecord, results, scores, family, dpi) -> list[dict]:
@@ -157,7 +167,8 @@ def _embed(folder, figure, key, slug, caption, alt, dpi) -> dict | None:
         return None
     files = style.save(figure, folder / f"{key}-{slug}", dpi)
     return {
-        "key": key, "caption": caption, "alt": alt, "uri": data_uri(files[0]),
+        "key": key, "name": _NAMES.get(key), "caption": caption, "alt": alt,
+        "uri": data_uri(files[0]),
         "files": {file.suffix[1:]: f"figures/{file.name}" for file in files},
         "width": round(96 * figure.get_figwidth()),
     }  # fmt: skip
