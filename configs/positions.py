@@ -11,10 +11,10 @@ Measured on two CPU cores, other work beside: 30 minutes, 1152 runs (22 by `--pl
 Result. To the left, accuracy: only rotary positions solve it with `separate` (1.000; learned 0.960,
 sinusoidal 0.587, the others 0.2 to 0.3: a bias on scores cannot know which d is asked for). Under
 rotary ones Q=K falls to 0.679 and the 2D term does not help (0.532), Courtois's matrix does
-(1.000); K=V is free (1.000). Under learned ones Q=K is level (0.972). At either side Q=K loses as
-well under rotary positions, but half as much (0.842). Masked bytes: with learned positions K=V
-costs 0.378 nats, with rotary ones 0.040 (undecided); Q=K costs 0.20 with both.
-Verdicts here are by the rule before the present one (docs/results.md).
+(1.000); K=V (1.000) and, under learned ones, Q=K (0.972) were not seen to lose anything, both
+undecided. At either side Q=K loses as well under rotary positions, but half as much (0.842). Masked
+bytes: with learned positions K=V costs 0.378 nats, with rotary ones 0.040 (undecided); Q=K costs
+0.20 with both. Verdicts here are by the rule before the present one (docs/results.md).
 """
 
 from ml_collections import ConfigDict

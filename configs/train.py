@@ -1,6 +1,6 @@
 """One run: a two-layer encoder on masked bytes of Shakespeare.
 
-    python -m experiments.train --config=configs/train.py --workdir=runs/one --config.model.tie=K=V
+    python -m experiments.train --config=configs/train.py --workdir=runs/kv --config.model.tie=K=V
 
 Measured on two busy CPU cores: 2.4 minutes; on a GPU some six seconds, by the arithmetic in the
 README. Result with the tie `separate`: test loss 1.874 nats per byte.

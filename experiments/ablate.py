@@ -1,9 +1,10 @@
 """Runs a study: `python -m experiments.ablate --config=configs/quick.py --workdir=runs/quick`.
 
-Tunes every arm, evaluates it on fresh seeds, and writes tables, figures and a report into the work
-directory. Stopped (SIGTERM, Ctrl-C, `--max_hours`: exit code 75) or killed, it goes on with the
-same command and ends with the same tables. `--plan` says what would be run, `--status` how far it
-is. With `--launcher=slurm` the runs are jobs of a cluster: docs/cluster.md.
+Every arm is tried at every rate; where nothing is decided more seeds are run, and where the best
+rate lies at an end more rates. Tables, figures and a report are written into the work directory.
+Stopped (SIGTERM, Ctrl-C, `--max_hours`: exit code 75) or killed, it goes on with the same command
+and ends with the same tables. `--plan` says what would be run, `--status` how far it is. With
+`--launcher=slurm` the runs are jobs of a cluster: docs/cluster.md.
 """
 
 import dataclasses
@@ -35,7 +36,10 @@ _ACCEPT = flags.DEFINE_bool(
     "Go on though claims were changed, or defaults or versions give other models or training.",
 )  # fmt: skip
 _TASKS = flags.DEFINE_string("tasks", "", "Only these tasks of the study, with commas.")
-_ARMS = flags.DEFINE_string("arms", "", "Only these arms, with commas, beside the baseline.")
+_ARMS = flags.DEFINE_string(
+    "arms", "",
+    "Only these arms, with commas, beside the baseline; 'Q=X,K=V' is the one, 'K=V,Q=X' are two.",
+)  # fmt: skip
 _STOP_SIGNAL = entry.stop_flags()
 
 

@@ -115,7 +115,7 @@ def _of_study():
     from qkv_jax.survey.subjects import Subject, about, task_batches
 
     task, arm, seed = _TASK.value, _ARM.value, _SEED.value
-    with entry.renamed(workdir="study", checkpoint="seed"):
+    with entry.renamed(workdir="study"):
         study = load_study(_STUDY.value)
         kind, trained = study.find(task, arm)
         encoder, variables = study.model(task, arm, seed)

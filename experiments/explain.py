@@ -27,9 +27,9 @@ _MEANT_FOR |= dict.fromkeys(("steps", "example"), ("run",)) | {"layer": ("run", 
 _TITLE = b"<title>How attention turns X into Q, K and V"  # begins every page: see the template
 
 _TEXT = flags.DEFINE_string("text", None, "What is walked; by default: the cat sat.")
-_TIE = flags.DEFINE_multi_string("tie", ["separate"], "A tie; give it again to compare several.")
-_WIDTH = flags.DEFINE_integer("width", 8, "D.", lower_bound=1, upper_bound=1024)
-_HEADS = flags.DEFINE_integer("heads", 2, "N.", lower_bound=1, upper_bound=1024)
+_TIE = flags.DEFINE_multi_string("tie", ["separate"], "A tie, or several: separate|Q=K.")
+_WIDTH = flags.DEFINE_integer("width", 8, "D, of X.", lower_bound=1, upper_bound=1024)
+_HEADS = flags.DEFINE_integer("heads", 2, "N, their number.", lower_bound=1, upper_bound=1024)
 _POSITIONS = flags.DEFINE_string("positions", "sinusoidal", "A kind of positions.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the weights.", lower_bound=0, upper_bound=2**32 - 1)
 _RUN = path_flag("run", None, "Folder of a run of experiments.train.")

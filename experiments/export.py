@@ -121,7 +121,7 @@ def _of_study() -> _Model:
     from qkv_jax.study.results import load_study
 
     task, arm, seed = _TASK.value, _ARM.value, _SEED.value or 0
-    with entry.renamed(workdir="study", checkpoint="seed"):
+    with entry.renamed(workdir="study"):
         study = load_study(_STUDY.value)
         kind, _ = study.find(task, arm)
         encoder, variables = study.model(task, arm, seed)

@@ -1,4 +1,4 @@
-"""What a trained language model goes on to say: `python -m experiments.generate --run=runs/one`.
+r"""What a trained language model goes on to say: `python -m experiments.generate --run=runs/one`.
 
     --run=runs/lm --prompt="ROMEO:"   a run of experiments.train on a causal text task
     --pretrained=DIR --prompt="Once"  a GPT-2 or Llama folder instead, or org/name of the hub

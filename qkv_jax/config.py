@@ -142,7 +142,7 @@ def nearest(name: Any, allowed: Iterable[str]) -> str:
     allowed = list(allowed)
     near = difflib.get_close_matches(str(name), allowed, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}allowed: {', '.join(allowed)}"
+    return f"{hint}allowed: {', '.join(repr(one) if ',' in one else one for one in allowed)}"
 
 
 def convert(hint: Any, value: Any, path: str) -> Any:

@@ -40,10 +40,10 @@ def choose(sizes: Mapping[str, Any], name: str) -> Any:
     """The one of a file's sizes that the command names, --config=configs/FILE.py:NAME.
 
     Raises:
-      ValueError: with the names that there are.
+      ConfigError: with the names that there are.
     """
     if name not in sizes:
-        raise ValueError(f"{name!r}: choose {' or '.join(sizes)}")
+        raise ConfigError("size", name, nearest(name, sizes))
     return sizes[name]
 
 

@@ -1,7 +1,7 @@
 """Borji 2023 (Key-Value Transformer, arXiv 2305.19129): language modelling by characters.
 
     python -m experiments.ablate --config=configs/papers/borji2023.py --workdir=runs/borji
-    python -m experiments.ablate --config=configs/papers/borji2023.py:small --workdir=runs/kv
+    python -m experiments.ablate --config=configs/papers/borji2023.py:small --workdir=runs/borji
 
 KV has one projection for queries and keys (Q=K); KV+pos adds the "2D positional" term to its
 scores. Published are best validation losses in nats a character, of two runs at one rate, without

@@ -1,7 +1,7 @@
 """Courtois et al. 2024 (arXiv 2406.06366): symmetric and pairwise attention, masked language model.
 
     python -m experiments.ablate --config=configs/papers/courtois2024.py --workdir=runs/courtois
-    python -m experiments.ablate --config=configs/papers/courtois2024.py:small --workdir=runs/small
+    python -m experiments.ablate --config=configs/papers/courtois2024.py:small --workdir=runs/bert
 
 They trained BERT small (4 layers, width 512) and base (12, 768) on 30 million documents for 200,000
 steps, one seed each, all arms at one learning rate; "symmetric" is Q=K, "pairwise" Q=K with a

@@ -1,7 +1,7 @@
 """Kayyam, Madan Gopal and Lewis 2026 (arXiv 2606.04032), table 1: five synthetic tasks, encoder.
 
     python -m experiments.ablate --config=configs/papers/kayyam2026.py --workdir=runs/kayyam
-    python -m experiments.ablate --config=configs/papers/kayyam2026.py:small --workdir=runs/small
+    python -m experiments.ablate --config=configs/papers/kayyam2026.py:small --workdir=runs/kayyam
 
 Their grid of sizes (width 32, 64, 256; 2 or 4 layers; 2 or 4 heads; 16, 64 or 128 digits), with our
 protocol: every arm tuned in every cell, six seeds, a placebo. They trained all arms at one

@@ -1,6 +1,6 @@
 """Kayyam, Madan Gopal and Lewis 2026 (arXiv 2606.04032): the language models, scaled down.
 
-    python -m experiments.ablate --config=configs/papers/kayyam2026_language.py --workdir=runs/kv
+    python -m experiments.ablate --config=configs/papers/kayyam2026_language.py --workdir=runs/gpt
 
 They trained 300 million parameters (20 layers, width 1024, 16 heads, learned positions, dropout
 0.1) on SlimPajama, one seed, all arms at one rate, and report perplexity that counts padding among

@@ -60,7 +60,8 @@ def read(path: str, cls: type) -> ConfigDict:
         if isinstance(error, SyntaxError):
             lines, what = [error.lineno], error.msg
         at = f"line {lines[-1]}: " if lines else ""
-        raise ConfigError("--config", path, f"{at}{type(error).__name__}: {what}") from None
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        raise ConfigError("--config", path, f"{at}{kind}{what}") from None
     if not isinstance(config, ConfigDict):
         raise ConfigError("--config", path, "must define get_config() that returns a ConfigDict")
     known = [field.name for field in dataclasses.fields(cls)]
@@ -74,6 +75,8 @@ def read(path: str, cls: type) -> ConfigDict:
 def _file(given: str, name: str) -> str:
     """The file that is named: a path, or else a config that comes with the commands."""
     if pathlib.Path(name).is_file():
+        if not name.endswith(".py"):
+            raise ConfigError("--config", given, "is no Python file: its name ends in .py")
         return name
     if name in (names := place.shipped()):
         return str(place.CONFIGS / f"{name}.py")

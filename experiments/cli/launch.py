@@ -27,7 +27,7 @@ LAUNCHER = flags.DEFINE_enum(
     "launcher", "local", ["local", "slurm"], "local: this process, all local devices. slurm: jobs."
 )
 STATUS = flags.DEFINE_bool("status", False, "Print how the study is doing; start nothing.")
-PART = flags.DEFINE_string("part", "", "What a job is given: TASK/ARM/ROUND/RATES of the study.")
+PART = flags.DEFINE_string("part", "", "What a job is given: TASK/ARM/ROUND/RATE:SEED-SEED,…")
 _PARTITION = flags.DEFINE_string("slurm_partition", "", "Partition of the jobs.")
 _ACCOUNT = flags.DEFINE_string("slurm_account", "", "Account that pays for them.")
 _GPUS = flags.DEFINE_integer("slurm_gpus", 0, "GPUs per job; 0: CPU cores.", lower_bound=0)

@@ -23,7 +23,8 @@ def listed(text: str, names: Iterable[str], field: str) -> tuple[str, ...]:
         # The longest that there is: after "copies" may come "copies, learned scale".
         fits = [name for name in names if left == name or left.startswith(f"{name},")]
         if not fits:
-            raise ConfigError(field, text, nearest(left.partition(",")[0].strip(), names))
+            item = left.partition(",")[0].strip()
+            raise ConfigError(field, item, nearest(item, names))
         found.append(max(fits, key=len))
         left = left[len(found[-1]) + 1 :].strip()
     return tuple(dict.fromkeys(found))

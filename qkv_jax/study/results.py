@@ -225,7 +225,12 @@ class StudyResults:
         if task not in list(tasks):  # what cannot be a key is none of them
             raise ConfigError("task", task, f"this study has: {', '.join(tasks)}")
         if arm not in tasks[task].arms:
-            raise ConfigError("arm", arm, f"this study has: {', '.join(tasks[task].arms)}")
+            raise ConfigError("arm", arm, f"this study has: {', '.join(self._with_runs(task))}")
+
+    def _with_runs(self, task: str) -> list[str]:
+        """Its arms; the placebo of a race has no runs of its own."""
+        race, placebo = self.record.protocol == "race", self.record.placebo
+        return [arm for arm in self.record.tasks[task].arms if not (race and arm == placebo)]
 
     def _plan(self) -> Study:
         for name, entry in self.record.config["tasks"].items():

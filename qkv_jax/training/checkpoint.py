@@ -33,6 +33,7 @@ from qkv_jax.training.state import TrainConfig
 from qkv_jax.training.step import Trainer
 
 Kept = Callable[[Sequence[int]], Collection[int]]
+_NO_RUN = "is no run of experiments.train: no config.json"
 
 
 class Checkpoints:
@@ -256,7 +257,7 @@ def run_steps(folder: pathlib.Path) -> list[int]:
       ConfigError: if there is none.
     """
     if not (folder / "config.json").is_file():
-        raise ConfigError("run", str(folder), "is no run of experiments.train: no config.json")
+        raise ConfigError("run", str(folder), _NO_RUN)
     checkpoints = folder / "checkpoints"
     names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
     steps = sorted(int(name) for name in names if name.isdecimal())
@@ -275,7 +276,9 @@ def run_trainer(folder: pathlib.Path) -> Trainer:
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except OSError as error:
-        allowed = f"holds no readable config.json: {error}"
+        allowed = f"its config.json cannot be read: {error.strerror}"
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            allowed = _NO_RUN
         if (folder / "study.json").exists():
             allowed = "is a study's folder; name a run of experiments.train"
         raise ConfigError("run", str(folder), allowed) from None

@@ -11,6 +11,7 @@ import pytest
 from configs import big, depth, scaling, train, translation
 from configs.options import OPTIONS, get_config
 from configs.papers import courtois2024, kayyam2026
+from qkv_jax.config import ConfigError
 from qkv_jax.study.plan import Study
 from qkv_jax.training.checkpoint import trainer_of
 from qkv_jax.training.costs import measure
@@ -63,7 +64,7 @@ def test_single_runs_say_their_command():
         file = module.__name__.replace(".", "/")
         assert f"python -m experiments.train --config={file}.py" in module.__doc__
     assert all(f"configs/big.py:{size} " in big.__doc__ for size in ("1b", "7b"))
-    with pytest.raises(ValueError, match="'2b': choose 100m or 1b or 7b"):
+    with pytest.raises(ConfigError, match="size: given '2b'; allowed: 100m, 1b, 7b"):
         big.get_config("2b")
 
 
@@ -72,7 +73,7 @@ def test_sizes_of_a_study_have_names_of_their_own_and_no_others_are_taken(name):
     """Their folders, runs/NAME, differ."""
     sizes = [size for other, size in STUDIES if other == name]
     assert len({config_of(name, size)["name"] for size in sizes}) == len(sizes) > 1
-    with pytest.raises(ValueError, match=f"'tiny': choose {' or '.join(sizes)}"):
+    with pytest.raises(ConfigError, match=f"size: given 'tiny'; allowed: {', '.join(sizes)}"):
         config_of(name, "tiny")
 
 

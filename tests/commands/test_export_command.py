@@ -148,7 +148,7 @@ def test_what_surgery_wrote_is_read_like_any_folder(run, place):
     (["--run=bytes", "--study=study"], "--run: given 'bytes'; name one model"),
     (["--run=bytes"], "--out: given None; name the folder to write"),
     (["--run=bytes", "--out=bytes"], "--out: given 'bytes'; holds files already"),
-    (["--run=lost", "--out=x"], "--run: given 'lost'; holds no readable config.json"),
+    (["--run=lost", "--out=x"], "--run: given 'lost'; is no run of experiments.train"),
     (["--run=bytes", "--out=x", "--step=7"], "checkpoint step: given 7; checkpoints there: 0, 20"),
     (["--run=bytes", "--out=x", "--seed=1"], "--seed: given 1; is for --study"),
     (["--run=bytes", "--out=x", "--arm=K=V"], "--arm: given 'K=V'; is for --study"),

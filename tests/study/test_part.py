@@ -27,7 +27,7 @@ def test_names_that_hold_commas_are_told_apart(text, names):
 
 
 def test_a_name_that_is_not_there_is_refused():
-    with pytest.raises(ConfigError, match="--arms: given 'Q=X,copys'; did you mean 'copies'. allo"):
+    with pytest.raises(ConfigError, match="--arms: given 'copys'; did you mean 'copies'. allo"):
         listed("Q=X,copys", NAMES, "--arms")
 
 

@@ -219,9 +219,9 @@ REFUSED = [
      "relation"),
     (["--study={study}", "--task=relation", "--arm=Q=K"], "--arm: given 'Q=K'; this study has: "
      "separate, K=V, placebo"),
-    (["--study={study}", "--task=relation", "--arm=K=V"], "--seed: given "
-     "'{study}/checkpoints/relation/K=V/lr0.01_seed0.safetensors'; no such checkpoint; runs "
-     "that are tested keep theirs"),
+    (["--study={study}", "--task=relation", "--arm=K=V"], "--seed: given 0; no such "
+     "checkpoint: {study}/checkpoints/relation/K=V/lr0.01_seed0.safetensors; runs that are tested "
+     "keep theirs"),
     (["--pretrained={none}"], "--pretrained: given '{none}'; holds no config.json; there: nothing"),
     (["--pretrained={bert}", "--texts={lost}"], "--texts: given '{lost}'; cannot be read: No such "
      "file or directory"),

@@ -128,9 +128,9 @@ def test_config_files_that_are_none(copy, content):
     (copy / "config.json").write_bytes(content)
     assert "its config.json is damaged" in refused(copy)
     (copy / "config.json").unlink()
-    assert "holds no readable config.json" in refused(copy)
+    assert "is no run of experiments.train: no config.json" in refused(copy)
     (copy / "config.json").mkdir()
-    assert "holds no readable config.json" in refused(copy)
+    assert "its config.json cannot be read: Is a directory" in refused(copy)
 
 
 @pytest.mark.parametrize("step", [-1, 1.0, "10", True, 2**70])

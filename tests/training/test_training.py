@@ -310,7 +310,7 @@ def test_an_occupied_folder_is_refused(finished, tmp_path):
 
 def test_what_is_no_run_is_not_loaded(finished, tmp_path):
     """Each refusal names the folder, or the steps that are there."""
-    with pytest.raises(ConfigError, match="run: .*holds no readable config.json"):
+    with pytest.raises(ConfigError, match="run: .*is no run of experiments.train: no config.json"):
         load_run(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="run: .*holds no checkpoints"):

@@ -1,6 +1,7 @@
 """How the jobs of a study are doing: `--status`, and what its driver shows while it waits."""
 
 import dataclasses
+import itertools
 import pathlib
 from collections import Counter
 
@@ -97,15 +98,18 @@ def status(
     total: Counter = Counter()
     for plan in study.tasks:
         name = plan.name
-        for found in rounds(record, plan.name, lambda: runs):
+        by_name = itertools.groupby(
+            rounds(record, plan.name, lambda: runs), lambda found: found.name
+        )
+        for label, group in by_name:  # one look may take several rounds
             counts, has, of = Counter(), 0, 0
-            for part in found.parts:
+            for part, missing in ((p, p in one.missing) for one in group for p in one.parts):
                 job = jobs.by_part.get(part)
-                counts[_state(job, part in found.missing)] += 1
+                counts[_state(job, missing)] += 1
                 has, of = has + sum(key in there for key in part.keys), of + len(part.keys)
-            numbers = (len(found.parts), counts["waiting"], counts["running"], counts["done"],
+            numbers = (counts.total(), counts["waiting"], counts["running"], counts["done"],
                        counts["failed"])  # fmt: skip
-            table.add_row(name, found.name, *map(str, numbers), f"{has}/{of}")
+            table.add_row(name, label, *map(str, numbers), f"{has}/{of}")
             total.update(dict(zip(_COLUMNS, (*numbers, has), strict=True)))
             name = ""
     table.add_section()

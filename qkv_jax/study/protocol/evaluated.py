@@ -120,7 +120,9 @@ def of_race(record: StudyRecord, name: str, standing: Standing) -> dict[str, Eva
     }
     if record.placebo in record.tasks[name].arms:
         half = int(np.isfinite(found[record.baseline].values).sum()) // 2
-        found[record.placebo] = _of_cells(field, race, 0, half, 2 * half)
+        second = _of_cells(field, race, 0, half, 2 * half)
+        # Its seeds were scored at rates that each other chose; of none it has runs of its own.
+        found[record.placebo] = dataclasses.replace(second, rate=math.nan, edge="")
     return {arm: found[arm] for arm in record.tasks[name].arms}
 
 

@@ -149,6 +149,16 @@ def _to_know(study: Study) -> list[str]:
     return [f"{formats.join(tasks)}: {line}" for line, tasks in found.items()]
 
 
+def setting_out(study: Study) -> str:
+    """What a study sets out to do, in a sentence."""
+    record, name = study.describe(), study.file.name
+    cells = sum(len(plan.arms) - 1 for plan in study.tasks)  # the placebo has no runs, or few
+    runs = sum(len(part.runs) for plan in study.tasks for part in _parts(record, plan))
+    tasks = "1 task" if len(study.tasks) == 1 else f"{len(study.tasks)} tasks"
+    more = " to begin with; --plan says how long it takes" if record.protocol == "race" else ""
+    return f"study {name!r}, {cells} arms on {tasks}, {runs:,} runs{more}."
+
+
 def _parts(record: StudyRecord, plan: TaskPlan) -> list[Part]:
     return [part for found in expected(record, plan.name) for part in found.parts]
 

@@ -243,6 +243,10 @@ def _task(record, results, name) -> dict:
     _add_published(table, published)
     _add_references(table, task)
     notes = {arm: record.arms[arm].note for arm in rows if record.arms[arm].note}
+    placebo = rows.get(record.placebo, {})
+    if record.protocol == "race" and formats.known(placebo.get("delta")) and not task.solving:
+        mean = formats.number(placebo["mean"] - placebo["delta"], wording.digits(task))
+        notes[record.placebo] += f", whose mean is {mean}"
     notes |= {r.name: r.note for r in task.references or () if r.note}
     return {
         "name": name,

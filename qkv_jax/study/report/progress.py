@@ -13,7 +13,7 @@ from qkv_jax.runtime.devices import devices_in_words
 from qkv_jax.runtime.stopping import Interrupted
 from qkv_jax.study.plan import Study
 from qkv_jax.study.record import StudyRecord
-from qkv_jax.study.report.estimate import Workload, duration
+from qkv_jax.study.report.estimate import Workload, duration, setting_out
 from qkv_jax.study.report.ledger import console_ledger, ledger_context
 from qkv_jax.study.report.terminal import console_table
 from qkv_jax.study.run.engine import Engine
@@ -46,7 +46,8 @@ class Display:
 
     def __enter__(self) -> "Display":
         self.started = time.monotonic()
-        self.console.print(f"On {devices_in_words()}.", highlight=False, soft_wrap=True)
+        line = f"On {devices_in_words()}: {setting_out(self.study)}"
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
         if self.console.is_terminal:
             self.live.start()
         return self

@@ -183,7 +183,8 @@ class Workdir:
         try:
             found = json.loads(self.study_file.read_text(encoding="utf-8"))
         except OSError as error:
-            allowed = f"no study there: {error.strerror}{self._meant()}"
+            why = "it holds no study.json" if self.path.is_dir() else error.strerror
+            allowed = f"no study there: {why}{self._meant()}"
             raise ConfigError("workdir", str(self.path), allowed) from None
         except ValueError as error:
             raise ConfigError(str(self.study_file), "damaged JSON", str(error)) from None
@@ -315,8 +316,8 @@ class Workdir:
         name = f"{_run_name(learning_rate, seed)}.safetensors"
         file = self.path / "checkpoints" / task / arm / name
         if not file.exists():
-            allowed = "no such checkpoint; runs that are tested keep theirs"
-            raise ConfigError("checkpoint", str(file), allowed)
+            allowed = f"no such checkpoint: {file}; runs that are tested keep theirs"
+            raise ConfigError("seed", seed, allowed)
         flat = read_file(file, lambda file: safetensors.numpy.load(file.read_bytes()))
         return flax.traverse_util.unflatten_dict(flat, sep="/")
 

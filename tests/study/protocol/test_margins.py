@@ -86,4 +86,5 @@ def test_a_race_at_the_ceiling_says_so():
     assert found.loc["arm1", ["seeds_to_decide"]].isna().all()
     plain = summarise(record, runs).set_index("arm")  # by the declared margin they were equivalent
     assert str(plain.loc["arm1", "verdict"]) == "equivalent"
-    assert (found["learning_rate"] == GRID[1]).all()
+    own = found.drop("placebo")["learning_rate"]
+    assert (own == GRID[1]).all() and np.isnan(found.loc["placebo", "learning_rate"])
