@@ -152,11 +152,11 @@ def _to_know(study: Study) -> list[str]:
 def setting_out(study: Study) -> str:
     """What a study sets out to do, in a sentence."""
     record, name = study.describe(), study.file.name
-    cells = sum(len(plan.arms) - 1 for plan in study.tasks)  # the placebo has no runs, or few
+    arms = len(record.arms) - 1  # beside the placebo
     runs = sum(len(part.runs) for plan in study.tasks for part in _parts(record, plan))
     tasks = "1 task" if len(study.tasks) == 1 else f"{len(study.tasks)} tasks"
     more = " to begin with; --plan says how long it takes" if record.protocol == "race" else ""
-    return f"study {name!r}, {cells} arms on {tasks}, {runs:,} runs{more}."
+    return f"study {name!r}, {arms} arms on {tasks}, {runs:,} runs{more}."
 
 
 def _parts(record: StudyRecord, plan: TaskPlan) -> list[Part]:
