@@ -153,7 +153,7 @@ def test_a_run_that_cannot_be_is_refused(override, line, refused, place):
                      f"{ABLATE_FLAGS}"),
         (["--slurm_gpus=2"], "--slurm_gpus: given 2; needs --launcher=slurm"),
         (["--tasks=two"], "--tasks: given 'two'; allowed: one"),
-        (["--arms=separate,shred"], "--arms: given 'separate,shred'; did you mean 'shared'? "
+        (["--arms=separate,shred"], "--arms: given 'shred'; did you mean 'shared'? "
                                     "allowed: separate, shared"),
         (["--launcher=ssh"], "--launcher: given 'ssh'; value should be one of <local|slurm>"),
         (["--launcher=slurm", "--max_hours=1"], "--max_hours: given 1.0; not beside "

@@ -74,7 +74,7 @@ def test_arms_named_as_ties_are_written_can_be_overridden(command, tied_study):
         ("arms.Q=K=V, no. 1.model.wdth=8", "arms.Q=K=V, no. 1.model.wdth: given '8'; unknown key; "
                                            f"did you mean 'width'? allowed: {FIELDS}"),
         ("arms.Q=V.model.tie=K=V", "arms.Q=V: given 'K=V'; unknown key; did you mean 'Q=K'? "
-                                   "allowed: separate, Q=K, Q=K=V, no. 1"),
+                                   "allowed: separate, Q=K, 'Q=K=V, no. 1'"),
     ],
 )  # fmt: skip
 def test_names_with_signs_are_said_whole_in_refusals(override, line, refused, tied_study):

@@ -213,8 +213,8 @@ REFUSED = [
     (["--run={run}", "--workdir={few}"], "--workdir: given '{few}'; holds files already; name a "
      "new folder"),
     (["--study={study}", "--task=relation"], "--arm: given None; a study needs --task and --arm"),
-    (["--study={none}", "--task=a", "--arm=b"], "--study: given '{none}'; no study there: No such "
-     "file or directory"),
+    (["--study={none}", "--task=a", "--arm=b"], "--study: given '{none}'; no study there: it holds "
+     "no study.json"),
     (["--study={study}", "--task=sort", "--arm=K=V"], "--task: given 'sort'; this study has: "
      "relation"),
     (["--study={study}", "--task=relation", "--arm=Q=K"], "--arm: given 'Q=K'; this study has: "
