@@ -131,7 +131,7 @@ def test_what_a_study_has_not_is_refused(finished, tmp_path):
     study = load_study(finished)
     for arguments, message in [
         (("revers", "copies"), "task: given 'revers'; this study has: reverse"),
-        (("reverse", "copy"), "arm: given 'copy'; this study has: separate, copies$"),
+        (("reverse", "copy"), "arm: given 'copy'; this study has: separate, copies, placebo"),
         (("reverse", "copies", 5), "seed: given 5; no such checkpoint: .*; runs that"),
     ]:
         with pytest.raises(ConfigError, match=message):
