@@ -289,11 +289,9 @@ class Study:
             check_name("arms", arm.name)  # with what matching has added
         check_apart("arms", [arm.name for arm in arms])
         race = self.config.protocol == "race"
-        note = f"{baseline} again, with other initial values"
-        if race:
-            note = f"the second half of {baseline}'s seeds against the first"
         arms.append(dataclasses.replace(
-            arms[0], name=PLACEBO, role="placebo", salt=_PLACEBO_SALT, note=note
+            arms[0], name=PLACEBO, role="placebo", salt=_PLACEBO_SALT,
+            note=f"{baseline} again, {'on other seeds' if race else 'with other initial values'}",
         ))  # fmt: skip
         rates = entry.learning_rates or self.config.learning_rates
         check_rates(rates, f"{prefix}.learning_rates")

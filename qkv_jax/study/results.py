@@ -114,7 +114,7 @@ class StudyResults:
         Raises:
           ConfigError: if the arm has no runs of its own.
         """
-        if self.record.protocol == "race" and arm == self.record.placebo:
+        if arm not in self._with_runs(task):
             allowed = f"is the second half of {self.record.baseline}'s seeds; name that arm"
             raise ConfigError("arm", arm, allowed)
         record = in_force(self.record.only(task), self.runs)

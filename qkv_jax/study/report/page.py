@@ -251,7 +251,7 @@ def _task(record, results, name) -> dict:
     placebo = rows.get(record.placebo, {})
     if record.protocol == "race" and formats.known(placebo.get("delta")) and not task.solving:
         mean = formats.number(placebo["mean"] - placebo["delta"], wording.digits(task))
-        notes[record.placebo] += f", whose mean is {mean}"
+        notes[record.placebo] = f"{sentences.placebo_words(record)}, whose mean is {mean}"
     notes |= {r.name: r.note for r in task.references or () if r.note}
     return {
         "name": name,

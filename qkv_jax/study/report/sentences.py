@@ -272,12 +272,17 @@ def _item(task, row, kind):
     return f"{row['arm']} {formats.number(cost, digits)}{span}"
 
 
+def placebo_words(record) -> str:
+    """What the placebo is compared with."""
+    if record.protocol == "race":
+        return f"the second half of {record.baseline}'s seeds against the first"
+    return f"{record.baseline} against itself, with other initial values"
+
+
 def placebo_finding(record, task, row, baseline) -> Finding:
     """The placebo's verdict and what it means for the rest."""
-    kind, base = row["verdict"].kind, record.baseline
-    who = f"The {row['arm']} ({base} against itself, with other initial values)"
-    if record.protocol == "race":
-        who = f"The {row['arm']} (the second half of {base}'s seeds against the first)"
+    kind = row["verdict"].kind
+    who = f"The {row['arm']} ({placebo_words(record)})"
     if kind == "pending":
         return Finding(kind, f"{who} has no result.", (row["arm"],))
     if task.solving:

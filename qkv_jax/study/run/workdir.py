@@ -183,7 +183,8 @@ class Workdir:
         try:
             found = json.loads(self.study_file.read_text(encoding="utf-8"))
         except OSError as error:
-            why = "it holds no study.json" if self.path.is_dir() else error.strerror
+            none = isinstance(error, FileNotFoundError) and self.path.is_dir()
+            why = "it holds no study.json" if none else error.strerror
             allowed = f"no study there: {why}{self._meant()}"
             raise ConfigError("workdir", str(self.path), allowed) from None
         except ValueError as error:
