@@ -41,7 +41,6 @@ _BRIEF = ("forest", "solving", "by-group")
 # A study of more tasks and cells than this shows of each the figure of its verdicts alone: drawing
 # all would take many minutes, and no page could show them.
 _MANY = 24
-_SEVERAL = 8  # from here on the lattice and that figure
 _VERDICTS = {"mean": ("forest",), "solve": ("solving",)}
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
@@ -128,21 +127,17 @@ def write_report(
 
 def _wanted(context: dict, task: dict) -> tuple[str, ...] | None:
     """The figures that a task has, None for all."""
-    verdicts, number = _VERDICTS[task["record"].outcome.kind], len(context["tasks"])
-    if number > _SEVERAL:
-        return verdicts if number > _MANY else ("lattice", *verdicts)
+    if len(context["tasks"]) > _MANY:
+        return _VERDICTS[task["record"].outcome.kind]
     return _BRIEF if task["family"] is not None and task["family"]["brief"] else None
 
 
 def _left_out(tasks: list[dict]) -> list[str]:
-    if len(tasks) <= _SEVERAL:
+    if len(tasks) <= _MANY:
         return []
-    drawn = "only the figure of the verdicts is" if len(tasks) > _MANY else (
-        "only the lattice and the figure of the verdicts are"
-    )  # fmt: skip
     return [
-        f"So that this page stays small, {drawn} drawn for each of the {len(tasks)} tasks; the "
-        f"folder of the study has what the others are drawn from."
+        f"So that this page stays small, only the figure of the verdicts is drawn for each of the "
+        f"{len(tasks)} tasks; the folder of the study has what the others are drawn from."
     ]
 
 
