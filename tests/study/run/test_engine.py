@@ -212,7 +212,8 @@ def test_without_a_terminal_every_arm_is_named_when_tuned_and_with_its_result(tm
             shown.follow(work)
             work.run()
         first, *lines = out.getvalue().splitlines()
-        assert first.startswith("On ") and " CPU core" in first
+        begins = r"On \d+ CPU cores?: study '.+', \d arms on 1 task, \d+ runs\b.*\."
+        assert re.fullmatch(begins, first)
         printed.append([line.partition("] reverse: ")[2] for line in lines])
     tuned, judged = ([x for x in printed[0] if x.startswith("tuning ") == t] for t in (True, False))
     assert tuned[:3] == [f"tuning {arm}" for arm in shown_arms]
