@@ -74,12 +74,12 @@ def read(path: str, cls: type) -> ConfigDict:
 
 def _file(given: str, name: str) -> str:
     """The file that is named: a path, or else a config that comes with the commands."""
+    if name in (names := place.shipped()):
+        return str(place.CONFIGS / f"{name}.py")
     if pathlib.Path(name).is_file():
         if not name.endswith(".py"):
             raise ConfigError("--config", given, "is no Python file: its name ends in .py")
         return name
-    if name in (names := place.shipped()):
-        return str(place.CONFIGS / f"{name}.py")
     folder, bare = pathlib.Path(name).parent, name.removeprefix("configs/").removesuffix(".py")
     beside = sorted(str(file) for file in folder.glob("[a-z]*.py")) if "/" in name else []
     hint = nearest(name, beside) if beside else nearest(bare, names)

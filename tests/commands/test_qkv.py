@@ -57,14 +57,19 @@ def test_a_shipped_config_goes_by_its_name(qkv):
 
 @pytest.mark.parametrize("name", ["quick", "papers/kayyam2026:small"])
 def test_a_name_is_the_file_of_that_name(name, monkeypatch, tmp_path):
-    """A file of one's own comes first."""
+    """A file of one's own has an ending: it cannot stand in the way, and is read by its path."""
     path, colon, size = name.partition(":")
     shipped = config_file.read(str(ROOT / "configs" / f"{path}.py") + colon + size, StudyFile)
     monkeypatch.chdir(tmp_path)
+    own = tmp_path / f"{path}.py"
+    own.parent.mkdir(exist_ok=True)
+    own.write_text(MINE)
+    own.with_suffix("").touch()
     assert config_file.read(name, StudyFile).to_dict() == shipped.to_dict()
-    (tmp_path / path).parent.mkdir(exist_ok=True)
-    (tmp_path / path).write_text(MINE)
-    assert config_file.read(name, StudyFile).name == "mine"
+    assert config_file.read(f"{path}.py{colon}{size}", StudyFile).name == "mine"
+    own.with_suffix("").rename("notes")
+    with pytest.raises(ConfigError, match="is no Python file: its name ends in .py"):
+        config_file.read("notes", StudyFile)
 
 
 @pytest.mark.parametrize(
