@@ -3,6 +3,7 @@
     python -m experiments.prepare reviews --sdist=vaderSentiment-3.3.2.tar.gz --out=data/reviews.tsv
     python -m experiments.prepare gguf --gguf=SmolLM2-135M-Instruct.Q4_1.gguf --out=data/smollm2
     python -m experiments.prepare verses --sword=usr/share/sword --out=data/verses.tsv
+    python -m experiments.prepare wikipedia --dump=enwiki.xml.bz2 --out=data/wikipedia
 
 `reviews`: the movie-review snippets of Hutto & Gilbert (2014), rated by people from -4 to 4 and
 here labelled by the sign of their mean rating, without those at zero. `make reviews` fetches the
@@ -13,9 +14,13 @@ source distribution of vaderSentiment (MIT licence), in which they lie, and runs
 `verses`: the verses of the World English Bible beside those of the Reina-Valera of 1909, both in
 the public domain, from the modules of the SWORD project that Debian packages as sword-text-web and
 sword-text-sparv. It needs the package `pysword`.
+
+`wikipedia`: the articles of a dump of Wikipedia as plain words, an article per row, in the form of
+text8 (see `qkv_jax.tasks.text.wikipedia`); a small dump is among the test data of gensim.
 """
 
 import io
+import json
 import math
 import pathlib
 import re
@@ -24,6 +29,7 @@ import zlib
 
 from qkv_jax.config import ConfigError
 from qkv_jax.runtime.files import write_whole
+from qkv_jax.tasks.text.wikipedia import articles
 
 from .cli import entry
 from .cli.paths import path_flag
@@ -31,8 +37,9 @@ from .cli.paths import path_flag
 _SDIST = path_flag("sdist", None, "The source distribution of vaderSentiment, .tar.gz.")
 _GGUF = path_flag("gguf", None, "A GGUF file.")
 _SWORD = path_flag("sword", None, "The folder of SWORD modules, with mods.d in it.")
-_OUT = path_flag("out", None, "The file to write, by default data/NAME.tsv; of a model, the "
-                              "folder.")  # fmt: skip
+_DUMP = path_flag("dump", None, "A dump of Wikipedia, .xml or .xml.bz2.")
+_OUT = path_flag("out", None, "The file to write, by default data/NAME.tsv; of a model and of "
+                              "articles, the folder.")  # fmt: skip
 
 _INNER = "additional_resources/hutto_ICWSM_2014.tar.gz"
 _SNIPPETS = "movieReviewSnippets_GroundTruth.txt"
@@ -61,7 +68,7 @@ def reviews() -> None:
             raise ConfigError("--sdist", _SDIST.value, allowed) from None
         if sign:
             rows.append((name, "positive" if sign > 0 else "negative", text.strip()))
-    out = _write("reviews", [("id", "label", "text"), *rows])
+    out = _write("data/reviews.tsv", _tabbed([("id", "label", "text"), *rows]))
     positive = sum(label == "positive" for _, label, _ in rows)
     print(f"{out}: {len(rows)} snippets, {positive} positive and {len(rows) - positive} negative")
 
@@ -112,17 +119,35 @@ def verses() -> None:
             # Versifications differ: of a chapter the verses that both have.
             rows += [tuple(map(plain, row)) for row in zip(*sides, strict=False)]
     rows = [row for row in rows if all(row)]
-    print(f"{_write('verses', rows)}: {len(rows)} pairs of verses")
+    print(f"{_write('data/verses.tsv', _tabbed(rows))}: {len(rows)} pairs of verses")
 
 
-def _write(name: str, rows: list[tuple[str, ...]]) -> pathlib.Path:
-    """Columns separated by tabs, in a new file.
+def wikipedia() -> None:
+    """A data set of one file, train.jsonl, with the columns title and text."""
+    if not _DUMP.value:
+        raise ConfigError("--dump", None, "name a dump of Wikipedia")
+    found = [
+        (title, text) for title, text in articles(pathlib.Path(_DUMP.value), "--dump") if text
+    ]
+    if not found:
+        raise ConfigError("--dump", _DUMP.value, "holds no articles")
+    rows = (json.dumps({"title": title, "text": text}) for title, text in found)
+    out = _write("data/wikipedia", "\n".join(rows), within="train.jsonl")
+    print(f"{out}: {len(found)} articles of {sum(len(text) for _, text in found):,} letters")
+
+
+def _tabbed(rows: list[tuple[str, ...]]) -> str:
+    return "\n".join(map("\t".join, rows))
+
+
+def _write(default: str, content: str, within: str = "") -> pathlib.Path:
+    """Writes a new file, or the one `within` the folder that is named.
 
     Raises:
       ConfigError: `--out`, if there is another file.
     """
-    out = pathlib.Path(_OUT.value or f"data/{name}.tsv")
-    text = ("\n".join(map("\t".join, rows)) + "\n").encode()
+    out = pathlib.Path(_OUT.value or default, within)
+    text = f"{content}\n".encode()
     if out.exists() and (not out.is_file() or out.read_bytes() != text):
         raise ConfigError("--out", str(out), "is there already, and something else; name another")
     write_whole(out, text)
@@ -146,4 +171,5 @@ def member(archive: bytes, ending: str, name: str) -> bytes:
 
 
 if __name__ == "__main__":
-    entry.enter_one("data set", {"reviews": reviews, "gguf": gguf, "verses": verses})
+    made = {"reviews": reviews, "gguf": gguf, "verses": verses, "wikipedia": wikipedia}
+    entry.enter_one("data set", made)

@@ -35,6 +35,8 @@ EXCEPTIONS = {
     "--status": "needs that study of Slurm's: likewise",
     "experiments.analyze --run": "its ten figures, as with --study; test_survey_command.py",
     "experiments.analyze --pretrained": "likewise",
+    "gensim": "downloads 28 MB: tests/commands/test_wikipedia.py has small dumps",
+    "data/wikipedia": "needs those",
     "smollm2": "downloads 93 MB; test_decoders.py, test_gguf.py and test_decoder_surgery.py have "
                "small ones",
     "experiments.benchmark": "takes a minute at sizes of its own",
