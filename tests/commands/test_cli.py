@@ -226,8 +226,8 @@ def test_the_calibration_refuses_in_one_line_too(refused):
     assert refused("experiments.calibrate", "--studies=0") == (
         "--studies: given '0'; allowed: a positive integer"
     )
-    assert refused("experiments.calibrate", "--protocol=race", "--outcome=solve") == (
-        "--outcome: given 'solve'; hostile cases have outcomes of their own; leave it out"
+    assert refused("experiments.calibrate", "--outcome=solve") == (
+        "--outcome: given 'solve'; goes with --protocol=fixed: hostile cases have their own outcomes"
     )
 
 
