@@ -148,7 +148,7 @@ def main() -> None:
         _real()
         return
     if _PROTOCOL.value != "fixed" and _OUTCOME.value is not None:
-        allowed = "goes with --protocol=fixed: hostile cases have their own outcomes"
+        allowed = "is of --protocol=fixed: hostile cases have their own outcomes"
         raise ConfigError("outcome", _OUTCOME.value, allowed)
     start = time.perf_counter()
     # No JAX: a process in which it has started is not to be forked.

@@ -227,7 +227,7 @@ def test_the_calibration_refuses_in_one_line_too(refused):
         "--studies: given '0'; allowed: a positive integer"
     )
     assert refused("experiments.calibrate", "--outcome=solve") == (
-        "--outcome: given 'solve'; goes with --protocol=fixed: hostile cases have their own outcomes"
+        "--outcome: given 'solve'; is of --protocol=fixed: hostile cases have their own outcomes"
     )
 
 
