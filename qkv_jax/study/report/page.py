@@ -142,10 +142,12 @@ def _left_out(tasks: list[dict]) -> list[str]:
 
 
 def _context(record, runs, results) -> dict:
-    slugs = _slugs([*record.tasks, *families(record)])
+    grouped = families(record)
+    slugs = _slugs([*record.tasks, *grouped])
+    averages = family_table(record, runs) if grouped else None
     grids = {
-        name: family_context(record, results, family_table(record, runs), name, slugs[place])
-        for place, name in enumerate(families(record), len(record.tasks))
+        name: family_context(record, results, averages, name, slugs[place])
+        for place, name in enumerate(grouped, len(record.tasks))
     }
     tasks = [
         _task(record, results, name) | {"slug": slug, "family": grids.get(record.tasks[name].grid)}
@@ -162,7 +164,7 @@ def _context(record, runs, results) -> dict:
         "packages": record.versions[-1].packages if record.versions else {},
         "warnings": headlines.warnings(record, runs, results) + _left_out(tasks),
         "matrix": matrix,
-        "slugs": dict(zip([*record.tasks, *families(record)], slugs, strict=True)),
+        "slugs": dict(zip([*record.tasks, *grouped], slugs, strict=True)),
         "overview": headlines.overview(record, results),
         "tasks": tasks,
         "families": list(grids.values()),
