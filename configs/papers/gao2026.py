@@ -6,8 +6,9 @@ Keyless attention has no key: softmax(X W_Q W_R (X W_V)^T) X W_V, that is K=V wi
 head. Kayyam et al.'s repository reports that on associative recall (two layers, width 128) it stays
 at 0.34 to 0.37 with four heads, over three seeds, where it has 1.000 with one head and `separate`
 0.9995; W_R was drawn with a deviation of 0.02, at one learning rate. Is that what the function can
-express, or where it starts? Here W_R starts at that deviation, at 1/sqrt(H) and at the identity,
-every arm at rates of its own, beside plain K=V, which was not run there.
+express, or where it starts? Here W_R starts at that deviation, at 1/sqrt(H), which is another for
+one head of 64 than for four of 16, and at the identity, every arm at rates of its own, beside plain
+K=V, which was not run there.
 
 Deviations: width 64, multi-query recall with fresh examples, learned positions, no MLP. On two CPU
 cores 21 minutes by `--plan`; on a GPU, by the arithmetic in the README, one and a half.
@@ -21,9 +22,11 @@ ARMS = {
     "separate": {},
     "K=V": {"tie": "K=V"},
     "keyless, 0.02": {"tie": "K=V", "adapters": {"key": "head:0.02"}},
-    "keyless, 0.25": {"tie": "K=V", "adapters": {"key": "head:0.25"}},
+    "keyless, 1/8": {"tie": "K=V", "adapters": {"key": "head:0.125"}},
+    "keyless, 1/4": {"tie": "K=V", "adapters": {"key": "head:0.25"}},
     "keyless, identity": {"preset": "gao"},
 }
+SCALED = {"1": "keyless, 1/8", "4": "keyless, 1/4"}  # 1/sqrt(H) of so many heads
 PUBLISHED = {
     "1": {"separate": 0.9995, "keyless, 0.02": 1.0},
     "4": {"separate": 0.9995, "keyless, 0.02": 0.355},  # 0.34 to 0.37
@@ -45,6 +48,10 @@ def get_config() -> ConfigDict:
                         "length": 32, "vocabulary": 64, "train_examples": 0, "outcome_kind": "mean",
                     },
                     "model": {"heads": int(heads)},
+                    "arms": tuple(
+                        name for name in ARMS
+                        if name == SCALED[heads] or name not in SCALED.values()
+                    ),
                     "learning_rates": (3e-3, 1e-2),
                     "published": {"Kayyam et al.'s repository": numbers},
                 }

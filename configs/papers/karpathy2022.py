@@ -5,11 +5,12 @@
         --config.tasks.characters.options.files="('input.txt',)"
 
 Published: 1.88 nats a character after 2000 steps, of tiny-shakespeare. Four layers, four heads,
-width 128, 64 characters, batches of 12, no dropout, no biases, tied embedding. Without a file the
-text is that of the package `shakespeare`, another edition and five times as long: the two numbers
-are then of two texts. The second command reads nanoGPT's own file, of which the training text is
-then the same. Deviations: the rate falls to zero instead of a tenth; the score is that of the
-last step on the last 5 % of each file, theirs the best of several on the last 10 %.
+width 128, 64 characters, batches of 12, no dropout, no biases in attention, tied embedding. Without
+a file the text is that of the package `shakespeare`, another edition and five times as long: the
+two numbers are then of two texts. The second command reads nanoGPT's own file, of which the
+training text is then the same. Deviations: MLPs and layer norms have biases; the rate falls to zero
+instead of a tenth; the score is that of the last step on the last 5 % of each file, theirs the best
+of several on the last 10 %.
 
 An hour on two CPU cores by `--plan`, a minute on a GPU by the arithmetic in the README. Not run.
 """
