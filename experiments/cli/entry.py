@@ -36,6 +36,7 @@ RESUME = os.EX_TEMPFAIL  # 75: stopped as asked; the same command goes on
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 _config_class: type | None = None  # what a command's config file is read into
 _config: ConfigDict | None = None  # what it gives, once the command line is read
+_takes_words = False  # whether a command is told by words, before all flags, what to work on
 
 
 def enter(main: Callable[[], int | None]) -> NoReturn:
@@ -63,6 +64,8 @@ def enter_one(what: str, mains: dict[str, Callable[[], int | None]]) -> NoReturn
 def words() -> list[str]:
     """Takes what comes before the first flag off the command line, for commands that are told by
     such words what to work on."""
+    global _takes_words
+    _takes_words = True
     first = next((i for i, word in enumerate(sys.argv[1:]) if word.startswith("-")), None)
     taken = sys.argv[1:] if first is None else sys.argv[1 : first + 1]
     del sys.argv[1 : len(taken) + 1]
@@ -197,6 +200,8 @@ def _refuse_nan() -> None:
 
 def _meant(word: str) -> str:
     """What is said of a word that is no flag."""
+    if _takes_words:
+        return "names come first, before all flags"
     own = {flag.name for flag in _own_flags()}
     is_config = _config_class and (".py" in word or word.partition(":")[0] in place.shipped())
     names = ["config"] if is_config else []

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from qkv_jax.analysis import circuits, geometry, movement
 from qkv_jax.analysis.layers import Layer, LayerProbe, heads, layer_weights, probe
 from qkv_jax.tasks import Batch
+from qkv_jax.tasks.text.packing import first_alone
 from qkv_jax.training.state import model_inputs
 from qkv_jax.training.step import Trainer
 
@@ -94,7 +95,7 @@ def measure(
       params: of the trained model.
       test: the test split of its task.
     """
-    batch = jax.tree.map(lambda a: jnp.asarray(a[:_EXAMPLES]), model_inputs(test))
+    batch = jax.tree.map(lambda a: jnp.asarray(a[:_EXAMPLES]), first_alone(model_inputs(test)))
     untrained = jax.device_get(trainer.init_params(seed, salt))
     start = layer_weights(trainer.model, {"params": untrained})
     models = [_model(trainer, p, start, batch) for p in (params, untrained)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from qkv_jax.analysis.layers import require_circuits
 from qkv_jax.config import ConfigError, as_dict, build, check_plain
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.study.arms import Arm, same_programs, traceable, widen
@@ -108,6 +109,7 @@ class Study:
         self._named = {(p.name, arm.name): (p, arm) for p in self.tasks for arm in p.arms}
         arms = {plan.name: (plan.task, [arm.name for arm in plan.arms]) for plan in self.tasks}
         self.claims = read_claims(self.file.claims, arms, self.config.baseline)
+        self._check_measured()
 
     @property
     def tune_seeds(self) -> tuple[int, ...]:
@@ -243,6 +245,17 @@ class Study:
             if entry.against:
                 self._check_contrast(name, entry.against)
         check_apart("arms", self.arm_entries)
+
+    def _check_measured(self) -> None:
+        """Refuses to measure arms of which there is nothing to measure, before any is trained."""
+        for key, claim in self.claims.items():
+            for name, entry in claim.evidence.items():
+                for arm in entry.measured_arms:
+                    for task in entry.tasks:
+                        try:
+                            require_circuits(self._named[task, arm][1].trainer.model_config)
+                        except ConfigError as error:
+                            raise error.under(f"claims.{key}.evidence.{name}: {arm}") from None
 
     def _check_contrast(self, name: str, against: str) -> None:
         """Refuses another arm that is none, or that no task has beside this one."""

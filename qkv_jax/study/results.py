@@ -194,8 +194,8 @@ class StudyResults:
                          "95 % interval")  # fmt: skip
         if formats.known(row.get("delta")) and arm != self.record.baseline:
             delta = formats.bracket(row, "delta", "delta_low", "delta_high", places, signed=True)
-            found.append(f"difference to {self.record.baseline}: {delta} {unit}, with the interval "
-                         f"of the verdict: {row['verdict']}")  # fmt: skip
+            found.append(f"difference to {self.record.baseline}: {delta} {unit}, with its 95 % "
+                         f"interval; verdict: {row['verdict']}")  # fmt: skip
         return found
 
     def untrained(self, task: str, arm: str, seed: int = 0) -> dict:

@@ -7,6 +7,7 @@ and are made inside jit; validation and test batches are the same for all arms a
 
 import abc
 import dataclasses
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -107,6 +108,11 @@ class Outcome:
     @property
     def higher_is_better(self) -> bool:
         return self.metric != "loss"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the most that a score can be."""
+        return 0.0, math.inf if self.metric == "loss" else 1.0
 
     def solved(self, value: float) -> bool:
         """Whether a value reaches the threshold."""

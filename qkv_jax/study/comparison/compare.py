@@ -1,7 +1,7 @@
 """Studies side by side: what each arm of each came to on the tasks that they share.
 
-Only differences to a study's own baseline are shown beside each other, since each study pairs its
-seeds within itself; nothing is tested across studies.
+Only differences to a study's own baseline are shown beside each other, since what seeds share is
+shared within a study; nothing is tested across studies.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pandas as pd
 
 from qkv_jax.config import ConfigError
 from qkv_jax.output.formats import join
+from qkv_jax.study.record import TaskRecord
 from qkv_jax.study.resolved import resolved_config
 from qkv_jax.study.results import StudyResults
 
@@ -93,6 +94,8 @@ def _check_alike(task: str, first: str, one: StudyResults, other: str, two: Stud
         ("outcome", ours.outcome.kind, theirs.outcome.kind),
         ("metric", ours.outcome.metric, theirs.outcome.metric),
         ("unit", ours.unit, theirs.unit),
+        ("margin", _declared(ours), _declared(theirs)),
+        ("threshold", ours.outcome.threshold, theirs.outcome.threshold),
         ("baseline", one.record.baseline, two.record.baseline),
     ]
     for field, mine, given in facts:
@@ -105,6 +108,10 @@ def _check_alike(task: str, first: str, one: StudyResults, other: str, two: Stud
         what = f"has {mine!r} in {first}" if mine != given else f"read other files in {first}"
         allowed = f"{what}: these are other data, which cannot be compared"
         raise ConfigError(f"{other}: tasks.{task}.options", given, allowed)
+
+
+def _declared(task: TaskRecord) -> float:
+    return task.outcome.margin if task.declared_margin is None else task.declared_margin
 
 
 def _rows(task: str, name: str, study: StudyResults) -> list[dict]:

@@ -17,7 +17,7 @@ from qkv_jax.study.protocol import inference, verdicts
 from qkv_jax.study.protocol.comparison import Design, Tuning, compare_means, compare_solved
 from qkv_jax.study.protocol.evaluated import Evaluated, Standing, evaluations, standings
 from qkv_jax.study.protocol.margins import is_narrow
-from qkv_jax.study.record import StudyRecord, TaskRecord
+from qkv_jax.study.record import StudyRecord
 
 COLUMNS = (
     "task", "arm", "against", "verdict", "n", "delta", "delta_low", "delta_high", "p_adjusted",
@@ -71,10 +71,10 @@ def _raced(
     verdict = verdicts.POWER
     if verdicts.EDGE in (state.verdict for state in states):
         verdict = verdicts.EDGE
-    elif different <= field.record.alpha:
-        verdict = verdicts.WORSE if found.worse < found.better else verdicts.BETTER
     elif equal <= field.record.alpha and not is_narrow(race.rules.margin, race.least):
         verdict = verdicts.COLLAPSES if collapsed else verdicts.EQUIVALENT
+    elif different <= field.record.alpha:
+        verdict = verdicts.WORSE if found.worse < found.better else verdicts.BETTER
     return row | {"verdict": verdict, "p_adjusted": different, "p_equivalence": equal}
 
 
@@ -93,7 +93,7 @@ def _fixed(
     ((means,), _) = compare_means(one.values[None], two.values, design, tuning, refused)
     asked = means
     if task.solving:
-        solved, reference = (_solved(each, task) for each in (one, two))
+        solved, reference = (each.solved(task) for each in (one, two))
         (asked,) = compare_solved(solved[None], reference, design)
     edge = asked.effect.n and (one.edge or two.edge)
     return {
@@ -102,9 +102,3 @@ def _fixed(
         "p_adjusted": asked.p_adjusted, "p_equivalence": asked.p_equivalence,
     }  # fmt: skip
 
-
-def _solved(runs: Evaluated, task: TaskRecord) -> np.ndarray:
-    """1 where a seed solved the task, 0 where it did not, NaN where there is none."""
-    sign = 1 if task.higher_is_better else -1
-    reached = sign * runs.values >= sign * task.outcome.threshold
-    return np.where(np.isnan(runs.values), np.nan, (runs.status == "done") & reached)

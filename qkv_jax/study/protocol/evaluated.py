@@ -14,7 +14,7 @@ from qkv_jax.study.protocol.race_rules import chosen
 from qkv_jax.study.protocol.racing import Field
 from qkv_jax.study.protocol.selection import Choice, Run, Runs, by_arm, choices
 from qkv_jax.study.rates import same_rate
-from qkv_jax.study.record import StudyRecord
+from qkv_jax.study.record import StudyRecord, TaskRecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,13 @@ class Evaluated:
     lead: float
     tuned: int
     lost: int
+
+    def solved(self, task: TaskRecord) -> np.ndarray:
+        """[S] 1 where a seed solved the task, 0 where it did not, NaN where there is none. Not by
+        the score alone: a failure value may lie beyond the threshold by mistake."""
+        sign = 1 if task.higher_is_better else -1
+        reached = sign * self.values >= sign * task.outcome.threshold
+        return np.where(np.isnan(self.values), np.nan, (self.status == "done") & reached)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,9 +136,12 @@ def of_race(record: StudyRecord, name: str, standing: Standing) -> dict[str, Eva
 def _of_cells(field: Field, race: Race, number: int, first: int, end: int | None) -> Evaluated:
     """Of the seeds of an arm from the first to the last but one that the race has used."""
     state, sign = race.arms[number], -1 if field.record.tasks[field.name].higher_is_better else 1
+    # A closed race stops where a run is lacking: what it did not get to is there all the same.
+    used = {} if race.rules.closed else race.used
     cells: dict[int, list[Run]] = {
-        place: field.cells.get((number, place), [])[: race.used.get((number, place), 0)][first:end]
+        place: field.cells.get((number, place), [])[: used.get((number, place))][first:end]
         for place in state.live
+        if race.rules.closed or (number, place) in used
     }
     cells = {place: runs for place, runs in cells.items() if runs}
     size = 2 * field.record.analyses[-1]  # of all arms and tasks, so that arrays fit together

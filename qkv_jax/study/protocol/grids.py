@@ -14,6 +14,7 @@ import pandas as pd
 from qkv_jax.study.axes import is_number
 from qkv_jax.study.protocol import inference
 from qkv_jax.study.protocol.evaluated import seed_scores
+from qkv_jax.study.protocol.summary import bounded
 from qkv_jax.study.record import StudyRecord
 
 FAMILY_COLUMNS = (
@@ -77,15 +78,16 @@ def average(
         return found
     own = np.mean([scores[task][arm] for task in with_arm], axis=0)
     reference = np.mean([scores[task][base] for task in with_arm], axis=0)
+    if record.protocol == "race" and arm == record.placebo:  # it is the rest of the same seeds
+        reference[np.isnan(own)] = np.nan
     n, mean, sd = inference.moments(own)
     low, high = inference.t_interval(mean, sd, n)
     found |= {"n": int(n), "mean": float(mean), "ci_low": float(low), "ci_high": float(high)}
     if arm != base:
-        both = ~np.isnan(own - reference)
-        effect = inference.difference([(1, own[both]), (-1, reference[both])])
+        effect = inference.difference([(1, own), (-1, reference)])
         low, high = inference.interval(effect)
         found |= {"delta": effect.delta, "delta_low": low, "delta_high": high}
-    return found
+    return found | bounded(found, record.tasks[tasks[0]].outcome)
 
 
 def family_table(record: StudyRecord, runs: pd.DataFrame) -> pd.DataFrame:

@@ -96,8 +96,8 @@ class Race:
         self.used[arm, place] = seeds
         return True
 
-    def _losses(self, arm: int, place: int, seeds: int | None = None) -> np.ndarray:
-        """[2, S] validation and test losses of the runs that are used."""
+    def losses(self, arm: int, place: int, seeds: int | None = None) -> np.ndarray:
+        """[2, S] validation and test losses of a cell's runs that are used."""
         return self._runs(arm, place)[:, : seeds or self.used[arm, place]]
 
     # --- events
@@ -163,7 +163,7 @@ class Race:
         """Validation means of the live rates, over the seeds that all of them have."""
         live = self.arms[arm].live
         common = min(self.used[arm, place] for place in live)
-        return [self._losses(arm, place, common)[0].mean() for place in live]
+        return [self.losses(arm, place, common)[0].mean() for place in live]
 
     def _drop(self, arm: int) -> int:
         """Lets the rates go that cannot be an arm's best; returns the one that leads."""
@@ -171,7 +171,7 @@ class Race:
         tried = [place for a, place in self.used if a == arm]
         spread = {}
         for place in tried:
-            values = self._losses(arm, place)[0]
+            values = self.losses(arm, place)[0]
             spread[place] = values.var(ddof=1), len(values) - 1.0
         # Two scores of a share of right answers may well be equal: that is no spread to lend.
         variance, df = np.array(list(spread.values())).T
@@ -186,7 +186,7 @@ class Race:
             return (PRIOR_DF * lent + df * variance) / (PRIOR_DF + df) / (df + 1)
 
         def stays(place):
-            behind = self._losses(arm, place)[0].mean() - self._losses(arm, lead)[0].mean()
+            behind = self.losses(arm, place)[0].mean() - self.losses(arm, lead)[0].mean()
             error = math.sqrt(squared_error(place) + squared_error(lead))
             if not lent and behind == 0:  # nothing is known of how far runs scatter
                 return True
@@ -199,7 +199,7 @@ class Race:
     def _scores(self, arm: int, seeds: int) -> np.ndarray:
         """Test losses [S] of an arm, each at the rate that the other seeds chose by validation; of
         seeds that the leading rate alone has, at the rate that the common ones chose."""
-        cells = [self._losses(arm, place)[:, :seeds] for place in self.arms[arm].live]
+        cells = [self.losses(arm, place)[:, :seeds] for place in self.arms[arm].live]
         rates = chosen([losses[0] for losses in cells])
         return np.array([cells[rate][1, seed] for seed, rate in enumerate(rates)])
 
@@ -219,10 +219,10 @@ class Race:
             return
         waiting = there
         reference = self._scores(0, base)
-        leading = {arm: self._losses(arm, self.arms[arm].lead, seeds)[1] for arm in waiting}
+        leading = {arm: self.losses(arm, self.arms[arm].lead, seeds)[1] for arm in waiting}
         # Arms that were given up for their noise stay among those that say how noisy arms are: else
         # the few that are left, in which no run has collapsed yet, would seem quiet.
-        noisy = [self._losses(each, state.lead, state.seeds)[1]
+        noisy = [self.losses(each, state.lead, state.seeds)[1]
                  for each, state in enumerate(self.arms) if state.verdict == verdicts.POWER]
         rows = np.full((len(waiting) + len(noisy) + 1, base), np.nan)
         for row, values in zip(rows, [reference, *leading.values(), *noisy], strict=True):
@@ -238,7 +238,7 @@ class Race:
         for row, (arm, state) in zip(rows, enumerate(self.arms[1:], 1), strict=True):
             if arm not in leading and not state.seeds:
                 continue
-            own = leading[arm] if arm in leading else self._losses(arm, state.lead, state.seeds)[1]
+            own = leading[arm] if arm in leading else self.losses(arm, state.lead, state.seeds)[1]
             row[: len(own)] = own
         return inference.pooled_correlation(rows, reference)
 
@@ -252,7 +252,7 @@ class Race:
             return None
         seeds, share = taken[-1]
         of_arm, of_other = (
-            [self._losses(each, rate)[1][:seeds] for rate in self.arms[each].live]
+            [self.losses(each, rate)[1][:seeds] for rate in self.arms[each].live]
             for each in (arm, other)
         )
         own, reference = self._scores(arm, seeds), self._scores(other, seeds)
@@ -264,9 +264,11 @@ class Race:
         equal = max(highest(to_reference, -margin), highest(to_own, -margin))
         return Contrast(seeds, share, highest(to_reference), highest(to_own), equal)
 
-    def _compare(
+    def compare(
         self, one: np.ndarray, other: np.ndarray, correlation: float | None = None
     ) -> inference.Difference:
+        """The difference of two samples of test losses, by the variance and the correlation of the
+        last look."""
         pair, common = [(1, one), (-1, other)], self.correlation
         common = common if correlation is None else correlation
         effect = inference.difference(pair, correlation=common, least=self.least)
@@ -280,7 +282,7 @@ class Race:
         if self.rules.solving:
             counts = (int((other == 0).sum()), int((one == 0).sum()), len(other), len(one))
             return 1.0 if bound else inference.solved_p(*counts, side="greater")
-        effect = self._compare(one, other, correlation)
+        effect = self.compare(one, other, correlation)
         if not effect.error:
             above = effect.delta > bound and not math.isnan(effect.exact)
             return 0.5 * effect.exact if above else 1.0
@@ -289,7 +291,7 @@ class Race:
     def _test(self, arm: int, rate: int, number: int, seeds: int, reference: np.ndarray) -> None:
         """Tests a cell against the baseline, once for each look."""
         state, share = self.arms[arm], next(itertools.islice(looks(), number, None))[1]
-        own = self._losses(arm, rate, seeds)[1]
+        own = self.losses(arm, rate, seeds)[1]
         for found, bound in ((state.worse, 0.0), (state.apart, -self.rules.margin)):
             found[rate] = min(found.get(rate, 1.0), self._p(own, reference, bound) / share)
         state.tested[rate] = number + 1
@@ -307,7 +309,7 @@ class Race:
         def half(effect):  # no spread among seeds is no knowledge of the spread
             return float(special.stdtrit(effect.df, tail)) * effect.error or math.inf
 
-        lows = [self._compare(self._losses(arm, rate)[1], reference) for rate in state.live]
+        lows = [self.compare(self.losses(arm, rate)[1], reference) for rate in state.live]
         state.low = min(effect.delta - half(effect) for effect in lows)
         state.high = max(effect.delta + half(effect) for effect in against)
 
@@ -320,8 +322,8 @@ class Race:
         state.seeds = seeds
         self._test(arm, lead, number, seeds, reference)
         own = self._scores(arm, seeds)
-        of_base = [self._losses(0, rate, len(reference))[1] for rate in self.arms[0].live]
-        effects = [self._compare(own, losses) for losses in of_base]
+        of_base = [self.losses(0, rate, len(reference))[1] for rate in self.arms[0].live]
+        effects = [self.compare(own, losses) for losses in of_base]
         state.delta = float(own.mean() - reference.mean())
         # Below a bound is the other way round above its negative.
         better = max(self._p(losses, own, 0.0) for losses in of_base)
@@ -330,7 +332,7 @@ class Race:
         state.within = min(state.within, within / share)
         equal = state.within <= level and state.apart[lead] <= level
         equal = equal and not is_narrow(margin, self.least)
-        alike = self._compare(self._losses(arm, lead, seeds)[1], reference).alike
+        alike = self.compare(self.losses(arm, lead, seeds)[1], reference).alike
         if alike and number and not self.least:  # nobody's scores vary, nor will they
             state.verdict = alike
         elif equal or 2 * state.worse[lead] <= level:
@@ -339,7 +341,7 @@ class Race:
         if state.verdict == verdicts.PENDING and 2 * state.better <= level:
             state.verdict = verdicts.BETTER
         if state.verdict == verdicts.PENDING and number:
-            state.needed = self._needed(self._losses(arm, lead, seeds)[1], reference)
+            state.needed = self._needed(self.losses(arm, lead, seeds)[1], reference)
             if state.needed > self.rules.hopeless:
                 state.verdict = verdicts.POWER
 
@@ -359,10 +361,10 @@ class Race:
 
     def collapsed(self, arm: int, place: int) -> int:
         """How many runs of a cell ended past halfway from the baseline's median to failing."""
-        usual = float(np.median(self._losses(0, self.arms[0].lead)[1]))
+        usual = float(np.median(self.losses(0, self.arms[0].lead)[1]))
         if self.rules.solving or not usual < self.rules.failure < math.inf:
             return 0
-        return int((self._losses(arm, place)[1] > (usual + self.rules.failure) / 2).sum())
+        return int((self.losses(arm, place)[1] > (usual + self.rules.failure) / 2).sum())
 
     def _any_collapsed(self, arm: int) -> bool:
         cells = [(each, place) for each in (0, arm) for place in self.arms[each].live]

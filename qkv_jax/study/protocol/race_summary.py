@@ -9,7 +9,7 @@ from qkv_jax.study.protocol.comparison import DECIDED
 from qkv_jax.study.protocol.evaluated import Evaluated, Standing
 from qkv_jax.study.protocol.margins import LEAST_SDS, is_narrow, seeds_for
 from qkv_jax.study.protocol.race import Race
-from qkv_jax.study.protocol.race_rules import looks
+from qkv_jax.study.protocol.race_plan import seeds_to_decide
 from qkv_jax.study.protocol.verdicts import Note, Notes, Verdict, What
 from qkv_jax.study.record import TaskRecord
 
@@ -35,13 +35,13 @@ def compare_race(
         row.update(_judged(standing, number, row, coarse.get(arm, math.nan)))
     if field.record.placebo in by_arm:
         placebo = by_arm[field.record.placebo]
-        half = len(found[field.record.placebo].seeds)
-        placebo.update(_estimate(race, found[field.record.placebo].values, base.values[:half]))
-        placebo.update(_placebo_verdict(standing, placebo, race))
+        second = found[field.record.placebo]
+        placebo.update(_estimate(race, second.values, base.values[: len(second.seeds)]))
+        placebo.update(_placebo_verdict(standing, placebo, second, base))
 
 
 def _estimate(race: Race, values: np.ndarray, reference: np.ndarray) -> dict:
-    """The difference of all scores that there are, with its plain interval and p."""
+    """The difference of all scores that there are, with the interval and p of it alone."""
     pair = [(1, values), (-1, reference)]
     effect = inference.difference(pair, correlation=race.correlation, least=race.least)
     low, high = inference.interval(effect)
@@ -77,7 +77,10 @@ def _judged(standing: Standing, number: int, row: dict, error: float) -> dict:
     if state.seeds:
         worse, apart = (max(p.get(place, 1.0) for place in state.live)
                         for p in (state.worse, state.apart))  # fmt: skip
-        found["p_adjusted"] = min(2 * min(worse, state.better) * times, 1.0)
+        p_adjusted = min(2 * min(worse, state.better) * times, 1.0)
+        # Where a rate has not been tested, 1 says nothing.
+        untested = p_adjusted == 1.0 and not {*state.live} <= {*state.worse}
+        found["p_adjusted"] = math.nan if untested else p_adjusted
         if not rules.solving:
             found["p_equivalence"] = min(max(state.within, apart) * times, 1.0)
         ends = sorted((sign * state.low, sign * state.high))
@@ -98,7 +101,8 @@ def _judged(standing: Standing, number: int, row: dict, error: float) -> dict:
         verdict = verdicts.POWER if verdict == verdicts.EQUIVALENT else verdict
     decided = verdict.kind in DECIDED
     if not rules.solving and not decided and is_narrow(rules.margin, race.least):
-        verdict, note = narrow(field.record.tasks[field.name], race.least, rules.level, verdict)
+        task = field.record.tasks[field.name]
+        verdict, note = narrow(task, race.least, rules.level, verdict, row["delta"])
         notes.append(note)
     collapsed = _counts(standing, number)
     if verdict == verdicts.EQUIVALENT and math.isfinite(rules.failure):
@@ -115,38 +119,50 @@ def _judged(standing: Standing, number: int, row: dict, error: float) -> dict:
     if collapsed and base:
         counts = (collapsed["n_collapsed"], base["n_collapsed"], collapsed["n_live"])
         found["p_collapsed"] = inference.solved_p(*counts, base["n_live"])
-    if verdict in (verdicts.POWER, verdicts.BUDGET) and math.isfinite(state.needed):
-        least = max(math.ceil(state.needed), row["n"] + 1)
-        found["seeds_to_decide"] = next(seeds for seeds, _ in looks() if seeds >= least)
+    if verdict in (verdicts.POWER, verdicts.BUDGET) and state.seeds:
+        found["seeds_to_decide"] = seeds_to_decide(race, number) or math.nan
+        notes += [
+            Note(What.OTHER_RATE, (f"{field.rate(place):.3g}", race.used[number, place]))
+            for place in state.live if place not in state.worse
+        ]  # fmt: skip
     if decided:
         found["decided_at"] = float(state.seeds)
     return found | {"verdict": verdict, "note": Notes(notes)}
 
 
 def narrow(
-    task: TaskRecord, variance: float, level: float, verdict: Verdict
+    task: TaskRecord, variance: float, level: float, verdict: Verdict, delta: float
 ) -> tuple[Verdict, Note]:
-    """The verdict where the margin is too small, and what it would take: where that is a ceiling's
-    doing, no number of seeds."""
+    """The verdict where the margin is too small, and what it would take: of an arm that is at the
+    ceiling as its baseline is, no number of seeds."""
     if task.declared_margin is not None:
         open_ = verdict in (verdicts.POWER, verdicts.TUNING)
-        return verdicts.CEILING if open_ else verdict, Note(What.AT_CEILING)
+        there = open_ and not abs(delta) > task.declared_margin
+        return verdicts.CEILING if there else verdict, Note(What.AT_CEILING)
     sd, margin = math.sqrt(variance), task.outcome.margin
     seeds = seeds_for(margin, variance, level)
     return verdict, Note(What.NARROW, (margin / sd, LEAST_SDS * sd, seeds))
 
 
-def _placebo_verdict(standing: Standing, row: dict, race: Race) -> dict:
+def _placebo_verdict(standing: Standing, row: dict, second: Evaluated, base: Evaluated) -> dict:
     """The second half of the baseline against the first, at alpha and at once."""
-    field = standing.field
-    task = field.record.tasks[field.name]
-    if row["n"] < inference.MIN_SEEDS:
-        return {"verdict": verdicts.FEW_SEEDS if row["n"] else verdicts.PENDING}
+    field, rules = standing.field, standing.race.rules
+    task, n = field.record.tasks[field.name], int(row["n"])
+    if n < inference.MIN_SEEDS:
+        return {"verdict": verdicts.FEW_SEEDS if n else verdicts.PENDING}
     low, high = row["delta_low"], row["delta_high"]
     verdict = verdicts.POWER
-    if task.solving or math.isnan(low):
-        verdict = verdicts.CEILING if math.isnan(low) else verdict
-    elif -race.rules.margin <= low and high <= race.rules.margin:
+    if task.solving:
+        own, first = (int(np.nansum(each.solved(task)[:n])) for each in (second, base))
+        p = inference.solved_p(own, first, n, n)
+        if p <= rules.alpha:
+            verdict = verdicts.BETTER if own > first else verdicts.WORSE
+        elif own == first and own in (0, n):
+            verdict = verdicts.CEILING
+        return {"verdict": verdict, "p_value": p}
+    if math.isnan(low):
+        verdict = verdicts.CEILING
+    elif -rules.margin <= low and high <= rules.margin:
         verdict = verdicts.EQUIVALENT
     elif not low <= 0 <= high:
         up = (low > 0) == task.higher_is_better

@@ -22,11 +22,13 @@ from qkv_jax.study.protocol.measured_curves import MeasuredCurves, Points
 from qkv_jax.study.protocol.race_summary import compare_race, narrow
 from qkv_jax.study.protocol.verdicts import Note, Notes, What
 from qkv_jax.study.record import StudyRecord
+from qkv_jax.tasks.base import Outcome
 
 COSTS = (
     "params", "attention_params", "flops_per_token", "kv_cache_bytes_per_token", "step_time_ratio",
 )  # fmt: skip
 NOISE = "step_time_noise"
+DELTAS = ("delta_low", "delta_high", "delta_low_simultaneous", "delta_high_simultaneous")
 MORE_STEPS = "more_steps", "more_steps_low", "more_steps_high"
 COLUMNS = (
     "task", "arm", "tie", "baseline", "learning_rate", "edge", "n", "n_diverged", "n_solved",
@@ -61,9 +63,11 @@ def summarise(
       points: of the runs' learning curves; without them `more_steps` is NaN.
 
     Returns: DataFrame with `COLUMNS`, rows in the order of the study. `sd` is that of the scores;
-      `ci_*`, `delta_*`, `solve_*` are plain 95 % intervals, `delta_*_simultaneous` hold for all
-      arms of the task at `alpha_look`, which this analysis tests at. `p_value` is that of this
-      analysis; `p_adjusted` and `p_equivalence` are the smallest of all analyses, adjusted for the
+      `ci_*`, `delta_*`, `solve_*` are 95 % intervals of one mean, difference or share,
+      `delta_*_simultaneous` hold for all arms of the task at `alpha_look`, which this analysis
+      tests at. In differences no variance is taken for less than `common_variance`, as in the
+      tests; intervals end where scores do (`Outcome.bounds`). `p_value` is that of this analysis;
+      `p_adjusted` and `p_equivalence` are the smallest of all analyses, adjusted for the
       arms and for what each analysis may spend, so that alpha is their level. `decided_at` is the
       number of seeds at which the verdict fell, `seeds_to_decide` the one at which an undecided
       arm would be decided if its estimates held (NaN: does not apply, or none would).
@@ -109,10 +113,7 @@ def _summarise_task(record, name, found, standing, costs, examples) -> list[dict
     }  # fmt: skip
     solved = None
     if task.outcome.threshold is not None:
-        sign = 1 if task.higher_is_better else -1
-        # Not the value alone: a failure value may lie beyond the threshold by mistake.
-        solved = (status == "done") & (sign * values >= sign * task.outcome.threshold)
-        solved = np.where(np.isnan(values), np.nan, solved)
+        solved = np.stack([found[arm].solved(task) for arm in arms])
         columns["n_solved"] = n_solved = np.nansum(solved, 1)
         columns["solve_low"], columns["solve_high"] = inference.solve_interval(n_solved, n)
         budgets = np.array([task.steps_for(arm) for arm in arms])
@@ -156,7 +157,20 @@ def _summarise_task(record, name, found, standing, costs, examples) -> list[dict
         compare_race(standing, rows, found, _coarse(record, name, found, examples))
     elif base in arms and others:
         _compare(record, name, rows, others, found, values, solved, examples, status)
+    for row in rows:
+        row |= bounded(row, task.outcome)
     return rows
+
+
+def bounded(row: dict, outcome: Outcome) -> dict:
+    """The ends of a row's intervals, none beyond what scores and their differences can be."""
+    low, high = outcome.bounds
+    ends = {
+        key: (low, high) if key.startswith("ci_") else (low - high, high - low)
+        for key in ("ci_low", "ci_high", *DELTAS)
+        if key in row
+    }
+    return {key: float(np.clip(row[key], *within)) for key, within in ends.items()}
 
 
 def _coarse(record, name, found, examples) -> dict[str, float]:
@@ -227,7 +241,8 @@ def _compare(record, name, rows, others, found, values, solved, examples, status
         if n and (twin or (lost[row] and lost[home])):
             verdict, needed = verdicts.SAME_PROGRAM if twin else verdicts.ALL_FAILED, math.nan
         if n and too_small and verdict.kind not in DECIDED:
-            verdict, note = narrow(task, variance, record.alpha / asked, verdict)
+            delta = mean.effect.delta
+            verdict, note = narrow(task, variance, record.alpha / asked, verdict, delta)
             notes[i].append(note)
             needed = math.nan if verdict == verdicts.CEILING else needed
         if 0 < n < len(record.eval_seeds):

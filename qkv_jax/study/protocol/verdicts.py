@@ -53,8 +53,9 @@ POWER, TUNING = Verdict("undecided", "power"), Verdict("undecided", "tuning")
 BETTER, WORSE, EQUIVALENT = Verdict("better"), Verdict("worse"), Verdict("equivalent")
 FEW_SEEDS, EDGE = Verdict("undecided", "few seeds"), Verdict("undecided", "edge")
 # Why two arms cannot be told apart, however many seeds there are: all scores of both are one value,
-# or so near the best that a margin in log-odds is as good as none; each seed's are the same, which
-# two programs hardly ever have; their configs say the same; or neither has a run that came through.
+# or both so near the best that a margin in log-odds is as good as none; each seed's are the same,
+# which two programs hardly ever have; their configs say the same; or neither has a run that came
+# through.
 CEILING, SAME_SCORES = Verdict("undecided", "ceiling"), Verdict("undecided", "same scores")
 SAME_PROGRAM = Verdict("undecided", "same program")
 ALL_FAILED = Verdict("undecided", "all failed")
@@ -66,6 +67,7 @@ COLLAPSES, BUDGET = Verdict("undecided", "collapses"), Verdict("undecided", "bud
 class What(enum.StrEnum):
     """What a note says; the braces stand for its values."""
 
+    OTHER_RATE = "learning rate {}, of {} seeds, may yet be its best"
     COARSE = "margin is under twice the sampling error of the test set"
     NARROW = (
         "margin is {:.2g} standard deviations of a run: equivalence is offered from 0.3 on, a "

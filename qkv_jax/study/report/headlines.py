@@ -12,6 +12,7 @@ from qkv_jax.study.report.sentences import is_tie
 # Of an arm, in a warning of its own, in its sentence or its table.
 _SAID = (
     What.FAILED, What.EDGE, What.EDGE_OF_BASELINE, What.WHEN_IT_TRAINS, What.COLLAPSED,
+    What.OTHER_RATE,
 )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def protocol(record: StudyRecord, runs, results: wording.Results) -> list[str]:
         second = "with other initial values and tuned on its own"
     lines.append(
         f"Placebo. {base} a second time, {second}. By chance "
-        f"it comes out better or worse in fewer than one {'cell' if grids else 'study'} in twenty."
+        f"it comes out better or worse on fewer than one {'cell' if grids else 'task'} in twenty."
     )
     on = "on this test set" if record.protocol == "race" else (
         "on the chosen learning rate and on this test set"

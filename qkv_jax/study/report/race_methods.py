@@ -46,8 +46,8 @@ def rules(record: StudyRecord) -> list[str]:
         "first. Where seeds solve a task or do not, Boschloo's exact test takes their place. The "
         "interval of a verdict holds at best rates, for all arms and all looks together (at half "
         "the level of the tests for equivalence, so that it may reach over the margin a little); "
-        "differences in the tables have plain 95 % intervals. Estimates of arms that stopped "
-        "early lean away from zero.",
+        "differences in the tables have the 95 % interval of that one comparison, by the same "
+        "standard error. Estimates of arms that stopped early lean away from zero.",
         "Collapses. A run has collapsed if it failed, or ended past halfway from the baseline's "
         "median to the failure value. Equivalence is conditional on none at any live rate, of arm "
         "or baseline (“when it trains”, with the upper 95 % limit), and refused where one has: a "

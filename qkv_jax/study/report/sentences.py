@@ -136,8 +136,11 @@ def _mean_sentence(record, task, row, baseline, who):
         return f"{who}: {row['verdict']}, without a difference to report."
     verb, size, span = _amount(task, row)
     unit, base, kind = wording.unit_words(task), record.baseline, row["verdict"].kind
-    interval = f"95 % interval {span}" if span else "no interval: all seeds differ alike"
-    detail = f"{interval}; {row['verdict']}, adjusted {wording.p_equals(row.get('p_adjusted'))}"
+    single = "of one seed" if row.get("n") == 1 else "all seeds differ alike"
+    interval = f"95 % interval {span}" if span else f"no interval: {single}"
+    detail = f"{interval}; {row['verdict']}"
+    if row.get("p_adjusted") is not None:
+        detail += f", adjusted {wording.p_equals(row['p_adjusted'])}"
     if kind in ("better", "worse"):
         return f"{who} {verb} {size} {unit} ({detail}, {_seeds(row)})."
     measured = {"costs": "cost", "gains": "gain"}[verb]
@@ -160,7 +163,7 @@ def _mean_sentence(record, task, row, baseline, who):
 _REASONS = {
     "same program": "This is the program of {base} under another name: there is nothing to decide.",
     "same scores": "The same numbers as {base} at every seed: is it the same program?",
-    "ceiling": "{base} is at the ceiling: this task cannot tell.",
+    "ceiling": "Both are at the ceiling: this task cannot tell.",
     "all failed": "No run came through, nor did one of {base}: there is nothing to compare.",
     "edge": "A best learning rate lies at the edge of the grid, so no verdict is given.",
     "collapses": "It would be equivalent, but runs of it or of {base} ended near failing.",
@@ -182,6 +185,8 @@ def _undecided(record, task, row) -> str:
             f" luck in that choice may have cost allows no verdict; {more}."
         )
     plan = f"; it would take {seeds} to decide" if seeds else ""
+    others = [str(note) for note in row.get("note", ()) if note.what is What.OTHER_RATE]
+    plan += "".join(f"; {remark}" for remark in others)
     if task.solving:
         return f"No difference could be shown, which does not mean that there is none{plan}."
     return f"Neither a difference nor equivalence could be shown{plan}."
@@ -239,6 +244,11 @@ def _group_finding(record, task, rows, verdict, baseline, prefix):
             f"{count} {what} are equivalent to {base} within ±{margin:g} {unit}; measured cost"
             f"{negative} with 95 % intervals: {named}."
         )
+        remarks = [note for row in rows for note in row.get("note", ())]
+        trains = [note for note in remarks if note.what is What.WHEN_IT_TRAINS]
+        if trains:
+            most = max(share for note in trains for share in note.values[2:])
+            text += f" That is, when they train: no run collapsed, of each at most {most:.0f} %."
     else:
         text = (
             f"{count} {what} are {verdict}; measured cost{negative} in {metric} with 95 % "
@@ -248,7 +258,7 @@ def _group_finding(record, task, rows, verdict, baseline, prefix):
 
 
 def _why_group(record, task, rows):
-    row = {k: v for k, v in rows[0].items() if k != "seeds_to_decide"}
+    row = {k: v for k, v in rows[0].items() if k not in ("seeds_to_decide", "note")}
     return _undecided(record, task, row)
 
 
@@ -295,7 +305,7 @@ def placebo_finding(record, task, row, baseline) -> Finding:
     if kind == "equivalent":
         end = "as it should"
     elif kind in ("better", "worse"):
-        end = "as happens by chance in fewer than one study in twenty: read the rest with care"
+        end = "as happens by chance on one task in twenty at most: read the rest with care"
     elif row["verdict"] == POWER:
         end = "as it may: no difference was shown"
         seeds = wording.seeds_words(row)

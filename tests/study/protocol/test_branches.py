@@ -156,6 +156,18 @@ def test_what_copies_would_have_needed_is_not_made_up():
     assert abs(table.loc["arm1", "delta"]) < 1.5
 
 
+def test_estimates_are_of_all_copies_that_there_are():
+    """The race on the copies comes to its end where an arm lacks some; of the others there are more
+    all the same, and a mean of their first few would be of other luck than that at full length."""
+    record = race_record(2, margin=0.3, seeds=32)
+    losses, shorter = (steep((0.0, gap, 0.2), noise=0.5) for gap in (9.0, 0.25))
+    record, runs, table = copies_of(record, losses, shorter)
+    whole = summarise(record, runs).set_index("arm")
+    assert table.loc["separate", "n"] == whole.loc["separate", "n"] > table.loc["arm1", "n"]
+    own = shorter[1, 0, 3, : whole.loc["separate", "n"]]
+    assert table.loc["separate", "mean"] == pytest.approx(own.mean())
+
+
 def test_a_best_rate_beyond_what_was_run_is_no_reason_to_wait():
     record = race_record(2, margin=0.3, seeds=8)
     losses = steep((0.0, 9.0, 9.0), noise=0.1)

@@ -88,3 +88,32 @@ def test_a_race_at_the_ceiling_says_so():
     assert str(plain.loc["arm1", "verdict"]) == "equivalent"
     own = found.drop("placebo")["learning_rate"]
     assert (own == GRID[1]).all() and np.isnan(found.loc["placebo", "learning_rate"])
+
+
+def test_an_arm_that_is_far_below_the_ceiling_is_not_excused_by_it():
+    """It is open for want of seeds, and told how many; only equivalence is not offered."""
+    rng = np.random.default_rng(0)
+    losses = 1 - 1e-4 * rng.exponential(size=(2, 3, 7, 64))
+    losses[:, :, [0, 1, 2, 4, 5, 6]] -= 0.6
+    losses[:, 1, 3] -= rng.choice([0.0, 0.5], size=(2, 64))  # half of its runs fall short
+    record, runs, _ = accuracies(race_record(2, margin=0.02, seeds=4), losses)
+    found = summarise(margins.in_force(record, runs), runs).set_index("arm")
+    assert found.loc["arm1", "delta"] < -0.1
+    assert found["verdict"].map(str)[["arm1", "arm2"]].to_list() == [
+        "undecided (power)", "undecided (ceiling)",
+    ]  # fmt: skip
+    assert found.loc["arm1", "seeds_to_decide"] > 4 and np.isnan(found.loc["arm2"].seeds_to_decide)
+    assert "in log-odds the margin is as good as none" in str(found.loc["arm1", "note"])
+
+
+def test_no_interval_ends_beyond_what_scores_can_be():
+    rng = np.random.default_rng(0)
+    losses = np.clip(1 - 0.3 * rng.exponential(size=(2, 3, 7, 64)), 0, 1)
+    losses[:, :, [0, 1, 2, 4, 5, 6]] *= 0.3
+    losses[:, 1, 3] *= 0.1
+    record, runs, _ = accuracies(race_record(2, margin=0.02, seeds=4), losses)
+    found = summarise(record, runs)
+    assert (found["ci_high"].dropna() <= 1).all() and (found["ci_low"].dropna() >= 0).all()
+    for end in ("low", "high"):
+        assert (found[f"delta_{end}_simultaneous"].abs().dropna() <= 1).all()
+    assert 1 in (*found["ci_high"], *-found["delta_low_simultaneous"])  # one would have been

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from qkv_jax.study.protocol import hostile
+from qkv_jax.study.protocol import hostile, inference
 from qkv_jax.study.protocol.hostile import CASES, DECLARED, run_study
 from qkv_jax.study.protocol.race import Race
 from qkv_jax.study.protocol.race_rules import Rules
@@ -167,6 +167,38 @@ def test_solving_is_decided_by_shares_of_seeds():
     assert found.loc["arm1", "n_solved"] == 0 and found.loc["arm1", "decided_at"] in (6, 8)
     assert str(found.loc["arm2", "verdict"]) == "undecided (ceiling)"  # all of both solve it
     assert math.isnan(found.loc["arm1", "delta_low_simultaneous"])
+
+
+@pytest.mark.parametrize(("first", "second", "verdict"), [
+    (8, 0, "worse"), (0, 8, "better"), (8, 8, "undecided (ceiling)"), (4, 4, "undecided (power)"),
+])  # fmt: skip
+def test_the_placebo_of_a_study_of_solving_is_tested(first, second, verdict, monkeypatch):
+    """The second half of the baseline's 16 seeds against the first, by Boschloo's test."""
+    monkeypatch.setattr(Race, "_needed", lambda *args: math.nan)  # no arm is given up
+    record = race_record(1, solving=True, seeds=16)
+    losses = steep((0.2, 0.2), noise=0.01)
+    for start, solved in ((0, first), (8, second)):
+        losses[1, :, :, start : start + 8] = np.where(np.arange(8) < solved, 0.2, 0.9)
+    losses[1, 1, :, (0, 9)] = 1.1 - losses[1, 1, :, (0, 9)]
+    runs, _ = run_study(record, losses)
+    found = summarise(record, runs).set_index("arm")
+    assert found.loc["placebo", "n"] == 8
+    assert str(found.loc["placebo", "verdict"]) == verdict
+    assert found.loc["placebo", "p_value"] == pytest.approx(
+        inference.solved_p(second, first, 8, 8)
+    )
+
+
+def test_a_rate_that_was_not_tested_leaves_no_p_of_one():
+    """Its two runs of the pilot are no test; the note says that they are lacking."""
+    record = race_record(1, seeds=4)
+    losses = steep((0.0, 0.8), noise=0.3, curve=9.0)
+    losses[:, 1, BELOW] = losses[:, 1, BELOW + 1] + 0.1
+    runs, _ = run_study(record, losses)
+    found = summarise(record, runs).set_index("arm").loc["arm1"]
+    assert found["live_rates"] == "0.001; 0.003" and str(found["verdict"]) == "undecided (power)"
+    assert math.isnan(found["p_adjusted"])
+    assert str(found["note"]) == "learning rate 0.001, of 2 seeds, may yet be its best"
 
 
 def test_the_baselines_program_and_arms_that_fail_with_it_are_not_raced():
