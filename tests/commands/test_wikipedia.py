@@ -42,6 +42,8 @@ def dump(*pages):
         ("a [[File:x.png|thumb|of [[dogs]]]] b [[Category:Cats]] [[fr:Chat]] [[zh-yue:C]]", "a b"),
         ("a {{cite|{{inner}}}} b {| table\n{| nested |}\n| cell {{x}} |} c", "a b c"),
         ("a<ref name=x/> b<ref>[http://x y]</ref> c<!-- no --> <br/>d", "a b c d"),
+        ("a <ref name='x' /> lost words <ref>note</ref> b", "a lost words b"),
+        ("a {| \n| {{cell|}} text\n|} b", "a b"),
         ("<math>x < 3</math>see [https://x.org/a the site] or http://y.org/?q=1 now",
          "see the site or now"),
         ("1867&nbsp;m² of Éire", "one eight six seven m two of eire"),

@@ -16,10 +16,12 @@ from qkv_jax.config import ConfigError
 _DIGITS = "zero one two three four five six seven eight nine"
 # With all that is in them: comments, notes, formulas, galleries.
 _DROPPED = re.compile(
-    r"<!--.*?-->|<(ref|math|gallery|timeline)\b[^>]*(/>|>.*?</\1\s*>)", re.DOTALL | re.IGNORECASE
+    r"<!--.*?-->|<(ref|math|gallery|timeline)\b(?:[^>]*/>|[^>]*>.*?</\1\s*>)",
+    re.DOTALL | re.IGNORECASE,
 )
 _TAG = re.compile(r"</?[a-z][^<>]*>", re.IGNORECASE)
-_INNERMOST = re.compile(r"\{\{[^{}]*\}\}|\{\|(?:(?!\{\|).)*?\|\}", re.DOTALL)  # templates, tables
+_TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
+_TABLE = re.compile(r"\{\|(?:(?!\{\|).)*?\|\}", re.DOTALL)
 _LINK = re.compile(r"\[\[([^\[\]]*)\]\]")
 # Files, categories, and the same article in other languages.
 _NO_TEXT = re.compile(r"(file|image|category|[a-z]{2,3}(-[a-z]+)?):", re.IGNORECASE)
@@ -63,7 +65,8 @@ def articles(dump: pathlib.Path, field: str) -> Iterator[tuple[str, str]]:
 def plain(wikitext: str) -> str:
     """The words of an article, in lower case, with one space between two."""
     text = _DROPPED.sub(" ", html.unescape(wikitext))
-    text = _until_stable(_INNERMOST, " ", text)
+    for pattern in (_TEMPLATE, _TABLE, _TEMPLATE):  # tables may stand in templates
+        text = _until_stable(pattern, " ", text)
     text = _until_stable(_LINK, _shown, text)
     text = _ADDRESS.sub(" ", _TAG.sub(" ", text))
     decomposed = unicodedata.normalize("NFKD", html.unescape(text)).lower()  # accents apart
