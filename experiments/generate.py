@@ -115,7 +115,14 @@ def _pretrained(folder: pathlib.Path) -> Subject:
     if not found.encoder.is_causal:
         allowed = f"is a {found.kind}, which reads no text from left to right"
         raise ConfigError("--pretrained", str(folder), allowed)
-    encode = lambda text: found.reader.tokens([text])[0] if text else found.begin
+
+    def encode(text: str) -> list[int]:
+        """A text without what would end it."""
+        if not text:
+            return found.begin
+        tokens = found.reader.tokens([text])[0]
+        return tokens[: len(tokens) - len(found.reader.end)]
+
     return Subject(found.encoder, found.variables, encode, found.reader.text)
 
 
@@ -179,8 +186,9 @@ def _continue(subject: Subject, prompt: str) -> None:
         from qkv_jax.model.beam import beam_search
 
         texts, scores = beam_search(generator, subject.variables, tokens, _BEAMS.value)
-        heads = [f"{score:.2f} nats:" for score in scores[0]]
-        _print_all(console, subject, prompt, heads, texts[0])
+        there = np.isfinite(scores[0])  # more beams may be asked for than there are continuations
+        heads = [f"{score:.2f} nats:" for score in scores[0][there]]
+        _print_all(console, subject, prompt, heads, texts[0][there])
     elif (_SAMPLES.value or 1) > 1:
         rows = np.repeat(tokens, _SAMPLES.value, axis=0)
         texts = generator(subject.variables, rows, _SEED.value)

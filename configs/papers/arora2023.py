@@ -11,11 +11,11 @@ four rates by the test split, of one seed; here every arm is tuned on validation
 others. Further deviations: 20 epochs instead of 64, a linear decay instead of a cosine, gradients
 clipped at a norm of 1, and none of their dropout, 0.1 of the embedding and of attention weights.
 
-`small`: 64 tokens, 32 places, fresh examples with noise in batches of 64, for two CPU cores: 26 minutes by
-`--plan`, and 41 hours for the whole. On a GPU, by the arithmetic in the README, two minutes and
-half an hour. Neither was run whole. Single runs of `small` by `separate`, 4000 steps at 0.003:
-1.000 with one head; and 1.000 after 2400 steps with four. With the usual MLP and four heads it
-still guesses among the four values (0.30) after 4000.
+`small`: 64 tokens, 32 places, fresh examples with noise in batches of 64, for two CPU cores: 26
+minutes by `--plan`, and 41 hours for the whole. On a GPU, by the arithmetic in the README, two
+minutes and half an hour. Neither was run whole. Single runs of `small` by `separate`, 4000 steps at
+0.003: 1.000 with one head; and 1.000 after 2400 steps with four. With the usual MLP and four heads
+it still guesses among the four values (0.30) after 4000.
 """
 
 from ml_collections import ConfigDict

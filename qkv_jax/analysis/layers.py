@@ -19,9 +19,10 @@ from qkv_jax.model.blocks import attention_of
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.encoder import Encoder
 from qkv_jax.model.projections import QKV, per_query_head
-from qkv_jax.model.schemes import Scheme
+from qkv_jax.model.schemes import Scheme, scheme_class
 from qkv_jax.tie import Tie
 
+_NO_MATRIX = "its queries, keys and values are not x W + b: no matrix stands for them"
 _AFFINE = 0.02  # relative; accelerators round products to a few digits
 
 
@@ -52,8 +53,13 @@ class LayerProbe(NamedTuple):
 
 
 def layer_weights(encoder: Encoder, variables: dict) -> tuple[Layer, ...]:
-    """The matrices of every layer, bottom up."""
+    """The matrices of every layer, bottom up.
+
+    Raises:
+      ConfigError: of schemes that have none, see `require_circuits`.
+    """
     config, found = require_variables(encoder, variables), []
+    require_circuits(config)
     for layer, tie in enumerate(config.ties):
         params = variables["params"][f"layer_{layer}"].get("attention", {})
         scheme = attention_of(config, tie).make_scheme(config.width)
@@ -92,6 +98,12 @@ def probe(
     return tuple(found)
 
 
+def require_circuits(config: ModelConfig) -> None:
+    """Refuses models whose scheme is known to have no matrices."""
+    if not scheme_class(config.scheme).has_circuits:
+        raise ConfigError("scheme", config.scheme, _NO_MATRIX)
+
+
 def _affine(scheme: Scheme, params: Mapping, config: ModelConfig) -> tuple[list, list]:
     """W [D, N, H] and b [N, H] of query, key and value: what the scheme itself does to X.
 
@@ -111,8 +123,7 @@ def _affine(scheme: Scheme, params: Mapping, config: ModelConfig) -> tuple[list,
     for seen, kernel, bias in zip(heads_of(x), kernels, biases, strict=True):
         expected = jnp.einsum("td,dnh->tnh", x, kernel) + bias[None]
         if jnp.abs(seen - expected).max() > _AFFINE * jnp.abs(expected).max():
-            allowed = "its queries, keys and values are not x W + b: no matrix stands for them"
-            raise ConfigError("scheme", config.scheme, allowed)
+            raise ConfigError("scheme", config.scheme, _NO_MATRIX)
     return kernels, biases
 
 

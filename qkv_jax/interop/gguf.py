@@ -152,6 +152,10 @@ def _tokenizer(fields: Mapping[str, Any]) -> tuple[str | None, str | None]:
     kind, cut = own.get("model"), own.get("pre")
     if kind != "gpt2" or cut not in _CUTS:
         return None, f"a tokenizer {kind!r} that cuts texts as {cut!r} is not understood"
+    ends = [f"{end}_token_id" for end in ("bos", "eos") if own.get(f"add_{end}_token")]
+    lacking = [name for name in ("tokens", "merges", *ends) if name not in own]
+    if lacking:
+        return None, f"the file has no tokenizer.ggml.{lacking[0]}"
     try:
         import tokenizers as t
     except ImportError:

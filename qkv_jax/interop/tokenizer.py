@@ -96,6 +96,13 @@ class TextTokenizer:
         first = found.special_tokens_mask.index(0) if 0 in found.special_tokens_mask else 0
         return found.ids[:first]
 
+    @property
+    def end(self) -> list[int]:
+        """Those that stand behind it."""
+        found = self._tokenizer.encode("a")
+        mask = found.special_tokens_mask[::-1]
+        return found.ids[len(mask) - mask.index(0) :] if 0 in mask else []
+
     def pad(self, tokens: TokenLists, length: int | None = None) -> Encoded:
         """Lists of tokens as one array, filled up to `length` (the longest by default).
 

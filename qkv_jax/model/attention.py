@@ -40,7 +40,7 @@ from qkv_jax.model.positions import (
 )
 from qkv_jax.model.probes import Probes
 from qkv_jax.model.projections import OutputProjection
-from qkv_jax.model.schemes import Scheme, scheme_class
+from qkv_jax.model.schemes import Scheme, scheme_class, scheme_name
 from qkv_jax.model.schemes.base import LatentKind
 from qkv_jax.model.value_residual import ValueResidual
 from qkv_jax.tie import Tie
@@ -163,6 +163,9 @@ class MultiHeadAttention(nn.Module):
             if context.dtype != x.dtype:
                 raise ValueError(f"context: given {shown(context)}; must be {x.dtype} as x is")
         check_cache(sizes, cache, context, valid)
+        if cache is not None and cache.scheme != scheme_name(self.scheme):
+            allowed = f"this layer's is {scheme_name(self.scheme)}; make one with init_cache"
+            raise ConfigError("cache", f"of the scheme {cache.scheme}", allowed)
         self._check_places(sizes, places, key_places, context, cache)
         if first_values is not None and not (self.value_residual and context is None):
             raise ValueError("first_values: are for self-attention with value_residual")
@@ -215,7 +218,7 @@ class MultiHeadAttention(nn.Module):
         else:
             heads = attend(*qkv, scores=scores, implementation=self.implementation, **options)
         heads = finish(heads, own=own if context is None else None)
-        if cache is not None and not self.window:
+        if cache is not None and not cache.turns(x.shape[1], self.window):
             heads = jnp.where(cache.overflown[:, None, None, None], jnp.nan, heads)
         made = [self._joined(heads, x.shape[-1])]
         made += [cache] if cache is not None else []
@@ -249,17 +252,18 @@ class MultiHeadAttention(nn.Module):
 
     @nn.nowrap
     def init_cache(self, batch: int, slots: int, width: int, dtype=jnp.float32) -> Cache:
-        """An empty cache for inputs of that width: as many slots as tokens will come, or with a
-        `window` as many as it is long and one less than the tokens that come at once.
+        """An empty cache for inputs of that width: as many slots as tokens will come, or, if those
+        are fewer, as a `window` is long and one less than the tokens that come at once.
 
-        Without a window what comes too much is refused, or inside jit, where lengths are not
-        known, answered with NaN.
+        What comes too much is refused, or inside jit, where lengths are not known, answered with
+        NaN.
         """
         for name, size in (("batch", batch), ("slots", slots), ("width", width)):
             arguments.whole(name, size, 1)
         if str(jnp.dtype(dtype)) not in FORMATS:
             raise ConfigError("dtype", dtype, f"allowed: {', '.join(FORMATS)}")
-        return Cache.empty(self.make_scheme(width).cache_shapes(), batch, slots, dtype)
+        shapes = self.make_scheme(width).cache_shapes()
+        return Cache.empty(shapes, batch, slots, dtype, scheme_name(self.scheme))
 
     @nn.nowrap
     def _check_kept(self, sizes, context, width: int) -> None:

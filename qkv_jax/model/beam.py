@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from qkv_jax import arguments
-from qkv_jax.model.cache import Cache
 from qkv_jax.model.generate import Generator
 
 
@@ -54,8 +53,8 @@ def _search(generator: Generator, beams: int, penalty: float, variables, prompts
     def score(totals, lengths):
         return totals / ((5 + lengths) / 6) ** penalty
 
-    def step(carry, count):
-        cache, logits, state = carry
+    def chosen(logits, state, count):
+        """The beams with a token more, the row that each goes on from, and that token."""
         nats = jax.nn.log_softmax(logits.astype(jnp.float32)).reshape(batch, beams, classes)
         if stop is not None:  # a beam that has ended goes on in one way only, for nothing
             stay = jnp.where(jnp.arange(classes) == stop, 0.0, -jnp.inf)
@@ -63,21 +62,28 @@ def _search(generator: Generator, beams: int, penalty: float, variables, prompts
         totals = state["totals"][..., None] + nats
         longer = state["lengths"] + (~state["ended"]).astype(jnp.int32)
         ranked = score(totals, longer[..., None].astype(jnp.float32)).reshape(batch, -1)
-        _, chosen = jax.lax.top_k(ranked, beams)
-        parent, token = chosen // classes, (chosen % classes).astype(jnp.int32)
+        _, best = jax.lax.top_k(ranked, beams)
+        parent, token = best // classes, (best % classes).astype(jnp.int32)
         pick = lambda leaf: jnp.take_along_axis(leaf, parent, axis=1)
         tokens = jnp.take_along_axis(state["tokens"], parent[..., None], axis=1)
         state = {
             "tokens": tokens.at[..., count].set(token),
-            "totals": jnp.take_along_axis(totals.reshape(batch, -1), chosen, axis=1),
+            "totals": jnp.take_along_axis(totals.reshape(batch, -1), best, axis=1),
             "lengths": pick(longer), "ended": pick(state["ended"]),
         }  # fmt: skip
         if stop is not None:
             state["ended"] |= token == stop
         rows = (jnp.arange(batch)[:, None] * beams + parent).reshape(-1)
-        cache: Cache = jax.tree.map(lambda leaf: leaf[rows], cache)
-        logits, cache = generator.model.apply(variables, token.reshape(-1, 1), cache=cache)
-        return (cache, logits[:, 0], state), None
+        return state, rows, token.reshape(-1, 1)
 
-    (_, _, state), _ = jax.lax.scan(step, (cache, logits, state), jnp.arange(new))
+    def step(carry, count):
+        cache, state, rows, token = carry
+        # All beams of a row read the same context.
+        sources = jax.tree.map(lambda leaf: leaf[rows], cache.sources)
+        cache = cache.replace(sources=sources, lengths=cache.lengths[rows])
+        logits, cache = generator.model.apply(variables, token, cache=cache)
+        return (cache, *chosen(logits[:, 0], state, count)), None
+
+    first = (cache, *chosen(logits, state, 0))
+    (_, state, *_), _ = jax.lax.scan(step, first, jnp.arange(1, new))
     return state["tokens"], score(state["totals"], state["lengths"].astype(jnp.float32))

@@ -42,18 +42,20 @@ class Cache:
       lengths: the number of tokens of each row.
       context: of a whole model with cross-attention, what that reads (`blocks.Context`), its
         sources by layer; of one size however many tokens come.
+      scheme: whose sources they are: those of two schemes may have the same names and sizes.
     """
 
     sources: Any
     lengths: Any  # [B]; trees of other leaves are of this class as well
     context: Any = None
+    scheme: str = struct.field(pytree_node=False, default="")
 
     @classmethod
-    def empty(cls, shapes: Any, batch: int, slots: int, dtype: Any) -> "Cache":
+    def empty(cls, shapes: Any, batch: int, slots: int, dtype: Any, scheme: str) -> "Cache":
         """`shapes` are those of `Scheme.cache_shapes`: heads and width by source."""
         made = lambda shape: jnp.zeros((batch, shape[0], slots, shape[1]), dtype)
         sources = jax.tree.map(made, shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
-        return cls(sources, jnp.zeros(batch, jnp.int32))
+        return cls(sources, jnp.zeros(batch, jnp.int32), scheme=scheme)
 
     @property
     def slots(self) -> int:
@@ -62,7 +64,7 @@ class Cache:
     @property
     def overflown(self) -> Bool[Array, " B"]:
         """Rows of more tokens than there are slots, of which the first are lost. Inside jit nothing
-        else tells: without a window the outputs of such a row are NaN from then on."""
+        else tells: where such tokens are still seen the outputs of the row are NaN from then on."""
         return self.lengths > self.slots
 
     @property
@@ -91,14 +93,17 @@ class Cache:
           ConfigError: naming `cache`, if it is of other sources, or has too few slots as far as
             that is known: inside jit lengths are not.
         """
+        if {*new} != {*self.sources}:
+            allowed = f"the tokens need {', '.join(new)}; make one with init_cache"
+            raise ConfigError("cache", ", ".join(self.sources), allowed)
         for name, array in new.items():
-            old = self.sources.get(name)
+            old = self.sources[name]
             rows, _, heads, width = array.shape
-            if old is None or (old.shape[:2], old.shape[3]) != ((rows, heads), width):
+            if (old.shape[:2], old.shape[3]) != ((rows, heads), width):
                 allowed = f"the tokens need {name} {shown(array)}; make one with init_cache"
                 raise ConfigError("cache", shown(old), allowed)
         count = next(iter(new.values())).shape[1]
-        self._check_room(count, window)
+        self._check_room(count, valid, window)
         offsets = jnp.arange(count)[None]
         own = (self.lengths[:, None] + offsets) % self.slots
         written = own if valid is None else jnp.where(valid, own, self.slots)
@@ -107,20 +112,30 @@ class Cache:
         sources = {name: put(self.sources[name], array) for name, array in new.items()}
         lengths = self.lengths + (count if valid is None else valid.sum(1, dtype=jnp.int32))
         here, last = np.arange(self.slots)[None], lengths[:, None] - 1
-        if window is None:
-            return Cache(sources, lengths), Slots(here, here <= last, own)
-        places = last - (last - here) % self.slots
-        return Cache(sources, lengths), Slots(places, places >= 0, own)
+        if not self.turns(count, window):
+            places, filled = here, here <= last
+        else:
+            places = last - (last - here) % self.slots
+            filled = places >= 0
+        return self.replace(sources=sources, lengths=lengths), Slots(places, filled, own)
 
-    def _check_room(self, count: int, window: int | None) -> None:
-        if window is not None:
-            if self.slots < window + count - 1:
-                allowed = f"a window of {window} and {count} new tokens need {window + count - 1}"
-                raise ConfigError("cache", f"{self.slots} slots", allowed)
-        elif not isinstance(self.lengths, jax.core.Tracer):
-            end = int(np.asarray(self.lengths).max()) + count
-            if end > self.slots:
-                raise ConfigError("cache", f"{self.slots} slots", f"has no room for {end} tokens")
+    def turns(self, count: int, window: int | None) -> bool:
+        """Whether older tokens may give way when so many come: what they see is kept all the
+        same."""
+        return window is not None and self.slots >= window + count - 1
+
+    def _check_room(self, count: int, valid: Any, window: int | None) -> None:
+        if self.turns(count, window) or isinstance(self.lengths, jax.core.Tracer):
+            return
+        new = count if valid is None else valid.sum(1)
+        if isinstance(new, jax.core.Tracer):
+            return
+        end = int((np.asarray(self.lengths) + np.asarray(new)).max())
+        if end > self.slots:
+            allowed = f"has no room for {end} tokens"
+            if window is not None:
+                allowed += f"; {window + count - 1} are enough for a window of {window}"
+            raise ConfigError("cache", f"{self.slots} slots", allowed)
 
 
 def check_cache(sizes: dict[str, int], cache: Any, context: Any, valid: Any) -> None:

@@ -117,6 +117,7 @@ class Encoder(nn.Module):
             places = places_within(documents)
         if cache is not None:
             places = cache.lengths[:, None] + jnp.arange(jnp.shape(inputs)[1])[None]
+            places = places if valid is None else jnp.where(valid, places, 0)
         positions = AddPositions(config.positions, self.max_length, name="positions")
         x = positions(self.stem(inputs), places)
         sizes = dict(zip("BT", x.shape, strict=False))
@@ -182,7 +183,7 @@ class Encoder(nn.Module):
             for layer, tie in enumerate(config.ties)
         }
         sources = {name: own.sources for name, own in layers.items()}
-        return Cache(sources, layers["layer_0"].lengths)
+        return layers["layer_0"].replace(sources=sources)
 
     def _check_cache(self, cache, documents, places) -> None:
         if cache is None:

@@ -47,18 +47,21 @@ class Sampling:
 
     def kept(self, logits: Float[Array, "B V"]) -> Float[Array, "B V"]:
         """The logits that are drawn from; minus infinity where nothing is."""
-        logits = logits / self.temperature
+        # Of the likeliest token 0, so that nothing overflows however low the temperature.
+        logits = (logits - logits.max(-1, keepdims=True)) / self.temperature
         if self.top_k is None and self.top_p is None:
             return logits
-        falling = jnp.sort(logits, axis=-1, descending=True)
+        order = jnp.argsort(logits, axis=-1, descending=True)
+        falling = jnp.take_along_axis(logits, order, -1)
         last = jnp.full(len(logits), logits.shape[-1] - 1)
         if self.top_k is not None:
             last = jnp.minimum(last, self.top_k - 1)
         if self.top_p is not None:
             before = jnp.cumsum(jax.nn.softmax(falling), -1) - jax.nn.softmax(falling)
             last = jnp.minimum(last, (before < self.top_p).sum(-1) - 1)
-        least = jnp.take_along_axis(falling, last[:, None], -1)
-        return jnp.where(logits >= least, logits, -jnp.inf)
+        rows, ranks = jnp.arange(len(logits))[:, None], jnp.arange(logits.shape[-1])
+        kept = jnp.zeros(logits.shape, bool).at[rows, order].set(ranks[None] <= last[:, None])
+        return jnp.where(kept, logits, -jnp.inf)
 
 
 GREEDY = Sampling(temperature=0.0)

@@ -187,7 +187,10 @@ class AddPositions(nn.Module):
             if places is None:
                 return x + table[None, :length].astype(x.dtype)
             require_below("places", places, self.max_length)
-            return x + jnp.asarray(table)[places].astype(x.dtype)  # saved tables are NumPy's
+            # Inside jit places are not known: what is beyond the last is NaN. Saved tables are
+            # NumPy's.
+            found = jnp.asarray(table).at[places].get(mode="fill", fill_value=jnp.nan)
+            return x + found.astype(x.dtype)
         return x
 
 

@@ -72,11 +72,11 @@ class Distillation:
         that decays."""
         state = _optimizer(rate, steps).init(params)
         order = np.random.default_rng(0)
-        if rows is None:
-            rows = [np.ones(len(batch.inputs), bool) for batch in self._inputs]
+        rows = self._meant(rows)
         batches = list(self._batches(rows))
-        for _ in range(steps):
-            batch = batches[order.integers(len(batches))]
+        sizes = np.array([some.sum() for some in rows if some.any()])
+        for _ in range(steps):  # each text as often as any other
+            batch = batches[order.choice(len(batches), p=sizes / sizes.sum())]
             params, state = _step(self.loss, encoder, steps, rate, params, state, *batch)
         return params
 
@@ -96,11 +96,15 @@ class Distillation:
         return found[best], best
 
     def mean(self, encoder: Encoder, params: dict[str, Any], rows: Rows | None = None) -> float:
-        """The mean loss over the tokens of those rows, by default those that are meant."""
-        if rows is None:
-            rows = [np.arange(len(batch.inputs)) < batch.count for batch in self._inputs]
-        found = np.array([self.loss(encoder, params, *batch) for batch in self._batches(rows)])
+        """The mean loss over the tokens of those rows, by default all."""
+        batches = self._batches(self._meant(rows))
+        found = np.array([self.loss(encoder, params, *batch) for batch in batches])
         return float(np.average(found[:, 0], weights=found[:, 1]))
+
+    def _meant(self, rows: Rows | None) -> Rows:
+        """Those rows, all by default, but for what fills up a batch."""
+        meant = [np.arange(len(batch.inputs)) < batch.count for batch in self._inputs]
+        return meant if rows is None else [a & b for a, b in zip(rows, meant, strict=True)]
 
     def _batches(self, rows: Rows):
         for batch, wanted, some in zip(self._inputs, self._wanted, rows, strict=True):

@@ -24,6 +24,7 @@ from qkv_jax.tie import SOURCE_NAMES, Tie
 
 KEEP = {"keep_query": "Q", "keep_key": "K", "keep_value": "V"}
 METHODS = (*KEEP, "average", "fit")
+SCHEMES = ("tied", "exclusive")  # of which any tie may be asked
 _ROLES = {"Q": "query", "K": "key", "V": "value"}
 
 
@@ -39,6 +40,9 @@ def check(encoder: Encoder, tie: Tie, methods: tuple[str, ...]) -> None:
         raise ConfigError("method", methods, "must be a list of methods")
     heads, width = config.heads, config.width
     given = str(tie)
+    if config.scheme not in SCHEMES:
+        allowed = f"surgery knows {' and '.join(SCHEMES)}"
+        raise ConfigError("model", f"scheme = {config.scheme}", allowed)
     for field in ("adapters", "latent_dim", "qk_norm", "rotary_dims"):
         if getattr(config, field) not in (Adapters(), None, False):
             raise ConfigError("model", f"{field} = {getattr(config, field)}", "surgery knows none")

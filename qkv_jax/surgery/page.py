@@ -1,6 +1,5 @@
 """Damage and recovery as sentences, tables, a figure and a page."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -10,6 +9,7 @@ from rich.table import Table
 
 from qkv_jax.output import formats, style
 from qkv_jax.output.html import write_page
+from qkv_jax.runtime.files import json_text, write_whole
 from qkv_jax.surgery.damage import EditedModel
 from qkv_jax.surgery.operation import ALL, CHANGE, ORIGINAL, OWN
 from qkv_jax.surgery.scores import Metric
@@ -34,7 +34,7 @@ def write_surgery(
     found.to_csv(folder / "surgery.csv", index=False)
     results, remarked = result_sentences(found, edited, tie), notes(found, edited)
     facts = {"model": edited.name, "tie": tie, "results": results, "notes": remarked, **record}
-    (folder / "surgery.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False))
+    write_whole(folder / "surgery.json", json_text(facts))
     figure = damage_figure(found, edited)
     files = style.save(figure, folder / "figures" / "damage")
     context = {

@@ -1,6 +1,5 @@
 """A survey as files: tables, figures and one self-contained page."""
 
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ from matplotlib.figure import Figure
 
 from qkv_jax.output import style
 from qkv_jax.output.html import write_page
+from qkv_jax.runtime.files import json_text, write_whole
 from qkv_jax.survey import plots
 from qkv_jax.survey.quantities import PAIRS, QUANTITIES
 from qkv_jax.survey.remarks import HEADINGS, NULLS, remarks, table
@@ -48,7 +48,7 @@ def write_survey(
         "untrained": subject.untrained_is if subject.untrained is not None else None,
         "draws": DRAWS, "remarks": remarked, **record,
     }  # fmt: skip
-    (folder / "survey.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False))
+    write_whole(folder / "survey.json", json_text(facts))
     shown = []
     for section in _sections(survey):
         files = style.save(section.figure, folder / "figures" / section.key)

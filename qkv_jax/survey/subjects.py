@@ -16,6 +16,7 @@ from qkv_jax.interop.pretrained import batches as text_batches
 from qkv_jax.model.encoder import Encoder
 from qkv_jax.survey.activations import InputBatch, batch_size
 from qkv_jax.tasks.base import Task
+from qkv_jax.tasks.text.packing import first_alone
 
 # Of the tokens of some texts, as shares: beyond the first unknown tokens are warned of, beyond the
 # second nothing is measured.
@@ -142,13 +143,14 @@ def task_batches(encoder: Encoder, task: Task, most: int) -> tuple[list[InputBat
         rows = chosen[start : start + size]
         # All batches have one size, so that one program runs them.
         filled = np.pad(rows, (0, min(size, len(chosen)) - len(rows)), mode="edge")
-        some = {
+        some = first_alone({
             name: jnp.asarray(np.asarray(data[name])[filled])
-            for name in ("inputs", "valid", "read")
+            for name in ("inputs", "valid", "read", "documents")
             if name in data
-        }
+        })  # fmt: skip
         batches.append(InputBatch(count=len(rows), **some))
-    return batches, f"{len(chosen)} validation examples"
+    of_each = ", the first document of each" if "documents" in data else ""
+    return batches, f"{len(chosen)} validation examples{of_each}"
 
 
 def _unknown(share: float) -> str:

@@ -22,7 +22,7 @@ LOW_RANK = {"scheme": "low_rank", "num_kv_heads": 1, "latent_dim": 2, **ROTARY}
 ROTATED = {"scheme": "rotated", **ROTARY}
 # A layer of each scheme, and the bytes that a token takes of its cache.
 SCHEMES = {
-    "mla": ("separate", MLA, 5), "mla, K=V": ("K=V", MLA, 5),
+    "tied": ("K=V", ROTARY, 8), "mla": ("separate", MLA, 5), "mla, K=V": ("K=V", MLA, 5),
     "mla, frozen": ("separate", MLA | {"latent_kind": "frozen"}, 5),
     "mla, slice": ("K=V", MLA | {"latent_kind": "slice"}, 5),
     "latent slice": ("separate", {"latent_dim": 3, "latent_kind": "slice", **ROTARY}, 3),
@@ -184,8 +184,21 @@ def test_a_window_needs_no_more_slots_than_it_is_long():
     for cuts, slots in (((1, 2, 3, 4), 3), ((2, 4), 4)):
         check(layer("K=V", window=3, **ROTARY), cuts, slots)
     module = layer("K=V", window=3)
-    with pytest.raises(ConfigError, match="cache: given '3 slots'; a window of 3 and 2 .* need 4"):
+    with pytest.raises(ConfigError, match="'3 slots'; has no room for 4 tokens; 4 are enough for"):
         check(module, (2, 4), 3)
+
+
+@pytest.mark.parametrize("slots", [LENGTH, LENGTH + 1])
+def test_a_window_that_is_longer_than_the_text_asks_for_no_more_slots_than_that(slots):
+    check(layer("K=V", window=64, **ROTARY), (2, 4), slots)
+    check(layer("K=V", window=4, **ROTARY), (3, 4), LENGTH)  # three at once would need six to turn
+    module = layer("K=V", window=64)
+    params, cache = drawn(module), module.init_cache(2, slots, WIDTH)
+    more = jnp.concatenate([X, X], 1)
+    with pytest.raises(ConfigError, match=f"room for {2 * LENGTH} tokens; {63 + 2 * LENGTH} are"):
+        module.apply({"params": params}, more, cache=cache)
+    out, _ = jax.jit(lambda cache: module.apply({"params": params}, more, cache=cache))(cache)
+    assert np.isnan(out).all()
 
 
 @pytest.mark.parametrize("options", [ROTARY, ROTARY | {"num_kv_heads": 1}, TIED_GROUPS])
@@ -235,7 +248,10 @@ def test_a_cache_that_does_not_fit_is_refused():
         f"given '{LENGTH - 1} slots'; has no room for {LENGTH} tokens":
             module.init_cache(2, LENGTH - 1, WIDTH),
         "given '1 rows'; the tokens have 2 rows": module.init_cache(1, LENGTH, WIDTH),
-        "the tokens need key": layer("Q=V").init_cache(2, LENGTH, WIDTH).replace(sources={}),
+        "the tokens need key": cache.replace(sources={}),
+        "given 'key, value'; the tokens need key": layer("separate").init_cache(2, LENGTH, WIDTH),
+        "given 'of the scheme rotated'; this layer's is tied":
+            layer("K=V", **ROTATED).init_cache(2, LENGTH, WIDTH),
     }  # fmt: skip
     for message, other in wrong.items():
         with pytest.raises(ConfigError, match=f"cache: .*{message}"):
@@ -243,6 +259,8 @@ def test_a_cache_that_does_not_fit_is_refused():
     _, cache = module.apply({"params": params}, X, cache=cache)
     with pytest.raises(ConfigError, match=f"has no room for {LENGTH + 1} tokens"):
         module.apply({"params": params}, X[:, :1], cache=cache)
+    padding = jnp.zeros((2, 1), bool)  # what is no token takes no room
+    module.apply({"params": params}, X[:, :1], cache=cache, valid=padding)
     with pytest.raises(ValueError, match="cache: is for self-attention"):
         module.apply({"params": params}, X, X, cache=cache)
     with pytest.raises(ValueError, match="valid: is for a cache"):
@@ -282,6 +300,20 @@ def test_a_decoder_goes_on_as_it_would_have_read(name):
         logits, cache = model.apply(variables, chunk, cache=cache)
         outputs.append(logits)
     assert_close(jnp.concatenate(outputs, 1), full, 2e-5)
+
+
+def test_learned_positions_end_with_nan_inside_jit_and_padding_has_none():
+    """As what does not fit a cache; lengths are not known there."""
+    model, variables = decoder(positions="learned")
+    cache = model.init_cache(2, 9)
+    _, cache = model.apply(variables, TOKENS[:, :6], cache=cache)
+    valid = jnp.array([[True, False], [False, False]])
+    logits, cache = model.apply(variables, TOKENS[:, :2], valid, cache=cache)  # at the last place
+    assert np.isfinite(logits[0, 0]).all() and cache.lengths.tolist() == [7, 6]
+    with pytest.raises(ConfigError, match="places"):
+        model.apply(variables, TOKENS[:, :1], cache=cache)
+    step = jax.jit(lambda cache: model.apply(variables, TOKENS[:, :1], cache=cache)[0])
+    assert np.isnan(step(cache)[0]).all() and np.isfinite(step(cache)[1]).all()
 
 
 def test_caches_that_a_decoder_cannot_use_are_refused():

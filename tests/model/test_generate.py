@@ -59,6 +59,24 @@ def test_a_window_keeps_its_own_tokens_only(decoder):
         assert tokens.tolist() == continued(model, decoder[1], row[:length], 6)
 
 
+def test_a_window_that_is_longer_than_the_text_changes_nothing(decoder):
+    model = decoder[0].clone(config=dataclasses.replace(decoder[0].config, window=64))
+    given = decoder[1], PROMPTS
+    np.testing.assert_array_equal(Generator(model, 6)(*given), Generator(decoder[0], 6)(*given))
+    np.testing.assert_array_equal(beam_search(Generator(model, 3), *given, 2)[0],
+                                  beam_search(Generator(decoder[0], 3), *given, 2)[0])  # fmt: skip
+
+
+def test_what_is_kept_is_exact_with_ties_and_at_any_temperature():
+    tied = jnp.array([[1.0, 3.0, 3.0, 3.0], [2.0, 0.0, 1.0, 2.0]])
+    kept = lambda logits, **options: np.isfinite(Sampling(**options).kept(logits)).tolist()
+    assert kept(tied, top_k=1) == [[False, True, False, False], [True, False, False, False]]
+    assert kept(tied, top_k=2) == [[False, True, True, False], [True, False, False, True]]
+    large = jnp.array([[900.0, 899.0, 1000.0, 0.0]])
+    cold = Sampling(temperature=1e-37)
+    assert cold.kept(large)[0, 2] == 0 and int(cold.pick(jax.random.key(0), large)[0]) == 2
+
+
 def test_a_row_ends_at_the_stop_token(decoder):
     free = Generator(decoder[0], 6)(decoder[1], PROMPTS)
     stop = int(free[0, 2])

@@ -14,7 +14,7 @@ dotted path, or by the name that `@register_scheme` gave it.
 
 import difflib
 import importlib
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -71,6 +71,11 @@ def scheme_class(scheme: str | type) -> type["Scheme"]:
     return found
 
 
+def scheme_name(scheme: str | type) -> str:
+    """What messages call it."""
+    return scheme if isinstance(scheme, str) else scheme.__qualname__
+
+
 @register_scheme("tied")
 class Scheme(nn.Module):
     """Queries, keys and values of X under a tie. Parameters: `query`, `key`, `value`, as needed,
@@ -96,6 +101,9 @@ class Scheme(nn.Module):
       rotary_dims: how many coordinates of a head `rotary` turns; all by default.
       rotary_base: see `positions.rotate`.
     """
+
+    # Whether what the scores are products of, before norm and rotation, is one matrix of X each.
+    has_circuits: ClassVar[bool] = True
 
     num_heads: int
     num_kv_heads: int

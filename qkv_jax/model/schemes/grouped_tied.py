@@ -23,6 +23,8 @@ class GroupedTied(Scheme):
     heads it may be Q=K=V.
     """
 
+    has_circuits = False
+
     @classmethod
     def check_config(cls, config) -> None:
         wrong = [tie for tie in config.ties if not tie.equates("K", "V") or tie.equates("V", "X")]

@@ -26,6 +26,8 @@ class MultiHeadLatent(Scheme):
     W_value to the weighted sums: one head, [c ; rotary], is key and value.
     """
 
+    has_circuits = False
+
     @classmethod
     def check_config(cls, config) -> None:
         if not config.latent_dim:

@@ -1,6 +1,7 @@
 """Documents packed into rows, and the number format that is enough for them."""
 
 import bisect
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,15 @@ def best_fit(sizes: list[int], room: int) -> list[list[int]]:
         if (free := free - sizes[part]) > 1:  # a document is two symbols at least
             bisect.insort(left, (free, row))
     return rows
+
+
+def first_alone(batch: dict[str, Any]) -> dict[str, Any]:
+    """Model inputs of which each row of packed `documents` is cut to its first one; others as they
+    are. Under a causal mask that is as if it were alone, so that what looks at attention needs to
+    know nothing of documents."""
+    rest = {name: array for name, array in batch.items() if name != "documents"}
+    documents = batch.get("documents")
+    return rest if documents is None else rest | {"valid": documents == documents[:, :1]}
 
 
 def smallest_dtype(most: int) -> type:
