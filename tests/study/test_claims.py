@@ -120,6 +120,16 @@ VALUES = TINY | {
 }  # fmt: skip
 
 
+def test_what_has_no_matrices_is_refused_before_it_is_trained():
+    mla = {"scheme": "mla", "latent_dim": 4, "positions": "rotary", "rotary_dims": 2}
+    values = VALUES | {"arms": VALUES["arms"] | {"latent": {"model": mla}}}
+    evidence = {"task": "place", "arm": "latent", "measure": "antisymmetry", "expect": "below",
+                "margin": 0.1, "null": 0.5}  # fmt: skip
+    claims = {"1": {"text": "so.", "evidence": {"even": evidence}}}
+    with pytest.raises(ConfigError, match="claims.1.evidence.even: latent.*no matrix stands for"):
+        Study(values | {"claims": claims})
+
+
 @pytest.mark.slow
 def test_a_study_of_claims_from_end_to_end(tmp_path):
     def once(folder):

@@ -306,6 +306,8 @@ def test_the_tied_model_computes_what_was_imposed(tie, kv_heads):
     [
         ({"kv_heads": 1}, "Q=K", "fit", "as many key/value heads as query heads, not 1 and 2"),
         ({"frozen": ("value",)}, "K=V", "fit", "frozen source 'value'"),
+        ({"tie": "K=V", "scheme": "rotated", "positions": "rotary"}, "Q=K=V", "fit",
+         "given 'scheme = rotated'; surgery knows tied and exclusive"),
         ({"tie": "Q=K", "adapters": {"query": "head"}}, "Q=K", "fit", "surgery knows none"),
         ({"qk_norm": True}, "K=V", "fit", "qk_norm = True"),
         ({"head_dim": 2}, "V=X", "fit", "needs a width of heads x head width, not 8"),
