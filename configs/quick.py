@@ -8,7 +8,7 @@ arithmetic in the README.
 
 Result: on directed relation (0.93) V=X is equivalent and every other tie worse, by 0.12 to 0.19,
 those that equate Q with K by 0.62 to 0.74, Q=X,K=V and K=X,Q=V by 0.59 and 0.49; on masked bytes
-(1.98 nats) K=V costs 0.09, Q=K 0.21, Q=K=V and copies 0.33, but at half the steps K=V costs 0.30;
+(1.98 nats) K=V costs 0.09, Q=K 0.21, Q=K=V and copies 0.33, but at half the steps K=V costs 0.28;
 on MNIST-5k (0.90) K=V is equivalent, Q=K costs 0.025, copies 0.035, Q=K=V 0.042. Tables:
 docs/results.md.
 """

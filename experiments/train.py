@@ -29,7 +29,7 @@ from qkv_jax.model.config import ModelConfig
 from qkv_jax.runtime import distributed
 from qkv_jax.runtime.compiled import keep_compiled
 from qkv_jax.runtime.devices import devices_in_words, use_virtual_devices
-from qkv_jax.tasks import Data, options_class
+from qkv_jax.tasks import Data, Task, options_class
 from qkv_jax.training.checkpoint import trainer_of
 from qkv_jax.training.loop import CheckpointPolicy, train_run
 from qkv_jax.training.mesh import MeshConfig, MeshProgram
@@ -126,8 +126,17 @@ def main() -> None:
         on_report=show,
         on_start=begin,
     )
-    console.print(f"{result['status']}: test {result['test']:.4f} {unit}. Written to {workdir}")
+    score = f"test {result['test']:.4f} {unit}{_also(trainer.task, result['test'])}"
+    console.print(f"{result['status']}: {score}. Written to {workdir}")
     distributed.leave()
+
+
+def _also(task: Task, score: float) -> str:
+    """The test score in other units, of tasks that have some: bits per byte, perplexity."""
+    if type(task).also is Task.also:
+        return ""
+    found = task.also(score, task.load())
+    return f" ({', '.join(f'{name} {value:.4g}' for name, value in found.items())})"
 
 
 class Pace:

@@ -1,6 +1,7 @@
 """Which held-out examples are in training as well, and the sentences that say so.
 
-Generated splits are disjoint by construction; files are as disjoint as whoever made them took care.
+Generated splits are disjoint by construction, but for those of `mqar`; files are as disjoint as
+whoever made them took care.
 """
 
 from collections.abc import Collection, Iterable

@@ -106,6 +106,9 @@ def write_report(
         task["branches"] = _branch_table(task["name"], task["record"], rows, branches)
         table = None if groups is None else groups[groups["task"] == task["name"]]
         task["table_files"] = paper.write_table(tables, task["slug"], task["table"])
+        if task["contrasts"]:
+            name = f"{task['slug']}-contrasts"
+            task["contrast_files"] = paper.write_table(tables, name, task["contrasts"])
         task["figures"] = draw_task(
             folder, record, runs, results, task, curve, table, dpi, only=_wanted(context, task)
         )
