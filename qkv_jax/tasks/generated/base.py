@@ -1,9 +1,9 @@
 """What generated tasks share: examples drawn inside jit from a key, as many as training asks for.
 
-Train, validation and test are disjoint by construction (not of `mqar`, see there): the last of an example's free symbols is
-set so that their sum, modulo their number, is 0 in validation, 1 in test and anything else in
-training. Any subset of the symbols that leaves one out is uniform in all three, so a split cannot
-be recognised from a part of a sequence.
+Train, validation and test are disjoint by construction (not of `mqar`, see there): the last of an
+example's free symbols is set so that their sum, modulo their number, is 0 in validation, 1 in test
+and anything else in training. Any subset of the symbols that leaves one out is uniform in all
+three, so a split cannot be recognised from a part of a sequence.
 """
 
 import dataclasses
