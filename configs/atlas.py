@@ -10,9 +10,10 @@ them, by its own learning curve.
 Measured on two CPU cores, other work beside, the part took 56 minutes (44 by `--plan`), 5208 runs;
 on a GPU it takes minutes, by the arithmetic in the README. The whole was not run.
 
-Result of the part: after 100 steps what equates Q with K is far behind on every task but `reverse`;
-after 300 Q=K, V=X,Q=K and Q=K=X are so on directed relation alone (by 0.61 to 0.73): elsewhere they
-were late. V=X is worse in no cell, and better by 0.001 to 0.002 on sort. Lattices: docs/results.md.
+Result of the part: after 100 steps every tie that equates Q with K lags behind on every task; after
+300 they are far behind on directed relation (by 0.61 to 0.81), and most of the gap elsewhere has
+closed, how much of it eight seeds do not say. V=X is worse in no cell, and better by 0.001 to 0.002
+on sort. Lattices: docs/results.md.
 """
 
 from ml_collections import ConfigDict
