@@ -15,7 +15,7 @@ from . import figures, options
 from .publish import Findings, doing
 from .sides import Side, Spread, interleaved, ratios
 
-_WIDTH, _HEADS, _CONTEXT = 256, 4, 8192
+_WIDTH, _HEADS = 256, 4
 _ROTARY: dict[str, Any] = {"positions": "rotary"}
 # Of one layer of attention: heads of 64, a latent of 128 with 32 rotary coordinates beside it.
 _ARMS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -29,7 +29,7 @@ _ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "GTA": ("K=V", _ROTARY | {"scheme": "grouped_tied", "num_kv_heads": 2}),
     "MLA": ("separate", _ROTARY | {"scheme": "mla", "latent_dim": 128, "rotary_dims": 32}),
 }
-_ROWS = (1, 4, 16, 64)  # of a batch: 16 MiB to 1 GiB of `separate`
+_TOKENS = (2**13, 2**15, 2**17, 2**19)  # of a batch: 16 MiB to 1 GiB of `separate`
 _BLOCK_BYTES = 2**30  # of cache that a block of steps reads, about
 _HEADINGS = ("cache of\nseparate", "arm", "bytes\na token", "tokens a\nsecond", "over\nseparate",
              "share of\nread floor")  # fmt: skip
@@ -41,17 +41,18 @@ a product may read a little faster. Medians of {repeats} interleaved rounds."""
 
 
 def measure() -> Findings:
-    rows = []
-    for batch in _ROWS if jax.default_backend() == "cpu" else (*_ROWS, 256):
+    rows, context = [], options.CONTEXT.value
+    tokens = _TOKENS if jax.default_backend() == "cpu" else (*_TOKENS, 2**21)
+    for batch in sorted({max(1, total // context) for total in tokens}):
         with doing(f"decode: {batch} rows"):
             rows += _measured(batch)
     return _findings(rows)
 
 
 def _measured(batch: int) -> list[dict[str, Any]]:
-    repeats = options.REPEATS.value
+    repeats, context = options.REPEATS.value, options.CONTEXT.value
     layers = {name: MultiHeadAttention(_HEADS, tie, **own) for name, (tie, own) in _ARMS.items()}
-    empty = {name: layer.init_cache(batch, _CONTEXT, _WIDTH) for name, layer in layers.items()}
+    empty = {name: layer.init_cache(batch, context, _WIDTH) for name, layer in layers.items()}
     sizes = {name: cache.nbytes for name, cache in empty.items()}
     steps = max(2, _BLOCK_BYTES // sizes["separate"])
     del empty
@@ -72,7 +73,7 @@ def _measured(batch: int) -> list[dict[str, Any]]:
         share = [f * size / sizes["separate"] / s for f, s in zip(floors[name], own, strict=True)]
         rows.append({
             "rows": batch, "mebibytes": sizes["separate"] / 2**20, "arm": name, "steps": steps,
-            "bytes_per_token": size // batch // _CONTEXT,
+            "bytes_per_token": size // batch // context,
             "tokens": Spread.of([batch * steps / s for s in own]),
             "ratio": ratios(seconds[f"{name}/separate"], own),
             "share": Spread.of(share),
@@ -83,6 +84,7 @@ def _measured(batch: int) -> list[dict[str, Any]]:
 
 def _decoding(layer: MultiHeadAttention, batch: int, steps: int) -> Side:
     """Steps of one token for every row, the cache all but full."""
+    context = options.CONTEXT.value
     x = jnp.asarray(np.random.default_rng(0).normal(size=(batch, 1, _WIDTH)), jnp.float32)
     params = layer.init(jax.random.key(0), x)
 
@@ -90,11 +92,11 @@ def _decoding(layer: MultiHeadAttention, batch: int, steps: int) -> Side:
     @functools.partial(jax.jit, donate_argnums=1)
     def step(x, cache):
         out, cache = layer.apply(params, x, cache=cache)
-        return out, cache.replace(lengths=jnp.full_like(cache.lengths, _CONTEXT - 1))
+        return out, cache.replace(lengths=jnp.full_like(cache.lengths, context - 1))
 
-    cache = layer.init_cache(batch, _CONTEXT, _WIDTH)
+    cache = layer.init_cache(batch, context, _WIDTH)
     filled = jax.tree.map(lambda leaf: leaf + jnp.float32(0.1), cache.sources)
-    cache = cache.replace(sources=filled, lengths=jnp.full(batch, _CONTEXT - 1, jnp.int32))
+    cache = cache.replace(sources=filled, lengths=jnp.full(batch, context - 1, jnp.int32))
 
     def block() -> float:
         nonlocal cache
@@ -139,7 +141,7 @@ def _findings(rows: list[dict[str, Any]]) -> Findings:
         written.append(plain)
     rate = Spread.of([row["rate"].median for row in rows]).median
     caption = _CAPTION.format(
-        heads=_HEADS, head=_WIDTH // _HEADS, context=_CONTEXT, rate=formats.number(rate, 1),
+        heads=_HEADS, head=_WIDTH // _HEADS, context=options.CONTEXT.value, rate=formats.number(rate, 1),
         repeats=options.REPEATS.value,
     )  # fmt: skip
     figure = figures.ranges(panels, "tokens a second, separate = 1")

@@ -14,6 +14,7 @@ SIZES = flags.DEFINE(
     SizesParser(), "sizes", None,
     "WIDTH/LENGTH/BATCH or WIDTH/LENGTH/BATCH/LAYERS, comma by comma, in place of the usual ones.",
 )  # fmt: skip
+CONTEXT = flags.DEFINE_integer("context", 8192, "Tokens in the cache of a row.", lower_bound=1024)
 OUT = path_flag("out", "runs/benchmark", "Folder of the tables and figures.")
 TORCH = path_flag(
     "torch", ".venv-benchmark/bin/python", "The Python of an environment with PyTorch and NumPy."
