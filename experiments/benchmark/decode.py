@@ -141,8 +141,8 @@ def _findings(rows: list[dict[str, Any]]) -> Findings:
         written.append(plain)
     rate = Spread.of([row["rate"].median for row in rows]).median
     caption = _CAPTION.format(
-        heads=_HEADS, head=_WIDTH // _HEADS, context=options.CONTEXT.value, rate=formats.number(rate, 1),
-        repeats=options.REPEATS.value,
+        heads=_HEADS, head=_WIDTH // _HEADS, context=options.CONTEXT.value,
+        rate=formats.number(rate, 1), repeats=options.REPEATS.value,
     )  # fmt: skip
     figure = figures.ranges(panels, "tokens a second, separate = 1")
     title = "Decoding: tokens a second by what a cache keeps"
