@@ -60,7 +60,8 @@ class StudyResults:
         summary = self.summary
         if summary is not None:
             summary = summary.assign(verdict=summary["verdict"].map(Verdict.read))
-        return frame(verdict_matrix(self.record, all_rows(self.record, summary)))
+        averages = self.workdir.table("families.csv")
+        return frame(verdict_matrix(self.record, all_rows(self.record, summary), averages))
 
     def curve(
         self,

@@ -161,7 +161,8 @@ def test_a_study_without_axes_or_groups_has_no_such_tables(run, tmp_path, monkey
 
 
 def test_an_average_needs_all_cells_of_a_seed():
-    """A seed that lacks a cell is left out of both sides; so is a cell that lacks the arm."""
+    """A seed that lacks a cell is left out of the arm's mean, of the baseline's it is not; a cell
+    that lacks the arm is left out of both."""
     record, runs, *_ = make_family({"model.width": (16, 32)}, arms=("K=V", "copies"))
     one, two = record.tasks
     gone = (runs.task == two) & (runs.arm == "K=V") & (runs.seed == 100)
@@ -170,8 +171,8 @@ def test_an_average_needs_all_cells_of_a_seed():
     full = grids.average(record, seed_scores(record, runs), [one, two], "K=V")
     assert (got["n"], full["n"], got["cells"]) == (5, 6, 2)
     own = (scores[one]["K=V"] + scores[two]["K=V"])[1:] / 2
-    base = (scores[one]["separate"] + scores[two]["separate"])[1:] / 2
-    assert np.isclose(got["delta"], (own - base).mean())
+    base = (scores[one]["separate"] + scores[two]["separate"]) / 2
+    assert np.isclose(got["delta"], own.mean() - base.mean())
     del scores[two]["copies"]
     alone = grids.average(record, scores, [one, two], "copies")
     only = (scores[one]["copies"] - scores[one]["separate"]).mean()

@@ -161,7 +161,7 @@ def _context(record, runs, results) -> dict:
         for task in family["members"]:
             counts = verdict_counts({"": results[task["name"]]})
             task["verdicts"] = counted_signs(sum(counts.values(), collections.Counter()))
-    matrix = verdict_matrix(record, results)
+    matrix = verdict_matrix(record, results, averages)
     return {
         "record": record,
         "packages": record.versions[-1].packages if record.versions else {},

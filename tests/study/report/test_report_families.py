@@ -17,6 +17,7 @@ from qkv_jax.study.report.figures.heat import heat_columns
 from qkv_jax.study.report.figures.lines import by_group, scaling, scaling_by_arm
 from qkv_jax.study.report.figures.state import state_axes, state_quality
 from qkv_jax.study.report.grids import family_findings
+from qkv_jax.study.report.matrix import verdict_matrix
 from qkv_jax.study.report.terminal import console_table
 from qkv_jax.tasks.base import Reference
 from tests.support.studies.report_pages import Page, report
@@ -61,6 +62,24 @@ def test_a_family_has_its_curves_its_table_of_differences_and_groups(grid):
     md = (folder / "report.md").read_text(encoding="utf-8")
     for name in names:
         assert f"(figures/{name}.png)" in md and f"figures/{name}.svg" in text
+
+
+def test_the_matrix_counts_the_verdicts_of_a_grid_and_has_the_mean_difference(grid):
+    _, text, summary, record, runs = grid
+    averages = grids.family_table(record, runs)
+    found = verdict_matrix(record, wording.all_rows(record, summary), averages)
+    assert [column["name"] for column in found["columns"]] == ["plays"]
+    by_arm = averages.set_index("arm")
+    for row in found["rows"]:
+        (cell,), mean = row["cells"], by_arm.loc[row["arm"]]
+        if row["arm"] == record.baseline:
+            assert cell["change"] == formats.number(mean["mean"], 3) and not cell["span"]
+            continue
+        assert sum(map(int, re.findall(r"\d+", cell["verdict"]))) == len(record.tasks)
+        assert cell["change"] == formats.number(mean["delta"], 3, signed=True)
+        ends = (formats.number(mean[f"delta_{end}"], 3) for end in ("low", "high"))
+        assert cell["span"] == f"[{', '.join(ends)}]"
+    assert "how the verdicts of its cells are spread" in text
 
 
 def test_the_table_of_a_family_says_what_the_summary_says(grid):
