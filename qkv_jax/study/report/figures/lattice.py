@@ -121,7 +121,8 @@ def _node(axes, at, tie, row, value, norm, task):
     text = {"ha": "center", "va": "center", "color": ink, "zorder": 4}
     axes.text(x, y + 0.18, tie, fontsize=8.5, fontweight="bold", **text)
     axes.text(x, y + 0.005, _shown(row, task), fontsize=9, **text)
-    word = f"{wording.SIGNS[kind]} {kind}" if kind != "pending" else "no result"
+    word = f"{wording.SIGNS[kind]} {row['verdict'].reason or kind}"
+    word = word if kind != "pending" else "no result"
     axes.text(x, y - 0.175, word, fontsize=7.5, **text)
 
 
@@ -148,7 +149,7 @@ def _subtitle(record, task):
     if task.solving:
         return f"seeds that solve the task; colour: share less that of {record.baseline}"
     what = f"difference to {record.baseline} in {task.unit}, {wording.better_words(task)}"
-    return f"{what}; pale: undecided"
+    return f"{what}; pale, ?: undecided, and why"
 
 
 def _alike(record, results, task):
