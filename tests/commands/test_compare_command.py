@@ -47,6 +47,8 @@ def test_studies_are_put_beside_each_other(place):
     (("one", "none"), "command line: given 'none'; no study there: No such file or directory"),
     (("one", "bare"), "command line: given 'bare'; no study there"),
     (("one", "./one"), "command line: given 'one'; was given twice"),
+    (("--workdir=both", "one", "two"),
+     "command line: given 'one two'; names come first, before all flags"),
     (("one", "two", "--workdir=one"), "--workdir: given 'one'; holds files already"),
 ])  # fmt: skip
 def test_what_it_cannot_take_is_refused_in_a_line(place, words, line):

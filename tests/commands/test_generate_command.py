@@ -1,5 +1,6 @@
 """`experiments.generate`: a trained run goes on with a prompt, or translates."""
 
+import math
 import re
 
 import pytest
@@ -58,6 +59,19 @@ def test_training_says_where_how_large_and_how_fast(run):
     assert compiled.startswith("step     10 of 20") and "tokens/s" not in compiled
     assert re.search(r"^step     20 of 20 .*   [\d,]+ tokens/s$", last)
     assert done.startswith("done: test ")
+    nats, bits, perplexity = (float(word) for word in re.fullmatch(
+        r"done: test ([\d.]+) nats/byte \(bits per byte ([\d.]+), perplexity ([\d.]+)\). Written.*",
+        done).groups())  # fmt: skip
+    assert bits == pytest.approx(nats / math.log(2), rel=1e-3)
+    assert perplexity == pytest.approx(math.exp(nats), rel=1e-3)
+    assert "bits per byte" in SAID["pairs"] and "(" not in SAID["masked"].splitlines()[-1]
+
+
+def test_more_beams_than_there_are_continuations_are_those_that_there_are(run):
+    """Of one byte there are 256."""
+    code, out, err = run("experiments.generate", "--run=bytes", "--prompt=To", "--tokens=1",
+                         "--beams=300")  # fmt: skip
+    assert code == 0 and err.count("nats:") == 256 and "inf" not in err
 
 
 @pytest.mark.parametrize("name", ["bytes", "characters", "pairs"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qkv_jax.config import ConfigError
-from qkv_jax.interop.gguf import convert
+from qkv_jax.interop.gguf import _tokenizer, convert
 from qkv_jax.interop.pretrained import load_pretrained
 from tests.support.folders import decoder_folders as folders
 from tests.support.folders.pretrained_parts import one_line
@@ -112,6 +112,17 @@ def test_a_tokenizer_that_cannot_be_made_is_left_out_and_said(tmp_path):
         "a tokenizer 'gpt2' that cuts texts as 'llama-bpe' is not understood"
     )
     assert load_pretrained(tmp_path / "made").tokenizer is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "lacking"),
+    [({}, "tokens"), ({"tokens": ["a"]}, "merges"),
+     ({"tokens": ["a"], "merges": [], "add_eos_token": True}, "eos_token_id")],
+)  # fmt: skip
+def test_a_tokenizer_that_lacks_something_is_left_out_and_said(fields, lacking):
+    given = {"model": "gpt2", "pre": "smollm"} | fields
+    given = {f"tokenizer.ggml.{name}": value for name, value in given.items()}
+    assert _tokenizer(given) == (None, f"the file has no tokenizer.ggml.{lacking}")
 
 
 def test_what_is_no_such_model_is_refused_in_one_line(tmp_path):

@@ -83,6 +83,9 @@ def test_what_the_studies_do_not_share_is_said(tmp_path):
     (lambda two: with_task(two, "text", outcome=dataclasses.replace(
         two.record.tasks["text"].outcome, metric="accuracy", unit="")),
      "two: tasks.text.metric: given 'accuracy'; is 'loss' in one: these cannot be compared"),
+    (lambda two: with_task(two, "text", outcome=dataclasses.replace(
+        two.record.tasks["text"].outcome, margin=0.7)),
+     "two: tasks.text.margin: given 0.7; is 0.02 in one: these cannot be compared"),
     (lambda two: setattr(two, "record", dataclasses.replace(
         two.record, tasks={"other": two.record.tasks["text"]})),
      "must share a task; one has text and digits; two has other"),
