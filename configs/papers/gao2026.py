@@ -22,11 +22,11 @@ ARMS = {
     "separate": {},
     "K=V": {"tie": "K=V"},
     "keyless, 0.02": {"tie": "K=V", "adapters": {"key": "head:0.02"}},
-    "keyless, 1/8": {"tie": "K=V", "adapters": {"key": "head:0.125"}},
-    "keyless, 1/4": {"tie": "K=V", "adapters": {"key": "head:0.25"}},
+    "keyless, 0.125": {"tie": "K=V", "adapters": {"key": "head:0.125"}},
+    "keyless, 0.25": {"tie": "K=V", "adapters": {"key": "head:0.25"}},
     "keyless, identity": {"preset": "gao"},
 }
-SCALED = {"1": "keyless, 1/8", "4": "keyless, 1/4"}  # 1/sqrt(H) of so many heads
+SCALED = {"1": "keyless, 0.125", "4": "keyless, 0.25"}  # 1/sqrt(H) of so many heads
 PUBLISHED = {
     "1": {"separate": 0.9995, "keyless, 0.02": 1.0},
     "4": {"separate": 0.9995, "keyless, 0.02": 0.355},  # 0.34 to 0.37
