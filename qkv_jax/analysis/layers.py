@@ -22,7 +22,6 @@ from qkv_jax.model.projections import QKV, per_query_head
 from qkv_jax.model.schemes import Scheme, scheme_class
 from qkv_jax.tie import Tie
 
-_NO_MATRIX = "its queries, keys and values are not x W + b: no matrix stands for them"
 _AFFINE = 0.02  # relative; accelerators round products to a few digits
 
 
@@ -56,10 +55,9 @@ def layer_weights(encoder: Encoder, variables: dict) -> tuple[Layer, ...]:
     """The matrices of every layer, bottom up.
 
     Raises:
-      ConfigError: of schemes that have none, see `require_circuits`.
+      ConfigError: of schemes whose queries, keys and values are not x W + b.
     """
     config, found = require_variables(encoder, variables), []
-    require_circuits(config)
     for layer, tie in enumerate(config.ties):
         params = variables["params"][f"layer_{layer}"].get("attention", {})
         scheme = attention_of(config, tie).make_scheme(config.width)
@@ -99,9 +97,12 @@ def probe(
 
 
 def require_circuits(config: ModelConfig) -> None:
-    """Refuses models whose scheme is known to have no matrices."""
+    """Refuses models whose scores are of more than one matrix for queries and one for keys: what
+    `circuits` says of those would be of another model."""
+    arguments.instance("config", config, ModelConfig)
     if not scheme_class(config.scheme).has_circuits:
-        raise ConfigError("scheme", config.scheme, _NO_MATRIX)
+        allowed = "its scores are not those of one matrix for queries and one for keys"
+        raise ConfigError("scheme", config.scheme, allowed)
 
 
 def _affine(scheme: Scheme, params: Mapping, config: ModelConfig) -> tuple[list, list]:
@@ -123,7 +124,8 @@ def _affine(scheme: Scheme, params: Mapping, config: ModelConfig) -> tuple[list,
     for seen, kernel, bias in zip(heads_of(x), kernels, biases, strict=True):
         expected = jnp.einsum("td,dnh->tnh", x, kernel) + bias[None]
         if jnp.abs(seen - expected).max() > _AFFINE * jnp.abs(expected).max():
-            raise ConfigError("scheme", config.scheme, _NO_MATRIX)
+            allowed = "its queries, keys and values are not x W + b: no matrix stands for them"
+            raise ConfigError("scheme", config.scheme, allowed)
     return kernels, biases
 
 

@@ -27,7 +27,7 @@ from qkv_jax.config import (
     shown,
 )  # fmt: skip
 from qkv_jax.model.blocks import BLOCKS, Context, attention_of, normed
-from qkv_jax.model.cache import Cache
+from qkv_jax.model.cache import Cache, check_cache
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.linear import Dense, on_rows
 from qkv_jax.model.masks import places_within, visible
@@ -115,14 +115,16 @@ class Encoder(nn.Module):
             raise ValueError("context: is what a model with cross-attention reads, and needs")
         if documents is not None and places is None:
             places = places_within(documents)
-        if cache is not None:
-            places = cache.lengths[:, None] + jnp.arange(jnp.shape(inputs)[1])[None]
-            places = places if valid is None else jnp.where(valid, places, 0)
-        positions = AddPositions(config.positions, self.max_length, name="positions")
-        x = positions(self.stem(inputs), places)
+        x = self.stem(inputs)
         sizes = dict(zip("BT", x.shape, strict=False))
         if valid is not None:
             require_array("valid", valid, "B T", "bool", sizes)
+        if cache is not None:
+            check_cache(sizes, cache, None, valid)
+            places = cache.lengths[:, None] + jnp.arange(sizes["T"])[None]
+            places = places if valid is None else jnp.where(valid, places, 0)
+        positions = AddPositions(config.positions, self.max_length, name="positions")
+        x = positions(x, places)
         if read is not None:
             require_array("read", read, "B R", "int", sizes)
             require_below("read", read, sizes["T"])

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from qkv_jax import arguments
-from qkv_jax.analysis.layers import layer_weights
+from qkv_jax.analysis.layers import layer_weights, require_circuits
 from qkv_jax.survey.activations import gather
 from qkv_jax.survey.measure import beside, measure, movements, spectra
 from qkv_jax.survey.subjects import Subject
@@ -41,6 +41,7 @@ def survey(subject: Subject, seed: int, draws: int = DRAWS) -> Survey:
     arguments.instance("subject", subject, Subject)
     arguments.whole("draws", draws, 1)
     rng = np.random.default_rng(arguments.whole("seed", seed))
+    require_circuits(subject.encoder.config)
     layers = layer_weights(subject.encoder, subject.variables)
     flows = gather(subject.encoder, subject.variables, subject.batches, rng, MOST_TOKENS)
     found, untrained = measure(layers, flows, rng, draws), None

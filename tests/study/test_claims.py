@@ -126,7 +126,7 @@ def test_what_has_no_matrices_is_refused_before_it_is_trained():
     evidence = {"task": "place", "arm": "latent", "measure": "antisymmetry", "expect": "below",
                 "margin": 0.1, "null": 0.5}  # fmt: skip
     claims = {"1": {"text": "so.", "evidence": {"even": evidence}}}
-    with pytest.raises(ConfigError, match="claims.1.evidence.even: latent.*no matrix stands for"):
+    with pytest.raises(ConfigError, match="claims.1.evidence.even: latent.*those of one matrix"):
         Study(values | {"claims": claims})
 
 
