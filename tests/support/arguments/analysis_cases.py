@@ -4,7 +4,6 @@ import jax
 import numpy as np
 
 from qkv_jax.analysis import attention_maps, circuits, geometry, layers, nulls
-from qkv_jax.model.config import ModelConfig
 from tests.support.arguments.layer_cases import SMALL, TOKENS, X, small_encoder
 from tests.support.arguments.values import (
     NO_ARRAY,
@@ -94,8 +93,7 @@ def layer_cases():
     wrong = {"encoder": [None, SMALL, module.stem], "variables": no_variables}
     yield Case(layers.layer_weights, here, wrong)
     yield Case(layers.require_variables, here, wrong)
-    latent = ModelConfig(scheme="mla", latent_dim=4, positions="rotary", rotary_dims=2)
-    yield Case(layers.require_circuits, {"config": SMALL}, {"config": [None, 3, "mla", latent]})
+    yield Case(layers.require_circuits, {"config": SMALL}, {"config": [None, 3, "mla", module]})
     yield Case(
         traced(layers.probe),
         {**here, "inputs": TOKENS, "valid": None, "read": None},
