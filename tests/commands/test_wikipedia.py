@@ -59,8 +59,8 @@ def test_articles_become_rows_of_a_data_set(pack, run, tmp_path):
     file, out = tmp_path / "dump", tmp_path / "new" / "wikipedia"
     file.write_bytes(pack(dump(*PAGES)))
     flags = f"--dump={file}", f"--out={out}"
-    assert run(*flags) == [0, f"{out}/train.jsonl: 2 articles of 36 letters\n", ""]
-    assert [json.loads(line) for line in (out / "train.jsonl").open()] == [
+    assert run(*flags) == [0, f"{out}/train.jsonl: 2 articles of 38 letters\n", ""]
+    assert [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()] == [
         {"title": "Albedo", "text": "albedo is zero three of light"},
         {"title": "Zoë", "text": "zoe lives"},
     ]
