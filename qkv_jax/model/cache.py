@@ -112,11 +112,11 @@ class Cache:
         sources = {name: put(self.sources[name], array) for name, array in new.items()}
         lengths = self.lengths + (count if valid is None else valid.sum(1, dtype=jnp.int32))
         here, last = np.arange(self.slots)[None], lengths[:, None] - 1
-        if not self.turns(count, window):
-            places, filled = here, here <= last
-        else:
+        if self.turns(count, window):
             places = last - (last - here) % self.slots
             filled = places >= 0
+        else:
+            places, filled = here, here <= last
         return self.replace(sources=sources, lengths=lengths), Slots(places, filled, own)
 
     def turns(self, count: int, window: int | None) -> bool:

@@ -108,9 +108,7 @@ class Field:
     def solved(self, run: Run) -> bool:
         """Whether a run has solved its task. Not by the score alone: a failure value may lie beyond
         the threshold by mistake."""
-        task = self.record.tasks[self.name]
-        sign, threshold = (1 if task.higher_is_better else -1), task.outcome.threshold
-        return run.status == "done" and sign * run.test >= sign * threshold
+        return run.status == "done" and self.record.tasks[self.name].outcome.solved(run.test)
 
     def _settled(self) -> dict[int, Verdict]:
         """Arms that no run can tell from the baseline: those that are its program, and those that

@@ -64,7 +64,7 @@ def articles(dump: pathlib.Path, field: str) -> Iterator[tuple[str, str]]:
 
 def plain(wikitext: str) -> str:
     """The words of an article, in lower case, with one space between two."""
-    text = _DROPPED.sub(" ", html.unescape(wikitext))
+    text = _DROPPED.sub(" ", wikitext)
     for pattern in (_TEMPLATE, _TABLE, _TEMPLATE):  # tables may stand in templates
         text = _until_stable(pattern, " ", text)
     text = _until_stable(_LINK, _shown, text)

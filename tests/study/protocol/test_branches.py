@@ -157,10 +157,10 @@ def test_what_copies_would_have_needed_is_not_made_up():
 
 
 def test_estimates_are_of_all_copies_that_there_are():
-    """The race on the copies comes to its end where an arm lacks some; of the others there are more
-    all the same, and a mean of their first few would be of other luck than that at full length."""
+    """The race on the copies is over at the first look; of the baseline there are eight all the
+    same, and a mean of the first four would be of other luck than that at full length."""
     record = race_record(2, margin=0.3, seeds=32)
-    losses, shorter = (steep((0.0, gap, 0.2), noise=0.5) for gap in (9.0, 0.25))
+    losses, shorter = (steep((0.0, *gaps), noise=0.5) for gaps in ((9.0, 0.35), (9.0, 9.0)))
     record, runs, table = copies_of(record, losses, shorter)
     whole = summarise(record, runs).set_index("arm")
     assert table.loc["separate", "n"] == whole.loc["separate", "n"] > table.loc["arm1", "n"]
