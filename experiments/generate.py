@@ -11,9 +11,9 @@ r"""What a trained language model goes on to say: `python -m experiments.generat
     --source="In the beginning"       of a run on translation: the translation that a beam finds
     --bleu --examples=200             its BLEU on the first of its test pairs, by default on all
 
-The text is printed as it comes. Without a window, the cache is as long as prompt and tokens
-together; its bytes, and tokens a second, are said at the end of what was drawn. BLEU is printed
-with sacrebleu's signature.
+The text is printed as it comes; a pretrained model may end it, by a token of its own. Without a
+window, the cache is as long as prompt and tokens together; its bytes, and tokens a second, are said
+at the end of what was drawn. BLEU is printed with sacrebleu's signature.
 """
 
 import dataclasses
@@ -66,6 +66,7 @@ class Subject(NamedTuple):
     variables: Any
     encode: Callable[[str], Any]  # a text as tokens
     spell: Callable[[list[int]], str]  # tokens as a text
+    ends: tuple[int, ...] = ()  # the tokens that end one, and are no part of it
 
 
 def main() -> None:
@@ -123,7 +124,7 @@ def _pretrained(folder: pathlib.Path) -> Subject:
         tokens = found.reader.tokens([text])[0]
         return tokens[: len(tokens) - len(found.reader.end)]
 
-    return Subject(found.encoder, found.variables, encode, found.reader.text)
+    return Subject(found.encoder, found.variables, encode, found.reader.text, found.ends)
 
 
 def _refuse(names: tuple[str, ...], allowed: str) -> None:
@@ -177,7 +178,8 @@ def _continue(subject: Subject, prompt: str) -> None:
 
     tokens = np.asarray(subject.encode(prompt), np.int32)[None]
     sampling = Sampling(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value)
-    generator = Generator(subject.model, _TOKENS.value or 1, sampling)
+    stop = subject.ends[0] if len(subject.ends) == 1 else None  # a generator knows but one
+    generator = Generator(subject.model, _TOKENS.value or 1, sampling, stop)
     if _TOKENS.value is None:
         new = max(1, min(_USUAL, generator.room(tokens.shape[1])))
         generator = dataclasses.replace(generator, new=new)
@@ -202,7 +204,8 @@ def _print_all(console: Console, subject: Subject, prompt: str, heads, texts) ->
     first_line.say(console, f"the prompt goes on by {_RUN.value or _PRETRAINED.value}.")
     for head, text in zip(heads, texts, strict=True):
         console.print(f"[dim]{head}[/dim]")
-        print(prompt + _until_stop(subject.spell(text.tolist()))[0], flush=True)
+        end = next((i for i, token in enumerate(text.tolist()) if token in subject.ends), None)
+        print(prompt + _until_stop(subject.spell(text[:end].tolist()))[0], flush=True)
 
 
 def _until_stop(text: str, whole: bool = True) -> tuple[str, bool]:
@@ -227,14 +230,16 @@ def _stream(console: Console, subject: Subject, prompt: str, generator, rows) ->
     sys.stdout.write(prompt)
     said, times = "", [time.monotonic()]
     for token in itertools.chain(stream, [None]):
-        text = subject.spell(tokens)
-        ready, stopped = _until_stop(text, token is None)
+        ended = tokens[-1] in subject.ends
+        last = ended or token is None
+        text = subject.spell(tokens[:-1] if ended else tokens)
+        ready, stopped = _until_stop(text, last)
         half = text.endswith("\N{REPLACEMENT CHARACTER}") and not stopped
-        if token is None or not half:  # half of a sign
+        if last or not half:  # half of a sign
             sys.stdout.write(ready[len(said) :])
             sys.stdout.flush()
             said = ready
-        if stopped or token is None:
+        if stopped or last:
             break
         tokens.append(int(token[0]))
         times.append(time.monotonic())

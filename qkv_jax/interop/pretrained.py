@@ -42,6 +42,7 @@ from qkv_jax.model.stems import PatchStem, TokenStem
 
 _BATCH = 32
 _SHORTEST = 16
+_CONFIG = "config.json"
 _ADAPTER = "adapter_config.json"  # of PEFT, which the library loads over the weights
 
 
@@ -93,7 +94,6 @@ class Pretrained:
             raise refusal(self.folder, "holds no tokenizer.json, so it cannot read texts")
         return self.tokenizer
 
-
     @property
     def begin(self) -> list[int]:
         """The tokens from which a text begins: those that the tokenizer puts in front of every one,
@@ -108,6 +108,22 @@ class Pretrained:
             what = "must be a text: the model has no token that begins one"
             raise ConfigError("prompt", "", what)
         return found
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end what a decoder says: `eos_token_id` of generation_config.json, or
+        else of config.json; none where neither has one.
+
+        Raises:
+          ConfigError: naming the file, for what is no token.
+        """
+        path, field = self.folder / "generation_config.json", "eos_token_id"
+        own = read_json(path) if path.is_file() else {}
+        name, values = (path.name, own) if own.get(field) is not None else (_CONFIG, self.config)
+        given = values.get(field)
+        listed = [] if given is None else given if isinstance(given, list) else [given]
+        most = self.encoder.classes - 1
+        return tuple(arguments.whole(f"{name} {field}", token, 0, most) for token in listed)
 
 
 class Batch(NamedTuple):
@@ -132,7 +148,7 @@ def load_pretrained(folder: str | os.PathLike) -> Pretrained:
     place = encoder_folder(model_folder(folder))
     if (place / _ADAPTER).is_file():
         raise refusal(place / _ADAPTER, "changes the weights: merge it into them first")
-    config = read_json(place / "config.json")
+    config = read_json(place / _CONFIG)
     if "task" in config:
         what = "is a run of experiments.train: name it by --run, or see experiments.export"
         raise refusal(place, what)

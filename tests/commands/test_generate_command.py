@@ -1,10 +1,14 @@
 """`experiments.generate`: a trained run goes on with a prompt, or translates."""
 
+import json
 import math
 import re
 
+import numpy as np
 import pytest
 
+from qkv_jax.interop.pretrained import load_pretrained
+from qkv_jax.model.generate import Generator
 from tests.support import commands
 from tests.support.folders import decoder_folders
 
@@ -29,9 +33,14 @@ SAID: dict[str, str] = {}  # by the training of each
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("generate")
+
+
+@pytest.fixture(scope="module")
+def run(place):
     """Commands in a folder with these runs."""
-    folder = tmp_path_factory.mktemp("generate")
+    folder = place
     (folder / "text.txt").write_text(TEXT)
     (folder / "table").mkdir()
     (folder / "table" / "train.csv").write_text("text\n" + "To be or not\n" * 60)
@@ -95,6 +104,34 @@ def test_a_pretrained_model_goes_on_in_its_own_tokens(run, folder):
     assert code == 0 and "4 symbols; " in err, err
     assert out.startswith("the hen") and len(out) > len("the hen") + 1
     assert run(*command, "--beams=1")[1] == out
+
+
+def test_a_pretrained_model_ends_a_text_itself(run, place):
+    """At its eos_token_id, which is no part of the text; generation_config.json, which may name
+    several, comes before config.json. Here the third of the tokens that the model draws."""
+    command = ("experiments.generate", "--pretrained=gpt2", "--prompt=the hen", "--tokens=4")
+    found = load_pretrained(place / "gpt2")
+    prompt = np.array(found.reader.tokens(["the hen"]), np.int32)
+    drawn = Generator(found.encoder, 4)(found.variables, prompt)[0].tolist()
+    assert drawn[2] not in drawn[:2]
+    until = f"the hen{found.reader.text(drawn[:2])}\n"
+    ways = (["--temperature=0"], ["--beams=1"], ["--temperature=1e-6", "--samples=2"])
+    whole = [run(*command, *way)[1] for way in ways]
+    config, generation = place / "gpt2/config.json", place / "gpt2/generation_config.json"
+    before = config.read_text()
+    config.write_text(json.dumps(json.loads(before) | {"eos_token_id": drawn[2]}))
+    for way in ways:
+        code, out, err = run(*command, *way)
+        assert (code, out) == (0, until * (1 + ("--samples=2" in way))), err
+    other = next(token for token in range(22) if token not in drawn)
+    for given, said in [([other, drawn[2]], until), (other, whole[0])]:
+        generation.write_text(json.dumps({"eos_token_id": given}))
+        assert run(*command, *ways[0])[1] == said
+    generation.write_text(json.dumps({"eos_token_id": 23}))
+    code, out, err = run(*command)
+    assert (code, out) == (2, "") and "generation_config.json eos_token_id: given 23" in err
+    generation.unlink()
+    config.write_text(before)
 
 
 def test_beams_are_printed_with_their_scores(run):

@@ -1,11 +1,12 @@
 """What stands at the top of a report: the answer in short, and what must be known before it."""
 
 import itertools
+import math
 
 from qkv_jax.output import formats
 from qkv_jax.study.protocol.selection import tuning_runs
 from qkv_jax.study.protocol.verdicts import SAME_PROGRAM, Note, Verdict, What
-from qkv_jax.study.record import StudyRecord
+from qkv_jax.study.record import StudyRecord, TaskRecord
 from qkv_jax.study.report import wording
 from qkv_jax.study.report.sentences import is_tie
 
@@ -96,6 +97,10 @@ def warnings(record: StudyRecord, runs, results: wording.Results) -> list[str]:
         for text in task.data_notes or ():
             note(name, text)
         rows = results[name]
+        ahead = _ahead(task, rows.get(record.baseline, {}))
+        if ahead:
+            what = "verdicts are about models that have not learned what that knows"
+            note(name, f"{record.baseline} does worse than {formats.join(ahead)}: {what}.")
         bad = [
             f"{a} ({wording.failures(r)} of {r.get('n', 0):.0f})"
             for a, r in rows.items()
@@ -133,6 +138,13 @@ def warnings(record: StudyRecord, runs, results: wording.Results) -> list[str]:
         f"{formats.join(wording.places(record, tasks))}: {text}"
         for (_, text), tasks in found.items()
     ] + _changed_packages(record) + _accepted(record)
+
+
+def _ahead(task: TaskRecord, baseline) -> list[str]:
+    """The simple methods that do better than the whole interval of the baseline's mean."""
+    best = baseline.get("ci_high" if task.higher_is_better else "ci_low", math.nan)
+    sign = 1 if task.higher_is_better else -1
+    return [r.name for r in task.references or () if sign * r.value > sign * best]
 
 
 def _changed_packages(record) -> list[str]:

@@ -10,6 +10,9 @@ import pytest
 
 from qkv_jax.study.protocol.evaluated import evaluations
 from qkv_jax.study.protocol.hostile import run_study
+from qkv_jax.study.protocol.summary import summarise
+from qkv_jax.study.report import headlines, wording
+from qkv_jax.tasks.base import Reference
 from tests.support.studies.raced_study import race_record, steep
 from tests.support.studies.report_pages import report
 from tests.support.studies.synthetic_study import make_study
@@ -35,6 +38,24 @@ def test_a_lattice_comes_first_where_most_of_the_ties_are_in_it(tmp_path, few, f
     for page in (text, (tmp_path / "report.md").read_text(encoding="utf-8")):
         places = [page.index(f"figures/{kind}-text.png") for kind in ("lattice", "forest")]
         assert (places[0] < places[1]) == (first == "lattice")
+
+
+@pytest.mark.parametrize("task", ["text", "digits"])
+def test_a_baseline_behind_a_simple_method_is_said_first(task):
+    """Beyond the interval of its mean, on the side that is better: below of a loss, above of an
+    accuracy."""
+    record, runs, *_ = make_study(tasks=(task,))
+    results = wording.all_rows(record, summarise(record, runs))
+    row, better = results[task]["separate"], 1 if task == "digits" else -1
+    assert record.tasks[task].higher_is_better == (better > 0) and row["ci_low"] < row["ci_high"]
+    at = {"ahead": 1.01, "within": 0.99, "behind": -1.01}  # of the interval, from its middle
+    middle, half = (row["ci_low"] + row["ci_high"]) / 2, (row["ci_high"] - row["ci_low"]) / 2
+    values = [Reference(name, middle + better * place * half) for name, place in at.items()]
+    said = headlines.warnings(record.with_task(task, references=tuple(values)), runs, results)
+    (line,) = (line for line in said if "learned" in line)
+    assert line.endswith("separate does worse than ahead: verdicts are about models that have not "
+                         "learned what that knows.")  # fmt: skip
+    assert said[1:] == headlines.warnings(record.with_task(task, references=()), runs, results)
 
 
 def test_the_placebo_of_a_race_says_what_it_is_compared_with(tmp_path):
