@@ -4,12 +4,15 @@
     python -m experiments.ablate --config=configs/papers/arora2023.py:small --workdir=runs/recall
 
 Around that point, which is `separate` with one head, stand the classic ties with 1, 2 and 4 heads;
-the report draws accuracy against bytes of state a token, the figure that Zoology's readers know.
+for each number of heads the report draws accuracy against bytes of state a token, the axes that
+Zoology's readers know.
 As theirs: two layers of width 64 without MLP, learned positions, tied embedding, 8192 tokens, 64
 places, 4 pairs, no noise between the queries, 100,000 examples, batches of 512. They choose one of
 four rates by the test split, of one seed; here every arm is tuned on validation examples, which are
 others. Further deviations: 20 epochs instead of 64, a linear decay instead of a cosine, gradients
-clipped at a norm of 1, and none of their dropout, 0.1 of the embedding and of attention weights.
+clipped at a norm of 1, the optimizer of all studies here (AdamW, weight decay 0.01, beta2 0.98, a
+tenth of the steps to warm up), and none of their dropout, 0.1 of the embedding and of attention
+weights.
 
 `small`: 64 tokens, 32 places, fresh examples with noise in batches of 64, for two CPU cores: about
 50 minutes beside other work, 118 runs (34 by `--plan`); the whole, which was not run, takes 41

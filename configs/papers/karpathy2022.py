@@ -8,9 +8,9 @@ Published: 1.88 nats a character after 2000 steps, of tiny-shakespeare. Four lay
 width 128, 64 characters, batches of 12, no dropout, no biases in attention, tied embedding. Without
 a file the text is that of the package `shakespeare`, another edition and five times as long: the
 two numbers are then of two texts. The second command reads nanoGPT's own file, of which the
-training text is then the same. Deviations: MLPs and layer norms have biases; the rate falls to zero
-instead of a tenth; the score is that of the last step on the last 5 % of each file, theirs the best
-of several on the last 10 %.
+training text is then the same. Deviations: MLPs and layer norms have biases; matrices start by
+their fan-in instead of at 0.02; the rate falls to zero instead of a tenth; the score is that of the
+last step on the last 5 % of each file, theirs the best of several on the last 10 %.
 
 An hour on two CPU cores by `--plan`, a minute on a GPU by the arithmetic in the README. Not run.
 """

@@ -2,14 +2,19 @@
 
     python -m experiments.ablate --config=configs/papers/kayyam2026_language.py --workdir=runs/gpt
 
-They trained 300 million parameters (20 layers, width 1024, 16 heads, learned positions, dropout
-0.1) on SlimPajama, one seed, all arms at one rate, and report perplexity that counts padding among
-the tokens; its logarithms stand beside our losses, nats per token. Ours are byte pairs of
-Shakespeare, two layers of width 64, eight heads, so that GQA has two heads of keys and values, a
-quarter of them, as theirs has. Compare signs and order, and K=V with MQA: which is the cheaper way
-to less cache?
+Their table of perplexities, whose logarithms stand beside our losses: 300 million parameters (20
+layers, width 1024, 16 heads, learned positions, dropout 0.1) on SlimPajama, one seed, all arms at
+one rate, padding counted among the tokens. Deviations: nats per byte of Shakespeare, two layers of
+width 64, eight heads, so that GQA has two heads of keys and values, a quarter of them, as theirs
+has; no dropout, since no text is read twice; weight decay 0.01 (theirs 0.1), beta2 0.98 (0.95), a
+rate that falls to zero (to a tenth). Compare signs and order, and K=V with MQA: which is the
+cheaper way to less cache?
 
-On two CPU cores 12 minutes by `--plan`, on a GPU, by the arithmetic in the README, one.
+On two CPU cores TIME, on a GPU, by the arithmetic in the README, one.
+A first version read byte pairs, with dropout, for 800 steps. No model of it came below the loss of
+bigrams (3.54 nats per pair; `separate` 3.91), and every arm was better than `separate`, which says
+how soon pairs are learned and nothing of attention; the budget was chosen anew, by `separate`
+alone.
 """
 
 import math
@@ -38,12 +43,12 @@ def get_config() -> ConfigDict:
             "name": "kayyam2026-language",
             "question": "Which costs less for a smaller cache: K=V, or fewer heads?",
             "arms": {name: {"model": model} for name, model in ARMS.items()},
-            "model": {"heads": 8, "dropout": 0.1, "tied_embedding": True},
-            "train": {"batch_size": 16, "steps": 800, "report_every": 80, "decay": "cosine"},
+            "model": {"heads": 8, "tied_embedding": True},
+            "train": {"batch_size": 16, "steps": 1200, "report_every": 120, "decay": "cosine"},
             "tasks": {
                 "shakespeare": {
-                    "kind": "causal_tokens",
-                    "options": {"vocabulary": 512, "test_examples": 1024},
+                    "kind": "causal_bytes",
+                    "options": {"test_examples": 1024},
                     "learning_rates": (3e-3, 1e-2),
                     "published": {"Kayyam et al. 2026, 300M, other text": LOSS},
                 }

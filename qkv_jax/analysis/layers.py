@@ -105,6 +105,16 @@ def require_circuits(config: ModelConfig) -> None:
         raise ConfigError("scheme", config.scheme, allowed)
 
 
+def left_out(config: ModelConfig) -> str:
+    """What OV circuits do not show of a model that has them, in a sentence; empty where they are
+    all that its values go through."""
+    arguments.instance("config", config, ModelConfig)
+    clauses = [scheme_class(config.scheme).beside_values]
+    clauses += ["later layers mix the first one's values in"] * config.value_residual
+    clauses = [clause for clause in clauses if clause]
+    return f"OV circuits leave out that {' and that '.join(clauses)}." if clauses else ""
+
+
 def _affine(scheme: Scheme, params: Mapping, config: ModelConfig) -> tuple[list, list]:
     """W [D, N, H] and b [N, H] of query, key and value: what the scheme itself does to X.
 

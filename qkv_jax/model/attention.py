@@ -20,7 +20,8 @@ from qkv_jax.config import (
     shown,
 )  # fmt: skip
 from qkv_jax.model.adapters import Adapters
-from qkv_jax.model.cache import Cache, check_cache
+from qkv_jax.model.cache import Cache, check_cache, gaps
+from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.dot_product import (
     FORMATS,
     Implementation,
@@ -46,6 +47,12 @@ from qkv_jax.model.value_residual import ValueResidual
 from qkv_jax.tie import Tie
 
 Scale = float | Literal["sqrt", "learned_per_head"]
+# Fields that a layer and a model's config have alike.
+_ALIKE = (
+    "latent_dim", "latent_kind", "positions", "positions_2d", "qk_norm", "rotary_dims",
+    "rotary_base", "window", "value_residual", "diagonal_mask", "scale", "frozen",
+    "output_projection", "use_bias",
+)  # fmt: skip
 
 
 class MultiHeadAttention(nn.Module):
@@ -146,7 +153,8 @@ class MultiHeadAttention(nn.Module):
           cache: of the tokens before, see `init_cache`. `x` holds those that come next; their
             places count from there, the order is causal, and what is returned is the output and
             the cache with them in it.
-          valid: with a cache, true at tokens of `x`; what is not one stands behind them.
+          valid: with a cache, true at tokens of `x`; what is not one stands behind them: else it is
+            refused, or inside jit answered with NaN.
           first_values: with `value_residual`, what the first layer returned; it takes none.
 
         Raises:
@@ -163,9 +171,9 @@ class MultiHeadAttention(nn.Module):
             if context.dtype != x.dtype:
                 raise ValueError(f"context: given {shown(context)}; must be {x.dtype} as x is")
         check_cache(sizes, cache, context, valid)
-        if cache is not None and cache.scheme != scheme_name(self.scheme):
-            allowed = f"this layer's is {scheme_name(self.scheme)}; make one with init_cache"
-            raise ConfigError("cache", f"of the scheme {cache.scheme}", allowed)
+        if cache is not None and cache.layout != self._layout:
+            allowed = f"this layer's has {self._layout}; make one with init_cache"
+            raise ConfigError("cache", f"with {cache.layout}", allowed)
         self._check_places(sizes, places, key_places, context, cache)
         if first_values is not None and not (self.value_residual and context is None):
             raise ValueError("first_values: are for self-attention with value_residual")
@@ -218,8 +226,11 @@ class MultiHeadAttention(nn.Module):
         else:
             heads = attend(*qkv, scores=scores, implementation=self.implementation, **options)
         heads = finish(heads, own=own if context is None else None)
-        if cache is not None and not cache.turns(x.shape[1], self.window):
-            heads = jnp.where(cache.overflown[:, None, None, None], jnp.nan, heads)
+        if cache is not None:  # what is refused outside jit
+            lost = [] if cache.turns(x.shape[1], self.window) else [cache.overflown]
+            lost += [] if valid is None else [gaps(valid)]
+            for rows in lost:
+                heads = jnp.where(rows[:, None, None, None], jnp.nan, heads)
         made = [self._joined(heads, x.shape[-1])]
         made += [cache] if cache is not None else []
         made += [qkv.value] if self.value_residual else []
@@ -232,16 +243,27 @@ class MultiHeadAttention(nn.Module):
 
     @nn.nowrap
     def make_scheme(self, width: int) -> Scheme:
-        """What makes queries, keys and values of inputs of that width."""
+        """What makes queries, keys and values of inputs of that width.
+
+        Raises:
+          ConfigError: for what the scheme is not for.
+        """
+        made, head_dim, tie = scheme_class(self.scheme), self._head_dim(width), Tie.parse(self.tie)
         adapters = self.adapters
-        return scheme_class(self.scheme)(
+        if not isinstance(adapters, Adapters):
+            adapters = build(Adapters, adapters, "adapters")
+        if made is not Scheme:  # its rules are stated of a model: of one whose layers are as this
+            own = {name: getattr(self, name) for name in _ALIKE} | {"adapters": adapters}
+            sizes = {"heads": self.num_heads, "kv_heads": self.num_kv_heads, "head_dim": head_dim}
+            made.check_config(ModelConfig(str(tie), width=width, **sizes, **own))
+        return made(
             self.num_heads,
             self.num_kv_heads or self.num_heads,
-            self._head_dim(width),
-            Tie.parse(self.tie),
+            head_dim,
+            tie,
             self.frozen,
             self.use_bias,
-            adapters if isinstance(adapters, Adapters) else build(Adapters, adapters, "adapters"),
+            adapters,
             self.latent_dim,
             self.positions,
             self.qk_norm,
@@ -263,7 +285,18 @@ class MultiHeadAttention(nn.Module):
         if str(jnp.dtype(dtype)) not in FORMATS:
             raise ConfigError("dtype", dtype, f"allowed: {', '.join(FORMATS)}")
         shapes = self.make_scheme(width).cache_shapes()
-        return Cache.empty(shapes, batch, slots, dtype, scheme_name(self.scheme))
+        return Cache.empty(shapes, batch, slots, dtype, self._layout)
+
+    @property
+    def _layout(self) -> str:
+        """What a cache of this layer depends on, beside the names and sizes of its sources."""
+        words = [f"scheme {scheme_name(self.scheme)!r}"]
+        fields = ("rotary_dims", "rotary_base") if self.positions == "rotary" else ()
+        words += ["positions 'rotary'"] * bool(fields)
+        fields = (*fields, "latent_dim", "qk_norm")
+        words += [f"{name} {value}" for name in fields if (value := getattr(self, name))
+                  not in (None, False)]  # fmt: skip
+        return ", ".join(words)
 
     @nn.nowrap
     def _check_kept(self, sizes, context, width: int) -> None:
@@ -296,6 +329,9 @@ class MultiHeadAttention(nn.Module):
         if self.positions == "rotary" and head_dim % 2:
             raise ValueError(f"rotary positions need an even head width, not {head_dim}")
         dims = self.rotary_dims
+        if dims is not None and self.positions != "rotary":
+            allowed = f"is for positions 'rotary', not {self.positions!r}"
+            raise ConfigError("rotary_dims", dims, allowed)
         if dims is not None and (arguments.whole("rotary_dims", dims, 0, head_dim) % 2):
             raise ConfigError("rotary_dims", dims, "must be even")
         if not self.output_projection and self.num_heads * head_dim != width:

@@ -42,20 +42,21 @@ class Cache:
       lengths: the number of tokens of each row.
       context: of a whole model with cross-attention, what that reads (`blocks.Context`), its
         sources by layer; of one size however many tokens come.
-      scheme: whose sources they are: those of two schemes may have the same names and sizes.
+      layout: what of a layer's fields says how to read them: sources of two layers may have the
+        same names and sizes and be different things.
     """
 
     sources: Any
     lengths: Any  # [B]; trees of other leaves are of this class as well
     context: Any = None
-    scheme: str = struct.field(pytree_node=False, default="")
+    layout: str = struct.field(pytree_node=False, default="")
 
     @classmethod
-    def empty(cls, shapes: Any, batch: int, slots: int, dtype: Any, scheme: str) -> "Cache":
+    def empty(cls, shapes: Any, batch: int, slots: int, dtype: Any, layout: str) -> "Cache":
         """`shapes` are those of `Scheme.cache_shapes`: heads and width by source."""
         made = lambda shape: jnp.zeros((batch, shape[0], slots, shape[1]), dtype)
         sources = jax.tree.map(made, shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
-        return cls(sources, jnp.zeros(batch, jnp.int32), scheme=scheme)
+        return cls(sources, jnp.zeros(batch, jnp.int32), layout=layout)
 
     @property
     def slots(self) -> int:
@@ -138,6 +139,11 @@ class Cache:
             raise ConfigError("cache", f"{self.slots} slots", allowed)
 
 
+def gaps(valid: Bool[Array, "B T"]) -> Bool[Array, " B"]:
+    """Rows in which a token stands behind what is none."""
+    return (valid[:, 1:] & ~valid[:, :-1]).any(1)
+
+
 def check_cache(sizes: dict[str, int], cache: Any, context: Any, valid: Any) -> None:
     """Refuses a cache, or `valid`, that does not go with the tokens and the context of a call.
 
@@ -147,6 +153,9 @@ def check_cache(sizes: dict[str, int], cache: Any, context: Any, valid: Any) -> 
         if cache is None:
             raise ValueError("valid: is for a cache; without one use a mask")
         require_array("valid", valid, "B T", "bool", sizes)
+        if not isinstance(valid, jax.core.Tracer) and gaps(valid).any():
+            allowed = "what is no token must stand behind the tokens of its row"
+            raise ConfigError("valid", shown(valid), allowed)
     if cache is None:
         return
     if not isinstance(cache, Cache):

@@ -215,6 +215,9 @@ class ModelConfig:
             allowed = f"needs an even head width, not {self.head_width}"
             raise ConfigError("positions", "rotary", allowed)
         dims = self.rotary_dims
+        if dims is not None and self.positions != "rotary":
+            allowed = f"is for positions 'rotary', not {self.positions!r}"
+            raise ConfigError("rotary_dims", dims, allowed)
         if dims is not None and not (0 <= dims <= self.head_width and dims % 2 == 0):
             allowed = f"must be even, and at most the head width {self.head_width}"
             raise ConfigError("rotary_dims", dims, allowed)

@@ -180,7 +180,9 @@ def model_of_pretrained(
         raise ConfigError("texts", texts, "must be two texts at least, by names")
     names = list(texts)
     ours, others = ({n: texts[n] for n in names[start::2]} for start in (0, 1))
-    subject, held_out = (of_pretrained(folder, some, 0, allow_unknown) for some in (ours, others))
+    subject, held_out = (
+        of_pretrained(folder, some, None, allow_unknown) for some in (ours, others)
+    )
     encoder, variables = subject.encoder, subject.variables
     if encoder.classes and not encoder.is_causal:
         what = "reads out classes, and is measured by hidden states here; edit its run, by --run"

@@ -53,7 +53,8 @@ def remarks(survey: Survey) -> list[str]:
     untrained = figures["null_untrained"].notna().any()
     lines = [
         _copies(figures), _closest(figures, untrained), _key_and_value(figures, untrained),
-        _symmetry(figures), _copying(figures), _attention(figures, untrained), _moved(survey),
+        _symmetry(figures), _copying(figures), survey.left_out, _attention(figures, untrained),
+        _moved(survey),
     ]  # fmt: skip
     return [line for line in lines if line]
 

@@ -31,7 +31,7 @@ class Subject(NamedTuple):
       inputs: on what, in a few words.
       batches: the inputs in batches.
       untrained: variables to compare with, and `untrained_is`, in words; None where the model is
-        itself untrained.
+        itself untrained, or none was asked for.
       past: the layers by step, of a run with several checkpoints.
       note: how far the inputs suit the model, in a sentence; empty where they are its own.
     """
@@ -74,17 +74,19 @@ def of_run(folder: pathlib.Path, step: int | None, most: int) -> Subject:
 
 
 def of_pretrained(
-    folder: pathlib.Path, texts: Mapping[str, str], seed: int, allow_unknown: bool = False
+    folder: pathlib.Path, texts: Mapping[str, str], seed: int | None, allow_unknown: bool = False
 ) -> Subject:
     """A Hugging Face folder on some texts, each named by where it stands.
 
     Args:
+      seed: of the untrained model that it is compared with; None for none.
       allow_unknown: also texts of which more than half is unknown to the tokenizer.
 
     Raises:
       ConfigError: if the folder or a text is refused.
     """
-    arguments.whole("seed", seed, most=2**32 - 1)
+    if seed is not None:
+        arguments.whole("seed", seed, most=2**32 - 1)
     arguments.truth("allow_unknown", allow_unknown)
     if not isinstance(texts, Mapping) or not texts:
         raise ConfigError("texts", texts, "must be texts by their names")
@@ -94,9 +96,11 @@ def of_pretrained(
         what = f"{_unknown(unknown)}; allow_unknown measures them all the same"
         raise ConfigError("texts", f"{len(texts)} texts", what)
     encoder = model.encoder
-    fresh = jax.jit(encoder.init)(jax.random.key(seed), batches[0].inputs[:1])
+    fresh, untrained_is = None, ""
+    if seed is not None:
+        fresh = jax.jit(encoder.init)(jax.random.key(seed), batches[0].inputs[:1])
+        untrained_is = f"the same architecture with fresh weights of seed {seed}, embeddings too"
     name = f"{folder} ({model.kind}): {about(encoder)}"
-    untrained_is = f"the same architecture with fresh weights of seed {seed}, embeddings too"
     note = f"{_unknown(unknown)}."
     if unknown > _MUCH_UNKNOWN:
         note = f"Warning: {note} Does the tokenizer suit these texts?"

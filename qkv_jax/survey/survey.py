@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from qkv_jax import arguments
-from qkv_jax.analysis.layers import layer_weights, require_circuits
+from qkv_jax.analysis.layers import layer_weights, left_out, require_circuits
 from qkv_jax.survey.activations import gather
 from qkv_jax.survey.measure import beside, measure, movements, spectra
 from qkv_jax.survey.subjects import Subject
@@ -28,12 +28,14 @@ class Survey(NamedTuple):
       spectra: of the circuits, see `measures.spectra`.
       movements: over training, see `measures.movements`; empty without checkpoints.
       tokens: how many made the clouds.
+      left_out: what the circuits do not show of this model, in a sentence.
     """
 
     figures: pd.DataFrame
     spectra: pd.DataFrame
     movements: pd.DataFrame
     tokens: int
+    left_out: str = ""
 
 
 def survey(subject: Subject, seed: int, draws: int = DRAWS) -> Survey:
@@ -50,4 +52,5 @@ def survey(subject: Subject, seed: int, draws: int = DRAWS) -> Survey:
         before = gather(subject.encoder, subject.untrained, subject.batches, rng, MOST_TOKENS)
         untrained = measure(start, before, rng, draws=0)
     moved = movements(subject.past) if subject.past else pd.DataFrame()
-    return Survey(beside(found, untrained), spectra(layers), moved, len(flows[0].x))
+    leaves = left_out(subject.encoder.config)
+    return Survey(beside(found, untrained), spectra(layers), moved, len(flows[0].x), leaves)

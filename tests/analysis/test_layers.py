@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qkv_jax.analysis.layers import heads, layer_weights, probe
+from qkv_jax.analysis.layers import heads, layer_weights, left_out, probe
 from qkv_jax.config import build
+from qkv_jax.model.blocks import attention_of
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.dot_product import attention_weights
 from qkv_jax.tasks import make_task
@@ -48,3 +49,32 @@ def test_the_output_matrix_is_that_of_the_layer():
     own = variables["params"]["layer_0"]["attention"]["out"]
     np.testing.assert_array_equal(layer.out, own["kernel"])
     np.testing.assert_array_equal(layer.out_bias, own["bias"])
+
+
+TURNED = {"tie": "K=V", "scheme": "rotated", "positions": "rotary"}
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"tie": "K=V", "positions": "rotary"}, ""),
+    (TURNED, "OV circuits leave out that values turn with the distance between tokens (the "
+             "circuits are of distance 0)."),
+    ({"scheme": "exclusive", "value_residual": True},
+     "OV circuits leave out that outputs lose their part along the token's own value and that "
+     "later layers mix the first one's values in."),
+])  # fmt: skip
+def test_what_output_circuits_leave_out_is_said(options, said):
+    assert left_out(ModelConfig(**options)) == said
+
+
+def test_turned_values_have_their_circuit_at_distance_0():
+    """A token that sees itself alone gets x W_V W_O; beside others it gets something else."""
+    config = ModelConfig(layers=1, width=8, heads=2, **TURNED)
+    module = attention_of(config, config.ties[0])
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 8)), jnp.float32)
+    params = module.init(jax.random.key(0), x)
+    kernel, out = (params["params"][name]["kernel"] for name in ("key", "out"))
+    alone = jnp.einsum("btd,dnh,nhe->bte", x, kernel, out)
+    see = lambda mask: module.apply(params, x, mask=mask[None, None])
+    np.testing.assert_allclose(see(jnp.eye(3, dtype=bool)), alone, atol=1e-5)
+    shifted = jnp.roll(jnp.eye(3, dtype=bool), 1, axis=1)  # each sees another one alone
+    assert jnp.abs(see(shifted) - alone[:, jnp.array([1, 2, 0])]).max() > 0.1

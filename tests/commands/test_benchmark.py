@@ -5,18 +5,20 @@ answers for it, and the real one where `make benchmark` has set it up.
 """
 
 import ast
+import contextlib
 import csv
 import dataclasses
 import json
 import pathlib
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmark import peer, plain_flax
+from experiments.benchmark import decode, peer, plain_flax
 from experiments.benchmark.intervals import PARTS, split
 from experiments.benchmark.sides import interleaved
 from experiments.benchmark.sizes import Size
@@ -230,3 +232,22 @@ def test_the_peer_needs_nothing_of_this_project():
     names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     others = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
     assert others == {"torch", "numpy"}
+
+
+def test_decoding_has_a_row_for_every_way_to_keep_keys_and_values(monkeypatch):
+    """Bytes are counted from the arrays: of four heads of 64 and a layer in float32."""
+    for flag, value in {"REPEATS": 3, "CONTEXT": 16}.items():
+        monkeypatch.setattr(decode.options, flag, types.SimpleNamespace(value=value))
+    monkeypatch.setattr(decode, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(decode, "_TOKENS", (32,))
+    monkeypatch.setattr(decode, "doing", lambda _: contextlib.nullcontext())
+    found = decode.measure()
+    bytes_of = {row["arm"]: row["bytes_per_token"] for row in found.rows}
+    assert bytes_of == {
+        "separate": 2048, "K=V": 1024, "K=V, rotated": 1024, "GQA": 1024, "GQA, K=V": 512,
+        "MQA": 512, "MQA, K=V, rotated": 256, "GTA": 640, "MLA": 640,
+    }  # fmt: skip
+    for row in found.rows:
+        assert row["rows"] == 2 and 0 < row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+        assert row["tokens"] > 0 and row["share"] > 0
+    assert len(found.cells) == len(found.rows) and "16 tokens in" in found.caption

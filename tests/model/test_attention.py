@@ -155,6 +155,10 @@ def test_biases_of_projections_are_shared_with_their_kernels():
 # --- refusals
 
 
+def of_scheme(scheme, tie="separate", positions="rotary", **options):
+    return MultiHeadAttention(2, tie, scheme=scheme, positions=positions, **options)
+
+
 @pytest.mark.parametrize(
     "module, message",
     [
@@ -165,6 +169,16 @@ def test_biases_of_projections_are_shared_with_their_kernels():
         (MultiHeadAttention(2, "Q=K", num_kv_heads=1), "asks for Q=K"),
         (MultiHeadAttention(2, "K=V", frozen=("value",)), "frozen source 'value'"),
         (MultiHeadAttention(2, "K=Z"), "'K=Z' is not a tie"),
+        (MultiHeadAttention(2, rotary_dims=2), "rotary_dims: given 2; is for positions 'rotary'"),
+        (of_scheme("rotated", "K=V", positions="none"), "scheme: .* needs model.positions"),
+        (of_scheme("rotated", "separate"), "scheme: .* needs K=V in every layer, not separate"),
+        (of_scheme("grouped_tied", "separate"), "scheme: .* needs a tied projection, K=V"),
+        (of_scheme("grouped_tied", "K=V", qk_norm=True), "qk_norm: given True; is not for"),
+        (of_scheme("grouped_tied", "K=V", rotary_dims=0), "rotary_dims: given 0; is not for"),
+        (of_scheme("grouped_tied", "K=V", frozen=("key",)), "frozen: .* is not for"),
+        (of_scheme("low_rank", "K=V"), "scheme: .* needs kv_heads=1, and the rank"),
+        (of_scheme("mla", "K=V", latent_dim=2), "scheme: .* needs positions 'rotary' and"),
+        (of_scheme("mla", latent_dim=2, rotary_dims=2, frozen=("query",)), "frozen: .* is not for"),
     ],
 )
 def test_layers_that_cannot_be_are_refused(module, message):

@@ -227,6 +227,34 @@ def test_what_does_not_fit_inside_jit_is_nan():
         assert np.isnan(out[0]).all() and np.isfinite(out[1]).all()
 
 
+@pytest.mark.parametrize(("one", "other"), [
+    (MLA, MLA | {"latent_dim": 1, "rotary_dims": 4}), (ROTARY, {}), ({}, {"qk_norm": True}),
+    (ROTARY, ROTARY | {"rotary_base": 9.0}), (ROTARY, ROTARY | {"rotary_dims": 2}),
+])  # fmt: skip
+def test_a_cache_of_another_config_is_refused(one, other):
+    """Of the same names and sizes: its numbers would be read as others."""
+    one, other = layer("separate", **one), layer("separate", **other)
+    made = one.init_cache(2, LENGTH, WIDTH)
+    sizes = jax.tree.map(jnp.shape, made.sources)
+    assert sizes == jax.tree.map(jnp.shape, other.init_cache(2, LENGTH, WIDTH).sources)
+    with pytest.raises(ConfigError, match="cache: given .with scheme .*; make one with init_cache"):
+        other.apply({"params": drawn(other)}, X, cache=made)
+
+
+def test_what_is_no_token_stands_behind_the_tokens():
+    """Where it does not, as in texts that are filled up on the left, the call is refused, and
+    inside jit the outputs of those rows are NaN."""
+    module = layer("K=V", positions="rotary")
+    params, cache = drawn(module), module.init_cache(2, LENGTH, WIDTH)
+    valid = jnp.ones(X.shape[:2], bool).at[0, 0].set(False)
+    apply = lambda valid: module.apply({"params": params}, X, cache=cache, valid=valid)[0]
+    with pytest.raises(ConfigError, match="valid: .*must stand behind the tokens of its row"):
+        apply(valid)
+    inside = jax.jit(apply)(valid)
+    assert np.isnan(inside[0]).all()
+    assert_close(inside[1], apply(valid[:, ::-1])[1])
+
+
 def test_a_padded_prefix_stays_hidden_while_decoding():
     """A mask over the whole cache goes together with the order of tokens."""
     module, hidden = layer("K=V", positions="rotary"), jnp.arange(LENGTH) == 1
@@ -250,7 +278,7 @@ def test_a_cache_that_does_not_fit_is_refused():
         "given '1 rows'; the tokens have 2 rows": module.init_cache(1, LENGTH, WIDTH),
         "the tokens need key": cache.replace(sources={}),
         "given 'key, value'; the tokens need key": layer("separate").init_cache(2, LENGTH, WIDTH),
-        "given 'of the scheme rotated'; this layer's is tied":
+        "given \"with scheme 'rotated', .*; this layer's has scheme 'tied'; make one":
             layer("K=V", **ROTATED).init_cache(2, LENGTH, WIDTH),
     }  # fmt: skip
     for message, other in wrong.items():

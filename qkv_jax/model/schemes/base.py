@@ -104,6 +104,8 @@ class Scheme(nn.Module):
 
     # Whether what the scores are products of, before norm and rotation, is one matrix of X each.
     has_circuits: ClassVar[bool] = True
+    # What becomes of the values beside W_V and W_O, which OV circuits do not show; a clause.
+    beside_values: ClassVar[str] = ""
 
     num_heads: int
     num_kv_heads: int

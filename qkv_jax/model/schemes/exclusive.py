@@ -13,6 +13,8 @@ class Exclusive(Scheme):
     itself is the largest. Under any tie; in cross-attention there is no own value, and z = y.
     """
 
+    beside_values = "outputs lose their part along the token's own value"
+
     def finish(self, heads, qkv, places, own):
         if own is None:
             return heads

@@ -34,8 +34,9 @@ class GroupedTied(Scheme):
         if config.positions != "rotary" or config.head_width % 4:
             allowed = "needs positions 'rotary' and heads whose width is a multiple of 4"
             raise ConfigError("scheme", "grouped_tied", allowed)
-        for field in ("latent_dim", "qk_norm", "rotary_dims"):
-            if getattr(config, field):
+        unset = {"latent_dim": None, "qk_norm": False, "rotary_dims": None, "frozen": ()}
+        for field, nothing in unset.items():
+            if getattr(config, field) != nothing:
                 allowed = "is not for scheme 'grouped_tied'"
                 raise ConfigError(field, getattr(config, field), allowed)
 

@@ -39,11 +39,12 @@ class MultiHeadLatent(Scheme):
             raise ConfigError("value_residual", True, allowed)
         if config.qk_norm:
             raise ConfigError("qk_norm", True, "scheme 'mla' norms its latent source instead")
+        if config.frozen:
+            allowed = "is not for scheme 'mla', whose rotary part would learn; see latent_kind"
+            raise ConfigError("frozen", config.frozen, allowed)
 
     def setup(self):
         super().setup()
-        if not (self.latent_dim and self.rotary_dims):
-            raise ValueError("scheme 'mla' needs latent_dim and rotary_dims")
         self.latent_norm = nn.RMSNorm()
         self.rotary = HeadProjection(1, self.rotary_dims)
         self.query_rotary = HeadProjection(self.num_heads, self.rotary_dims)
@@ -86,7 +87,7 @@ class MultiHeadLatent(Scheme):
     @nn.nowrap
     def _absorbs(self, queries: int, keys: int) -> bool:
         """Whether that takes fewer products."""
-        plain = not (self.use_bias or self.adapters.items() or self.frozen)
+        plain = not (self.use_bias or self.adapters.items())
         return plain and queries * self.latent_dim < keys * self.head_dim and queries < keys
 
     def _kernel(self, role: str):

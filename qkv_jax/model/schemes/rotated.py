@@ -17,6 +17,8 @@ class Rotated(Scheme):
     are not rotated (`rotary_dims`) the two agree.
     """
 
+    beside_values = "values turn with the distance between tokens (the circuits are of distance 0)"
+
     @classmethod
     def check_config(cls, config) -> None:
         wrong = [tie for tie in config.ties if not tie.equates("K", "V")]

@@ -94,6 +94,7 @@ def layer_cases():
     yield Case(layers.layer_weights, here, wrong)
     yield Case(layers.require_variables, here, wrong)
     yield Case(layers.require_circuits, {"config": SMALL}, {"config": [None, 3, "mla", module]})
+    yield Case(layers.left_out, {"config": SMALL}, {"config": [None, 3, "mla", module]})
     yield Case(
         traced(layers.probe),
         {**here, "inputs": TOKENS, "valid": None, "read": None},
