@@ -178,8 +178,7 @@ def _continue(subject: Subject, prompt: str) -> None:
 
     tokens = np.asarray(subject.encode(prompt), np.int32)[None]
     sampling = Sampling(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value)
-    stop = subject.ends[0] if len(subject.ends) == 1 else None  # a generator knows but one
-    generator = Generator(subject.model, _TOKENS.value or 1, sampling, stop)
+    generator = Generator(subject.model, _TOKENS.value or 1, sampling, subject.ends)
     if _TOKENS.value is None:
         new = max(1, min(_USUAL, generator.room(tokens.shape[1])))
         generator = dataclasses.replace(generator, new=new)

@@ -24,7 +24,9 @@ def beam_search(
     """The `beams` likeliest continuations of each prompt, best first, and their scores.
 
     A score is the sum of log-probabilities over ((5 + n) / 6)^penalty, n being the number of tokens
-    up to and with `generator.stop` (Wu et al. 2016, eq. 14). The generator's sampling is not used.
+    up to and with the one of `generator.stop` that ends the text (Wu et al. 2016, eq. 14). A text
+    that ends while it is among the `beams` likeliest of its length is kept, and `beams` others go
+    on. A beam of one without a penalty is greedy. The generator's sampling is not used.
 
     Raises:
       ConfigError: as `Generator`, and for beams below 1.
@@ -38,52 +40,62 @@ def beam_search(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _search(generator: Generator, beams: int, penalty: float, variables, prompts, lengths, context):
-    batch, new, stop = len(prompts), generator.new, generator.stop
-    classes = generator.model.classes
+    batch, new, classes = len(prompts), generator.new, generator.model.classes
     cache, logits = generator.read(variables, prompts, lengths, context)
     cache = jax.tree.map(lambda leaf: leaf.repeat(beams, axis=0), cache)
     logits = logits.repeat(beams, axis=0)
-    # The first step sees one beam: the others are copies of it.
-    totals = jnp.tile(jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf), (batch, 1))
-    state = {
-        "tokens": jnp.zeros((batch, beams, new), jnp.int32), "totals": totals,
-        "lengths": jnp.zeros((batch, beams), jnp.int32), "ended": jnp.zeros((batch, beams), bool),
-    }  # fmt: skip
 
-    def score(totals, lengths):
-        return totals / ((5 + lengths) / 6) ** penalty
+    def score(totals, length):
+        return totals / ((5 + length) / 6) ** penalty
 
-    def chosen(logits, state, count):
-        """The beams with a token more, the row that each goes on from, and that token."""
+    def best(totals, texts, count):
+        """The likeliest of totals [B, beams, classes], the row of each, and its token and text."""
+        totals, found = jax.lax.top_k(totals.reshape(batch, -1), beams)
+        parent, token = found // classes, (found % classes).astype(jnp.int32)
+        texts = jnp.take_along_axis(texts, parent[..., None], axis=1)
+        # To the end, for a text that ends here; one that goes on is written over.
+        texts = jnp.where(jnp.arange(new)[None, None] < count, texts, token[..., None])
+        return totals, jnp.arange(batch)[:, None] * beams + parent, token, texts
+
+    def merged(one, other):
+        """The best of two sets of scores and texts; the first keeps what is as good."""
+        scores, texts = (jnp.concatenate(both, axis=1) for both in zip(one, other, strict=True))
+        scores, found = jax.lax.top_k(scores, beams)
+        return scores, jnp.take_along_axis(texts, found[..., None], axis=1)
+
+    def chosen(logits, live, ended, count):
+        """The rows and tokens that live texts go on by, these, and those that have ended."""
         nats = jax.nn.log_softmax(logits.astype(jnp.float32)).reshape(batch, beams, classes)
-        if stop is not None:  # a beam that has ended goes on in one way only, for nothing
-            stay = jnp.where(jnp.arange(classes) == stop, 0.0, -jnp.inf)
-            nats = jnp.where(state["ended"][..., None], stay, nats)
-        totals = state["totals"][..., None] + nats
-        longer = state["lengths"] + (~state["ended"]).astype(jnp.int32)
-        ranked = score(totals, longer[..., None].astype(jnp.float32)).reshape(batch, -1)
-        _, best = jax.lax.top_k(ranked, beams)
-        parent, token = best // classes, (best % classes).astype(jnp.int32)
-        pick = lambda leaf: jnp.take_along_axis(leaf, parent, axis=1)
-        tokens = jnp.take_along_axis(state["tokens"], parent[..., None], axis=1)
-        state = {
-            "tokens": tokens.at[..., count].set(token),
-            "totals": jnp.take_along_axis(totals.reshape(batch, -1), best, axis=1),
-            "lengths": pick(longer), "ended": pick(state["ended"]),
-        }  # fmt: skip
-        if stop is not None:
-            state["ended"] |= token == stop
-        rows = (jnp.arange(batch)[:, None] * beams + parent).reshape(-1)
-        return state, rows, token.reshape(-1, 1)
+        totals, texts = live[0][..., None] + nats, live[1]
+        if generator.stop:
+            likely, _, token, longer = best(totals, texts, count)
+            scores = jnp.where(generator.ends(token), score(likely, count + 1), -jnp.inf)
+            ended = merged(ended, (scores, longer))
+            totals = jnp.where(generator.ends(jnp.arange(classes))[None, None], -jnp.inf, totals)
+        totals, rows, token, texts = best(totals, texts, count)
+        return rows.reshape(-1), token.reshape(-1, 1), (totals, texts), ended
 
-    def step(carry, count):
-        cache, state, rows, token = carry
+    def more(carry):
+        """Whether a live text may still be better than the worst that has ended: its total can but
+        fall, and a penalty above 0 favours the longest, another one the shortest."""
+        count, _, _, _, live, ended = carry
+        hoped = score(live[0][:, 0], new if penalty > 0 else 1)
+        return (count < new) & (hoped > ended[0][:, -1]).any()
+
+    def step(carry):
+        count, cache, rows, token, live, ended = carry
         # All beams of a row read the same context.
         sources = jax.tree.map(lambda leaf: leaf[rows], cache.sources)
         cache = cache.replace(sources=sources, lengths=cache.lengths[rows])
         logits, cache = generator.model.apply(variables, token, cache=cache)
-        return (cache, *chosen(logits[:, 0], state, count)), None
+        return count + 1, cache, *chosen(logits[:, 0], live, ended, count)
 
-    first = (cache, *chosen(logits, state, 0))
-    (_, state, *_), _ = jax.lax.scan(step, first, jnp.arange(1, new))
-    return state["tokens"], score(state["totals"], state["lengths"].astype(jnp.float32))
+    # The first step sees one beam: the others are copies of it.
+    totals = jnp.tile(jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf), (batch, 1))
+    texts = jnp.zeros((batch, beams, new), jnp.int32)
+    ended = jnp.full((batch, beams), -jnp.inf), texts
+    first = (1, cache, *chosen(logits, (totals, texts), ended, 0))
+    *_, (totals, texts), ended = jax.lax.while_loop(more, step, first)
+    # Where the loop has ended early, what still lives is no better than all that has ended.
+    scores, texts = merged(ended, (score(totals, new), texts))
+    return texts, scores

@@ -9,12 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from qkv_jax import arguments
 from qkv_jax.arrays import require_array, require_below
 from qkv_jax.config import ConfigError, require_positive, require_range, settle, shown
-from qkv_jax.model.cache import Cache
 from qkv_jax.model.seq2seq import Model, Seq2Seq
 
 
@@ -76,14 +75,14 @@ class Generator:
         call: its arguments `source` and `source_valid`.
       new: the number of tokens to add.
       sampling: how they are drawn.
-      stop: a token after which a row has ended: it is repeated to the end.
+      stop: tokens that end a row; the one that does is repeated behind it.
       chunk: prompts are read so many tokens at a time; all at once by default.
     """
 
     model: Model
     new: int
     sampling: Sampling = GREEDY
-    stop: int | None = None
+    stop: tuple[int, ...] = ()
     chunk: int | None = None
 
     def __post_init__(self):
@@ -91,8 +90,8 @@ class Generator:
         if not self.model.is_causal or self.model.readout == "class":
             raise ValueError("model: must be causal and read out every token")
         require_positive(self, "new", "chunk")
-        if self.stop is not None:
-            arguments.whole("stop", self.stop, 0, self.model.classes - 1)
+        for token in self.stop:
+            arguments.whole("stop", token, 0, self.model.classes - 1)
 
     def __call__(
         self,
@@ -195,42 +194,41 @@ class Generator:
             logits = jnp.where(here[:, None], found[:, 0], logits)
         return cache, logits
 
-    def begin(self, variables, prompts, lengths, context, key):
-        """The cache with the prompts in it, the first token of each row, the key for the next, and
-        whether a row has ended."""
-        cache, logits = self.read(variables, prompts, lengths, context)
-        return self._drawn(cache, logits, key, jnp.zeros(len(prompts), bool))
+    def ends(self, tokens: Int[Array, "..."]) -> Bool[Array, "..."]:
+        """Which of the tokens end a row."""
+        return jnp.isin(tokens, jnp.array(self.stop, jnp.int32))
 
-    def extend(self, variables, cache, token, key, ended):
+    def begin(self, variables, prompts, lengths, context, key):
+        """The cache with the prompts in it, the first token of each row, and the key for the next.
+        """
+        cache, logits = self.read(variables, prompts, lengths, context)
+        key, own = jax.random.split(key)
+        return cache, self.sampling.pick(own, logits), key
+
+    def extend(self, variables, cache, token, key):
         """The same after one token more."""
         logits, cache = self.model.apply(variables, token[:, None], cache=cache)
-        return self._drawn(cache, logits[:, 0], key, ended)
-
-    def _drawn(self, cache: Cache, logits, key, ended):
         key, own = jax.random.split(key)
-        token = self.sampling.pick(own, logits)
-        if self.stop is not None:
-            token = jnp.where(ended, self.stop, token)
-            ended |= token == self.stop
-        return cache, token, key, ended
+        more = self.sampling.pick(own, logits[:, 0])
+        return cache, jnp.where(self.ends(token), token, more), key
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _whole(generator: Generator, variables, prompts, lengths, context, key) -> Int[Array, "B new"]:
     state = generator.begin(variables, prompts, lengths, context, key)
-    fill = 0 if generator.stop is None else generator.stop
-    tokens = jnp.full((len(prompts), generator.new), fill).at[:, 0].set(state[1])
+    tokens = jnp.zeros((len(prompts), generator.new), jnp.int32).at[:, 0].set(state[1])
 
     def more(carry):
         count, _, state = carry
-        return (count < generator.new) & ~state[3].all()
+        return (count < generator.new) & ~generator.ends(state[1]).all()
 
     def one(carry):
         count, tokens, state = carry
         state = generator.extend(variables, *state)
         return count + 1, tokens.at[:, count].set(state[1]), state
 
-    return jax.lax.while_loop(more, one, (1, tokens, state))[1]
+    count, tokens, state = jax.lax.while_loop(more, one, (1, tokens, state))
+    return jnp.where(jnp.arange(generator.new)[None] < count, tokens, state[1][:, None])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -240,5 +238,5 @@ def _begun(generator: Generator, variables, prompts, lengths, context, key):
 
 # The cache is the caller's no more: it is written in place.
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _next(generator: Generator, variables, cache, token, key, ended):
-    return generator.extend(variables, cache, token, key, ended)
+def _next(generator: Generator, variables, cache, token, key):
+    return generator.extend(variables, cache, token, key)

@@ -30,6 +30,20 @@ def decoder():
     return model, jax.tree.map(lambda leaf: jnp.float32(rng.normal(size=leaf.shape)), shapes)
 
 
+@pytest.fixture(scope="module")
+def nats(decoder):
+    """The log-probabilities of what follows the first prompt and each text of up to two symbols."""
+    texts = np.array([*itertools.product(range(SYMBOLS), repeat=3)])
+    whole = np.concatenate([np.tile(PROMPTS[:1], (len(texts), 1)), texts], axis=1)
+    logits = decoder[0].apply(decoder[1], jnp.asarray(whole))[:, 3:-1]
+    found = np.asarray(jax.nn.log_softmax(logits))
+    return {
+        tuple(text[:count]): rows[count]
+        for text, rows in zip(texts.tolist(), found, strict=True)
+        for count in range(3)
+    }
+
+
 def continued(model, variables, prompt, new):
     """Greedy, by a full pass for every token."""
     text = list(prompt)
@@ -77,14 +91,31 @@ def test_what_is_kept_is_exact_with_ties_and_at_any_temperature():
     assert cold.kept(large)[0, 2] == 0 and int(cold.pick(jax.random.key(0), large)[0]) == 2
 
 
-def test_a_row_ends_at_the_stop_token(decoder):
+def test_a_row_ends_at_any_of_the_stop_tokens(decoder):
+    """That token is repeated, streamed or not."""
     free = Generator(decoder[0], 6)(decoder[1], PROMPTS)
-    stop = int(free[0, 2])
-    found = Generator(decoder[0], 6, stop=stop)(decoder[1], PROMPTS)
+    stop = (int(free[0, 2]), int(free[1, 4]))
+    generator = Generator(decoder[0], 6, stop=stop)
+    found = generator(decoder[1], PROMPTS)
     for tokens, other in zip(found, free, strict=True):
-        ends = np.append(np.flatnonzero(other == stop), 5)[0]
+        ends = np.append(np.flatnonzero(np.isin(other, stop)), 5)[0]
         np.testing.assert_array_equal(tokens[: ends + 1], other[: ends + 1])
-        assert set(tokens[ends + 1 :]) <= {stop}
+        assert {*tokens[ends:].tolist()} == {int(other[ends])}
+    streamed = list(generator.stream(decoder[1], PROMPTS))
+    np.testing.assert_array_equal(np.stack(streamed, 1), found)
+
+
+def test_rows_that_have_all_ended_repeat_each_its_own_token(decoder):
+    free = Generator(decoder[0], 1)(decoder[1], PROMPTS)
+    stop = tuple(range(SYMBOLS))
+    found = Generator(decoder[0], 4, stop=stop)(decoder[1], PROMPTS)
+    np.testing.assert_array_equal(found, free.repeat(4, axis=1))
+
+
+@pytest.mark.parametrize("stop", [(SYMBOLS,), (0, -1), (True,)])
+def test_stops_that_are_no_tokens_are_refused(decoder, stop):
+    with pytest.raises(ConfigError, match="^stop: given "):
+        Generator(decoder[0], 2, stop=stop)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +149,8 @@ def test_seeds_draw_different_texts_and_the_same_seed_the_same(decoder):
 def test_the_cache_of_a_step_is_written_in_place(decoder):
     """The compiled step aliases every array of the cache with one that it returns."""
     generator = Generator(decoder[0], 5)
-    token, ended = jnp.zeros(3, jnp.int32), jnp.zeros(3, bool)
     cache = decoder[0].init_cache(3, 9)
-    arguments = (generator, decoder[1], cache, token, jax.random.key(0), ended)
+    arguments = (generator, decoder[1], cache, jnp.zeros(3, jnp.int32), jax.random.key(0))
     text = _next.lower(*arguments).compile().as_text()
     aliased = re.search(r"input_output_alias=\{(.*?)\}, entry", text, re.DOTALL)[1]
     assert aliased.count("alias") == len(jax.tree.leaves(cache))
@@ -128,29 +158,95 @@ def test_the_cache_of_a_step_is_written_in_place(decoder):
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(cache.sources))
 
 
-@pytest.mark.parametrize("penalty, stops", [(0.0, False), (0.0, True), (1.0, True)])
-def test_a_beam_of_all_texts_finds_the_likeliest(decoder, penalty, stops):
+@pytest.mark.parametrize("penalty, stops", [(0.0, 0), (0.0, 1), (1.0, 2)])
+def test_a_beam_of_all_texts_finds_the_likeliest(decoder, nats, penalty, stops):
     """Against the scores of every continuation, also where the likeliest first token ends a text;
     a beam of one is greedy."""
-    new, prompt = 3, PROMPTS[:1]
-    stop = int(Generator(decoder[0], 1)(decoder[1], prompt)[0, 0]) if stops else None
+    new, stop = 3, tuple(np.argsort(-nats[()])[:stops].tolist())
     scores = {}
     for text in itertools.product(range(SYMBOLS), repeat=new):
-        ends = text.index(stop) + 1 if stop in text else new
-        if any(token != stop for token in text[ends:]):
+        ends = next((i + 1 for i in range(new) if text[i] in stop), new)
+        if any(token != text[ends - 1] for token in text[ends:]):
             continue
-        whole = jnp.concatenate([prompt[0], jnp.array(text)])[None]
-        nats = jax.nn.log_softmax(decoder[0].apply(decoder[1], whole)[0, 3:-1])
-        total = sum(float(nats[i, text[i]]) for i in range(ends))
+        total = sum(float(nats[text[:i]][text[i]]) for i in range(ends))
         scores[text] = total / ((5 + ends) / 6) ** penalty
     generator = Generator(decoder[0], new, stop=stop)
-    tokens, found = beam_search(generator, decoder[1], prompt, SYMBOLS**2, length_penalty=penalty)
+    tokens, found = beam_search(
+        generator, decoder[1], PROMPTS[:1], SYMBOLS**2, length_penalty=penalty
+    )
     best = sorted(scores, key=scores.get, reverse=True)[:5]
     assert [tuple(row) for row in tokens[0, :5].tolist()] == best
     np.testing.assert_allclose(found[0, :5], [scores[text] for text in best], rtol=1e-4)
     alone, _ = beam_search(generator, decoder[1], PROMPTS, 1, LENGTHS)
     greedy = generator(decoder[1], PROMPTS, lengths=LENGTHS)
     np.testing.assert_array_equal(alone[:, 0], greedy)
+
+
+def searched(nats, beams, stop, penalty):
+    """The texts of three symbols that a beam finds, and their scores: none that has ended is
+    forgotten, and no search is cut short."""
+    live, ended = [((), 0.0)], []
+    score = lambda text, total: total / ((5 + len(text)) / 6) ** penalty
+    for _ in range(3):
+        longer = [
+            ((*text, token), total + float(more))
+            for text, total in live
+            for token, more in enumerate(nats[text])
+        ]
+        longer.sort(key=lambda one: one[1], reverse=True)
+        ended += [one for one in longer[:beams] if one[0][-1] in stop]
+        live = [one for one in longer if one[0][-1] not in stop][:beams]
+    found = sorted([*ended, *live], key=lambda one: score(*one), reverse=True)[:beams]
+    texts = [[*text, *[text[-1]] * (3 - len(text))] for text, _ in found]
+    return texts, [score(*one) for one in found]
+
+
+@pytest.mark.parametrize(
+    "beams, stops, penalty",
+    [(1, 1, 1.0), (2, 0, 0.6), (2, 1, 0.0), (2, 2, 1.0), (3, 1, -1.0), (4, 2, 0.0), (7, 3, 0.6)],
+)
+def test_a_narrow_beam_keeps_what_has_ended(decoder, nats, beams, stops, penalty):
+    """As a search by lists does, for end tokens from the likeliest second on."""
+    stop = tuple(np.argsort(-nats[()])[1 : 1 + stops].tolist())
+    generator = Generator(decoder[0], 3, stop=stop)
+    found = beam_search(generator, decoder[1], PROMPTS[:1], beams, length_penalty=penalty)
+    texts, scores = searched(nats, beams, stop, penalty)
+    assert found[0][0].tolist() == texts
+    np.testing.assert_allclose(found[1][0], scores, rtol=1e-4)
+
+
+def bigrams(table):
+    """A model that has these probabilities of the next symbol by the last, and reads no other."""
+    size = len(table)
+    config = ModelConfig(layers=1, width=size, heads=1, positions="none", norm="rms")
+    model = Encoder(config, TokenStem((size,), size), size, MOST, is_causal=True)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), PROMPTS)
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)["params"]
+    params["stem"]["field_0"]["embedding"] = jnp.eye(size)
+    params["norm"]["scale"] = jnp.full(size, size**-0.5)  # of a row of the embedding, its own mean
+    params["readout"]["kernel"] = jnp.log(jnp.asarray(table, jnp.float32))
+    return model, {"params": params}
+
+
+def test_a_text_that_ends_at_once_is_not_forgotten_for_longer_ones():
+    """Two longer texts are likelier at first than the one that ends, and then less likely."""
+    table = np.full((10, 10), 0.1)
+    table[9] = [0.3, 0.62, *[0.01] * 8]
+    table[1] = [1e-9, 1e-9, 0.5, 0.5, *[1e-9] * 6]
+    model, variables = bigrams(table)
+    generator = Generator(model, 3, stop=(0,))
+    tokens, scores = beam_search(generator, variables, np.array([[9]]), 2)
+    assert tokens[0, 0].tolist() == [0, 0, 0]
+    np.testing.assert_allclose(scores[0], np.log([0.3, 0.62 * 0.5 * 0.1]), rtol=1e-4)
+
+
+def test_beams_without_a_text_score_minus_infinity():
+    """Of two symbols, one of which ends a text, there are three texts of up to two."""
+    model, variables = bigrams(np.array([[0.5, 0.5], [0.25, 0.75]]))
+    generator = Generator(model, 2, stop=(0,))
+    tokens, scores = beam_search(generator, variables, np.array([[1]]), 5)
+    assert tokens.shape == (1, 5, 2) and tokens[0, :3].tolist() == [[1, 1], [0, 0], [1, 0]]
+    np.testing.assert_allclose(np.exp(scores[0]), [0.5625, 0.25, 0.1875, 0, 0], rtol=1e-4)
 
 
 @pytest.mark.parametrize(

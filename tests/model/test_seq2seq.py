@@ -299,7 +299,7 @@ def test_greedy_is_the_likeliest_token_of_a_full_pass():
 def test_a_beam_of_all_texts_finds_the_likeliest():
     """Against the scores of every translation, the source of each row its own."""
     model, variables = translator(cross_tie="K=V", positions="rotary")
-    generator = Generator(model, 2, stop=END)
+    generator = Generator(model, 2, stop=(END,))
     tokens, scores = beam_search(
         generator, variables, PROMPTS, CLASSES**2, length_penalty=0.6, context=CONTEXTS
     )

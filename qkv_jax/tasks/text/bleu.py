@@ -41,7 +41,7 @@ def translate(
     length_penalty: float = PENALTY,
 ) -> list[str]:
     """The likeliest translation of each text that a beam finds, of at most `task.length` tokens."""
-    generator = Generator(model, task.length, stop=task.end)
+    generator = Generator(model, task.length, stop=(task.end,))
     found: list[str] = []
     for start in range(0, len(texts), _ROWS):
         some = [task.encode(text) for text in texts[start : start + _ROWS]]
