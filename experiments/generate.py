@@ -4,7 +4,7 @@ r"""What a trained language model goes on to say: `python -m experiments.generat
     --pretrained=DIR --prompt="Once"  a GPT-2 or Llama folder instead, or org/name of the hub
     --prompt=-                        the prompt is read from stdin, but for a last newline; an
                                       empty one where texts have a symbol that begins them
-    --tokens=200 --stop="\n\n"        how many symbols to add, and text before which to stop
+    --tokens=200 --stop="\n\n"        how many symbols to add, and text before which a draw stops
     --temperature=0.8 --top_k=40      how they are drawn; at temperature 0 the likeliest
     --samples=3                       several texts, drawn together
     --beams=4                         beam search instead: the likeliest texts that it finds
@@ -80,6 +80,7 @@ def main() -> None:
     _refuse(("step",) if _PRETRAINED.value else (), "is of a run")
     _refuse(_OF_PAIRS if _PRETRAINED.value else (), "is for a run on translation")
     _refuse(_OF_DRAWS if _BEAMS.value else (), "is for draws; a beam draws nothing")
+    _refuse(("stop",) if _BEAMS.value else (), "is for draws; a beam's score is of the whole text")
     _refuse(() if _BLEU.value else ("examples",), "is for --bleu")
     _refuse(() if _TEMPERATURE.value else _OF_CHANCE, "temperature 0 draws nothing")
     if _STOP.value == "":
