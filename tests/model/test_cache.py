@@ -12,7 +12,7 @@ from qkv_jax.model.encoder import Encoder
 from qkv_jax.model.positions import POSITIONS, rotate
 from qkv_jax.model.stems import TokenStem
 from qkv_jax.tie import Tie
-from tests.support.attention_layers import GROUPED, HEADS, LENGTH, WIDTH, X, layer
+from tests.support.attention_layers import GROUPED, HEADS, LENGTH, WIDTH, X, drawn, layer
 from tests.support.untied import TIES, assert_close, decoded, draw
 
 ROTARY = {"positions": "rotary"}
@@ -43,13 +43,6 @@ schemes = pytest.mark.parametrize("name", SCHEMES)
 def scheme_layer(name, **options):
     tie, own, _ = SCHEMES[name]
     return layer(tie, **own, **options)
-
-
-def drawn(module):
-    """Parameters none of which is 0 or 1."""
-    shapes = jax.eval_shape(module.init, jax.random.key(0), X).get("params", {})
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.float32(0.4 * rng.normal(size=leaf.shape)), shapes)
 
 
 def check(module, cuts=(3, 4), slots=LENGTH + 2):

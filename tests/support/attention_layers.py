@@ -23,6 +23,13 @@ def init(module, *inputs, seed=0):
     return module.init(jax.random.key(seed), *(inputs or (X,))).get("params", {})
 
 
+def drawn(module, *inputs):
+    """Parameters none of which is 0 or 1."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *(inputs or (X,))).get("params", {})
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.float32(0.4 * rng.normal(size=leaf.shape)), shapes)
+
+
 def objective(module, **options):
     """A loss in which every output counts differently, so that no gradient cancels."""
 
