@@ -9,7 +9,7 @@ from qkv_jax.config import ConfigError
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.encoder import Encoder
 from qkv_jax.model.stems import TokenStem
-from tests.support.attention_layers import X, layer
+from tests.support.attention_layers import X, layer, probes
 from tests.support.untied import assert_close, draw
 
 TOKENS = jnp.asarray(np.random.default_rng(1).integers(0, 11, (2, 7)))
@@ -53,16 +53,41 @@ def test_its_two_ends_are_no_residual_and_the_first_layers_values_alone(scheme):
     assert np.abs(residual.apply(mixed, TOKENS) - start).max() > 1e-3
 
 
-def test_a_layer_mixes_as_its_formula_says():
-    """Values by hand, at one half each to begin with; they are returned, as they were read."""
-    module = layer("separate", value_residual=True)
-    first = draw(3, *X.shape).reshape(*X.shape[:2], 2, -1)
-    variables = module.init(jax.random.key(0), X, first_values=first)
-    _, read = module.apply(variables, X, first_values=first)
-    own = jnp.einsum("btd,dnh->btnh", X, variables["params"]["value"]["kernel"])
-    assert_close(read, own / 2 + first / 2)
-    _, read = module.apply(variables, X)
+@pytest.mark.parametrize("tie, source", [("separate", "value"), ("K=V", "key")])
+@pytest.mark.parametrize("kv_heads", [2, 1])
+def test_a_layer_mixes_as_its_formula_says(tie, source, kv_heads):
+    """V' = a V + b V_1 by hand, at one half each to begin with; values are returned as they were
+    read. Keys are their projection alone, under K=V as well."""
+    module = layer(tie, value_residual=True, num_kv_heads=kv_heads)
+    first = draw(3, *X.shape[:2], kv_heads, 4)
+    start = module.init(jax.random.key(0), X, first_values=first)["params"]
+    assert start["value_residual"]["mix"].tolist() == [0.5, 0.5]
+    params = start | {"value_residual": {"mix": jnp.array([0.3, -1.2])}}
+    seen = probes(module, params, first_values=first)
+    out, read = module.apply({"params": params}, X, first_values=first)
+    key, own = (jnp.einsum("btd,dnh->btnh", X, params[name]["kernel"]) for name in ("key", source))
+    assert_close(read, 0.3 * own - 1.2 * first)
+    assert_close(seen["key"], key)
+    value = np.repeat(read, 2 // kv_heads, axis=2)
+    heads = np.einsum("bnts,bsnh->btnh", seen["attention_weights"], value)
+    assert_close(out, np.einsum("btnh,nhd->btd", heads, params["out"]["kernel"]))
+    _, read = module.apply({"params": params}, X)
     assert_close(read, own)
+
+
+def test_every_layer_reads_the_values_of_the_first_and_not_of_the_one_before():
+    """V'_n = a_n V_n + b_n V_1 in the second and in the third layer, where V'_2 is another."""
+    residual = model(value_residual=True)
+    variables = residual.init(jax.random.key(0), TOKENS)
+    variables = changed(variables, {("mix",): lambda _: jnp.array([0.3, -1.2])})
+    _, sown = residual.apply(variables, TOKENS, mutable="intermediates")
+    layers = [f"layer_{layer}" for layer in range(3)]
+    seen = [sown["intermediates"][name]["attention"]["probes"] for name in layers]
+    kernels = [variables["params"][name]["attention"]["value"]["kernel"] for name in layers]
+    own = [jnp.einsum("btd,dnh->btnh", probe["x"][0], kernel)
+           for probe, kernel in zip(seen, kernels, strict=True)]  # fmt: skip
+    values = [probe["value"][0] for probe in seen]
+    assert_close(values, [own[0]] + [0.3 * later - 1.2 * own[0] for later in own[1:]])
 
 
 def test_what_it_does_not_go_with():
