@@ -20,6 +20,7 @@ MLA = {"scheme": "mla", "latent_dim": 3, "rotary_dims": 2, **ROTARY}
 TIED_GROUPS = {"scheme": "grouped_tied", **ROTARY}
 LOW_RANK = {"scheme": "low_rank", "num_kv_heads": 1, "latent_dim": 2, **ROTARY}
 ROTATED = {"scheme": "rotated", **ROTARY}
+PAIRED = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 4}
 # A layer of each scheme, and the bytes that a token takes of its cache.
 SCHEMES = {
     "tied": ("K=V", ROTARY, 8), "mla": ("separate", MLA, 5), "mla, K=V": ("K=V", MLA, 5),
@@ -36,13 +37,17 @@ SCHEMES = {
     "rotated, K=V=X": ("K=V=X", ROTATED | {"rotary_dims": 2}, 8),
     "exclusive": ("Q=K", {"scheme": "exclusive", **ROTARY}, 16),
     "exclusive, one head": ("K=V", {"scheme": "exclusive", "num_kv_heads": 1}, 4),
+    "mla, pairs": ("separate", MLA | PAIRED, 5),
+    "grouped tied, pairs": ("K=V", TIED_GROUPS | PAIRED, 10),
+    "rotated, pairs": ("K=V", ROTATED | PAIRED, 8),
+    "exclusive, pairs": ("separate", {"scheme": "exclusive", **PAIRED, **ROTARY}, 16),
 }  # fmt: skip
 schemes = pytest.mark.parametrize("name", SCHEMES)
 
 
 def scheme_layer(name, **options):
     tie, own, _ = SCHEMES[name]
-    return layer(tie, **own, **options)
+    return MultiHeadAttention(**{"num_heads": HEADS, "tie": tie} | own | options)
 
 
 def check(module, cuts=(3, 4), slots=LENGTH + 2):
@@ -55,14 +60,15 @@ def check(module, cuts=(3, 4), slots=LENGTH + 2):
 
 @pytest.mark.parametrize("positions", sorted({*POSITIONS} - {"learned", "sinusoidal"}))
 @pytest.mark.parametrize(
-    "tie, kv_heads", [*((tie, 2) for tie in TIES), *((tie, 1) for tie in GROUPED)]
+    "tie, kv_heads", [*((tie, 4) for tie in TIES), *((tie, k) for tie in GROUPED for k in (2, 1))]
 )
 def test_decoding_is_the_causal_pass(tie, kv_heads, positions):
     """For every legal tie, all positions and all sharing of heads, with all that bears on them;
     additive positions are the input's affair, see the decoder's own test."""
     options = {"positions": positions, "num_kv_heads": kv_heads, "scale": "learned_per_head"}
-    check(layer(tie, **options))
-    check(layer(tie, **options, diagonal_mask=True, qk_norm=True, window=3), cuts=range(1, 5))
+    module = MultiHeadAttention(4, tie, **options)
+    check(module)
+    check(module.clone(diagonal_mask=True, qk_norm=True, window=3), cuts=range(1, 5))
 
 
 @schemes
@@ -91,30 +97,6 @@ def test_a_rotated_cache_that_turns_nothing_is_the_tied_one():
     assert_close(rotated.apply({"params": params}, X), out)
     run = lambda module: module.clone(rotary_dims=2).apply({"params": params}, X)
     assert np.abs(run(tied) - run(rotated)).max() > 1e-3
-
-
-def test_a_rotated_value_carries_relative_position():
-    """By hand: y_i = sum_j a_ij R_(j-i) v_j."""
-    module = layer("K=V", **ROTATED, output_projection=False)
-    params = drawn(module)
-    query, key = (jnp.einsum("btd,dnh->btnh", X, params[n]["kernel"]) for n in ("query", "key"))
-    turn = lambda x, place: _rotation(place) @ x
-    expected = np.zeros((2, LENGTH, HEADS, 4))
-    for b, i, n in np.ndindex(2, LENGTH, HEADS):
-        scores = [turn(query[b, i, n], i) @ turn(key[b, j, n], j) / 2 for j in range(i + 1)]
-        weights = np.exp(scores) / np.sum(np.exp(scores))
-        expected[b, i, n] = sum(w * turn(key[b, j, n], j - i) for j, w in enumerate(weights))
-    out = module.apply({"params": params}, X, is_causal=True)
-    assert_close(out, expected.reshape(X.shape), 1e-5)
-
-
-def _rotation(place):
-    """Of four coordinates, pairs (0, 2) and (1, 3), by place and by place / 100."""
-    turned = np.eye(4)
-    for pair, angle in (((0, 2), place), ((1, 3), place / 100)):
-        cos, sin = np.cos(angle), np.sin(angle)
-        turned[np.ix_(pair, pair)] = [[cos, -sin], [sin, cos]]
-    return turned
 
 
 @schemes
@@ -292,14 +274,19 @@ def test_a_cache_that_does_not_fit_is_refused():
 
 MODEL = {"layers": 2, "width": WIDTH, "heads": HEADS}
 TOKENS = jnp.asarray(np.random.default_rng(1).integers(0, 11, (2, 7)))
+EVERY_TIE = {"tie": "|".join(TIES), "layers": len(TIES), "mlp": "none"}  # one a layer
+PAIRS = {"heads": 4, "kv_heads": 2}  # of heads that share keys and values
 CONFIGS = {
-    "learned": {"positions": "learned"}, "sinusoidal": {"positions": "sinusoidal"},
+    "learned": {"positions": "learned", **EVERY_TIE},
+    "sinusoidal": {"positions": "sinusoidal", **EVERY_TIE},
+    "learned, pairs": {"positions": "learned", "tie": "|".join(GROUPED), "layers": 4, **PAIRS},
     "modern": {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "kv_heads": 1, "tie": "K=V"},
     "schedule of ties": {"tie": "K=V|separate", "positions": "alibi", "norm_position": "post"},
     "scan": {"scan_layers": True, "positions": "relative", "remat": "block"},
     "rotated": {"tie": "K=V", "scheme": "rotated", "positions": "rotary", "window": 3},
     "mla": {"scheme": "mla", "latent_dim": 4, "rotary_dims": 2, "positions": "rotary"},
     "value residual": {"tie": "K=V", "value_residual": True, "positions": "rotary", "layers": 3},
+    "value residual, pairs": {"value_residual": True, "positions": "rotary", "layers": 3, **PAIRS},
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from tests.support.attention_layers import drawn, objective
 from tests.support.untied import assert_close, draw
 
 HEADS, WIDTH, LENGTH = 4, 16, 5
-X = draw(1, 2, LENGTH, WIDTH)
+X, PLACES = draw(1, 2, LENGTH, WIDTH), np.arange(LENGTH)
 ROTARY = {"positions": "rotary"}
 LATENT = {"latent_dim": 3}
 MLA = {"scheme": "mla", "head_dim": 6, "rotary_dims": 4, **LATENT, **ROTARY}
@@ -23,11 +23,11 @@ def layer(tie, **options):
     return MultiHeadAttention(HEADS, tie, **options)
 
 
-def turned(heads):
+def turned(heads, places=PLACES):
     """Rotary positions as complex numbers: the first half is real, the second imaginary, and pair
     i of H/2 turns by place / 10000^(i / (H/2))."""
     half = heads.shape[-1] // 2
-    angles = np.arange(heads.shape[1])[:, None] / 10_000 ** (np.arange(half) / half)
+    angles = places[:, None] / 10_000 ** (np.arange(half) / half)
     pairs = (heads[..., :half] + 1j * heads[..., half:]) * np.exp(1j * angles)[None, :, None]
     return np.concatenate([pairs.real, pairs.imag], -1)
 
@@ -68,6 +68,18 @@ def check(module, by_hand, finish=lambda heads, value: heads):
         heads = finish(attended(query, key, value, is_causal), per_query_head(value))
         expected = np.einsum("btnh,nhd->btd", heads, own["out"])
         assert_close(module.apply({"params": params}, X, is_causal=is_causal), expected)
+
+
+@sharing
+def test_rotated_values_are_the_rotated_keys_and_turned_back_where_they_are_read(kv_heads):
+    """DeepSeek-V4: y_i = R_-i sum_j a_ij R_j v_j, one projection being key and value."""
+
+    def by_hand(_, project):
+        key = turned(project("key"))
+        return turned(project("query")), key, key
+
+    module = layer("K=V", scheme="rotated", num_kv_heads=kv_heads, **ROTARY)
+    check(module, by_hand, lambda heads, _: turned(heads, -PLACES))
 
 
 @pytest.mark.parametrize("tie, kv_heads", [("K=V", 4), ("K=V", 2), ("K=V", 1), ("Q=K=V", 4)])
