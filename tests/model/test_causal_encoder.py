@@ -20,6 +20,19 @@ from tests.support.untied import assert_close, draw
 
 WIDTH, LENGTH, CLASSES = 8, 9, 3
 DOCUMENTS = jnp.array([[4, 4, 4, 4, 1, 1, 7, 7, 0], [0, 0, 1, 2, 2, 2, 2, 2, 2]])
+ROTARY = {"positions": "rotary"}
+LATENT = {"latent_dim": 3, **ROTARY}
+PAIRS = {"heads": 4, "kv_heads": 2, "head_dim": 4, **ROTARY}  # of heads that share keys and values
+SCHEMES = {
+    "tied": {"tie": "K=V", **PAIRS}, "latent": {"tie": "K=V", **LATENT},
+    "latent slice": {"latent_kind": "slice", **LATENT},
+    "mla": {"scheme": "mla", "rotary_dims": 2, **LATENT},
+    "grouped tied": {"scheme": "grouped_tied", "tie": "K=V", **PAIRS},
+    "low rank": {"scheme": "low_rank", "kv_heads": 1, **LATENT},
+    "rotated": {"scheme": "rotated", "tie": "K=V", **PAIRS},
+    "exclusive": {"scheme": "exclusive", **PAIRS},
+    "value residual": {"value_residual": True, "layers": 2, "tie": "K=V", **PAIRS},
+}  # fmt: skip
 
 
 class Embedded(nn.Module):
@@ -66,7 +79,16 @@ def pairs(rule):
 def test_no_token_feels_its_future(positions, tie):
     """And every token feels all of its past: without documents, and with them within each, in
     neither direction from one to another."""
-    module, x = encoder(Embedded(), tie=tie, positions=positions), draw(0, 2, LENGTH, WIDTH)
+    check_order(encoder(Embedded(), tie=tie, positions=positions))
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_no_token_feels_its_future_under_any_scheme(name):
+    check_order(encoder(Embedded(), **{"layers": 1} | SCHEMES[name]))
+
+
+def check_order(module):
+    x = draw(0, 2, LENGTH, WIDTH)
     np.testing.assert_array_equal(influence(module, x), pairs(lambda b, t, s: s <= t))
     same = lambda b, t, s: s <= t and DOCUMENTS[b, t] == DOCUMENTS[b, s]
     np.testing.assert_array_equal(influence(module, x, documents=DOCUMENTS), pairs(same))
@@ -93,8 +115,16 @@ def test_an_encoder_that_is_not_causal_looks_both_ways_within_a_document():
 @pytest.mark.parametrize("model", [{}, {"window": 2}, {"scan_layers": True}], ids=str)
 def test_packed_documents_get_what_each_gets_alone(positions, model):
     """Logits of a row of several are those of each by itself, at the beginning of a row."""
+    check_packed(encoder(TokenStem((7,), WIDTH), positions=positions, **model))
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_packed_documents_get_what_each_gets_alone_under_any_scheme(name):
+    check_packed(encoder(TokenStem((7,), WIDTH), **{"layers": 1} | SCHEMES[name]))
+
+
+def check_packed(module):
     tokens = jax.random.randint(jax.random.key(2), (2, LENGTH), 0, 7)
-    module = encoder(TokenStem((7,), WIDTH), positions=positions, **model)
     variables = {"params": stirred(module, tokens)}
     packed = module.apply(variables, tokens, documents=DOCUMENTS)
     for row, numbers in enumerate(np.asarray(DOCUMENTS)):
