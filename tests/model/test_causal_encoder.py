@@ -31,6 +31,7 @@ SCHEMES = {
     "low rank": {"scheme": "low_rank", "kv_heads": 1, **LATENT},
     "rotated": {"scheme": "rotated", "tie": "K=V", **PAIRS},
     "exclusive": {"scheme": "exclusive", **PAIRS},
+    "exclusive, learned positions": {"scheme": "exclusive", **PAIRS, "positions": "learned"},
     "value residual": {"value_residual": True, "layers": 2, "tie": "K=V", **PAIRS},
 }  # fmt: skip
 
