@@ -360,8 +360,14 @@ class Study:
             entry.against if entry and not arm.salt else "",
         )
 
+    def _title(self, plan: TaskPlan) -> str:
+        """The task's, with the name that the study gives it where another one has the same."""
+        title = plan.task.title
+        alike = {other.family for other in self.tasks if other.task.title == title}
+        return title if len(alike) == 1 else f"{title} ({plan.family})"
+
     def _describe_task(self, plan: TaskPlan) -> TaskRecord:
-        title, label = plan.task.title, plan.cell.label
+        title, label = self._title(plan), plan.cell.label
         steps = plan.baseline.trainer.train_config.steps
         steps_of = {arm.name: arm.trainer.train_config.steps for arm in plan.arms}
         return TaskRecord(

@@ -55,6 +55,16 @@ def test_names_that_some_system_does_not_take_are_refused_and_all_others_are_not
         assert "\n" not in str(refused.value)
 
 
+def test_tasks_of_one_title_are_told_apart_by_their_names():
+    """Another task, and the cells of one grid, are called what they are."""
+    entry = VALUES["tasks"]["one"]
+    title = next(iter(Study(VALUES).describe().tasks.values())).title
+    two = Study(VALUES | {"tasks": {"one": entry, "two": entry}}).describe().tasks
+    assert [two[name].title for name in two] == [f"{title} (one)", f"{title} (two)"]
+    grid = Study(VALUES | {"tasks": {"one": entry | {"axes": {"model.width": (8, 16)}}}})
+    assert {task.family_title for task in grid.describe().tasks.values()} == {title}
+
+
 def test_names_of_cells_and_matched_arms_are_checked_as_well():
     entry = VALUES["tasks"]["one"] | {"axes": {"model.width": (8, 16)}}
     with pytest.raises(ConfigError, match="tasks: given .*bytes; must have 200 at most"):
