@@ -145,7 +145,8 @@ class Scheme(nn.Module):
 
     @classmethod
     def check_config(cls, config: Any) -> None:
-        """Refuses a `ModelConfig` that this scheme is not for.
+        """Refuses a `ModelConfig` that this scheme is not for. A layer by itself asks as well, with
+        the config of a model of such layers: rules are of what a layer has.
 
         Raises:
           ConfigError: naming the field.
