@@ -11,7 +11,7 @@ rate that falls to zero (to a tenth). Compare signs and order, and K=V with MQA:
 cheaper way to less cache?
 
 On two busy CPU cores 63 minutes for 116 runs, at which it was stopped, with eight seeds of most
-arms; on a GPU, by the arithmetic in the README, two. All signs are as published, the order is not:
+arms; on a GPU, by the arithmetic in the README, one. All signs are as published, the order is not:
 K=V costs 0.046 nats per byte, MQA 0.112, and of what takes 128 bytes of state a token GQA with K=V
 costs less than MQA, 0.064. Decided are Q=K=V and MQA with K=V: worse. docs/results.md has a table.
 
