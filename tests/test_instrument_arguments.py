@@ -123,7 +123,8 @@ def of_survey(w):
     yield subjects.of_run, {"folder": place, "step": None, "most": 1}, {
         "folder": NO_PATH, "step": [-1, 0.5, "0", True], "most": [*NO_COUNT, None]}  # fmt: skip
     yield subjects.of_pretrained, named | {"folder": w["bert"].folder, "allow_unknown": False}, {
-        "folder": NO_PATH, "texts": NO_NAMED, "seed": NO_SEED, "allow_unknown": NO_FLAG
+        "folder": NO_PATH, "texts": NO_NAMED, "allow_unknown": NO_FLAG,
+        "seed": [seed for seed in NO_SEED if seed is not None],
     }  # fmt: skip
     yield subjects.about, {"encoder": encoder}, {"encoder": NO_MODEL}
     yield subjects.task_batches, {"encoder": encoder, "task": w["task"], "most": 2}, {
