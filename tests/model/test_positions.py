@@ -7,7 +7,14 @@ import pytest
 
 from qkv_jax.config import ConfigError
 from qkv_jax.model.attention import MultiHeadAttention
-from qkv_jax.model.positions import BASE, EMBEDDING_STD, AddPositions, rotate, sinusoidal
+from qkv_jax.model.positions import (
+    BASE,
+    EMBEDDING_STD,
+    AddPositions,
+    rotate,
+    sinusoidal,
+    turned_scores,
+)
 from tests.support.untied import draw
 
 
@@ -35,6 +42,21 @@ def test_rotary_positions_multiply_by_a_complex_phase(width, base):
     numbers = numbers * np.exp(1j * angles)
     expected = np.concatenate([numbers.real, numbers.imag], -1)
     np.testing.assert_allclose(turned, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("places", [np.arange(7)[None], np.array([[3, 1, 9, 2, 0, 5, 4]] * 2)])
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("width, dims", [(16, None), (16, 8), (12, 4), (12, 10), (6, 2), (16, 0)])
+def test_turned_scores_are_products_with_rotated_keys(width, dims, kv_heads, places):
+    """However many lanes add them up: of 16 turned coordinates four, of 10 beside 2 one."""
+    query, key = draw(0, 2, 1, 4, width), draw(1, 2, 7, kv_heads, width)
+    keys = rotate(key, places, dims, 50.0).repeat(4 // kv_heads, axis=2)
+    expected = np.einsum("btnh,bsnh->bnts", query, keys)
+    found = turned_scores(query, key, places, dims, 50.0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    short = [x.astype(jnp.bfloat16) for x in (query, key)]
+    assert turned_scores(*short, places, dims, 50.0).dtype == jnp.float32
+    np.testing.assert_allclose(turned_scores(*short, places, dims, 50.0), expected, atol=0.15)
 
 
 @pytest.mark.parametrize("tie, options", [
