@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -144,8 +145,8 @@ class MultiHeadAttention(nn.Module):
         """Self-attention over `x`, or cross-attention from `x` to `context`.
 
         Args:
-          context: tokens, or the sources of their keys and values as the scheme's `project` keeps
-            them, where many queries come one after another.
+          context: tokens, or the sources of their keys and values as a cache has them, [B, heads,
+            S, width], where many queries come one after another.
           places: of the tokens of `x`, 0 .. T-1 by default. Positions, causal order and diagonal
             mask go by them.
           key_places: of the tokens of `context`, 0 .. S-1 by default.
@@ -186,17 +187,15 @@ class MultiHeadAttention(nn.Module):
         if key_places is None:
             key_places = places if context is None else np.arange(sizes["S"])[None]
         projected = scheme.project(x, None if is_kept else context)
+        # What is kept may be of another number format, the arithmetic is that of the tokens.
+        read = lambda array: array.astype(x.dtype).swapaxes(1, 2)
         if is_kept:
-            kept = {name: array.astype(x.dtype) for name, array in context.items()}
-            projected = projected._replace(kept=kept)
+            projected = projected._replace(kept=jax.tree.map(read, context))
         projected = scheme.keep(projected, key_places)
         filled = None
         if cache is not None:
             cache, slots = cache.add(projected.kept, valid, self.window)
-            # The cache may be of another number format, the arithmetic is that of the tokens.
-            read = lambda array: array.astype(x.dtype).swapaxes(1, 2)
-            kept = {name: read(array) for name, array in cache.sources.items()}
-            projected = projected._replace(kept=kept)
+            projected = projected._replace(kept=jax.tree.map(read, cache.sources))
             key_places, filled, own, is_causal = *slots, True
         qkv = scheme.roles(projected, places, key_places)
         # Under jit the keys of `qkv` are not computed where there are scores.
@@ -307,7 +306,7 @@ class MultiHeadAttention(nn.Module):
             raise ConfigError("context", [*context], allowed)
         for name, (heads, features) in shapes.items():
             own = sizes | {"heads": heads, "H": features}
-            require_array(f"context.{name}", context[name], "B S heads H", "float", own)
+            require_array(f"context.{name}", context[name], "B heads S H", "float", own)
             sizes["S"] = own["S"]
 
     @nn.nowrap

@@ -89,7 +89,8 @@ class Context(NamedTuple):
     """What cross-attention reads.
 
     Attributes:
-      tokens: [B, S, D]; or the sources of their keys and values, of one layer or by layer.
+      tokens: [B, S, D]; or the sources of their keys and values as a cache has them, [B, heads, S,
+        width], of one layer or by layer.
       mask: true at tokens, False at padding; all are tokens by default.
     """
 

@@ -114,8 +114,8 @@ class Seq2Seq(nn.Module):
             own = params[f"layer_{layer}"].get("cross_attention", {})  # of copies there may be none
             scheme = attention_of(self.config.cross, tie).make_scheme(self.config.width)
             made = scheme.apply({"params": own}, tokens[:, :1], tokens, method="project").kept
-            cast = lambda array: array.astype(dtype or self.config.dtype)
-            kept[f"layer_{layer}"] = {name: cast(array) for name, array in made.items()}
+            as_cached = lambda array: array.astype(dtype or self.config.dtype).swapaxes(1, 2)
+            kept[f"layer_{layer}"] = {name: as_cached(array) for name, array in made.items()}
         cache = self._decoder(parent=None).init_cache(batch, slots, dtype)
         return cache.replace(context=context._replace(tokens=kept))
 
