@@ -8,10 +8,10 @@ exact ways to keep one tensor for keys and values under rotary positions, fewer 
 which save cache as K=V does, and XSA, which takes the own value from an output. The report draws
 quality against bytes of state a token.
 
-Measured on two busy CPU cores: 44 minutes, 222 runs (26 by `--plan`); on a GPU, by the arithmetic
+Measured on two busy CPU cores: 44 minutes (26 by `--plan`), 222 runs; on a GPU, by the arithmetic
 in the README, two and a half. Result in docs/results.md: on text `Q=K=V`, `copies` and one head of
-K=V are worse; K=V costs 0.048 nats per byte where keys are rotated on reading, and nothing that six
-seeds can see where the rotated key is the value as well.
+K=V are worse; K=V is 0.048 nats per byte behind where keys are rotated on reading, and 0.013 ahead
+where the rotated key is the value as well, both undecided after six seeds.
 """
 
 from ml_collections import ConfigDict

@@ -14,10 +14,10 @@ clipped at a norm of 1, the optimizer of all studies here (AdamW, weight decay 0
 tenth of the steps to warm up), and none of their dropout, 0.1 of the embedding and of attention
 weights.
 
-`small`: 64 tokens, 32 places, fresh examples with noise in batches of 64, for two CPU cores: about
-50 minutes beside other work, 118 runs (34 by `--plan`); the whole, which was not run, takes 41
-hours. On a GPU, by the arithmetic in the README, two minutes and half an hour. Result of `small`,
-table in docs/results.md: with four heads of 16 `separate` solves it on one seed of four, K=V, Q=K
+`small`: 64 tokens, 32 places, fresh examples with noise in batches of 64, for two CPU cores: 78
+minutes beside other work (34 by `--plan`), 118 runs; the whole, which was not run, takes 41 hours.
+On a GPU, by the arithmetic in the README, two minutes and half an hour. Result of `small`, table
+in docs/results.md: with four heads of 16 `separate` solves it on one seed of four, K=V, Q=K
 and Q=K=V on all; with one head Q=K=V is worse; the other verdicts are open. With the usual MLP and
 four heads `separate` still guesses among the four values (0.30) after 4000 steps.
 """

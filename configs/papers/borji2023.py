@@ -11,8 +11,8 @@ edition (`--config.tasks.characters.options.files` reads a file of yours): compa
 Their repository scales scores by the model's width instead of the head's; we do not. The optimizer
 is that of all studies here: AdamW, weight decay 0.01, beta2 0.98, a tenth of the steps to warm up.
 
-`small`: two layers of width 96, 1000 steps, for two CPU cores: 46 minutes beside other work, 50
-runs (18 by `--plan`); the whole, which was not run, is for a GPU, an hour by the arithmetic in the
+`small`: two layers of width 96, 1000 steps, for two CPU cores: 46 minutes beside other work (18
+by `--plan`), 50 runs; the whole, which was not run, is for a GPU, an hour by the arithmetic in the
 README. Result of `small`: KV costs 0.090 nats and KV+pos 0.078 of 1.756, both worse;
 docs/results.md.
 """

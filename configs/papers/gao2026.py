@@ -26,18 +26,26 @@ from ml_collections import ConfigDict
 
 from qkv_jax.config_files import tree
 
+COLLAPSED = "keyless, 0.02"
+
+
+def keyless(deviation: float) -> dict:
+    """Plain K=V with a matrix a head on the keys, drawn with that deviation."""
+    return {"tie": "K=V", "adapters": {"key": f"head:{deviation:g}"}}
+
+
 ARMS = {
     "separate": {},
-    "K=V": {"tie": "K=V"},
-    "keyless, 0.02": {"tie": "K=V", "adapters": {"key": "head:0.02"}},
-    "keyless, 0.125": {"tie": "K=V", "adapters": {"key": "head:0.125"}},
-    "keyless, 0.25": {"tie": "K=V", "adapters": {"key": "head:0.25"}},
-    "keyless, identity": {"preset": "gao"},
+    "K=V": {"model": {"tie": "K=V"}},
+    COLLAPSED: {"model": keyless(0.02)},
+    "keyless, 0.125": {"model": keyless(0.125), "against": COLLAPSED},
+    "keyless, 0.25": {"model": keyless(0.25), "against": COLLAPSED},
+    "keyless, identity": {"model": {"preset": "gao"}, "against": COLLAPSED},
 }
 SCALED = {"1": "keyless, 0.125", "4": "keyless, 0.25"}  # 1/sqrt(H) of so many heads
 PUBLISHED = {
-    "1": {"separate": 0.9995, "keyless, 0.02": 1.0},
-    "4": {"separate": 0.9995, "keyless, 0.02": 0.355},  # 0.34 to 0.37
+    "1": {"separate": 0.9995, COLLAPSED: 1.0},
+    "4": {"separate": 0.9995, COLLAPSED: 0.355},  # 0.34 to 0.37
 }
 
 
@@ -46,7 +54,7 @@ def get_config() -> ConfigDict:
         {
             "name": "gao2026",
             "question": "Keyless heads at recall: do they fail by function or by where they start?",
-            "arms": {name: {"model": model} for name, model in ARMS.items()},
+            "arms": ARMS,
             "model": {"mlp": "none", "tied_embedding": True},
             "train": {"batch_size": 64, "steps": 2000, "report_every": 200},
             "tasks": {
@@ -65,6 +73,6 @@ def get_config() -> ConfigDict:
                 }
                 for heads, numbers in PUBLISHED.items()
             },
-            "study": {"max_seeds": 4},
+            "study": {"max_seeds": 8},
         }
     )  # fmt: skip

@@ -12,7 +12,7 @@ decay, and that scale is an arm of its own.
 Deviations: two layers of width 64, bytes of Shakespeare, 800 steps, and the optimizer of all
 studies here: AdamW, weight decay 0.01, beta2 0.98, a tenth of the steps to warm up.
 
-Measured on two busy CPU cores: 25 minutes, 84 runs (10 by `--plan`); on a GPU, by the arithmetic in
+Measured on two busy CPU cores: 25 minutes (10 by `--plan`), 84 runs; on a GPU, by the arithmetic in
 the README, under one. Result in nats per byte, `separate` 2.207: all three arms that lack a
 projection are better: Q=X by 0.092 [0.062, 0.122], at half the scale by 0.057, with a wider MLP by
 0.043. A smaller MLP costs nothing visible (-0.003 [-0.033, 0.027]). After so few steps that speaks

@@ -68,7 +68,7 @@ def family_findings(record: StudyRecord, rows: wording.Results) -> list[Finding]
 
 _PHRASES = {
     "better": "better than {base}", "equivalent": "equivalent to {base}",
-    "worse": "worse than {base}", "undecided": "undecided", "pending": "no result",
+    "worse": "worse than {base}", "undecided": "undecided", "pending": "no verdict yet",
 }  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def _all(cells: int) -> str:
 
 
 def _spread(counter) -> str:
-    parts = [f"{_PHRASES[k].split(' ')[0] if k != 'pending' else 'no result'} in {counter[k]}"
+    parts = [f"{_PHRASES[k].split(' ')[0] if k != 'pending' else 'no verdict yet'} in {counter[k]}"
              for k in _PHRASES if counter[k]]  # fmt: skip
     return formats.join(parts)
 

@@ -49,7 +49,8 @@ def rules(record: StudyRecord) -> list[str]:
         "differences in the tables have the 95 % interval of that one comparison, by the same "
         "standard error. Estimates of arms that stopped early lean away from zero.",
         "Collapses. A run has collapsed if it failed, or ended past halfway from the baseline's "
-        "median to the failure value. Equivalence is conditional on none at any live rate, of arm "
+        "median to the failure value: of a baseline that mostly fails nothing can be told so. "
+        "Equivalence is conditional on none at any live rate, of arm "
         "or baseline (“when it trains”, with the upper 95 % limit), and refused where one has: a "
         "collapse rate of a tenth cannot be excluded with fewer than 29 runs.",
     ]

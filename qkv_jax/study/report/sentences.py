@@ -225,7 +225,7 @@ def _group_finding(record, task, rows, verdict, baseline, prefix):
     negative = " (negative: a gain)" if gains else ""
     what = "controls and matched arms" if prefix else "arms"
     if kind == "pending":
-        text = f"{prefix}no result for {formats.join(arms)}."
+        text = f"{prefix}no verdict yet on {formats.join(arms)}."
     elif task.solving:
         of = f"{base}: {_solved(baseline)} seeds solve the task"
         if kind in ("better", "worse"):

@@ -8,15 +8,17 @@ from qkv_jax.study.report import wording
 
 
 def _add_published(table, published) -> None:
-    """Columns of numbers that others published, to a task's table."""
-    table["head"] += list(published)
+    """Columns of numbers that others published, beside a task's means."""
+    place = _mean_column(table) + 1
+    table["head"][place:place] = published
     for row in table["rows"]:
-        row["cells"] += [formats.number(column.get(row["arm"]), 3) for column in published.values()]
+        numbers = [formats.number(column.get(row["arm"]), 3) for column in published.values()]
+        row["cells"][place:place] = numbers
 
 
 def _add_references(table, task: TaskRecord) -> None:
     """Rows of other methods' scores, under a task's arms."""
-    place = next(i for i, head in enumerate(table["head"]) if head.startswith("mean "))
+    place = _mean_column(table)
     for reference in task.references or ():
         cells = [""] * len(table["head"])
         cells[place] = formats.number(reference.value, wording.digits(task))
@@ -26,6 +28,10 @@ def _add_references(table, task: TaskRecord) -> None:
         })  # fmt: skip
 
 
+def _mean_column(table) -> int:
+    return next(i for i, head in enumerate(table["head"]) if head.startswith("mean "))
+
+
 def _rows(rows, cells) -> list[dict]:
     return [
         {
@@ -33,7 +39,7 @@ def _rows(rows, cells) -> list[dict]:
             "group": row["group"],
             "role": row["role"],
             "cells": cells(row),
-            "verdict": str(row["verdict"]) or "no result",
+            "verdict": str(row["verdict"]) or "no verdict yet",
             "kind": row["verdict"].kind,
         }
         for arm, row in sorted(rows.items(), key=lambda item: item[1]["group"])

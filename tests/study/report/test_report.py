@@ -302,7 +302,7 @@ def test_a_banner_stands_on_an_unfinished_study_only(full, tmp_path):
     record, runs, costs, curve = make_study(tasks=("digits",))
     half = runs[runs.seed.isin(record.tune_seeds) | (runs.arm < "Q")]
     text, _, _ = report(tmp_path, record, half, costs, curve, complete=False)
-    assert "not finished" in text and "No result for" in text
+    assert "not finished" in text and "No verdict yet on" in text
     assert "not finished" in (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "not finished" not in full[1]
 
@@ -326,7 +326,7 @@ def test_studies_of_unusual_shape_are_reported(tmp_path):
     scheduled = dataclasses.replace(record.arms["Q=V"], tie="Q=V*1|separate*1")
     record = dataclasses.replace(record, arms=record.arms | {"Q=V": scheduled})
     text, _, _ = report(tmp_path, record, runs, costs, curve)
-    assert "No result for K=V." in Page(text).text
+    assert "No verdict yet on K=V." in Page(text).text
     # No runs, no costs, no curves at all.
     nothing = dataclasses.replace(record, complete=False, seconds=None)
     (tmp_path / "empty").mkdir()

@@ -180,4 +180,4 @@ def _spoken(task: TaskRecord, row) -> str:
     else:
         digits = wording.digits(task)
         value = formats.number(row.get("delta"), digits, signed=True)
-    return f"{row['arm']} {value} {str(row['verdict']) or 'no result'}"
+    return f"{row['arm']} {value} {str(row['verdict']) or 'no verdict yet'}"

@@ -122,7 +122,7 @@ def _node(axes, at, tie, row, value, norm, task):
     axes.text(x, y + 0.18, tie, fontsize=8.5, fontweight="bold", **text)
     axes.text(x, y + 0.005, _shown(row, task), fontsize=9, **text)
     word = f"{wording.SIGNS[kind]} {row['verdict'].reason or kind}"
-    word = word if kind != "pending" else "no result"
+    word = word if kind != "pending" else "no verdict yet"
     axes.text(x, y - 0.175, word, fontsize=7.5, **text)
 
 
@@ -208,7 +208,8 @@ def _scale(figure, axes, norm, task, width, height):
 def shade(task: TaskRecord, norm, value: float, kind: str):
     """The colour of a difference; pale where nothing is decided."""
     face = colour_map(task)(norm(value))
-    return tuple(1 - 0.35 * (1 - part) for part in face) if kind == "undecided" else face
+    decided = kind not in ("undecided", "pending")
+    return face if decided else tuple(1 - 0.35 * (1 - part) for part in face)
 
 
 def colour_map(task: TaskRecord):
