@@ -4,7 +4,7 @@ r"""What a trained language model goes on to say: `python -m experiments.generat
     --pretrained=DIR --prompt="Once"  a GPT-2 or Llama folder instead, or org/name of the hub
     --prompt=-                        the prompt is read from stdin, but for a last newline; an
                                       empty one where texts have a symbol that begins them
-    --tokens=200 --stop="\n\n"        how many symbols to add, and text before which a draw stops
+    --tokens=200 --stop=$'\n\n'       how many symbols to add, and text before which a draw stops
     --temperature=0.8 --top_k=40      how they are drawn; at temperature 0 the likeliest
     --samples=3                       several texts, drawn together
     --beams=4                         beam search instead: the likeliest texts that it finds
@@ -64,8 +64,8 @@ class Subject(NamedTuple):
 
     model: Any
     variables: Any
-    encode: Callable[[str], Any]  # a text as tokens
-    spell: Callable[[list[int]], str]  # tokens as a text
+    prompt: Any  # its tokens
+    spell: Callable[[list[int]], str]  # tokens behind them as a text
     ends: tuple[int, ...] = ()  # the tokens that end one, and are no part of it
 
 
@@ -90,7 +90,7 @@ def main() -> None:
     prompt = _stdin() if _PROMPT.value == "-" else _PROMPT.value
 
     if _PRETRAINED.value is not None:
-        return _continue(_pretrained(pathlib.Path(_PRETRAINED.value)), prompt)
+        return _continue(_pretrained(pathlib.Path(_PRETRAINED.value), prompt), prompt)
 
     from qkv_jax.tasks.text.causal import CausalBytes
     from qkv_jax.tasks.text.translation import Translation
@@ -107,10 +107,10 @@ def main() -> None:
         return _translate(folder, task)
     spell = lambda tokens: task.decode(np.array(tokens)).decode(errors="replace")
     given = task.encode(prompt)  # refused before the run is read
-    return _continue(Subject(*load_run(folder, _STEP.value), lambda _: given, spell), prompt)
+    return _continue(Subject(*load_run(folder, _STEP.value), given, spell), prompt)
 
 
-def _pretrained(folder: pathlib.Path) -> Subject:
+def _pretrained(folder: pathlib.Path, prompt: str) -> Subject:
     from qkv_jax.interop.pretrained import load_pretrained
 
     found = load_pretrained(folder)
@@ -118,14 +118,18 @@ def _pretrained(folder: pathlib.Path) -> Subject:
         allowed = f"is a {found.kind}, which reads no text from left to right"
         raise ConfigError("--pretrained", str(folder), allowed)
 
-    def encode(text: str) -> list[int]:
-        """A text without what would end it."""
-        if not text:
-            return found.begin
-        tokens = found.reader.tokens([text])[0]
-        return tokens[: len(tokens) - len(found.reader.end)]
-
-    return Subject(found.encoder, found.variables, encode, found.reader.text, found.ends)
+    reader = found.reader
+    if not prompt:
+        return Subject(found.encoder, found.variables, found.begin, reader.text, found.ends)
+    try:
+        given = reader.tokens([prompt])[0]
+    except ConfigError as error:
+        raise ConfigError("--prompt", error.given, error.allowed) from None
+    given = given[: len(given) - len(reader.end)]  # without what would end it
+    # Some tokenizers spell a token otherwise where a text begins: without its space, say.
+    last = given[-1:]
+    spell = lambda tokens: reader.text([*last, *tokens])[len(reader.text(last)) :]
+    return Subject(found.encoder, found.variables, given, spell, found.ends)
 
 
 def _refuse(names: tuple[str, ...], allowed: str) -> None:
@@ -177,7 +181,7 @@ def _warn_of_cut(task: Any) -> None:
 def _continue(subject: Subject, prompt: str) -> None:
     from qkv_jax.model.generate import Generator, Sampling
 
-    tokens = np.asarray(subject.encode(prompt), np.int32)[None]
+    tokens = np.asarray(subject.prompt, np.int32)[None]
     sampling = Sampling(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value)
     generator = Generator(subject.model, _TOKENS.value or 1, sampling, subject.ends)
     if _TOKENS.value is None:
@@ -224,6 +228,8 @@ def _until_stop(text: str, whole: bool = True) -> tuple[str, bool]:
 
 def _stream(console: Console, subject: Subject, prompt: str, generator, rows) -> None:
     """Prints a text as it comes."""
+    import jax
+
     stream = generator.stream(subject.variables, rows, _SEED.value)
     tokens = [int(token) for token in next(stream)]  # refuses what cannot be before it prints
     first_line.say(console, f"the prompt goes on by {_RUN.value or _PRETRAINED.value}.")
@@ -244,7 +250,8 @@ def _stream(console: Console, subject: Subject, prompt: str, generator, rows) ->
         tokens.append(int(token[0]))
         times.append(time.monotonic())
     print(flush=True)
-    size = subject.model.init_cache(1, generator.slots(rows.shape[1])).nbytes
+    slots = generator.slots(rows.shape[1])
+    size = jax.eval_shape(lambda: subject.model.init_cache(1, slots)).nbytes
     line = f"{len(times)} symbols; a cache of {size / 2**10:,.0f} KiB"
     if len(times) > 2:  # the first two are what the two programs were compiled for
         line += f"; {(len(times) - 2) / (times[-1] - times[1]):,.0f} symbols a second"

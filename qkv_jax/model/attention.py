@@ -181,8 +181,8 @@ class MultiHeadAttention(nn.Module):
         scheme = self.make_scheme(x.shape[-1])
         nn.share_scope(self, scheme)  # `query/kernel` lives here, not in a level of its own
         own = np.arange(x.shape[1])[None]
-        counted = places is None
-        if counted:
+        counted = places is None and key_places is None
+        if places is None:
             places = own if cache is None else cache.lengths[:, None] + own
         if key_places is None:
             key_places = places if context is None else np.arange(sizes["S"])[None]
@@ -191,7 +191,8 @@ class MultiHeadAttention(nn.Module):
         read = lambda array: array.astype(x.dtype).swapaxes(1, 2)
         if is_kept:
             projected = projected._replace(kept=jax.tree.map(read, context))
-        projected = scheme.keep(projected, key_places)
+        else:
+            projected = scheme.keep(projected, key_places)
         filled = None
         if cache is not None:
             cache, slots = cache.add(projected.kept, valid, self.window)
@@ -293,8 +294,9 @@ class MultiHeadAttention(nn.Module):
         fields = ("rotary_dims", "rotary_base") if self.positions == "rotary" else ()
         words += ["positions 'rotary'"] * bool(fields)
         fields = (*fields, "latent_dim", "qk_norm")
-        words += [f"{name} {value}" for name in fields if (value := getattr(self, name))
-                  not in (None, False)]  # fmt: skip
+        given = {name: getattr(self, name) for name in fields}
+        words += [f"{name} {value}" for name, value in given.items()
+                  if value is not None and value is not False]  # fmt: skip
         return ", ".join(words)
 
     @nn.nowrap

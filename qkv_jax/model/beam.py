@@ -9,7 +9,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from qkv_jax import arguments
+from qkv_jax.config import ConfigError
 from qkv_jax.model.generate import Generator
+
+_PENALTY = 10  # whatever is longer than a few tokens decides alone by then
 
 
 def beam_search(
@@ -29,10 +32,13 @@ def beam_search(
     on. A beam of one without a penalty is greedy. The generator's sampling is not used.
 
     Raises:
-      ConfigError: as `Generator`, and for beams below 1.
+      ConfigError: as `Generator`, for beams below 1, and for a penalty beyond 10.
     """
     beams = arguments.whole("beams", beams, 1)
     length_penalty = float(arguments.number("length_penalty", length_penalty))
+    if abs(length_penalty) > _PENALTY:
+        allowed = f"must be from -{_PENALTY} to {_PENALTY}"
+        raise ConfigError("length_penalty", length_penalty, allowed)
     given = generator.checked(prompts, lengths, context)
     found = _search(generator, beams, length_penalty, variables, *given)
     return tuple(np.asarray(each) for each in found)
@@ -84,9 +90,9 @@ def _search(generator: Generator, beams: int, penalty: float, variables, prompts
 
     def step(carry):
         count, cache, rows, token, live, ended = carry
-        # All beams of a row read the same context.
-        sources = jax.tree.map(lambda leaf: leaf[rows], cache.sources)
-        cache = cache.replace(sources=sources, lengths=cache.lengths[rows])
+        if beams > 1:  # all beams of a row read the same context
+            sources = jax.tree.map(lambda leaf: leaf[rows], cache.sources)
+            cache = cache.replace(sources=sources, lengths=cache.lengths[rows])
         logits, cache = generator.model.apply(variables, token, cache=cache)
         return count + 1, cache, *chosen(logits[:, 0], live, ended, count)
 

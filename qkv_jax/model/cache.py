@@ -71,7 +71,7 @@ class Cache:
     @property
     def nbytes(self) -> int:
         """What the sources take."""
-        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.sources))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.sources))
 
     @property
     def context_nbytes(self) -> int:

@@ -22,7 +22,8 @@ class Sampling:
     """How the next token is drawn from the model's distribution.
 
     Attributes:
-      temperature: what logits are divided by; at 0 the likeliest token is taken.
+      temperature: what logits are divided by; at 0, or what float32 takes for 0, the likeliest
+        token is taken.
       top_k: only so many of the likeliest tokens are kept (Fan et al. 2018).
       top_p: only the likeliest tokens that together reach this share (Holtzman et al. 2020).
     """
@@ -40,7 +41,7 @@ class Sampling:
 
     def pick(self, key: PRNGKeyArray, logits: Float[Array, "B V"]) -> Int[Array, " B"]:
         """A token of each row."""
-        if self.temperature == 0:
+        if self.temperature < jnp.finfo(jnp.float32).tiny:
             return logits.argmax(-1).astype(jnp.int32)
         return jax.random.categorical(key, self.kept(logits)).astype(jnp.int32)
 
@@ -108,10 +109,11 @@ class Generator:
           lengths: of each, [B]; what stands behind it is not read. By default all of P.
 
         Raises:
-          ConfigError: for prompts that are empty, of other tokens, or too long for the model.
+          ConfigError: for prompts that are empty, of other tokens, or too long for the model; for
+            a seed that is not from 0 to 2**32 - 1.
         """
         given = self.checked(prompts, lengths, context)
-        return np.asarray(_whole(self, variables, *given, jax.random.key(seed)))
+        return np.asarray(_whole(self, variables, *given, _key(seed)))
 
     def stream(
         self,
@@ -123,7 +125,7 @@ class Generator:
     ) -> Iterator[Int[np.ndarray, " B"]]:
         """The same, token by token as they come."""
         given = self.checked(prompts, lengths, context)
-        state = _begun(self, variables, *given, jax.random.key(seed))
+        state = _begun(self, variables, *given, _key(seed))
         for count in range(self.new):
             yield np.asarray(state[1])
             if count + 1 < self.new:
@@ -211,6 +213,10 @@ class Generator:
         key, own = jax.random.split(key)
         more = self.sampling.pick(own, logits[:, 0])
         return cache, jnp.where(self.ends(token), token, more), key
+
+
+def _key(seed: int) -> PRNGKeyArray:
+    return jax.random.key(arguments.whole("seed", seed, 0, 2**32 - 1))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from qkv_jax import arguments
@@ -110,10 +111,12 @@ class Seq2Seq(nn.Module):
         unbound = self.clone(parent=None)
         context = unbound.apply(variables, source, source_valid, method="encode")
         tokens, params, kept = context.tokens, variables["params"]["decoder"], {}
+        places = np.arange(tokens.shape[1])[None]
+        read = lambda scheme: scheme.keep(scheme.project(tokens[:, :1], tokens), places).kept
         for layer, tie in enumerate(self.config.cross.ties):
             own = params[f"layer_{layer}"].get("cross_attention", {})  # of copies there may be none
             scheme = attention_of(self.config.cross, tie).make_scheme(self.config.width)
-            made = scheme.apply({"params": own}, tokens[:, :1], tokens, method="project").kept
+            made = scheme.apply({"params": own}, method=read)
             as_cached = lambda array: array.astype(dtype or self.config.dtype).swapaxes(1, 2)
             kept[f"layer_{layer}"] = {name: as_cached(array) for name, array in made.items()}
         cache = self._decoder(parent=None).init_cache(batch, slots, dtype)

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool
 
+from qkv_jax.config import ConfigError
 from qkv_jax.model.encoder import Encoder
 from qkv_jax.survey.activations import InputBatch
 
@@ -84,9 +85,16 @@ class Distillation:
         self, encoder: Encoder, params: dict[str, Any], steps: int
     ) -> tuple[dict[str, Any], float]:
         """The parameters that have learned most, by a fifth of the texts, after training on the
-        others at each of `RATES`; and their rate."""
-        held_out = [np.minimum(np.arange(len(f.inputs)), f.count - 1) % _FIFTH == 1
-                    for f in self._inputs]  # fmt: skip
+        others at each of `RATES`; and their rate.
+
+        Raises:
+          ConfigError: naming `learning_rate`, for a single text.
+        """
+        before = np.cumsum([0] + [batch.count for batch in self._inputs])
+        if before[-1] < 2:
+            raise ConfigError("learning_rate", None, "must be given where there is a single text")
+        held_out = [(start + np.arange(len(batch.inputs))) % _FIFTH == 1
+                    for start, batch in zip(before, self._inputs, strict=False)]  # fmt: skip
         others = [~rows for rows in held_out]
         found = {rate: self.train(encoder, params, steps, rate, others) for rate in RATES}
         # A rate at which training diverged is the last to be taken.

@@ -12,10 +12,14 @@ Whatever the tie leaves free is solved for: the projection that faces P in the s
     Q=K          P P' is the positive part of rank H of the symmetric part of W_Q W_K', the
                  nearest symmetric one that a head can have (Higham 1988): exact.
     Q=K=V        first the subspace, as for K=V, from both; then P P' within it: in two steps.
-    =X           the role is given; the projection that faces it and W_O are linear: exact.
+    =X           the role is given; the projection that faces it and W_O are linear: exact. Where
+                 the values share that projection both circuits count, by alternation.
 
 Under rotary positions scores are no longer those of one matrix W_Q W_K': see `rotary.py`, where
 K=V and Q=V are solved by alternation, =X is exact, and Q=K and Q=K=V by a mean.
+
+A constant that comes out goes into a bias. A model without biases leaves it out: its fit is best
+for inputs less their mean.
 
 Grouped keys and values: the query heads that read one key/value head are fitted together, their
 rows and outputs side by side; the shares are those of the group.
@@ -81,15 +85,17 @@ def fit_head(head: Head, given: Float[np.ndarray, "G D1 H"], tie: Tie, moments: 
     # X as a key or a value has as many heads as X as a query, or the tie is none.
     fixed_q, fixed = _rows(white_q(given)), white(given[0])
     moved = np.concatenate(list(value @ head.out), axis=1)
+    values = lambda role: moved if shared(role, "V") else None
     if roles["Q"] == "X" or roles["K"] == "X":
         query, key = (
             fixed_q if roles["Q"] == "X" else
-            _facing(query, key, fixed, turns) if roles["K"] == "X" else query,
-            fixed if roles["K"] == "X" else _facing(key, query, fixed_q, turns and turns.back()),
+            _facing(query, key, fixed, turns, values("Q")) if roles["K"] == "X" else query,
+            fixed if roles["K"] == "X" else
+            _facing(key, query, fixed_q, turns and turns.back(), values("K")),
         )  # fmt: skip
     elif shared("Q", "K"):
-        values = moved if shared("K", "V") else None
-        query = key = rotary.balanced(query, key) if turns else _symmetric(query, key, values)
+        symmetric = rotary.balanced(query, key) if turns else _symmetric(query, key, values("K"))
+        query = key = symmetric
     elif shared("K", "V"):
         key, query = _spanning(key, query, moved, turns)
     elif shared("Q", "V"):
@@ -117,8 +123,12 @@ def _whitening(moments: InputMoments, constant: float):
     return (lambda matrix: whole @ matrix), (lambda matrix: np.linalg.solve(whole, matrix))
 
 
-def _facing(own, other, given, turns):
-    """The matrix F for which F given' is nearest to own other'."""
+def _facing(own, other, given, turns, moved=None):
+    """The matrix F for which F given' is nearest to own other'; where the values share it, the
+    outputs count as much."""
+    if moved is not None:
+        turns = turns or rotary.Turns.none(own.shape[1])
+        return rotary.spanning(own, other, moved, turns.back(), given)[0]
     if turns:
         return rotary.facing(own, other, given, turns)
     return np.linalg.lstsq(given, other @ own.T, rcond=1e-8)[0].T

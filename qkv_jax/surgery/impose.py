@@ -14,7 +14,6 @@ import numpy as np
 from qkv_jax import arguments
 from qkv_jax.analysis.layers import Layer, require_variables
 from qkv_jax.config import ConfigError
-from qkv_jax.model.adapters import Adapters
 from qkv_jax.model.config import ModelConfig
 from qkv_jax.model.encoder import Encoder
 from qkv_jax.model.projections import check_scheme
@@ -44,7 +43,7 @@ def check(encoder: Encoder, tie: Tie, methods: tuple[str, ...]) -> None:
         allowed = f"surgery knows {' and '.join(SCHEMES)}"
         raise ConfigError("model", f"scheme = {config.scheme}", allowed)
     for field in ("adapters", "latent_dim", "qk_norm", "rotary_dims"):
-        if getattr(config, field) not in (Adapters(), None, False):
+        if getattr(config, field) != getattr(type(config), field):
             raise ConfigError("model", f"{field} = {getattr(config, field)}", "surgery knows none")
     try:
         check_scheme(tie, heads, config.kv_heads or heads, config.frozen)

@@ -45,6 +45,11 @@ class Turns(NamedTuple):
         # The key is the earlier one, so that it is turned back against the query.
         return cls(mean(cos, cos), mean(sin, sin), -mean(cos, sin) if is_causal else None)
 
+    @classmethod
+    def none(cls, head_dim: int) -> "Turns":
+        """Where nothing is rotated."""
+        return cls(np.ones((head_dim, head_dim)), np.zeros((head_dim, head_dim)))
+
     def back(self) -> "Turns":
         """The rotations R_o', from keys to queries."""
         return self if self.crossed is None else self._replace(crossed=-self.crossed)
@@ -81,21 +86,25 @@ def spanning(
     other: Float[np.ndarray, "B H"],
     moved: Float[np.ndarray, "A D"],
     turns: Turns,
+    faces: Float[np.ndarray, "B H"] | None = None,
 ) -> tuple[Float[np.ndarray, "A H"], Float[np.ndarray, "B H"]]:
-    """P for a role that the values share, and the matrix that faces it in the scores.
+    """P for a role that the values share, and the matrix that faces it in the scores, if that is
+    not given.
 
     The role is that of the keys; for queries, give the rotations `back()`. Alternating least
-    squares from P = the role's own matrix, at which scores lose nothing: no round adds to the
-    error.
+    squares from the P that is best for the scores alone: no round adds to the error.
     """
+    given, start = faces, shared
+    if faces is not None:
+        start = facing(shared, other, faces, turns.back())
     # Outputs turned as a whole cost the same: of those of many query heads, H columns are left.
     axes, sizes, _ = np.linalg.svd(moved, full_matrices=False)
     moved = (axes * sizes)[:, sizes > 1e-12 * sizes[0]]
     of_scores = 1 / max(turns.size(other, shared), 1e-300)
     of_outputs = 1 / max(np.sum(np.square(moved)), 1e-300)
-    found, before = shared, np.inf
+    found, before = start, np.inf
     for _ in range(_ROUNDS):
-        faces = facing(other, shared, found, turns)
+        faces = facing(other, shared, found, turns) if given is None else given
         out = np.linalg.lstsq(found, moved, rcond=1e-8)[0]
         lost = of_scores * _error(shared, other, found, faces, turns)
         lost += of_outputs * np.sum(np.square(found @ out - moved))

@@ -106,6 +106,23 @@ def test_a_pretrained_model_goes_on_in_its_own_tokens(run, folder):
     assert run(*command, "--beams=1")[1] == out
 
 
+def test_the_space_behind_the_prompt_is_no_space_before_a_text(run, place):
+    """Tokenizers of SentencePiece leave out the space of the first token they are given."""
+    import tokenizers as t
+
+    words = {f"\N{LOWER ONE EIGHTH BLOCK}w{number}": number for number in range(23)}
+    tokenizer = t.Tokenizer(t.models.WordLevel(words, unk_token=[*words][0]))
+    tokenizer.pre_tokenizer = t.pre_tokenizers.Metaspace()
+    tokenizer.decoder = t.decoders.Metaspace()
+    decoder_folders.write(place / "metaspace", decoder_folders.LLAMA)
+    tokenizer.save(str(place / "metaspace" / "tokenizer.json"))
+    command = ("experiments.generate", "--pretrained=metaspace", "--prompt=w1 w2", "--tokens=3")
+    for way in (["--temperature=0"], ["--beams=1"], ["--samples=2"]):
+        code, out, err = run(*command, *way)
+        assert code == 0, err
+        assert all(re.fullmatch(r"w1 w2( w\d+){3}", line) for line in out.splitlines())
+
+
 def test_a_pretrained_model_ends_a_text_itself(run, place):
     """At its eos_token_id, which is no part of the text; generation_config.json, which may name
     several, comes before config.json. Here the third of the tokens that the model draws."""

@@ -205,6 +205,7 @@ def test_what_does_not_fit_inside_jit_is_nan():
 @pytest.mark.parametrize(("one", "other"), [
     (MLA, MLA | {"latent_dim": 1, "rotary_dims": 4}), (ROTARY, {}), ({}, {"qk_norm": True}),
     (ROTARY, ROTARY | {"rotary_base": 9.0}), (ROTARY, ROTARY | {"rotary_dims": 2}),
+    (ROTARY, ROTARY | {"rotary_dims": 0}),
 ])  # fmt: skip
 def test_a_cache_of_another_config_is_refused(one, other):
     """Of the same names and sizes: its numbers would be read as others."""
@@ -214,6 +215,15 @@ def test_a_cache_of_another_config_is_refused(one, other):
     assert sizes == jax.tree.map(jnp.shape, other.init_cache(2, LENGTH, WIDTH).sources)
     with pytest.raises(ConfigError, match="cache: given .with scheme .*; make one with init_cache"):
         other.apply({"params": drawn(other)}, X, cache=made)
+
+
+def test_latent_heads_begin_with_whatever_they_read():
+    """Parameters do not hang on what is read first, be it a cache or a longer context."""
+    module, one = layer("separate", **MLA), X[:, :1]
+    shapes = jax.tree.map(jnp.shape, module.init(jax.random.key(0), X))
+    made = lambda *args, **options: module.init(jax.random.key(0), *args, **options)
+    for variables in (made(one, X), made(one, cache=module.init_cache(2, LENGTH, WIDTH))):
+        assert jax.tree.map(jnp.shape, variables) == shapes
 
 
 def test_what_is_no_token_stands_behind_the_tokens():

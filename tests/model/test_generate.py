@@ -89,6 +89,9 @@ def test_what_is_kept_is_exact_with_ties_and_at_any_temperature():
     large = jnp.array([[900.0, 899.0, 1000.0, 0.0]])
     cold = Sampling(temperature=1e-37)
     assert cold.kept(large)[0, 2] == 0 and int(cold.pick(jax.random.key(0), large)[0]) == 2
+    for options in ({}, {"top_p": 0.5}, {"top_k": 2}):  # 0 in float32
+        none = Sampling(temperature=1e-40, **options)
+        assert int(none.pick(jax.random.key(0), large)[0]) == 2
 
 
 def test_a_row_ends_at_any_of_the_stop_tokens(decoder):
@@ -263,6 +266,20 @@ def test_beams_without_a_text_score_minus_infinity():
 def test_prompts_that_cannot_be_continued_are_refused(decoder, prompts, lengths, message):
     with pytest.raises((ConfigError, ValueError), match=message):
         Generator(decoder[0], 2)(decoder[1], prompts, lengths=lengths)
+
+
+@pytest.mark.parametrize("seed", [True, -1, 2**32])
+def test_seeds_that_no_key_is_made_of_are_refused(decoder, seed):
+    with pytest.raises(ConfigError, match="^seed: given "):
+        Generator(decoder[0], 2)(decoder[1], PROMPTS, seed)
+    with pytest.raises(ConfigError, match="^seed: given "):
+        next(Generator(decoder[0], 2).stream(decoder[1], PROMPTS, seed))
+
+
+@pytest.mark.parametrize("penalty", [1e6, -11.0, float("nan")])
+def test_penalties_that_no_sum_survives_are_refused(decoder, penalty):
+    with pytest.raises(ConfigError, match="^length_penalty: given "):
+        beam_search(Generator(decoder[0], 2), decoder[1], PROMPTS, 2, length_penalty=penalty)
 
 
 def test_texts_longer_than_learned_positions_are_refused(decoder):

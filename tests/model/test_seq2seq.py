@@ -50,19 +50,46 @@ def leaves_of_cross(variables):
 # --- a layer of cross-attention
 
 
+def kept_of(scheme, variables):
+    """Of the context, as a cache has it."""
+    made = scheme.apply(variables, method=lambda s: s.keep(s.project(X[:, :1], CONTEXT)).kept)
+    return {name: array.swapaxes(1, 2) for name, array in made.items()}
+
+
+@pytest.mark.parametrize(("tie", "options"), [
+    ("separate", {}), ("K=V", {"scheme": "rotated"}),
+    ("K=V", {"scheme": "grouped_tied", "head_dim": 4}),
+    ("separate", {"scheme": "mla", "latent_dim": 3, "rotary_dims": 2}),
+])  # fmt: skip
+def test_kept_sources_are_turned_by_their_places_once(tie, options):
+    module = layer(tie, positions="rotary", **options)
+    variables = module.init(jax.random.key(0), X, CONTEXT)
+    kept = kept_of(module.make_scheme(WIDTH), variables)
+    assert_close(module.apply(variables, X, kept), module.apply(variables, X, CONTEXT))
+
+
 @pytest.mark.parametrize("tie", TIES)
 def test_kept_sources_of_a_context_stand_for_it(tie):
-    """What `project` keeps of the context, heads first, given in its place, gives the same
-    output."""
+    """What `keep` makes of the context, heads first, given in its place, gives the same output."""
     for kv_heads in (2, 1) if tie in GROUPED else (2,):
         module = layer(tie, num_kv_heads=kv_heads, qk_norm=True)
         variables = module.init(jax.random.key(0), X, CONTEXT)
         scheme = module.make_scheme(WIDTH)
-        kept = scheme.apply(variables, X[:, :1], CONTEXT, method="project").kept
-        kept = {name: array.swapaxes(1, 2) for name, array in kept.items()}
+        kept = kept_of(scheme, variables)
         out = module.apply(variables, X, CONTEXT)
         assert_close(module.apply(variables, X, kept), out)
         assert np.abs(out - module.apply(variables, X, CONTEXT[:, 1:])).max() > 1e-4
+
+
+def test_the_causal_order_goes_by_the_places_of_keys():
+    """Also where only those are given."""
+    module = layer("separate")
+    variables = module.init(jax.random.key(0), X, CONTEXT)
+    key_places = jnp.arange(CONTEXT.shape[1])[None, ::-1]
+    run = lambda **given: module.apply(variables, X, CONTEXT, is_causal=True, **given)
+    places = jnp.arange(X.shape[1])[None]
+    assert_close(run(key_places=key_places), run(key_places=key_places, places=places))
+    assert np.abs(run(key_places=key_places) - run()).max() > 1e-3
 
 
 def test_sources_of_another_layer_are_refused():

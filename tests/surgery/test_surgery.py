@@ -236,7 +236,7 @@ def test_heads_that_share_keys_are_fitted_together():
     assert (with_x.key[:, 0] == with_x.key[:, 1]).all()
 
 
-@pytest.mark.parametrize("tie", ["K=V", "Q=V", "Q=K", "V=X", "K=X"])
+@pytest.mark.parametrize("tie", ["K=V", "Q=V", "Q=K", "V=X", "K=X", "K=V,Q=X", "Q=V,K=X"])
 def test_no_other_shared_matrix_is_nearer(tie):
     """Of the error that the fit is said to minimise: random steps away from it only add to it."""
     tie, old = Tie.parse(tie), layer(2, biased=False)
@@ -310,6 +310,7 @@ def test_the_tied_model_computes_what_was_imposed(tie, kv_heads):
          "given 'scheme = rotated'; surgery knows tied and exclusive"),
         ({"tie": "Q=K", "adapters": {"query": "head"}}, "Q=K", "fit", "surgery knows none"),
         ({"qk_norm": True}, "K=V", "fit", "qk_norm = True"),
+        ({"positions": "rotary", "rotary_dims": 0}, "K=V", "fit", "rotary_dims = 0"),
         ({"head_dim": 2}, "V=X", "fit", "needs a width of heads x head width, not 8"),
         ({}, "K=V", "mean", "method: given 'mean'; allowed: keep_query"),
         ({}, "K=V", "keep_query", "under K=V Q shares with no other role"),

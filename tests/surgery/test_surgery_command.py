@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from qkv_jax.config import ConfigError
 from qkv_jax.interop import pretrained
 from qkv_jax.interop.pretrained import load_pretrained
 from qkv_jax.surgery import distillation
@@ -159,6 +160,27 @@ def test_the_learning_rate_of_distillation_is_the_best_on_texts_kept_aside(place
     monkeypatch.setattr(distillation, "RATES", (1e9, 0.9, 1e-3, 1e-9, float("inf")))
     _, rate = taught.train_at_best_rate(model.encoder, worn, 20)
     assert rate == 1e-3
+
+
+def test_a_fifth_of_the_texts_is_kept_aside_however_they_lie_in_batches(place, monkeypatch):
+    model = load_pretrained(place / "bert")
+    counts = []
+    monkeypatch.setattr(distillation, "RATES", (1e-3,))
+    for size in (1, 2, 8):
+        batches = [InputBatch(batch.inputs, len(batch.rows), batch.valid)
+                   for batch in pretrained.batches(model, folders.TEXTS * 4, size=size)]
+        taught = distillation.Distillation(model.encoder, model.variables, batches)
+        kept = lambda encoder, params, rows, taught=taught: (
+            counts.append(sum(some.sum() for some in taught._meant(rows))) or 0.0
+        )
+        monkeypatch.setattr(taught, "mean", kept)
+        taught.train_at_best_rate(model.encoder, model.variables, 1)
+    texts = 4 * len(folders.TEXTS)
+    assert set(counts) == {(texts + 3) // 5}
+    alone = distillation.Distillation(model.encoder, model.variables, batches[:1])
+    alone._inputs = [batches[0]._replace(count=1)]
+    with pytest.raises(ConfigError, match="learning_rate: .*must be given where there is a single"):
+        alone.train_at_best_rate(model.encoder, model.variables, 1)
 
 
 def test_training_that_does_harm_is_warned_of(place):

@@ -233,8 +233,9 @@ class Scheme(nn.Module):
         """Q K^T of what `roles` gives, of a cache and the tokens that come next, where there is a
         faster way to it than their product; else None.
 
-        One token is decoded without rotating all keys: as long as few query heads read each, since
-        a query head costs a third of what rotating a key does.
+        One token is decoded without rotating all keys, as long as few query heads read each:
+        rotating a key costs as much as three of them where keys lie in a CPU's cache, as a dozen
+        where they lie in memory.
         """
         own = type(self).roles is Scheme.roles and type(self).rotated is Scheme.rotated
         turns = own and self.positions == "rotary" and not self._keeps_keys()

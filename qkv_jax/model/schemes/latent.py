@@ -88,7 +88,8 @@ class MultiHeadLatent(Scheme):
     def _absorbs(self, queries: int, keys: int) -> bool:
         """Whether that takes fewer products."""
         plain = not (self.use_bias or self.adapters.items())
-        return plain and queries * self.latent_dim < keys * self.head_dim and queries < keys
+        fewer = queries * self.latent_dim < keys * self.head_dim and queries < keys
+        return plain and fewer and not self.is_initializing()  # which makes what is absorbed
 
     def _kernel(self, role: str):
         """[R, N, H], by which the latent becomes keys or values of every query head."""
