@@ -11,9 +11,9 @@ has; no dropout, since a run reads a quarter of the text; weight decay 0.01 (the
 compare signs, and K=V with MQA: which is the cheaper way to less cache?
 
 On two busy CPU cores 63 minutes for 116 runs, at which it was stopped, with eight seeds of most
-arms; on a GPU, by the arithmetic in the README, one. Decided are Q=K=V and MQA with K=V: worse. All means have the published sign: K=V
-+0.046 nats per byte, MQA +0.112, and of what takes 128 bytes of state a token GQA with K=V has the
-lower mean, +0.064. docs/results.md has a table.
+arms; on a GPU, by the arithmetic in the README, one. Decided are Q=K=V and MQA with K=V: worse. All
+means have the published sign: K=V +0.046 nats per byte, MQA +0.112, and of what takes 128 bytes of
+state a token GQA with K=V has the lower mean, +0.064. docs/results.md has a table.
 
 A first version read byte pairs, with dropout, for 800 steps. No model of it came below the loss of
 bigrams (3.54 nats per pair; `separate` 3.91), and every arm was better than `separate`, which says
