@@ -108,6 +108,9 @@ class Cache:
         offsets = jnp.arange(count)[None]
         own = (self.lengths[:, None] + offsets) % self.slots
         written = own if valid is None else jnp.where(valid, own, self.slots)
+        if own.size == 1:  # which XLA on CPUs would write into copies of the cache; two it does not
+            written = jnp.concatenate([written, jnp.full_like(written, self.slots)], axis=1)
+            new = {name: array.repeat(2, axis=1) for name, array in new.items()}
         rows = jnp.arange(len(self.lengths))[:, None]
         put = lambda old, new: old.at[rows, :, written].set(new.astype(old.dtype), mode="drop")
         sources = {name: put(self.sources[name], array) for name, array in new.items()}

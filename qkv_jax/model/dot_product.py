@@ -180,7 +180,7 @@ def aggregate(
     _check_groups(sizes)
     batch, num_heads, length, sources = weights.shape
     grouped = weights.reshape(batch, value.shape[2], -1, length, sources)
-    if length == 1 < grouped.shape[2]:  # in decoding; else XLA on CPUs copies all values
+    if length == 1:  # in decoding; else XLA on CPUs copies all values
         output = jnp.einsum("bkgs,bskh->bkgh", grouped[:, :, :, 0], value)
     else:
         output = jnp.einsum("bkgts,bskh->btkgh", grouped, value)

@@ -1,5 +1,8 @@
 """Caches: decoding equals the full pass, for whatever makes queries, keys and values."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -224,6 +227,22 @@ def test_latent_heads_begin_with_whatever_they_read():
     made = lambda *args, **options: module.init(jax.random.key(0), *args, **options)
     for variables in (made(one, X), made(one, cache=module.init_cache(2, LENGTH, WIDTH))):
         assert jax.tree.map(jnp.shape, variables) == shapes
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("tie", "options"), [
+    ("separate", ROTARY), ("K=V", ROTARY), ("K=V", ROTATED), ("separate", {"num_kv_heads": 1}),
+    ("K=V", TIED_GROUPS), ("separate", MLA), ("Q=K=V", {}),
+])  # fmt: skip
+def test_a_decoded_token_copies_no_cache(batch, tie, options):
+    """One row alone XLA on CPUs would write, and read, by way of copies of all of it."""
+    module, x = layer(tie, head_dim=8, **options), jnp.ones((batch, 1, WIDTH))
+    params, cache = drawn(module), module.init_cache(batch, 64, WIDTH)
+    step = lambda x, cache: module.apply({"params": params}, x, cache=cache)
+    text = jax.jit(step, donate_argnums=1).lower(x, cache).compile().as_text()
+    made = re.findall(r"= f32\[([\d,]+)\]\S* (?:copy|transpose)\(", text)
+    sizes = [math.prod(map(int, shape.split(","))) for shape in made]
+    assert max(sizes, default=0) < min(leaf.size for leaf in jax.tree.leaves(cache.sources))
 
 
 def test_what_is_no_token_stands_behind_the_tokens():
