@@ -13,13 +13,12 @@ K=V, which was not run there.
 Deviations: width 64, multi-query recall with fresh examples, learned positions, no MLP, and the
 optimizer of all studies here: AdamW, weight decay 0.01, beta2 0.98, a tenth of the steps as warmup.
 
-Measured on two busy CPU cores: 70 minutes, 84 runs (21 by `--plan`); on a GPU, by the arithmetic in
-the README, one and a half. Result: with one head all arms solve it, as published (`separate` on
-three seeds of four). With four heads, seeds of four that reach 0.99 at the rate in front, 0.003:
-keyless from 0.02 one, from 1/sqrt(H) three, from the identity four, K=V four, `separate` one. So
-the function can do it, also from 0.02; where it starts says how often it does within 2000 steps.
-Four seeds decide nothing by themselves (about six would, by the race's own estimate), and at three
-times that rate or a third of it nothing solves it.
+Measured on two CPU cores, other work beside: 59 minutes for 154 runs, stopped in its last look; on a
+GPU, by the arithmetic in the README, two minutes. Result: with one head all arms solve it, as
+published. With four, seeds that reach 0.99 at the rate in front, 0.003: keyless from 0.02 three of
+six, from 1/sqrt(H) five, from the identity six, K=V six, `separate` six of 16. So the function can
+do it, also from 0.02; that the other starts do it more often (+0.458 and +0.469 of accuracy) is
+undecided. docs/results.md has a table.
 """
 
 from ml_collections import ConfigDict
