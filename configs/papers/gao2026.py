@@ -13,8 +13,8 @@ K=V, which was not run there.
 Deviations: width 64, multi-query recall with fresh examples, learned positions, no MLP, and the
 optimizer of all studies here: AdamW, weight decay 0.01, beta2 0.98, a tenth of the steps as warmup.
 
-Measured on two CPU cores, other work beside: 59 minutes for 154 runs, stopped in its last look; on a
-GPU, by the arithmetic in the README, two minutes. Result: with one head all arms solve it, as
+Measured on two CPU cores, other work beside: 59 minutes for 154 runs, stopped in its last look; on
+a GPU, by the arithmetic in the README, two minutes. Result: with one head all arms solve it, as
 published. With four, seeds that reach 0.99 at the rate in front, 0.003: keyless from 0.02 three of
 six, from 1/sqrt(H) five, from the identity six, K=V six, `separate` six of 16. So the function can
 do it, also from 0.02; that the other starts do it more often (+0.458 and +0.469 of accuracy) is
