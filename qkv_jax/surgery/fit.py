@@ -94,8 +94,8 @@ def fit_head(head: Head, given: Float[np.ndarray, "G D1 H"], tie: Tie, moments: 
             _facing(key, query, fixed_q, turns and turns.back(), values("K")),
         )  # fmt: skip
     elif shared("Q", "K"):
-        symmetric = rotary.balanced(query, key) if turns else _symmetric(query, key, values("K"))
-        query = key = symmetric
+        query = rotary.balanced(query, key) if turns else _symmetric(query, key, values("K"))
+        key = query
     elif shared("K", "V"):
         key, query = _spanning(key, query, moved, turns)
     elif shared("Q", "V"):

@@ -86,23 +86,22 @@ def spanning(
     other: Float[np.ndarray, "B H"],
     moved: Float[np.ndarray, "A D"],
     turns: Turns,
-    faces: Float[np.ndarray, "B H"] | None = None,
+    given: Float[np.ndarray, "B H"] | None = None,
 ) -> tuple[Float[np.ndarray, "A H"], Float[np.ndarray, "B H"]]:
-    """P for a role that the values share, and the matrix that faces it in the scores, if that is
-    not given.
+    """P for a role that the values share, and the matrix that faces it in the scores, where none is
+    `given`.
 
     The role is that of the keys; for queries, give the rotations `back()`. Alternating least
     squares from the P that is best for the scores alone: no round adds to the error.
     """
-    given, start = faces, shared
-    if faces is not None:
-        start = facing(shared, other, faces, turns.back())
     # Outputs turned as a whole cost the same: of those of many query heads, H columns are left.
     axes, sizes, _ = np.linalg.svd(moved, full_matrices=False)
     moved = (axes * sizes)[:, sizes > 1e-12 * sizes[0]]
     of_scores = 1 / max(turns.size(other, shared), 1e-300)
     of_outputs = 1 / max(np.sum(np.square(moved)), 1e-300)
-    found, before = start, np.inf
+    found, before = shared, np.inf
+    if given is not None:
+        found = facing(shared, other, given, turns.back())
     for _ in range(_ROUNDS):
         faces = facing(other, shared, found, turns) if given is None else given
         out = np.linalg.lstsq(found, moved, rcond=1e-8)[0]

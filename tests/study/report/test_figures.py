@@ -118,6 +118,7 @@ def test_lattices_of_one_metric_have_one_scale():
     assert norm.vmax == max(abs(r["delta"]) for r in results["text"].values() if r.get("delta"))
     full, pale = (shade(task, norm, norm.vmax, kind) for kind in ("worse", "undecided"))
     assert style.ink_on(full) != style.INK == style.ink_on(pale)
+    assert shade(task, norm, norm.vmax, "pending") == pale
 
 
 def test_the_lattice_has_all_ties_and_the_edges_of_refinement():

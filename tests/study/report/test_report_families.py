@@ -11,7 +11,7 @@ from qkv_jax.output import formats, style
 from qkv_jax.study.protocol import grids
 from qkv_jax.study.protocol.evaluated import seed_scores
 from qkv_jax.study.protocol.summary import summarise
-from qkv_jax.study.report import headlines, wording
+from qkv_jax.study.report import headlines, tables, wording
 from qkv_jax.study.report.figures.cost_quality import STATE
 from qkv_jax.study.report.figures.heat import heat_columns
 from qkv_jax.study.report.figures.lines import by_group, scaling, scaling_by_arm
@@ -102,6 +102,14 @@ def test_the_table_of_a_family_says_what_the_summary_says(grid):
     assert rows["copies"][3].startswith(formats.number(got["delta"], 3, signed=True) + " ")
     assert rows["K=V"][4] == "1.705" and rows["copies"][4] == formats.MISSING
     assert text.count("Protocols differ") == 1
+
+
+def test_published_numbers_stand_beside_the_means():
+    table = {"head": ["rate", "mean loss [95 %]", "difference [95 %]"],
+             "rows": [{"arm": "K=V", "cells": ["0.1", "1.5", "+0.5"]}]}  # fmt: skip
+    tables._add_published(table, {"A 2026": {"K=V": 2.0}})
+    assert table["head"][1:3] == ["mean loss [95 %]", "A 2026"]
+    assert table["rows"][0]["cells"] == ["0.1", "1.5", "2.000", "+0.5"]
 
 
 def test_references_stand_under_the_arms_of_every_task(grid):
